@@ -1,0 +1,32 @@
+# Two commands on a fresh machine with Python 3.11 and pip: `make train` and `make test`. Each sets up what is missing.
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint clean
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export PYTHON
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+setup: ## Make .venv from requirements.lock and register it with MLflow; does nothing when that is done
+	@scripts/setup.sh
+
+train: setup ## Train, evaluate and register the default model: `mlflow run . -e train`
+	PATH="$(CURDIR)/.venv/bin:$$PATH" mlflow run . -e train
+	@command -v hire >/dev/null || echo "(hire and mlflow are in .venv/bin: first type  . .venv/bin/activate)"
+
+test: setup ## Run the tests; ARGS="-k name" goes to pytest
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: setup ## Style, types and the direction of imports
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+conda.yaml: requirements.lock ## The same pins for conda
+	.venv/bin/python scripts/write_conda_env.py
+
+clean: ## Remove caches (not .venv, runs, data sets or MLflow's store)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build ./*.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,112 @@
+"""Seconds per training step of our loop beside a plain one, in the same run: what checks, clipping, accumulation,
+the engine and loading cost on top of the bare arithmetic.
+
+    python benchmarks/train_step.py --data DATASET [--steps 30] [--set model.preset=base ...]
+
+Both train the same model from the same seed on the same batches. `plain` has its batches in memory and does nothing
+but forward, backward and AdamW; `ours, loaded` has the same batches in memory, `ours` reads them from disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+from hire_model.batch import Batch
+from hire_model.data.store import Dataset
+from hire_model.losses import hinge
+from hire_model.model.build import build
+from hire_model.model.captions import caption_bank
+from hire_model.settings import Settings, resolve
+from hire_model.training.augment import Augment
+from hire_model.training.engine import engine
+from hire_model.training.loader import Loader, PlannedBatches
+from hire_model.training.optim import optimizer
+from hire_model.training.run import Run
+from hire_model.training.sampler import BatchPlan, CaptionSampler
+from hire_model.training.seed import seed_all
+
+WARM = 3
+Item = tuple[BatchPlan, Batch]
+
+
+def timed(items: Iterable[Item], step: Callable[[Item], None], device: torch.device) -> list[float]:
+    """Seconds of each step, waiting for the item included."""
+    seconds, before = [], time.perf_counter()
+    for item in items:
+        step(item)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        seconds.append(now - before)
+        before = now
+    return seconds[WARM:]
+
+
+def main(data: str, steps: int, overrides: list[str]) -> None:
+    settings = resolve(overrides=overrides).settings
+    train, split = settings.train, Dataset.open(data).split(settings.data.train, settings.data.train_images)
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    fabric = engine(train)
+    bank = caption_bank(build(settings.model, split), split.texts)
+    sampler = CaptionSampler(split.owner, train.batch, train.seed)
+    augment = Augment(train.seed, train.region_drop, train.word_drop, train.edge_drop)
+    loader = Loader(sampler, PlannedBatches(split, bank, augment), settings.data.workers)
+    held = list(itertools.islice(loader.epoch(0), steps + WARM))
+    with tempfile.TemporaryDirectory() as out:
+        run = Run(fresh(settings, split), settings, fabric, Path(out), "", len(sampler.batches(0)))
+
+        def ours(item: Item) -> None:
+            run.backward(*item, hardest=False, parts=1, last=True)
+            run.step()
+
+        results = {
+            "plain": timed(held, plain(settings, split, fabric.device), fabric.device),
+            "ours, loaded": timed(held, ours, fabric.device),
+            "ours": timed(itertools.islice(loader.epoch(0), steps + WARM), ours, fabric.device),
+        }
+    print(f"device {fabric.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {train.batch}")
+    for name, seconds in results.items():
+        print(
+            f"{name:14} median {statistics.median(seconds):.4f} s per step, least {min(seconds):.4f}, n {len(seconds)}"
+        )
+
+
+def fresh(settings: Settings, split: object) -> torch.nn.Module:
+    seed_all(settings.train.seed)
+    return build(settings.model, split)  # type: ignore[arg-type]
+
+
+def plain(settings: Settings, split: object, device: torch.device) -> Callable[[Item], None]:
+    model = fresh(settings, split).to(device).train()
+    adamw = optimizer(model, settings.train)
+
+    def step(item: Item) -> None:
+        batch = item[1].to(device)
+        scores = model.score(model.encode_image(batch.regions), model.encode_text(batch.tokens))
+        positive = torch.eye(len(batch.owner), dtype=torch.bool, device=device)
+        loss = hinge(scores.total, positive, settings.train.margin, hardest=False)
+        if scores.globals is not None:
+            loss = loss + settings.train.global_loss * hinge(scores.globals, positive, settings.train.margin, False)
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+
+    return step
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    options = parser.parse_args()
+    main(options.data, options.steps, options.overrides)

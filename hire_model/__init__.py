@@ -1,0 +1,22 @@
+"""Hire: image-text matching over detected regions, boxes and scene graphs.
+
+The names below load torch only when they are first used, so that `hire --help` answers at once.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+_HOMES = {
+    "Hire": "hire_model.model.hire",
+    "Scorer": "hire_model.scoring.scorer",
+    "Dataset": "hire_model.data.store",
+    "HireError": "hire_model.errors",
+}
+__all__ = ["Dataset", "Hire", "HireError", "Scorer", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hire_model' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

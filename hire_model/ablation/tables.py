@@ -1,0 +1,89 @@
+"""Means and spreads over seeds, and tables that go to the terminal and into Markdown alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Spread(BaseModel):
+    """The mean over the seeds, the lowest and the highest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """The spread of one value or more."""
+        found = list(values)
+        return cls(mean=sum(found) / len(found), low=min(found), high=max(found))
+
+    def text(self, digits: int = 1, sign: bool = False) -> str:
+        """'301.2 (298.0–304.1)', or the one value where there is no spread; `sign` writes +3.1."""
+        form = f"{'+' if sign else ''}.{digits}f"
+        mean, low, high = (format(value, form) for value in (self.mean, self.low, self.high))
+        return mean if low == high else f"{mean} ({low}–{high})"
+
+
+class Origin(BaseModel):
+    """Where the figures come from, for the head of each file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    command: str
+    recipe: str
+    overrides: list[str]
+    data: str
+    data_digest: str
+    split: str
+    protocol: str
+    seeds: list[int]
+    code: str
+    machines: list[str]
+
+    def markdown(self) -> str:
+        """A list, one fact per line."""
+        settings = " ".join(self.overrides) or "none"
+        return "\n".join(
+            [
+                f"- command: `{self.command}`",
+                f"- recipe `{self.recipe}`, settings over it: {settings}",
+                f"- data: {self.data}, digest `{self.data_digest[:16]}`; split {self.split}, protocol {self.protocol}",
+                f"- seeds: {', '.join(map(str, self.seeds))}; each cell is their mean (lowest–highest)",
+                f"- machine: {'; '.join(self.machines)}; code {self.code}",
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and rows of text; the first column is the name of a row."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """The table in Markdown, numbers to the right."""
+        rule = ["---", *["---:"] * (len(self.headings) - 1)]
+        lines = [f"| {' | '.join(cells)} |" for cells in (self.headings, rule, *self.rows)]
+        return "\n".join([f"## {self.title}", "", *lines, *(["", self.note] if self.note else [])])
+
+    def rich(self) -> Any:
+        """The table for the terminal."""
+        from rich.box import SIMPLE
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=self.title, caption=self.note or None, box=SIMPLE)
+        for index, heading in enumerate(self.headings):
+            table.add_column(heading, justify="right" if index else "left", no_wrap=not index)
+        for row in self.rows:
+            table.add_row(*row)
+        return table

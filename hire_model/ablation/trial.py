@@ -1,0 +1,142 @@
+"""What all trainings of an ablation share, and one training."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hire_model.ablation.tables import Origin
+from hire_model.data.store import Dataset, Split
+from hire_model.errors import TrainingStopped
+from hire_model.evaluation import protocols
+from hire_model.evaluation.result import Result
+from hire_model.model.build import build
+from hire_model.model.captions import caption_bank
+from hire_model.model.hire import Hire
+from hire_model.model.warm_start import warm_start
+from hire_model.scoring.matrix import similarity
+from hire_model.settings import Settings, flatten, resolve
+from hire_model.tracking.facts import facts
+from hire_model.training.loop import fit
+from hire_model.training.record import FitResult
+from hire_model.training.seed import seed_all
+from hire_model.training.state import LAST
+
+# What does not change a result: where things lie, and how fast it goes.
+_FREE = {
+    "data.path", "data.workers", "train.out", "train.checkpoint_minutes", "train.threads", "evaluate.budget_mb",
+    "evaluate.bootstrap", "evaluate.examples",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial that is to be there in the end: the variant's name, its settings (train.seed is the trial's), its key."""
+
+    variant: str
+    settings: Settings
+    key: str
+
+    @property
+    def seed(self) -> int:
+        """The trial's seed."""
+        return self.settings.train.seed
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all trials share. overrides: KEY=VALUE as of the command line; out: folder of all that is written."""
+
+    recipe: str
+    overrides: Sequence[str]
+    seeds: Sequence[int]
+    out: Path
+    dataset: Dataset
+
+    def plan(self, variants: Iterable[tuple[str, Mapping[str, str]]]) -> list[Planned]:
+        """The trials, seed by seed, so that a whole table is there early.
+
+        A variant's own settings (name, {key: value}) win over `overrides`, and the seeds over train.seed. Raises
+        SettingsError for any of them, before anything is trained.
+        """
+        trials = []
+        for seed, (name, mine) in itertools.product(self.seeds, variants):
+            given = [*self.overrides, *(f"{key}={value}" for key, value in mine.items()), f"train.seed={seed}"]
+            settings = resolve(self.recipe, given).settings
+            trials.append(Planned(name, settings, key_of(settings, self.dataset.manifest.digest)))
+        return trials
+
+    def split(self, settings: Settings) -> Split:
+        """The split on which variants are compared: data.test, or else data.dev.
+
+        Raises HireError if it does not fit the protocol.
+        """
+        data = settings.data
+        limit = data.dev_images if data.test in (None, data.dev) else 0
+        split = self.dataset.split(data.test or data.dev, limit)
+        protocols.check_fit(split.owner, len(split.images), settings.evaluate.protocol)
+        return split
+
+    def origin(self, settings: Settings, results: Iterable[Result]) -> Origin:
+        """Where figures come from; `results` name the machines, which need not be this one."""
+        manifest, known = self.dataset.manifest, facts()
+        dirty = " with changes" if known.get("git.dirty") == "true" else ""
+        commit = f", commit {known['git.commit'][:12]}{dirty}" if "git.commit" in known else ""
+        return Origin(
+            command=known["command"],
+            recipe=self.recipe,
+            overrides=list(self.overrides),
+            data=manifest.name,
+            data_digest=manifest.digest,
+            split=settings.data.test or settings.data.dev,
+            protocol=settings.evaluate.protocol,
+            seeds=list(self.seeds),
+            code=f"{known['hire']}, torch {known['torch']}{commit}",
+            machines=sorted({result.facts["machine"] for result in results}),
+        )
+
+
+def key_of(settings: Settings, digest: str) -> str:
+    """A short name of what is trained and judged, and on which data: the same for the same results."""
+    flat = flatten(settings.model_dump(mode="json"))
+    kept = {k: v for k, v in flat.items() if k not in _FREE and not k.startswith("tracking.")}
+    return hashlib.sha256(json.dumps([digest, kept], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def train(planned: Planned, dataset: Dataset, folder: Path) -> tuple[Hire, FitResult]:
+    """The trained model, holding the weights of its best epoch. An interrupted training in `folder` goes on."""
+    settings, data = planned.settings, planned.settings.data
+    train_split, dev_split = dataset.split(data.train, data.train_images), dataset.split(data.dev, data.dev_images)
+    seed_all(planned.seed)
+    model = build(settings.model, train_split)
+    train_bank, dev_bank = caption_bank(model, train_split.texts), caption_bank(model, dev_split.texts)
+    if settings.train.warm_start:
+        warm_start(model, train_split, train_bank, settings.train)
+
+    def dev(candidate: Hire) -> dict[str, float]:
+        matrix = similarity(candidate, dev_split, dev_bank, settings.evaluate.budget_mb << 20)
+        metrics = protocols.judge(matrix, dev_split.owner, bootstrap=0).metrics()
+        return {name.removeprefix("full/"): value for name, value in metrics.items()}
+
+    try:
+        found = fit(
+            model, train_split, train_bank, settings, dev=dev, out=folder, digest=dataset.manifest.digest,
+            resume=(folder / LAST).is_file(),
+        )  # fmt: skip
+    except TrainingStopped as error:
+        raise TrainingStopped(
+            f"Ablation, '{planned.variant}' with seed {planned.seed}: {error} In an ablation leave out --resume: "
+            "the same command goes on with what is missing."
+        ) from error
+    return model.eval(), found
+
+
+def judge(model: Hire, settings: Settings, split: Split) -> Result:
+    """The figures of `model` on `split`, with where they come from. No intervals: the seeds give the spread."""
+    matrix = similarity(model, split, caption_bank(model, split.texts), settings.evaluate.budget_mb << 20)
+    result = protocols.judge(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
+    return result.model_copy(update={"facts": facts()})

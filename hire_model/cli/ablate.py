@@ -1,0 +1,92 @@
+"""`hire ablate`: which stage brings what, and what missing and wrong edges do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hire_model.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hire_model.ablation.tables import Table
+    from hire_model.ablation.trial import Study
+
+app = typer.Typer(help="Train variants of a recipe and compare them.", no_args_is_help=True)
+
+Recipe = Annotated[str, typer.Option(help="A recipe by name (hire_model/recipes), or the path of a TOML file.")]
+Data = Annotated[str, typer.Option(metavar="DATASET", help="A data set folder; the relational scenes without one.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As with 'hire train'; repeatable.")]
+Seeds = Annotated[str, typer.Option(help="Each variant is trained with each of these seeds.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Where results go; what is there already is not done again.")]
+
+
+@app.command()
+def stages(
+    recipe: Recipe = "synthetic",
+    data: Data = "",
+    set_: Set = None,
+    seeds: Seeds = "0,1,2",
+    out: Out = Path("runs/ablation"),
+    only: Annotated[str, typer.Option(help="Names of variants, separated by commas; all without it.")] = "",
+) -> None:
+    """Each stage alone on top of none, all of them, and all but each one. Interrupted, the same line goes on."""
+    study = _study(recipe, data, set_, seeds, out)
+    from hire_model.ablation import stages as ablation
+
+    table = ablation.run(study, [name.strip() for name in only.split(",") if name.strip()])
+    _print([ablation.show(table)], out, ("stages.md", "stages.json"))
+
+
+@app.command()
+def edges(
+    recipe: Recipe = "synthetic",
+    data: Data = "",
+    set_: Set = None,
+    seeds: Seeds = "0,1,2",
+    out: Out = Path("runs/ablation"),
+) -> None:
+    """Recall against 0-100 % of dropped and of shuffled explicit edges, with and without the implicit stage."""
+    study = _study(recipe, data, set_, seeds, out)
+    from hire_model.ablation import edges as ablation
+
+    _print(ablation.show(ablation.run(study)), out, ("edges.md", "edges.json", "edges.svg", "edges.png"))
+
+
+def _study(recipe: str, data: str, set_: list[str] | None, seeds: str, out: Path) -> Study:
+    from hire_model.cli.main import overrides
+    from hire_model.settings import resolve
+
+    given = overrides(set_, data__path=data)
+    settings = resolve(recipe, given).settings
+    wanted = _seeds(seeds)
+    from hire_model.ablation.trial import (
+        Study,
+    )  # seconds of imports, after what may be wrong with the settings is known
+    from hire_model.pipeline import open_dataset
+
+    return Study(recipe, given, wanted, out, open_dataset(settings.data))
+
+
+def _seeds(text: str) -> list[int]:
+    """'0,1,2' as numbers, each once. Raises SettingsError."""
+    try:
+        seeds = list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise SettingsError(f"--seeds {text}: expected whole numbers separated by commas, such as 0,1,2.") from None
+    if min(seeds) < 0:
+        raise SettingsError(f"--seeds {text}: a seed is 0 or more.")
+    return seeds
+
+
+def _print(tables: Sequence[Table], out: Path, names: Sequence[str]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for table in tables:
+        console.print(table.rich())
+    for name in names:
+        console.print(f"  {out / name}", soft_wrap=True)

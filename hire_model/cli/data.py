@@ -1,0 +1,135 @@
+"""`hire data`: make, import, check and look at data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hire_model.cli.imports import app as imports
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hire_model.data.schema import Manifest
+    from hire_model.data.store import Dataset
+
+app = typer.Typer(help="Make, import, check and look at data sets.", no_args_is_help=True)
+app.add_typer(imports, name="import")
+
+Folder = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the data set.")]
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
+    train: Annotated[int, typer.Option(min=0, help="Training images.")] = 1200,
+    dev: Annotated[int, typer.Option(min=0, help="Dev images.")] = 200,
+    test: Annotated[int, typer.Option(min=0, help="Test images.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same data set.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")] = False,
+) -> None:
+    """Draw relational scenes: pictures, captions, detections and relations, without any download."""
+    from hire_model.data.synthetic import generate
+
+    generate(out, train=train, dev=dev, test=test, seed=seed, overwrite=overwrite)
+    written(out)
+
+
+@app.command()
+def verify(dataset: Folder) -> None:
+    """Check digests, tables and every feature; exit with status 1 if there is an error."""
+    from hire_model.data.verify import verify
+
+    findings = verify(dataset)
+    errors = sum(finding.level == "error" for finding in findings)
+    for finding in findings:
+        typer.echo(str(finding))
+    typer.echo(f"{dataset}: {errors} errors, {len(findings) - errors} warnings")
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(dataset: Folder) -> None:
+    """What a data set holds: counts, version, vocabularies, and one image with its captions."""
+    from rich.console import Console
+
+    from hire_model.data.store import Dataset
+
+    data, console = Dataset.open(dataset), Console(highlight=False, markup=False, emoji=False)
+    console.print(_counts(data.manifest))
+    console.print(_facts(data.manifest))
+    console.print(_sample(data))
+
+
+def written(out: Path) -> None:
+    """After a data set was written: its counts and what to type next."""
+    from rich.console import Console
+
+    from hire_model.data.schema import Manifest
+
+    manifest, console = (
+        Manifest.read(out.expanduser()),
+        Console(highlight=False, markup=False, emoji=False, soft_wrap=True),
+    )
+    console.print(_counts(manifest))
+    console.print(f"Written to {out}, version {manifest.digest[:12]}.")
+    console.print(f"Next:  hire data verify {out}\n       hire train --data {out}")
+
+
+def _counts(manifest: Manifest) -> Table:
+    """Images, captions, regions and relations per split."""
+    from rich.table import Table
+
+    table = Table("split", title=manifest.name)
+    for heading in ("images", "captions", "regions", "relations"):
+        table.add_column(heading, justify="right")
+    for name, counts in manifest.splits.items():
+        numbers = (counts.images, counts.captions, counts.regions, counts.relations)
+        table.add_row(name, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def _facts(manifest: Manifest) -> Table:
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    features = f"{manifest.feature_dim} x {manifest.feature_dtype}, by {manifest.feature_extractor}"
+    for name, value in (
+        ("version", manifest.digest),
+        ("features", features),
+        ("classes", _words(manifest.classes)),
+        ("predicates", _words(manifest.predicates)),
+        ("source", manifest.source or "not said"),
+        ("licence", manifest.licence or "not said"),
+        ("made", manifest.created),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _words(names: tuple[str, ...]) -> str:
+    return f"{len(names)}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "none"
+
+
+def _sample(data: Dataset) -> Table:
+    """The first image of the first split: captions, regions and relations."""
+    from rich.table import Table
+
+    split = data.split(next(iter(data.manifest.splits)))
+    regions, names, predicates = split.regions(0), data.manifest.classes, data.manifest.predicates
+    things = [names[c] if c >= 0 else "?" for c in regions.classes.tolist()]
+    table = Table(show_header=False, title=f"image {split.image_id(0)} of split {split.name}")
+    for text, owner in zip(split.texts, split.owner.tolist(), strict=True):
+        if owner == 0:
+            table.add_row("caption", text)
+    table.add_row("regions", f"{len(things)}: {', '.join(things[:12])}{', ...' if len(things) > 12 else ''}")
+    for subject, predicate, object_ in regions.relations[:8].tolist():
+        table.add_row(
+            "relation", f"{things[subject]} ({subject}) {predicates[predicate]} {things[object_]} ({object_})"
+        )
+    picture = split.picture(0)
+    table.add_row("picture", str(picture) if picture else "none")
+    return table

@@ -1,0 +1,1 @@
+"""The data layer: one format on disk, what writes it, what reads it."""

@@ -1,0 +1,94 @@
+"""Bottom-up-attention TSV: image_id, image_w, image_h, num_boxes, boxes, features; the last two base64 of float32.
+
+The files carry no captions and no splits: those come from `captioned`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hire_model.data.importers.base import Notes, Source
+from hire_model.data.importers.captioned import Captions, Detections, record_of
+from hire_model.data.writer import ImageRecord
+from hire_model.errors import DataError
+
+FIELDS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
+
+
+def butd_tsv(files: Sequence[Path], captions: Captions, notes: Notes) -> Source:
+    """Open one or more TSV files. They are read line by line; images that `captions` does not know are left out.
+
+    Raises DataError naming file, line and field.
+    """
+    paths = [path.expanduser() for path in files]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file. Expected a TSV with the columns {', '.join(FIELDS)}.")
+    dim = next((found.features.shape[1] for path in paths for _, _, found in _rows(path, None)), None)
+    if dim is None:
+        raise DataError(f"{', '.join(map(str, paths))}: not one line. Expected a line per image.")
+
+    def records(notes: Notes) -> Iterator[ImageRecord]:
+        seen: dict[int, str] = {}
+        for path in paths:
+            for where, name, found in _rows(path, dim):
+                index = captions.find(name)
+                if index is None:
+                    notes.count("images without captions in the wanted splits, left out", f"{where}, image_id '{name}'")
+                    continue
+                if index in seen:
+                    raise DataError(f"{where}: image_id '{name}' was already at {seen[index]}. Expected each id once.")
+                seen[index] = where
+                yield record_of(captions.images[index], found, where, notes)
+        captions.check_complete(seen, ", ".join(path.name for path in paths))
+
+    return Source(f"bottom-up-attention TSV, {paths[0].name}", dim, len(captions.images), records, notes=notes)
+
+
+def _rows(path: Path, dim: int | None) -> Iterator[tuple[str, str, Detections]]:
+    """(place, image_id, detections) of each line; nothing but the line at hand is in memory."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}: line {number}"
+            cells = line.rstrip(b"\r\n").split(b"\t")
+            if len(cells) != len(FIELDS):
+                raise DataError(
+                    f"{where} has {len(cells)} columns. Expected {len(FIELDS)}: {', '.join(FIELDS)}. If it is the last "
+                    "line, the file is cut off."
+                )
+            width, height, count = (_positive(cells[i], FIELDS[i], where) for i in (1, 2, 3))
+            boxes = _floats(cells[4], "boxes", count, 4, where)
+            features = _floats(cells[5], "features", count, dim, where)
+            try:
+                name = cells[0].decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{where}: field 'image_id' is not UTF-8.") from error
+            yield where, name, Detections(features, boxes, (width, height))
+
+
+def _positive(cell: bytes, field: str, where: str) -> int:
+    try:
+        value = int(cell)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise DataError(f"{where}: field '{field}' is {cell[:20]!r}. Expected a whole number from 1.")
+    return value
+
+
+def _floats(cell: bytes, field: str, count: int, width: int | None, where: str) -> np.ndarray:
+    """[count, width] float32 out of base64; width is free if it is None."""
+    try:
+        data = base64.b64decode(cell, validate=True)
+    except binascii.Error as error:
+        raise DataError(f"{where}: field '{field}' is not base64 ({error}). The line may be cut off.") from error
+    row = count * 4
+    if not data or len(data) % row or (width is not None and len(data) != row * width):
+        wanted = f"{row * width} ({count} boxes x {width} x 4)" if width else f"a multiple of {row} ({count} boxes x 4)"
+        raise DataError(f"{where}: field '{field}' holds {len(data)} bytes. Expected {wanted}, float32.")
+    return np.frombuffer(data, "<f4").reshape(count, -1)

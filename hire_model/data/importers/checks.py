@@ -1,0 +1,140 @@
+"""Checks on one image's arrays, shared by the importers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hire_model.data.importers.base import Notes
+from hire_model.errors import DataError
+
+OVERHANG = 0.01  # of the width or height: a box that sticks out no further is clipped, detectors round that way
+OVERHANG_PIXELS = 1.5
+Relation = tuple[int, int, int, float]
+
+
+def real_features(features: np.ndarray, count: int | None, where: str, notes: Notes) -> np.ndarray:
+    """The image's real regions [r, F] out of [R, F]: the first `count`, or all but the zero rows at the end.
+
+    Raises DataError if a number is NaN or infinite, or if nothing is left.
+    """
+    if count is None:
+        filled = np.flatnonzero(features.any(axis=1))
+        count = int(filled[-1]) + 1 if len(filled) else 0
+        if 0 < count < len(features):
+            notes.count("images with all-zero rows at the end, taken for padding", where)
+        elif not count:
+            raise DataError(f"{where}: all features are zero. Expected at least one region with features.")
+    features = features[:count]
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        region = int(np.flatnonzero(~finite)[0])
+        raise DataError(
+            f"{where}, region {region}: a feature is NaN or infinite. Expected finite numbers; extract the features "
+            "of this image again."
+        )
+    empty = ~features.any(axis=1)
+    if empty.any():
+        region = int(np.flatnonzero(empty)[0])
+        raise DataError(
+            f"{where}, region {region}: all features are zero, but {count} regions are said to be real. "
+            "Correct the number of regions or extract the features again."
+        )
+    return features
+
+
+def fractions(boxes: np.ndarray, size: tuple[int, int] | None, where: str, notes: Notes) -> np.ndarray:
+    """Boxes [r, 4] x1 y1 x2 y2 as float32 fractions of width and height.
+
+    size: (width, height) if the boxes are in pixels, None if they are fractions already. A row of four NaN is a region
+    without a box. A small overhang is clipped and counted; anything else outside the image is a DataError.
+    """
+    width, height = size or (1, 1)
+    scale = np.array([width, height, width, height], np.float64)
+    inside = np.asarray(boxes, np.float64) / scale
+    absent = np.isnan(inside).all(axis=1)
+    slack = np.maximum(OVERHANG, OVERHANG_PIXELS / scale) if size else OVERHANG
+    bad = ~absent & (~np.isfinite(inside) | (inside < -slack) | (inside > 1 + slack)).any(axis=1)
+    if bad.any():
+        region = int(np.flatnonzero(bad)[0])
+        frame = f"the image of {width} x {height} pixels" if size else "0 to 1"
+        raise DataError(
+            f"{where}, region {region}: box {_numbers(boxes[region])} lies outside {frame}. Expected x1 y1 x2 y2 "
+            "inside; check that the sizes are (width, height) of the picture that the detector saw."
+        )
+    clipped = ~absent & ((inside < 0) | (inside > 1)).any(axis=1)
+    if clipped.any():
+        notes.count("boxes that stuck out of the image by up to 1 % or 1.5 pixels, clipped", where, int(clipped.sum()))
+    inside = np.clip(inside, 0, 1).astype(np.float32)
+    flat = ~absent & ((inside[:, 2] <= inside[:, 0]) | (inside[:, 3] <= inside[:, 1]))
+    if flat.any():
+        region = int(np.flatnonzero(flat)[0])
+        raise DataError(
+            f"{where}, region {region}: box {_numbers(boxes[region])} has no area. Expected x1 < x2 and y1 < y2 "
+            "(corners, not x y width height)."
+        )
+    return inside
+
+
+def checked_classes(classes: np.ndarray, known: int, where: str) -> np.ndarray:
+    """Class ids [r] as int32. Raises DataError for one that is neither -1 nor below `known`."""
+    bad = (classes < -1) | (classes >= known)
+    if bad.any():
+        region = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"{where}, region {region}: class {classes[region]}. Expected -1 (unknown) or 0 to {known - 1}: the class "
+            f"list has {known} names."
+        )
+    return classes.astype(np.int32)
+
+
+def checked_scores(scores: np.ndarray, where: str) -> np.ndarray:
+    """Detector scores [r] as float32, NaN where unknown. Raises DataError outside 0-1."""
+    bad = (scores < 0) | (scores > 1)
+    if bad.any():
+        region = int(np.flatnonzero(bad)[0])
+        raise DataError(f"{where}, region {region}: score {scores[region]:g}. Expected 0 to 1.")
+    return scores.astype(np.float32)
+
+
+def checked_relations(rows: Any, regions: int, predicates: dict[str, int], where: str) -> list[Relation]:
+    """[[subject, predicate, object] or [..., score], ...] as it stands in a JSON file, checked.
+
+    subject and object are region indices; predicate is an index or a name of `predicates`.
+    """
+    if not isinstance(rows, list):
+        raise DataError(f"{where}: {_short(rows)}. Expected a list of [subject, predicate, object, score].")
+    return [_relation(row, regions, predicates, f"{where}, relation {i}") for i, row in enumerate(rows)]
+
+
+def _relation(row: Any, regions: int, predicates: dict[str, int], where: str) -> Relation:
+    if not isinstance(row, list) or len(row) not in (3, 4):
+        raise DataError(f"{where}: {_short(row)}. Expected [subject, predicate, object] or [..., score].")
+    subject, predicate, object_ = row[:3]
+    for end in (subject, object_):
+        if type(end) is not int or not 0 <= end < regions:
+            raise DataError(f"{where}: region {_short(end)}. Expected 0 to {regions - 1}: the image has {regions}.")
+    if subject == object_:
+        raise DataError(f"{where}: region {subject} is related to itself. Expected two regions.")
+    if isinstance(predicate, str) and predicate in predicates:
+        predicate = predicates[predicate]
+    if type(predicate) is not int or not 0 <= predicate < len(predicates):
+        raise DataError(
+            f"{where}: unknown predicate {_short(predicate)}. Expected 0 to {len(predicates) - 1} or a name of "
+            "predicates.txt."
+        )
+    score = row[3] if len(row) == 4 else 1.0
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise DataError(f"{where}: score {_short(score)}. Expected a number from 0 to 1.")
+    return subject, predicate, object_, float(score)
+
+
+def _numbers(values: Sequence[float] | np.ndarray) -> str:
+    return "(" + ", ".join(f"{float(v):g}" for v in values) + ")"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "..."

@@ -1,0 +1,118 @@
+"""A folder with one npz file per image, named after the image (123.npz, 123.jpg.npz).
+
+features [r, F] under features, feature, feat or x; boxes [r, 4] under boxes or bbox; width and height under image_w and
+image_h, or width and height; class ids under classes, objects_id or objects, scores under scores or objects_conf.
+The files carry no captions and no splits: those come from `captioned`.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hire_model.data.importers.base import Notes, Source
+from hire_model.data.importers.captioned import Captions, Detections, record_of
+from hire_model.data.importers.checks import checked_classes, checked_scores
+from hire_model.data.importers.files import check_array
+from hire_model.data.writer import ImageRecord
+from hire_model.errors import DataError
+
+_FEATURES = ("features", "feature", "feat", "x")
+_BOXES = ("boxes", "bbox")
+_WIDTH, _HEIGHT = ("image_w", "width"), ("image_h", "height")
+_CLASSES = ("classes", "objects_id", "objects")
+_SCORES = ("scores", "objects_conf")
+
+
+def npz(folder: Path, captions: Captions, notes: Notes, classes: tuple[str, ...] = ()) -> Source:
+    """Open a folder of npz files, read one by one in the order of `captions`.
+
+    classes: the names of the class ids; without them the ids in the files are left out, and a note says so.
+    Raises DataError naming file and field.
+    """
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Expected one with an npz file per image.")
+    files: dict[int, Path] = {}
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        if entry.name.endswith(".npz"):
+            _place(Path(entry.path), captions, files, notes)
+    if not files:
+        raise DataError(
+            f"{folder}: no npz file of an image in {captions.path}. Expected files named after the images, such as "
+            f"{captions.images[0].image_id}.npz."
+        )
+    captions.check_complete(files, str(folder))
+    dim = _read(next(iter(files.values())), None).features.shape[1]
+
+    def records(notes: Notes) -> Iterator[ImageRecord]:
+        for index, image in enumerate(captions.images):
+            path = files[index]
+            yield record_of(image, _known_classes(_read(path, dim), classes, path, notes), str(path), notes)
+
+    return Source(f"npz per image, folder {folder.resolve().name}", dim, len(files), records, classes, notes=notes)
+
+
+def _place(path: Path, captions: Captions, files: dict[int, Path], notes: Notes) -> None:
+    index = captions.find(path.name.removesuffix(".npz"))
+    if index is None:
+        notes.count("npz files without captions in the wanted splits, left out", path.name)
+    elif index in files:
+        raise DataError(f"{path}: the same image as {files[index].name}. Expected one file per image.")
+    else:
+        files[index] = path
+
+
+def _read(path: Path, dim: int | None) -> Detections:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {key: arrays[key] for key in arrays.files if key in _KNOWN}
+            present = ", ".join(arrays.files) or "nothing"
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise DataError(f"{path}: not a whole npz file ({error}). Copy or extract it again.") from error
+
+    def pick(names: tuple[str, ...]) -> np.ndarray | None:
+        return next((found[name] for name in names if name in found), None)
+
+    features = pick(_FEATURES)
+    if features is None:
+        raise DataError(f"{path}: no features. Expected one of {', '.join(_FEATURES)}; the file has {present}.")
+    check_array(features, f"{path}: features", "f", [None, dim], "features [regions, feature size]")
+    regions = len(features)
+    boxes, classes, scores = pick(_BOXES), pick(_CLASSES), pick(_SCORES)
+    if boxes is not None:
+        check_array(boxes, f"{path}: boxes", "iuf", [regions, 4], "x1 y1 x2 y2 of each region")
+    if classes is not None:
+        check_array(classes, f"{path}: classes", "iu", [regions], "the class id of each region")
+    if scores is not None:
+        check_array(scores, f"{path}: scores", "f", [regions], "the score of each region")
+    width, height = _size(pick(_WIDTH), path), _size(pick(_HEIGHT), path)
+    size = (width, height) if width and height else None
+    return Detections(features, boxes, size, classes, scores)
+
+
+_KNOWN = {*_FEATURES, *_BOXES, *_WIDTH, *_HEIGHT, *_CLASSES, *_SCORES}
+
+
+def _size(value: np.ndarray | None, path: Path) -> int:
+    if value is None:
+        return 0
+    if value.size != 1 or value.dtype.kind not in "iuf" or not value.item() >= 1:
+        raise DataError(f"{path}: width or height is {value}. Expected one number of pixels.")
+    return int(value.item())
+
+
+def _known_classes(found: Detections, classes: tuple[str, ...], path: Path, notes: Notes) -> Detections:
+    ids = found.classes
+    if ids is not None and not classes:
+        notes.count("images whose class ids were left out, as --classes names no list of names", path.name)
+        ids = None
+    elif ids is not None:
+        ids = checked_classes(ids, len(classes), f"{path}: classes")
+    scores = None if found.scores is None else checked_scores(found.scores, f"{path}: scores")
+    return Detections(found.features, found.boxes, found.size, ids, scores)

@@ -1,0 +1,90 @@
+"""From stored rows to padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from hire_model.batch import Regions, Tokens
+from hire_model.data.store import ImageRegions
+
+
+def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | None = None) -> Regions:
+    """Pad the regions of B images to the longest.
+
+    predicate_map [predicates of the data set] int64: the model's index of each predicate, -1 where the model does not
+    know it (that relation is then left out); None if both use the same list.
+    """
+    longest, dim = max(len(image.features) for image in images), images[0].features.shape[1]
+    shape = (len(images), longest)
+    features, boxes = np.zeros((*shape, dim), np.float32), np.zeros((*shape, 4), np.float32)
+    mask, boxed = np.zeros(shape, bool), np.zeros(shape, bool)
+    classes = np.full(shape, -1, np.int64)
+    edges, edge_scores = [], []
+    for row, image in enumerate(images):
+        count = len(image.features)
+        features[row, :count] = image.features
+        mask[row, :count] = True
+        known = ~np.isnan(image.boxes).any(axis=1)
+        boxed[row, :count] = known
+        boxes[row, :count][known] = image.boxes[known]
+        classes[row, :count] = image.classes
+        relations, scores = image.relations.astype(np.int64), image.relation_scores
+        if predicate_map is not None and len(relations):
+            relations[:, 1] = predicate_map[relations[:, 1]]
+            scores, relations = scores[relations[:, 1] >= 0], relations[relations[:, 1] >= 0]
+        edges.append(np.concatenate([np.full((len(relations), 1), row), relations], axis=1))
+        edge_scores.append(scores)
+    return Regions(
+        features=torch.from_numpy(features),
+        boxes=torch.from_numpy(boxes),
+        mask=torch.from_numpy(mask),
+        boxed=torch.from_numpy(boxed),
+        classes=torch.from_numpy(classes),
+        relations=torch.from_numpy(np.concatenate(edges)),
+        relation_scores=torch.from_numpy(np.concatenate(edge_scores).astype(np.float32)),
+    )
+
+
+class CaptionBank:
+    """The word pieces of all captions of a split, tokenised once, and a frozen encoder's states of them if there are.
+
+    ids      [all word pieces] int32, one caption after the other
+    offsets  [captions + 1] int64, where each begins
+    states   [all word pieces, H] float16, possibly mapped from disk, or None
+    """
+
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray, states: np.ndarray | None = None) -> None:
+        self.ids, self.offsets, self.states = ids, offsets, states
+
+    @classmethod
+    def from_lists(cls, ids: Sequence[Sequence[int]]) -> CaptionBank:
+        """A bank of captions that are given as lists of word piece ids."""
+        offsets = np.concatenate([[0], np.cumsum([len(caption) for caption in ids])]).astype(np.int64)
+        flat = np.fromiter((piece for caption in ids for piece in caption), np.int32, int(offsets[-1]))
+        return cls(flat, offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[captions] int64, word pieces of each."""
+        return np.diff(self.offsets)
+
+    def tokens(self, rows: Sequence[int] | np.ndarray) -> Tokens:
+        """The captions `rows`, padded to the longest of them."""
+        spans = [(int(self.offsets[row]), int(self.offsets[row + 1])) for row in rows]
+        shape = (len(spans), max(end - start for start, end in spans))
+        ids, mask = np.zeros(shape, np.int64), np.zeros(shape, bool)
+        states = None if self.states is None else np.zeros((*shape, self.states.shape[1]), np.float32)
+        for row, (start, end) in enumerate(spans):
+            ids[row, : end - start] = self.ids[start:end]
+            mask[row, : end - start] = True
+            if states is not None and self.states is not None:
+                states[row, : end - start] = self.states[start:end]
+        return Tokens(
+            torch.from_numpy(ids), torch.from_numpy(mask), None if states is None else torch.from_numpy(states)
+        )

@@ -1,0 +1,209 @@
+"""Reading a data set: tables in memory, features mapped from disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from hire_model.data.schema import FEATURES, PICTURES, TABLES, Manifest
+from hire_model.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImageRegions:
+    """The regions of one image, r of them, as views where possible.
+
+    features [r, F] as stored, boxes [r, 4] float32 with NaN rows where there is no box, classes [r] int32,
+    scores [r] float32, relations [e, 3] int32 (subject, predicate, object), relation_scores [e] float32
+    """
+
+    features: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+    relations: np.ndarray
+    relation_scores: np.ndarray
+
+
+class Dataset:
+    """A folder in the project's format. Opening it reads the tables; features stay on disk."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Dataset:
+        """Open `folder`. Raises DataError if it is no data set, or a file is missing or of the wrong size.
+
+        Sizes are compared with the manifest here; digests only by `hire data verify`, as that reads every byte.
+        """
+        folder = Path(folder).expanduser()
+        manifest = Manifest.read(folder)
+        for name, facts in manifest.files.items():
+            path = folder / name
+            if not path.is_file():
+                raise DataError(f"{path}: named in the manifest, but missing. Make or import the data set again.")
+            if path.stat().st_size != facts.bytes:
+                raise DataError(
+                    f"{path}: {path.stat().st_size} bytes, but the manifest says {facts.bytes}: the file is damaged "
+                    "or was changed. Make or import the data set again."
+                )
+        return cls(folder, manifest)
+
+    def _table(self, name: str, column: str) -> np.ndarray:
+        path = self.folder / f"{name}.parquet"
+        try:
+            return pq.read_table(path, columns=[column], schema=TABLES[name])[column].to_numpy()
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path}: column '{column}' cannot be read: {error}") from error
+
+    def _columns(self, name: str, *columns: str) -> np.ndarray:
+        return np.stack([self._table(name, column) for column in columns], axis=1)
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """[regions, F], mapped from disk. Every page that is touched counts as resident memory."""
+        return np.load(self.folder / FEATURES, mmap_mode="r", allow_pickle=False)
+
+    def feature_rows(self, first: int, count: int) -> np.ndarray:
+        """[count, F], read from disk: a mapping's pages stay resident, 16 GB after a pass over COCO."""
+        kind, width = self.features.dtype, self.features.shape[1]
+        offset = self.features.offset + int(first) * width * kind.itemsize  # type: ignore[attr-defined]
+        return np.fromfile(self.folder / FEATURES, kind, int(count) * width, offset=offset).reshape(-1, width)
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """[regions, 4] float32 fractions, NaN rows where there is no box."""
+        return self._columns("regions", "x1", "y1", "x2", "y2")
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """[regions] int32, -1 where unknown."""
+        return self._table("regions", "class_id")
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """[regions] float32, NaN where unknown."""
+        return self._table("regions", "score")
+
+    @cached_property
+    def relations(self) -> np.ndarray:
+        """[relations, 3] int32: subject, predicate, object."""
+        return self._columns("relations", "subject", "predicate", "object")
+
+    @cached_property
+    def relation_scores(self) -> np.ndarray:
+        """[relations] float32."""
+        return self._table("relations", "score")
+
+    @cached_property
+    def image_ids(self) -> np.ndarray:
+        """[images] str."""
+        return self._table("images", "image_id")
+
+    @cached_property
+    def _image_splits(self) -> np.ndarray:
+        return self._table("images", "split")
+
+    @cached_property
+    def _spans(self) -> np.ndarray:
+        return self._columns("images", "first_region", "n_regions", "first_relation", "n_relations")
+
+    @cached_property
+    def caption_texts(self) -> np.ndarray:
+        """[captions] str."""
+        return self._table("captions", "text")
+
+    @cached_property
+    def caption_images(self) -> np.ndarray:
+        """[captions] int64, row of each caption's image."""
+        return self._table("captions", "image")
+
+    @cached_property
+    def _pictures(self) -> np.ndarray:
+        return self._table("images", "picture")
+
+    @cached_property
+    def image_sizes(self) -> np.ndarray:
+        """[images, 2] int32, width and height in pixels, 0 where unknown."""
+        return self._columns("images", "width", "height")
+
+    def picture(self, image: int) -> Path | None:
+        """The picture file of image row `image`, None if it has none or the file is not there."""
+        name = self._pictures[image]
+        path = self.folder / PICTURES / name if name else None
+        return path if path and path.is_file() else None
+
+    def regions(self, image: int) -> ImageRegions:
+        """The regions and relations of image row `image`."""
+        first, count, first_relation, relations = self._spans[image]
+        rows, edges = slice(first, first + count), slice(first_relation, first_relation + relations)
+        return ImageRegions(
+            self.feature_rows(first, count),
+            self.boxes[rows],
+            self.classes[rows],
+            self.scores[rows],
+            self.relations[edges],
+            self.relation_scores[edges],
+        )
+
+    def split(self, name: str, limit: int = 0) -> Split:
+        """The images and captions of split `name`, only the first `limit` images if `limit` is not 0."""
+        images = np.flatnonzero(self._image_splits == name)
+        if not len(images):
+            known = ", ".join(sorted(self.manifest.splits)) or "none at all"
+            raise DataError(f"{self.folder}: no split '{name}'; it has {known}.")
+        images = images[: limit or None]
+        local = np.full(len(self._image_splits), -1, np.int64)
+        local[images] = np.arange(len(images))
+        owner = local[self.caption_images]
+        captions = np.flatnonzero(owner >= 0)
+        return Split(self, name, images, captions, owner[captions])
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a data set.
+
+    images    [N] int64, rows of the data set's images table
+    captions  [M] int64, rows of the captions table
+    owner     [M] int64, index into `images` of each caption's image
+    """
+
+    dataset: Dataset
+    name: str
+    images: np.ndarray
+    captions: np.ndarray
+    owner: np.ndarray
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The captions' texts, M of them."""
+        return self.dataset.caption_texts[self.captions].tolist()
+
+    def regions(self, index: int) -> ImageRegions:
+        """The regions of the split's image `index`."""
+        return self.dataset.regions(int(self.images[index]))
+
+    def image_id(self, index: int) -> str:
+        """The source's name of the split's image `index`."""
+        return str(self.dataset.image_ids[self.images[index]])
+
+    def picture(self, index: int) -> Path | None:
+        """The picture of the split's image `index`, if there is one."""
+        return self.dataset.picture(int(self.images[index]))
+
+    @property
+    def region_counts(self) -> np.ndarray:
+        """[N] int64, regions per image."""
+        return self.dataset._spans[self.images, 1]
+
+    @property
+    def relation_counts(self) -> np.ndarray:
+        """[N] int64, relations per image."""
+        return self.dataset._spans[self.images, 3]

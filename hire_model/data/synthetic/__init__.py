@@ -1,0 +1,116 @@
+"""Relational scenes: a seeded generator of pictures, captions, regions and relations that needs no download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hire_model.data.schema import Manifest
+from hire_model.data.synthetic.captions import Caption, write
+from hire_model.data.synthetic.detector import EXTRACTOR, FEATURE_DIM, Detections, Faults, detect
+from hire_model.data.synthetic.draw import draw
+from hire_model.data.synthetic.twins import sample_pair
+from hire_model.data.synthetic.vocabulary import CLASSES, PREDICATES
+from hire_model.data.synthetic.world import HEIGHT, WIDTH, Rng, Scene
+from hire_model.data.writer import DatasetWriter, ImageRecord
+from hire_model.errors import DataError
+
+__all__ = ["Faults", "generate", "scenes"]
+
+TWIN_SHARE = 0.6
+# One block of 20 images: eight single scenes and six pairs of twins.
+_BLOCK = (False, True, True, False, False, True, False, False, True, True, False, False, True, False)
+
+
+def generate(
+    out: str | Path,
+    *,
+    train: int = 1200,
+    dev: int = 200,
+    test: int = 200,
+    seed: int = 0,
+    overwrite: bool = False,
+    faults: Faults | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Write a data set of relational scenes with five captions each into `out`, and return its manifest.
+
+    The same arguments give the same digest. `progress` is called with (images written, images in all).
+    Raises DataError if `out` exists and `overwrite` is not said, or a number is negative.
+    """
+    sizes = {"train": train, "dev": dev, "test": test}
+    for name, size in sizes.items():
+        if size < 0:
+            raise DataError(f"{name}={size}: expected a number of images, 0 or more.")
+    faults = faults or Faults()
+    total, done = sum(sizes.values()), 0
+    with DatasetWriter(
+        out,
+        name="relational scenes",
+        feature_dim=FEATURE_DIM,
+        feature_extractor=EXTRACTOR,
+        classes=tuple(CLASSES),
+        predicates=PREDICATES,
+        source=f"hire data synth, seed {seed}, {faults}",
+        licence="Apache-2.0",
+        overwrite=overwrite,
+    ) as writer:
+        for split, image_id, scene, captions, rng in scenes(sizes, seed):
+            picture = f"{image_id}.png"
+            draw(scene).save(writer.pictures / picture, compress_level=1)
+            writer.add(_record(image_id, split, picture, captions, detect(rng, scene, faults)))
+            done += 1
+            if progress:
+                progress(done, total)
+    assert writer.manifest is not None
+    return writer.manifest
+
+
+def scenes(sizes: dict[str, int], seed: int) -> Iterator[tuple[str, str, Scene, list[Caption], Rng]]:
+    """Split, image id, scene, captions and the image's own random numbers, image by image.
+
+    The two of a pair follow each other and share their id up to a last letter a or b. No scene comes twice.
+    """
+    seen: set[object] = set()
+    for number, (split, size) in enumerate(sizes.items()):
+        written = group = 0
+        while written < size:
+            twin = _BLOCK[group % len(_BLOCK)] and size - written > 1
+            rng = np.random.default_rng([seed, number, group])
+            members = _group(rng, twin, seen)
+            for letter, (scene, captions) in zip("ab", members, strict=False):
+                yield split, f"{split}-{group:06d}{letter if twin else ''}", scene, captions, rng
+            written, group = written + len(members), group + 1
+
+
+def _group(rng: Rng, twin: bool, seen: set[object]) -> list[tuple[Scene, list[Caption]]]:
+    """One scene or a pair of twins with their captions, none of them seen before."""
+    while True:
+        pair = sample_pair(rng, twin)
+        scenes = [pair.scene] + ([pair.twin] if pair.twin else [])
+        if any(scene.key in seen for scene in scenes):
+            continue
+        try:
+            members = [(s, write(rng, s, scenes[1 - i] if twin else None)) for i, s in enumerate(scenes)]
+        except ValueError:
+            continue
+        seen.update(scene.key for scene in scenes)
+        return members
+
+
+def _record(image_id: str, split: str, picture: str, captions: list[Caption], found: Detections) -> ImageRecord:
+    return ImageRecord(
+        image_id=image_id,
+        split=split,
+        features=found.features,
+        captions=[caption.text for caption in captions],
+        width=WIDTH,
+        height=HEIGHT,
+        boxes=found.boxes,
+        classes=found.classes,
+        scores=found.scores,
+        relations=found.relations,
+        picture=picture,
+    )

@@ -1,0 +1,237 @@
+"""Writing a data set image by image: one block of rows is held, and the folder appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hire_model.data.schema import FEATURES, MANIFEST, PICTURES, TABLES, Manifest, SplitCounts, sha256_of
+from hire_model.errors import DataError
+
+_ROWS_PER_GROUP = 65_536
+_HEADER_BYTES = 128
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image as an importer hands it over.
+
+    features [r, F]; boxes [r, 4] fractions in 0-1 with NaN rows where unknown, None if there are none;
+    classes [r] int, None if unknown; scores [r], None if unknown; relations: (subject, predicate, object, score)
+    """
+
+    image_id: str
+    split: str
+    features: np.ndarray
+    captions: Sequence[str]
+    width: int = 0
+    height: int = 0
+    boxes: np.ndarray | None = None
+    classes: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    relations: Sequence[tuple[int, int, int, float]] = ()
+    caption_ids: Sequence[str] | None = None
+    picture: str | None = None
+
+
+@dataclass
+class _Table:
+    """One Parquet file, written in groups of rows."""
+
+    name: str
+    folder: Path
+    rows: dict[str, list[Any]] = field(default_factory=dict)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.schema = TABLES[self.name]
+        self.rows = {name: [] for name in self.schema.names}
+        self.writer = pq.ParquetWriter(self.folder / f"{self.name}.parquet", self.schema, compression="zstd")
+
+    def add(self, **columns: Sequence[Any]) -> None:
+        for name, values in columns.items():
+            self.rows[name].extend(values)
+        self.count += len(next(iter(columns.values())))
+        if len(self.rows[self.schema.names[0]]) >= _ROWS_PER_GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        self.writer.write_table(pa.table(self.rows, schema=self.schema))
+        self.rows = {name: [] for name in self.schema.names}
+
+    def close(self) -> None:
+        self.flush()
+        self.writer.close()
+
+
+class DatasetWriter:
+    """Writes one data set into a folder beside `out`, and moves it to `out` when it is complete.
+
+    Use as a context manager; leaving it without an exception publishes the folder, an exception removes it.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        *,
+        name: str,
+        feature_dim: int,
+        feature_extractor: str,
+        classes: Sequence[str] = (),
+        predicates: Sequence[str] = (),
+        dtype: str = "float16",
+        source: str = "",
+        licence: str = "",
+        overwrite: bool = False,
+    ) -> None:
+        self.out = Path(out).expanduser()
+        if self.out.exists() and not overwrite:
+            raise DataError(f"{self.out} exists already. Name another folder, or say --overwrite to replace it.")
+        self.facts: dict[str, Any] = {
+            "name": name,
+            "feature_dim": feature_dim,
+            "feature_extractor": feature_extractor,
+            "feature_dtype": dtype,
+            "classes": tuple(classes),
+            "predicates": tuple(predicates),
+            "source": source,
+            "licence": licence,
+        }
+        self.splits: dict[str, dict[str, int]] = {}
+        self.image_ids: set[str] = set()
+        self.manifest: Manifest | None = None
+
+    def __enter__(self) -> DatasetWriter:
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
+        self.tables = {name: _Table(name, self.folder) for name in TABLES}
+        self.features: BinaryIO = (self.folder / FEATURES).open("wb")
+        self.features.write(b"\0" * _HEADER_BYTES)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            try:
+                self._publish()
+                return
+            except BaseException:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+        self.features.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def pictures(self) -> Path:
+        """The folder for pictures, made when first asked for."""
+        folder = self.folder / PICTURES
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def link_pictures(self, folder: str | Path) -> None:
+        """Point pictures/ at a folder that exists already; nothing is copied."""
+        folder = Path(folder).expanduser().resolve()
+        if not folder.is_dir():
+            raise DataError(f"--pictures {folder}: no such folder.")
+        (self.folder / PICTURES).symlink_to(folder, target_is_directory=True)
+
+    def add(self, record: ImageRecord) -> None:
+        """Append one image. Raises DataError naming the image and the field at fault."""
+        features = self._checked(record)
+        regions = len(features)
+        boxes = np.full((regions, 4), np.nan, np.float32) if record.boxes is None else record.boxes
+        classes = np.full(regions, -1, np.int32) if record.classes is None else record.classes
+        scores = np.full(regions, np.nan, np.float32) if record.scores is None else record.scores
+        row = self.tables["images"].count
+        self.tables["images"].add(
+            image_id=[record.image_id],
+            split=[record.split],
+            width=[int(record.width)],
+            height=[int(record.height)],
+            first_region=[self.tables["regions"].count],
+            n_regions=[regions],
+            first_relation=[self.tables["relations"].count],
+            n_relations=[len(record.relations)],
+            picture=[record.picture],
+        )
+        ids = record.caption_ids or [f"{record.image_id}#{i}" for i in range(len(record.captions))]
+        self.tables["captions"].add(caption_id=ids, image=[row] * len(ids), text=record.captions)
+        columns = {name: boxes[:, i].tolist() for i, name in enumerate(("x1", "y1", "x2", "y2"))}
+        self.tables["regions"].add(**columns, class_id=classes.tolist(), score=scores.tolist())
+        subjects, predicates, objects, confidences = (
+            (list(c) for c in zip(*record.relations, strict=True)) if (record.relations) else ([], [], [], [])
+        )
+        self.tables["relations"].add(subject=subjects, predicate=predicates, object=objects, score=confidences)
+        self.features.write(features.tobytes())
+        counts = self.splits.setdefault(record.split, dict.fromkeys(SplitCounts.model_fields, 0))
+        for key, more in (("images", 1), ("captions", len(ids)), ("regions", regions), ("relations", len(subjects))):
+            counts[key] += more
+
+    def _checked(self, record: ImageRecord) -> np.ndarray:
+        where, dim = f"image '{record.image_id}'", self.facts["feature_dim"]
+        if record.image_id in self.image_ids:
+            raise DataError(f"{where}: this id was written before; each image needs an id of its own.")
+        self.image_ids.add(record.image_id)
+        if record.features.ndim != 2 or record.features.shape[1] != dim or not len(record.features):
+            raise DataError(f"{where}: features have shape {record.features.shape}, expected [1 or more, {dim}].")
+        with np.errstate(over="ignore"):
+            features = np.ascontiguousarray(record.features, self.facts["feature_dtype"])
+        if not np.isfinite(features).all():
+            region = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+            lost = np.isfinite(record.features[region]).all()
+            kind = "is NaN or infinite" if not lost else "does not fit float16 (--dtype float32 keeps it)"
+            raise DataError(f"{where}, region {region}: a feature {kind}. Expected finite numbers.")
+        regions = len(features)
+        for name in ("boxes", "classes", "scores"):
+            values = getattr(record, name)
+            if values is not None and len(values) != regions:
+                raise DataError(f"{where}: {len(values)} {name} for {regions} regions.")
+        for subject, predicate, object_, _ in record.relations:
+            if not (0 <= subject < regions and 0 <= object_ < regions):
+                raise DataError(f"{where}: relation ({subject}, {predicate}, {object_}) leaves the {regions} regions.")
+            if not 0 <= predicate < len(self.facts["predicates"]):
+                raise DataError(f"{where}: predicate {predicate} is none of {len(self.facts['predicates'])}.")
+        return features
+
+    def _publish(self) -> None:
+        for table in self.tables.values():
+            table.close()
+        if not self.image_ids:
+            raise DataError(f"{self.out}: not one image to write.")
+        self._write_header()
+        names = [f"{name}.parquet" for name in TABLES] + [FEATURES]
+        self.manifest = Manifest(
+            **self.facts,
+            splits={name: SplitCounts(**counts) for name, counts in self.splits.items()},
+            files={name: sha256_of(self.folder / name) for name in names},
+        )
+        (self.folder / MANIFEST).write_text(self.manifest.model_dump_json(indent=1) + "\n", "utf-8")
+        self.folder.chmod(0o755)
+        if self.out.exists():
+            old = self.folder.with_name(self.folder.name + ".old")
+            os.replace(self.out, old)
+            os.replace(self.folder, self.out)
+            shutil.rmtree(old)
+        else:
+            os.replace(self.folder, self.out)
+
+    def _write_header(self) -> None:
+        """Fill in the npy header (format 1.0), for which room was left, now that the number of rows is known."""
+        shape = (self.tables["regions"].count, self.facts["feature_dim"])
+        descr = np.lib.format.dtype_to_descr(np.dtype(self.facts["feature_dtype"]))
+        text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+        head = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little")
+        self.features.seek(0)
+        self.features.write(head + text.encode("latin1").ljust(_HEADER_BYTES - 11) + b"\n")
+        self.features.close()

@@ -1,0 +1,197 @@
+"""The report's examples: queries that were answered best and worst, what was found for them, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from hire_model.evaluation.pictures import Scene, load_scene, region_labels
+from hire_model.evaluation.protocols import Ranks
+from hire_model.evaluation.ranks import NO_QUERY
+
+if TYPE_CHECKING:
+    from hire_model.data.store import Split
+
+TOP = 3
+_CANDIDATES = 200
+_LINKS = 8
+_SPECIAL = {"[CLS]", "[SEP]", "[PAD]", "<s>", "</s>", "<pad>"}
+
+
+class Explanation(Protocol):
+    """Why a pair has its score: words, weights [words, regions] with rows summing to 1, contributions [words]."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """The words or word pieces."""
+
+    @property
+    def weights(self) -> np.ndarray:
+        """How much each word attends to each region."""
+
+    @property
+    def contributions(self) -> np.ndarray:
+        """What each word adds to the score; they sum to it."""
+
+    @property
+    def score(self) -> float:
+        """The pair's score."""
+
+
+Explain = Callable[[int, int], Explanation]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, what it adds to the score (`strength` 0-1 of the pair's strongest), its regions as 'region:weight'."""
+
+    text: str
+    spaced: bool
+    contribution: float
+    strength: float
+    regions: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """The static form of a word's attention: its strongest region and the weight in percent."""
+
+    word: str
+    region: str
+    percent: int
+
+
+@dataclass(frozen=True)
+class Match:
+    """One result: caption `text` with its place in the query's list."""
+
+    text: str
+    place: int
+    score: float
+    relevant: bool
+    words: tuple[Word, ...] = ()
+    links: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A scene and the results shown beside it: several captions for an image query, one for a caption query."""
+
+    scene: Scene
+    matches: tuple[Match, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One query. `query` is the caption, or the image's name."""
+
+    direction: str
+    verdict: str
+    query: str
+    rank: int
+    gallery: int
+    panels: tuple[Panel, ...]
+
+
+def choose(
+    similarity: np.ndarray, split: Split, ranks: Ranks, explain: Explain | None, count: int
+) -> Iterator[Example]:
+    """`count` examples: best and worst of both directions, alike in number, one per image in each group.
+
+    Best: lowest rank, then the largest lead over the best wrong item (sought among 200 queries, not all). Worst:
+    highest rank, and never rank 1, so a perfect model has none.
+    """
+    found = _Finder(similarity, split, ranks, explain)
+    shares = [(count + 3 - i) // 4 for i in range(4)]
+    for (direction, verdict), share in zip(
+        (("t2i", "worst"), ("i2t", "worst"), ("t2i", "best"), ("i2t", "best")), shares, strict=True
+    ):
+        for query in found.queries(direction, verdict)[:share]:
+            yield found.example(direction, verdict, query)
+
+
+@dataclass(frozen=True)
+class _Finder:
+    similarity: np.ndarray
+    split: Split
+    ranks: Ranks
+    explain: Explain | None
+
+    def queries(self, direction: str, verdict: str) -> list[int]:
+        """The queries of that kind, the most telling first, one per image."""
+        ranks, owner = getattr(self.ranks, direction), self.split.owner
+        if verdict == "worst":
+            order = [int(query) for query in np.argsort(-ranks, kind="stable") if ranks[query] > 1]
+        else:
+            asked = np.flatnonzero(ranks != NO_QUERY)
+            first = asked[np.argsort(ranks[asked], kind="stable")]
+            low = first[ranks[first] == ranks[first[0]]]
+            some = low[np.linspace(0, len(low) - 1, min(len(low), _CANDIDATES)).astype(int)]
+            order = sorted((int(query) for query in some), key=lambda query: -self._lead(direction, query))
+        first_of_image = {query if direction == "i2t" else int(owner[query]): query for query in reversed(order)}
+        chosen = set(first_of_image.values())
+        return [query for query in order if query in chosen]
+
+    def results(self, direction: str, query: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items in the query's fold from best to worst, ties with irrelevant ones first, their scores and relevance."""
+        owner, fold = self.split.owner, self.ranks.fold
+        if direction == "i2t":
+            items = np.flatnonzero(fold[owner] == fold[query])
+            scores, relevant = np.asarray(self.similarity[query])[items], owner[items] == query
+        else:
+            items = np.flatnonzero(fold == fold[owner[query]])
+            scores, relevant = np.asarray(self.similarity[:, query])[items], items == owner[query]
+        order = np.lexsort((relevant, -scores))
+        return items[order], scores[order], relevant[order]
+
+    def _lead(self, direction: str, query: int) -> float:
+        _, scores, relevant = self.results(direction, query)
+        return float(scores[relevant][0] - scores[~relevant][0]) if (~relevant).any() else 0.0
+
+    def example(self, direction: str, verdict: str, query: int) -> Example:
+        items, scores, relevant = self.results(direction, query)
+        best = int(np.argmax(relevant))
+        places = [*range(min(TOP, len(items))), *([best] if best >= TOP else [])]
+        pairs = [(query, int(items[p])) if direction == "i2t" else (int(items[p]), query) for p in places]
+        matches = [
+            self.match(image, caption, place + 1, float(scores[place]), bool(relevant[place]))
+            for place, (image, caption) in zip(places, pairs, strict=True)
+        ]
+        if direction == "i2t":
+            panels = [Panel(load_scene(self.split, query), tuple(matches))]
+            text = self.split.image_id(query)
+        else:
+            panels = [Panel(load_scene(self.split, pair[0]), (m,)) for pair, m in zip(pairs, matches, strict=True)]
+            text = self.split.texts[query]
+        return Example(direction, verdict, text, best + 1, len(items), tuple(panels))
+
+    def match(self, image: int, caption: int, place: int, score: float, relevant: bool) -> Match:
+        text = self.split.texts[caption]
+        if self.explain is None:
+            return Match(text, place, score, relevant)
+        why = self.explain(image, caption)
+        links = strongest_links(why, region_labels(self.split, image))
+        return Match(text, place, score, relevant, tuple(explained_words(why)), tuple(links))
+
+
+def explained_words(why: Explanation) -> Iterator[Word]:
+    """The words for display, without the tokenizer's own marks."""
+    strongest = float(np.abs(why.contributions).max()) or 1.0
+    for text, weights, contribution in zip(why.words, why.weights, why.contributions, strict=True):
+        if text in _SPECIAL:
+            continue
+        top = [int(region) for region in np.argsort(-weights)[:5]]
+        regions = " ".join(f"{region}:{weights[region]:.3f}" for region in top if weights[region] >= 0.001)
+        share = abs(float(contribution)) / strongest
+        yield Word(text.removeprefix("##"), not text.startswith("##"), float(contribution), share, regions)
+
+
+def strongest_links(why: Explanation, labels: Sequence[str]) -> Iterator[Link]:
+    """For the words that contribute most, in the caption's order: the region each attends to most."""
+    telling = [i for i in np.argsort(-np.abs(why.contributions)) if why.words[i] not in _SPECIAL][:_LINKS]
+    for i in sorted(telling):
+        region = int(np.argmax(why.weights[i]))
+        yield Link(why.words[i], labels[region], round(100 * float(why.weights[i][region])))

@@ -1,0 +1,164 @@
+"""The report's figures, drawn by matplotlib: the same figure goes inline into HTML or into a file for the docs."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hire_model.evaluation.protocols import Ranks
+from hire_model.evaluation.ranks import NO_QUERY, chance_recall
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, GRID = "#1f2328", "#c9d1d9"
+BLUE, ORANGE, GREEN, PINK = "#2a7fc4", "#d5601a", "#12957a", "#b8609a"  # apart for every common colour blindness
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hire",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 2,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "text.parse_math": False,
+}
+
+
+def recall_curve(ranks: Ranks, owner: np.ndarray, most: int = 50) -> Figure:
+    """R@K for K from 1 to `most` (or the gallery's size) in both directions, dotted where a random order would lie."""
+    gallery = int(np.bincount(ranks.fold).max())
+    ks = np.arange(1, min(most, gallery) + 1)
+    in_fold = ranks.fold[owner] == 0
+    by_chance = chance_recall(owner[in_fold], gallery, ks)
+    with _style():
+        figure, axes = _canvas(6.4, 3.7)
+        directions = (("image → text", ranks.i2t, BLUE, "-"), ("text → image", ranks.t2i, ORANGE, "--"))
+        for (label, found, colour, dash), chance in zip(directions, by_chance, strict=True):
+            asked = np.sort(found[found != NO_QUERY])
+            recall = 100 * np.searchsorted(asked, ks, side="right") / len(asked)
+            axes.plot(ks, recall, dash, color=colour, label=label)
+            axes.plot(ks, chance, ":", color=colour, linewidth=1.3, label=f"chance, {label}")
+        axes.set(xlabel="K", ylabel="recall@K in %", ylim=(0, 102), xlim=(ks[0] - 0.3, ks[-1] + 0.3))
+        axes.set_xticks([k for k in (1, 5, 10, 20, 30, 40, 50) if k <= ks[-1]])
+        _legend_above(axes, 2)
+    return figure
+
+
+def training_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Mean training loss and dev rSum per epoch, one above the other.
+
+    `history` has a row per complete epoch: 'epoch' counted from 0, 'loss', and 'dev' with 'rsum'.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [row["epoch"] + 1 for row in history]
+    losses, rsums = [row["loss"] for row in history], [row["dev"]["rsum"] for row in history]
+    with _style():
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for axes, title, values, colour in (
+            (upper, "Training loss", losses, BLUE),
+            (lower, "rSum on the dev split (0–600)", rsums, ORANGE),
+        ):
+            axes.plot(epochs, values, "o-", color=colour, markersize=4)
+            axes.set_title(title)
+            axes.grid(axis="x", visible=False)
+        best = int(np.argmax(rsums))
+        _mark_best(lower, epochs[best], rsums[best])
+        lower.set_xlabel("epoch")
+        lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return figure
+
+
+def robustness_plot(lines: Mapping[str, Mapping[float, Sequence[float]]], ylabel: str = "rSum") -> Figure:
+    """Recall against the share of explicit edges that was dropped or shuffled.
+
+    `lines` maps a name such as 'with the implicit stage, dropped' to {share in 0-1: values of the seeds}. Names that
+    begin alike up to the comma share a colour, those that end alike share a dash; the band runs from the lowest to the
+    highest seed.
+    """
+    heads = list(dict.fromkeys(name.split(",")[0] for name in lines))
+    tails = list(dict.fromkeys(name.split(",", 1)[-1] for name in lines))
+    colours, dashes, marks = (BLUE, ORANGE, GREEN, PINK), ("-", "--", ":", "-."), "osD^"
+    with _style():
+        figure, axes = _canvas(6.4, 3.9)
+        for name, points in lines.items():
+            head, tail = heads.index(name.split(",")[0]), tails.index(name.split(",", 1)[-1])
+            shares = sorted(points)
+            x, values = [100 * share for share in shares], [np.asarray(points[share], float) for share in shares]
+            colour, dash, mark = colours[head % 4], dashes[tail % 4], marks[head % 4]
+            middle = [value.mean() for value in values]
+            axes.plot(x, middle, dash, marker=mark, markersize=5, color=colour, label=name)
+            axes.fill_between(x, [v.min() for v in values], [v.max() for v in values], color=colour, alpha=0.15, lw=0)
+        axes.set(xlabel="explicit edges dropped or shuffled, in %", ylabel=ylabel)
+        axes.set_xticks([0, 25, 50, 75, 100])
+        axes.margins(y=0.12)
+        _legend_above(axes, 2 if len(lines) > 1 else 1)
+    return figure
+
+
+def inline_svg(figure: Figure, label: str) -> str:
+    """The figure as an <svg> element for HTML: scales with the page, takes its ink from the page, names no address."""
+    with _style():
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True)
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    head, body = svg.split(">", 1)
+    view = re.search(r'viewBox="[^"]*"', head)
+    body = re.sub(r"\bxlink:href=", "href=", body).replace(INK, "currentColor").replace(GRID, "var(--line)")
+    return f'<svg role="img" aria-label="{html.escape(label)}" {view[0] if view else ""}>{body}'
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write the figure to a .png or .svg file on a white ground; the same figure gives the same bytes."""
+    with _style():
+        metadata = {"Date": None} if str(path).endswith(".svg") else None
+        figure.savefig(path, dpi=160, facecolor="white", metadata=metadata)
+
+
+def _style() -> Any:
+    import matplotlib
+
+    return matplotlib.rc_context(_STYLE)
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state, safe in threads
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _legend_above(axes: Axes, columns: int) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, handlelength=2.6)
+
+
+def _mark_best(axes: Axes, epoch: float, rsum: float) -> None:
+    axes.plot([epoch], [rsum], "o", color=ORANGE, markersize=8, markerfacecolor="none")
+    axes.margins(y=0.25)
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+    axes.annotate(f"best {rsum:.1f}", (epoch, rsum), (0, 8), textcoords="offset points", ha="center")

@@ -1,0 +1,173 @@
+"""Protocols as data, and the judge that turns a similarity matrix into figures that carry the protocol's name."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import numpy as np
+
+from hire_model.errors import HireError
+from hire_model.evaluation.bootstrap import bootstrap_intervals
+from hire_model.evaluation.ranks import NO_QUERY, caption_ranks, recall_at
+from hire_model.evaluation.result import KS, Direction, Interval, Result
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a matrix is judged. 0 images or captions per image: whatever the split holds."""
+
+    name: str
+    images: int = 0
+    captions_per_image: int = 0
+    folds: int = 1
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("full"),
+        Protocol("f30k-1k", images=1_000, captions_per_image=5),
+        Protocol("coco-5k", images=5_000, captions_per_image=5),
+        Protocol("coco-1k-5fold", images=5_000, captions_per_image=5, folds=5),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The mean of several models' matrices, which keeps saying so: `judge` writes `models` into its result."""
+
+    matrix: np.ndarray
+    models: int
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks under a protocol: each query within its own fold.
+
+    i2t [N] and t2i [M] int64 as of `caption_ranks`; fold [N] int64, the fold of each image
+    """
+
+    i2t: np.ndarray
+    t2i: np.ndarray
+    fold: np.ndarray
+
+
+def ensemble(*matrices: np.ndarray) -> Ensemble:
+    """Average two or more similarity matrices [N, M] of different models. Raises HireError if shapes differ."""
+    if len(matrices) < 2:
+        raise HireError(f"An ensemble of {len(matrices)}: give the matrices of two models or more.")
+    shapes = {matrix.shape for matrix in matrices}
+    if len(shapes) > 1:
+        raise HireError(f"An ensemble of matrices of shapes {sorted(shapes)}: all must be over the same split.")
+    mean = np.zeros(matrices[0].shape, np.float32)
+    for matrix in matrices:
+        mean += matrix
+    mean /= len(matrices)
+    return Ensemble(mean, len(matrices))
+
+
+def find_protocol(protocol: str | Protocol) -> Protocol:
+    """The protocol of that name. Raises HireError naming those there are, the nearest first."""
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        near = difflib.get_close_matches(protocol, PROTOCOLS, 1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise HireError(f"No protocol '{protocol}'; there are {', '.join(PROTOCOLS)}.{hint}")
+    return PROTOCOLS[protocol]
+
+
+def check_fit(owner: np.ndarray, images: int, protocol: str | Protocol) -> Protocol:
+    """The protocol, if a split of so many images with captions `owner` [M] fits it; cheap, so ask before scoring.
+
+    Raises HireError saying what the split holds, what the protocol expects, and which protocol takes any split.
+    """
+    protocol = find_protocol(protocol)
+    each = protocol.captions_per_image
+    counts = np.bincount(owner, minlength=images)
+    fault = ""
+    if protocol.images and images != protocol.images:
+        fault = f"the split holds {images} images with {len(owner)} captions"
+    elif each and (counts != each).any():
+        image = int(np.flatnonzero(counts != each)[0])
+        fault = f"image {image} has {counts[image]} captions, and the split {len(owner)} in all"
+    if fault:
+        raise HireError(
+            f"Protocol '{protocol.name}' expects {protocol.images} images with {each} captions each "
+            f"({protocol.images * each} in all), but {fault}. Choose the split it is made for, keep {each} captions "
+            "of each image, or take protocol 'full', which judges any split."
+        )
+    if images % protocol.folds:
+        raise HireError(f"Protocol '{protocol.name}' has {protocol.folds} folds, which do not divide {images} images.")
+    return protocol
+
+
+def protocol_ranks(similarity: np.ndarray, owner: np.ndarray, protocol: str | Protocol) -> Ranks:
+    """Ranks of the matrix [N, M] under a protocol: folds are contiguous blocks of images, each with its captions."""
+    images, owner = len(similarity), np.asarray(owner)
+    protocol = check_fit(owner, images, protocol)
+    if protocol.folds == 1:
+        return Ranks(*caption_ranks(similarity, owner), np.zeros(images, np.int64))
+    size = images // protocol.folds
+    i2t, t2i = np.empty(images, np.int64), np.empty(len(owner), np.int64)
+    for start in range(0, images, size):
+        rows = slice(start, start + size)
+        mine = np.flatnonzero((owner >= start) & (owner < start + size))
+        i2t[rows], t2i[mine] = caption_ranks(np.asarray(similarity[rows])[:, mine], owner[mine] - start)
+    return Ranks(i2t, t2i, np.arange(images) // size)
+
+
+def judge(
+    similarity: np.ndarray | Ensemble,
+    owner: np.ndarray,
+    protocol: str | Protocol = "full",
+    bootstrap: int = 1000,
+    seed: int = 0,
+    ranks: Ranks | None = None,
+) -> Result:
+    """Both directions' R@1, R@5, R@10 (0-100), median and mean rank, rSum, with 95 % bootstrap intervals.
+
+    similarity [N, M], rows images, columns captions; owner [M]; `bootstrap` resamplings of images together with their
+    captions, 0 for none; `ranks` if `protocol_ranks` has been asked already. Folds are averaged.
+    Raises HireError if the split does not fit the protocol, for wrong shapes and for NaN.
+    """
+    matrix, models = (similarity.matrix, similarity.models) if isinstance(similarity, Ensemble) else (similarity, 1)
+    protocol, owner = find_protocol(protocol), np.asarray(owner)
+    ranks = ranks or protocol_ranks(matrix, owner, protocol)
+    i2t, t2i = _direction(ranks.i2t, ranks.fold), _direction(ranks.t2i, ranks.fold[owner])
+    rsum_interval: Interval | None = None
+    if bootstrap:
+        found = bootstrap_intervals(ranks.i2t, ranks.t2i, owner, ranks.fold, bootstrap, seed)
+        i2t = i2t.model_copy(update={"intervals": {f"r{k}": found[f"i2t_r{k}"] for k in KS}})
+        t2i = t2i.model_copy(update={"intervals": {f"r{k}": found[f"t2i_r{k}"] for k in KS}})
+        rsum_interval = found["rsum"]
+    return Result(
+        protocol=protocol.name,
+        images=matrix.shape[0],
+        captions=matrix.shape[1],
+        folds=protocol.folds,
+        models=models,
+        bootstrap=bootstrap,
+        seed=seed,
+        i2t=i2t,
+        t2i=t2i,
+        rsum=i2t.r1 + i2t.r5 + i2t.r10 + t2i.r1 + t2i.r5 + t2i.r10,
+        rsum_interval=rsum_interval,
+    )
+
+
+def _direction(ranks: np.ndarray, fold: np.ndarray) -> Direction:
+    """The figures of one direction, averaged over folds; ranks [Q] and each query's fold [Q]."""
+    asked = ranks != NO_QUERY
+    parts = [ranks[asked & (fold == f)] for f in range(int(fold.max()) + 1)]
+    r1, r5, r10 = (float(np.mean([recall_at(part, k) for part in parts])) for k in KS)
+    return Direction(
+        queries=int(asked.sum()),
+        r1=r1,
+        r5=r5,
+        r10=r10,
+        median=float(np.mean([np.median(part) for part in parts])),
+        mean=float(np.mean([part.mean() for part in parts])),
+    )

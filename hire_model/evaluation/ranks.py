@@ -1,0 +1,92 @@
+"""Ranks of the best relevant item, in both directions, from one similarity matrix read block by block."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hire_model.errors import HireError
+
+NO_QUERY = 0
+"""The i2t rank of an image without a caption: it asks nothing, but it stays in the gallery of t2i."""
+
+_BLOCK_CELLS = 1 << 24
+
+
+def caption_ranks(similarity: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """1-based rank of each query's best relevant item; ties count against the query.
+
+    similarity  [N, M] real numbers, rows images, columns captions, higher is better; may be mapped from disk
+    owner       [M] integers, row of each caption's image; any map, images without a caption included
+
+    Returns i2t [N] int64 (NO_QUERY for an image without a caption) and t2i [M] int64. A rank is one plus the number of
+    irrelevant items that score as high as the best relevant one or higher, so a constant scorer comes last, never
+    first. Memory beyond the matrix stays near 50 MB. Raises HireError for wrong shapes and for a NaN, naming the cell.
+    """
+    owner = _checked_owner(similarity, owner)
+    images, captions = similarity.shape
+    target = np.asarray(similarity[owner, np.arange(captions)])
+    best = np.full(images, -np.inf, np.result_type(target.dtype, np.float16))
+    with np.errstate(invalid="ignore"):  # a NaN is refused below, by name
+        np.maximum.at(best, owner, target)
+    above_caption = np.zeros(captions, np.int64)
+    above_image = np.zeros(images, np.int64)
+    step = max(1, _BLOCK_CELLS // captions)
+    for start in range(0, images, step):
+        block = np.asarray(similarity[start : start + step])
+        _refuse_nan(block, start)
+        above_caption += (block >= target).sum(axis=0)
+        above_image[start : start + step] = (block >= best[start : start + step, None]).sum(axis=1)
+    relevant = np.bincount(owner[target == best[owner]], minlength=images)
+    i2t = np.where(relevant > 0, 1 + above_image - relevant, NO_QUERY)
+    return i2t, above_caption  # a caption's own image is counted once: the 1 of its rank
+
+
+def recall_at(ranks: np.ndarray, k: int) -> float:
+    """Share of queries, 0-100, whose rank is at most `k`; images without a caption are left out."""
+    return 100.0 * float((ranks[ranks != NO_QUERY] <= k).mean())
+
+
+def chance_recall(owner: np.ndarray, images: int, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Expected R@K, 0-100, of a random order: (i2t [K], t2i [K]).
+
+    t2i has one relevant item of N: K / N. i2t has c of M: 1 - C(M-c, K) / C(M, K), averaged over images with captions.
+    """
+    ks = np.asarray(ks, np.int64)
+    counts, captions = np.bincount(owner, minlength=images), len(owner)
+    sizes, weights = np.unique(counts[counts > 0], return_counts=True)
+    # C(M-c, K) / C(M, K) is the product over t < K of (M-c-t) / (M-t)
+    draws = np.arange(min(int(ks.max()), captions))
+    missed = np.cumprod(np.maximum(captions - sizes[:, None] - draws, 0) / (captions - draws), axis=1)
+    i2t = 1 - np.average(missed[:, np.minimum(ks, captions) - 1], axis=0, weights=weights)
+    return 100 * i2t, 100 * np.minimum(ks / images, 1.0)
+
+
+def _checked_owner(similarity: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    owner = np.asarray(owner)
+    if similarity.ndim != 2 or not similarity.size:
+        raise HireError(f"A similarity matrix of shape {similarity.shape}: expected [images, captions], neither 0.")
+    images, captions = similarity.shape
+    if owner.shape != (captions,) or owner.dtype.kind not in "iu":
+        hint = " The matrix looks transposed: rows must be images." if owner.shape == (images,) else ""
+        raise HireError(
+            f"The caption-to-image map has shape {owner.shape} and type {owner.dtype}, the matrix {similarity.shape}: "
+            f"expected one integer for each of the {captions} captions.{hint}"
+        )
+    owner = owner.astype(np.int64)
+    outside = np.flatnonzero((owner < 0) | (owner >= images))
+    if len(outside):
+        caption = int(outside[0])
+        raise HireError(
+            f"Caption {caption} belongs to image {owner[caption]}, but the matrix has images 0-{images - 1}."
+        )
+    return owner
+
+
+def _refuse_nan(block: np.ndarray, start: int) -> None:
+    nan = np.isnan(block)
+    if nan.any():
+        row, column = (int(i) for i in np.argwhere(nan)[0])
+        raise HireError(
+            f"The similarity of image {start + row} and caption {column} is NaN ({int(nan.sum())} in this block of "
+            f"{len(block)} images). No recall can be computed from it: look for NaN in the features or the weights."
+        )

@@ -1,0 +1,103 @@
+"""The report: one HTML file with everything in it, which opens offline and asks the network for nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hire_model.evaluation import figures, slices
+from hire_model.evaluation.examples import Example, Explain, choose
+from hire_model.evaluation.protocols import Ensemble, find_protocol, protocol_ranks
+from hire_model.evaluation.ranks import chance_recall
+from hire_model.evaluation.result import KS, Result
+
+if TYPE_CHECKING:
+    from hire_model.data.store import Split
+
+_FACTS_FIRST = ("model", "data", "data digest", "split", "protocol", "command", "machine", "date")
+
+
+def render(
+    result: Result,
+    similarity: np.ndarray | Ensemble,
+    split: Split,
+    *,
+    history: Sequence[Mapping[str, Any]] = (),
+    explain: Explain | None = None,
+    examples: int = 8,
+) -> str:
+    """The report as HTML.
+
+    result      of `judge` on the same matrix; its `facts` head the page
+    similarity  [N, M] over the split's images and captions
+    history     a row per epoch as in `figures.training_curve`; empty for no training curve
+    explain     gives (image index, caption index) its explanation; None shows captions and boxes alone
+    examples    queries shown in all: the best and the worst of both directions
+    Raises HireError as `protocol_ranks` does.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    matrix = similarity.matrix if isinstance(similarity, Ensemble) else similarity
+    ranks = protocol_ranks(matrix, split.owner, find_protocol(result.protocol))
+    shown = list(choose(matrix, split, ranks, explain, examples))
+    curves = {"Recall": figures.inline_svg(figures.recall_curve(ranks, split.owner), _curve_words(result))}
+    if history:
+        label = "Training loss and dev rSum per epoch."
+        curves["Training"] = figures.inline_svg(figures.training_curve(history), label)
+    script = files("hire_model.evaluation").joinpath("templates/report.js").read_text("utf-8")
+    environment = Environment(
+        loader=PackageLoader("hire_model.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        result=result,
+        facts=_ordered(result.facts),
+        ks=KS,
+        chance=_chance(result, split.owner),
+        curves={name: Markup(svg) for name, svg in curves.items()},
+        slices=slices.standard_slices(split, ranks),
+        groups=_groups(shown),
+        scenes={panel.scene.image: panel.scene for example in shown for panel in example.panels},
+        explained=explain is not None,
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _ordered(facts: Mapping[str, str]) -> dict[str, str]:
+    first = [key for key in _FACTS_FIRST if key in facts]
+    return {key: facts[key] for key in [*first, *(key for key in facts if key not in first)]}
+
+
+def _chance(result: Result, owner: np.ndarray) -> dict[str, list[float]]:
+    """R@1, R@5, R@10 of a random order in each direction; every fold is as large as the first."""
+    images = result.images // result.folds
+    i2t, t2i = chance_recall(owner[owner < images], images, np.array(KS))
+    return {"i2t": i2t.tolist(), "t2i": t2i.tolist()}
+
+
+def _groups(shown: Sequence[Example]) -> list[tuple[str, list[Example]]]:
+    titles = {
+        ("t2i", "worst"): "Captions whose picture was found worst",
+        ("i2t", "worst"): "Pictures whose captions were found worst",
+        ("t2i", "best"): "Captions whose picture was found best",
+        ("i2t", "best"): "Pictures whose captions were found best",
+    }
+    found = [(title, [e for e in shown if (e.direction, e.verdict) == key]) for key, title in titles.items()]
+    return [(title, group) for title, group in found if group]
+
+
+def _curve_words(result: Result) -> str:
+    return (
+        f"Recall at K for K from 1 to 50. Image to text starts at {result.i2t.r1:.1f} % and reaches "
+        f"{result.i2t.r10:.1f} % at 10; text to image {result.t2i.r1:.1f} % and {result.t2i.r10:.1f} %."
+    )

@@ -1,0 +1,79 @@
+"""A trained model as a folder that loads again anywhere: config.json, model.safetensors, tokenizer.json. No pickle.
+
+Everything is inside: the tokenizer, a pretrained encoder's configuration and its weights. Loading is strict: a weight
+too many or too few is an error, as a model loaded half scores like chance without a word.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from hire_model.data.schema import sha256_of
+from hire_model.errors import HireError
+from hire_model.model.hire import Hire
+from hire_model.model.text import Pretrained
+from hire_model.model.vocabulary import Vocabulary
+from hire_model.settings import ModelSettings
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+FORMAT = 1
+
+
+def save(model: Hire, folder: str | Path, facts: dict[str, Any] | None = None) -> Path:
+    """Write `model` into `folder`. `facts` is any JSON (run id, data digest, recall) that should travel with it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS)
+    model.vocabulary.tokenizer.save(str(folder / TOKENIZER))
+    config = {
+        "format": FORMAT,
+        "model": model.settings.model_dump(mode="json"),
+        "feature_dim": model.feature_dim,
+        "predicates": list(model.predicates),
+        "encoder": model.text.encoder.config.to_dict() if isinstance(model.text, Pretrained) else None,
+        "sha256": {name: sha256_of(folder / name).sha256 for name in (WEIGHTS, TOKENIZER)},
+        "facts": facts or {},
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=1, default=str) + "\n", "utf-8")
+    return folder
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The configuration of the model in `folder`. Raises HireError where there is none."""
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise HireError(f"{folder}: no model here ({CONFIG} is missing).") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise HireError(f"{path}: not valid JSON: {error}") from error
+    if config.get("format") != FORMAT:
+        raise HireError(f"{path}: format {config.get('format')!r}; this version reads format {FORMAT}.")
+    return config
+
+
+def load(folder: str | Path) -> Hire:
+    """The model in `folder`, in evaluation mode on the CPU. Raises HireError if a file is missing, changed or unfit."""
+    folder = Path(folder)
+    config = read_config(folder)
+    for name, digest in config["sha256"].items():
+        if not (folder / name).is_file():
+            raise HireError(f"{folder / name}: missing from the model. Save or download it again.")
+        if sha256_of(folder / name).sha256 != digest:
+            raise HireError(f"{folder / name}: its SHA-256 is not the one in {CONFIG}: damaged or exchanged.")
+    try:
+        settings = ModelSettings.model_validate(config["model"])
+        words = Vocabulary(Tokenizer.from_file(str(folder / TOKENIZER)), settings.text.max_words)
+        model = Hire(settings, config["feature_dim"], config["predicates"], words, config["encoder"])
+        model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+    except (ValidationError, SafetensorError, RuntimeError, KeyError) as error:
+        raise HireError(f"{folder}: the model cannot be loaded: {error}") from error
+    return model.eval()

@@ -1,0 +1,173 @@
+"""Stage 4, explicit relations: a spatial graph from the boxes, a semantic graph from the scene graph, one step on each.
+
+A graph is a stack of K weighted adjacencies A [K, B, R, R], row i receiving from column j. K is 1 where edges only
+count, and 1 + `GATES` where each label also gates what it passes on: the message of an edge labelled l is then
+(1 + sum_k c_lk u_k) * (W v_j), the basis decomposition of R-GCN (Schlichtkrull et al. 2018, eq. 3) with diagonal
+bases, so that "left of" and "holds" can pass on different things. All of it is linear in A, and costs K products.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hire_model.batch import Regions
+from hire_model.data.boxes import SPATIAL_LABELS, iou, offsets, spatial_labels
+from hire_model.model.layers import linear
+from hire_model.settings import ModelSettings
+
+GATES = 4
+
+
+class EdgeLabels(nn.Module):
+    """What a label does to its edges: a weight exp(b_l), and coefficients c_l of the gates. Zero at first."""
+
+    def __init__(self, labels: int, gates: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(labels))
+        self.gates = nn.Parameter(torch.randn(labels, gates) * 0.5) if gates else None
+
+    def forward(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """labels [...] int64 >= 0 -> weights [...] and coefficients [..., gates]."""
+        return self.bias[labels].exp(), None if self.gates is None else self.gates[labels]
+
+
+class SpatialGraph(nn.Module):
+    """Stage 4a: boxes -> A [K, B, R, R]. Regions without a box have no spatial edge but their own."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.kind, self.threshold = settings.spatial, settings.iou_threshold
+        gates = GATES if settings.edge_labels == "gate" and self.kind == "direction11" else 0
+        self.labels = None
+        if self.kind == "direction11" and settings.edge_labels != "none":
+            self.labels = EdgeLabels(len(SPATIAL_LABELS), gates)
+        self.maps = 1 + gates
+        if self.kind == "polar":
+            k = settings.polar_kernels
+            self.centre = nn.Parameter(torch.stack([torch.rand(k), (torch.rand(k) * 2 - 1) * math.pi], dim=-1))
+            self.spread = nn.Parameter(torch.full((k, 2), -1.0))  # log of the standard deviations
+            self.mix = nn.Parameter(torch.zeros(k))
+
+    def forward(self, regions: Regions) -> Tensor:
+        """[K, B, R, R], zero between unboxed regions; the diagonal is added later."""
+        pairs = regions.boxed[:, :, None] & regions.boxed[:, None]
+        if self.kind == "iou":
+            return ((iou(regions.boxes) >= self.threshold) & pairs)[None].to(regions.boxes.dtype)
+        if self.kind == "polar":
+            return (self._polar(regions.boxes) * pairs)[None]
+        labels = spatial_labels(regions.boxes)
+        edge = (labels >= 0) & pairs
+        if self.labels is None:
+            return edge[None].to(regions.boxes.dtype)
+        weights, gates = self.labels(labels.clamp(min=0))
+        weights = weights * edge
+        if gates is None:
+            return weights[None]
+        return torch.cat([weights[None], (weights[..., None] * gates).permute(3, 0, 1, 2)])
+
+    def _polar(self, boxes: Tensor) -> Tensor:
+        """Mixture of Gaussian kernels over (distance, angle) of the centres (Norcliffe-Brown et al. 2018, eq. 8)."""
+        distance, angle = offsets(boxes)
+        rho = (distance[..., None] - self.centre[:, 0]) / self.spread[:, 0].exp()
+        turn = torch.remainder(angle[..., None] - self.centre[:, 1] + math.pi, 2 * math.pi) - math.pi
+        theta = turn / self.spread[:, 1].exp()
+        return (torch.exp(-0.5 * (rho.square() + theta.square())) * self.mix.softmax(dim=0)).sum(dim=-1)
+
+
+class SemanticGraph(nn.Module):
+    """Stage 4b: relations -> A [K, B, R, R], each relation an edge both ways (its inverse has a label of its own)."""
+
+    def __init__(self, settings: ModelSettings, predicates: int) -> None:
+        super().__init__()
+        self.minimum, self.top, self.predicates = settings.relation_min_score, settings.relation_top, predicates
+        labelled = settings.edge_labels != "none" and predicates > 0
+        gates = GATES if labelled and settings.edge_labels == "gate" else 0
+        self.labels = EdgeLabels(2 * predicates, gates) if labelled else None
+        self.maps = 1 + gates
+
+    def kept(self, regions: Regions) -> Tensor:
+        """[E'] indices of the relations that make edges: strong enough, among their image's strongest, no self-loop."""
+        image, subject, _, object_ = regions.relations.unbind(1)
+        scores = regions.relation_scores
+        order = torch.argsort(scores, descending=True, stable=True)
+        order = order[torch.argsort(image[order], stable=True)]
+        counts = torch.bincount(image, minlength=len(regions))
+        first = torch.cumsum(counts, 0) - counts
+        place = torch.arange(len(order), device=order.device) - first[image[order]]
+        chosen = order[place < self.top]
+        return chosen[(scores[chosen] >= self.minimum) & (subject[chosen] != object_[chosen])]
+
+    def forward(self, regions: Regions) -> Tensor:
+        """[K, B, R, R], zero without relations; the diagonal is added later."""
+        size = regions.mask.shape[1]
+        image, subject, predicate, object_ = regions.relations[self.kept(regions)].unbind(1)
+        there, back = (image * size + subject) * size + object_, (image * size + object_) * size + subject
+        cells = torch.cat([there, back])
+        flat = regions.features.new_zeros(self.maps, len(regions) * size * size)
+        if self.labels is None:
+            flat[0, cells] = 1
+        else:
+            weights, gates = self.labels(torch.cat([predicate, predicate + self.predicates]))
+            maps = weights[None] if gates is None else torch.cat([weights[None], (weights[:, None] * gates).T])
+            flat = flat.index_add(1, cells, maps.to(flat.dtype))
+        return flat.view(self.maps, len(regions), size, size)
+
+
+class GraphStep(nn.Module):
+    """H = LN(V1 + Dropout(ReLU(A^ V1 W))) with A^ the row-normalised A, its diagonal 1."""
+
+    def __init__(self, settings: ModelSettings, maps: int) -> None:
+        super().__init__()
+        self.weight = linear(settings.dim, settings.dim)
+        self.basis = nn.Parameter(torch.randn(maps - 1, settings.dim) * 0.5) if maps > 1 else None
+        self.dropout = nn.Dropout(settings.dropout)
+        self.norm = nn.LayerNorm(settings.dim)
+
+    def forward(self, v: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
+        """v [B, R, D], adjacency [K, B, R, R], mask [B, R] -> [B, R, D]."""
+        eye = torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
+        adjacency = adjacency * (mask[:, :, None] & mask[:, None])
+        rows = (adjacency[0] + eye).sum(dim=-1, keepdim=True)
+        values = self.weight(v)
+        message = ((adjacency[0] + eye) / rows) @ values
+        if self.basis is not None:
+            for gate, direction in zip(adjacency[1:], self.basis, strict=True):
+                message = message + ((gate / rows) @ values) * direction
+        return self.norm(v + self.dropout(torch.relu(message)))
+
+
+class ExplicitRelations(nn.Module):
+    """Stage 4c: V1 -> V2 = LN(V1 + Linear([H_s; H_m])), the Linear zero at first; one graph, both, or their union.
+
+    residual: without the LN, so that what came in is kept as it was.
+    """
+
+    def __init__(self, settings: ModelSettings, predicates: int) -> None:
+        super().__init__()
+        self.union = settings.graphs == "union"
+        self.spatial = SpatialGraph(settings) if settings.graphs != "semantic" else None
+        self.semantic = SemanticGraph(settings, predicates) if settings.graphs != "spatial" else None
+        graphs = [graph for graph in (self.spatial, self.semantic) if graph is not None]
+        maps = [max(graph.maps for graph in graphs)] if self.union else [graph.maps for graph in graphs]
+        self.steps = nn.ModuleList(GraphStep(settings, count) for count in maps)
+        self.fuse = linear(len(self.steps) * settings.dim, settings.dim, gain=0)
+        self.norm = None if settings.residual else nn.LayerNorm(settings.dim)
+
+    def adjacencies(self, regions: Regions) -> list[Tensor]:
+        """The graphs' A [K, B, R, R], one for each step."""
+        graphs = [graph(regions) for graph in (self.spatial, self.semantic) if graph is not None]
+        if not self.union:
+            return graphs
+        deepest = max(len(graph) for graph in graphs)
+        padded = [torch.cat([g, g.new_zeros(deepest - len(g), *g.shape[1:])]) for g in graphs]
+        return [padded[0] + padded[1]]
+
+    def forward(self, v: Tensor, regions: Regions) -> Tensor:
+        """v [B, R, D] -> [B, R, D]."""
+        graphs = self.adjacencies(regions)
+        steps = [step(v, graph, regions.mask) for step, graph in zip(self.steps, graphs, strict=True)]
+        fused = v + self.fuse(torch.cat(steps, dim=-1))
+        return fused if self.norm is None else self.norm(fused)

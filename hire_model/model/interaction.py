@@ -1,0 +1,154 @@
+"""Stages 6 and 7, which see both sides of a pair, and stage 8, the score.
+
+Everything here works on groups: G groups of B images and C captions, each image of a group against each caption of
+the same group. A whole matrix is one group; a list of pairs is a group per pair with B = C = 1; a caption with its
+mined images is a group with C = 1. So one piece of code scores matrices, pairs and short lists alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from hire_model.model.layers import linear, masked_mean, unit
+from hire_model.settings import ModelSettings
+
+
+class Refine(nn.Module):
+    """v^ = v + F2 ReLU(F1(v * tanh(Fs c) + Fh c)) for a fragment v and its attended vector c.
+
+    Fs and Fh come before the weighted sum that makes c, and a linear map commutes with it: `keys` computes both once
+    per item, and attention then sums the keys instead of the fragments.
+    """
+
+    def __init__(self, size: int, dropout: float) -> None:
+        super().__init__()
+        self.keys = linear(size, 2 * size)
+        self.first = linear(size, size)
+        self.second = linear(size, size, gain=0.1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, v: Tensor, attended: Tensor) -> Tensor:
+        """v [..., n, P], attended [..., n, 2P] (already through `keys`) -> [..., n, P]."""
+        scale, shift = attended.chunk(2, dim=-1)
+        return v + self.second(self.dropout(torch.relu(self.first(v * torch.tanh(scale) + shift))))
+
+
+class CrossLevel(nn.Module):
+    """Stage 7: w = sigmoid(g.v / sqrt(P)), u = w v, o = v + ReLU(F(u * tanh(Fs u) + g)), g the other side's summary."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.scale = linear(size, size)
+        self.out = linear(size, size, gain=0.1)
+
+    def forward(self, v: Tensor, g: Tensor) -> Tensor:
+        """v [..., n, P], g [..., P] -> [..., n, P]."""
+        g = g[..., None, :]
+        u = torch.sigmoid((v * g).sum(dim=-1, keepdim=True) * v.shape[-1] ** -0.5) * v
+        return v + torch.relu(self.out(u * torch.tanh(self.scale(u)) + g))
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """What the pair stages take of images or captions, each prepared once per item: n fragments of items [...].
+
+    x [..., n, P], directions [..., n, P] its unit vectors, mask [..., n], keys [..., n, 2P] for the other side's
+    `Refine` (None without stage 6), summary [..., P] the unit mean
+    """
+
+    x: Tensor
+    directions: Tensor
+    mask: Tensor
+    keys: Tensor | None
+    summary: Tensor
+
+    def __getitem__(self, index: Tensor | None) -> Side:
+        """The items at `index`, a tensor of any shape; None puts a group axis in front."""
+        keys = None if self.keys is None else self.keys[index]
+        return Side(self.x[index], self.directions[index], self.mask[index], keys, self.summary[index])
+
+
+class Interaction(nn.Module):
+    """Stages 6 to 8 for groups of images and captions."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        size = settings.pair_dim or settings.dim
+        self.direction = settings.direction
+        self.temperatures = settings.region_temperature, settings.word_temperature
+        self.on_regions = Refine(size, settings.dropout) if settings.object_word else None
+        self.on_words = Refine(size, settings.dropout) if settings.object_word else None
+        self.object_sentence = CrossLevel(size) if settings.object_sentence else None
+        self.word_image = CrossLevel(size) if settings.word_image else None
+        start = torch.zeros if settings.residual else torch.ones
+        self.max_weights = nn.ParameterList([nn.Parameter(start(size)) for _ in range(2)])
+
+    def image_side(self, regions: Tensor, mask: Tensor) -> Side:
+        """regions [B, R, P] and mask [B, R], prepared."""
+        return _side(regions, mask, self.on_words)
+
+    def text_side(self, words: Tensor, mask: Tensor) -> Side:
+        """words [C, L, P] and mask [C, L], prepared."""
+        return _side(words, mask, self.on_regions)
+
+    def forward(self, images: Side, texts: Side) -> Tensor:
+        """Items [G, B] of images and [G, C] of captions -> S [G, B, C]."""
+        regions, words = self.fragments(images, texts)
+        parts = []
+        if self.direction != "t2i":
+            pooled = pool(regions, images.mask[:, None], self.max_weights[0])  # [G, C or 1, B, P]
+            parts.append((pooled * texts.summary[:, :, None]).sum(dim=-1).transpose(1, 2))
+        if self.direction != "i2t":
+            pooled = pool(words, texts.mask[:, None], self.max_weights[1])  # [G, B or 1, C, P]
+            parts.append((pooled * images.summary[:, :, None]).sum(dim=-1))
+        return sum(parts[1:], parts[0]) / len(parts)
+
+    def fragments(self, images: Side, texts: Side) -> tuple[Tensor, Tensor]:
+        """Stages 6 and 7: regions [G, C, B, R, P] and words [G, B, C, L, P]; C or B is 1 where no stage sees both."""
+        v_mask, t_mask = images.mask, texts.mask
+        regions, words = images.x[:, None], texts.x[:, None]  # [G, 1, B, R, P], [G, 1, C, L, P]
+        if images.keys is not None and texts.keys is not None:
+            assert self.on_regions is not None and self.on_words is not None
+            to_words, to_regions = self.attention(images, texts)
+            attended = (to_words @ texts.keys).unflatten(2, v_mask.shape[1:])  # [G, C, B, R, 2P]
+            regions = self.on_regions(regions, attended)
+            attended = (to_regions @ images.keys).unflatten(2, t_mask.shape[1:])  # [G, B, C, L, 2P]
+            words = self.on_words(words, attended)
+        if self.object_sentence is not None:
+            regions = self.object_sentence(regions, texts.summary[:, :, None])  # [G, C, B, R, P]
+        if self.word_image is not None:
+            words = self.word_image(words, images.summary[:, :, None])  # [G, B, C, L, P]
+        return regions, words
+
+    def attention(self, images: Side, texts: Side) -> tuple[Tensor, Tensor]:
+        """Weights of regions over words [G, C, B*R, L] and of words over regions [G, B, C*L, R] (DIME, SCAN).
+
+        The cosine goes through LeakyReLU, is scaled to length 1 over the attending axis, and softmax over the attended
+        one follows; padded rows count in neither.
+        """
+        v_mask, t_mask = images.mask, texts.mask
+        cosine = texts.directions.flatten(1, 2) @ images.directions.flatten(1, 2).transpose(1, 2)  # [G, C*L, B*R]
+        a = nn.functional.leaky_relu(cosine, 0.1) * (t_mask.flatten(1)[:, :, None] & v_mask.flatten(1)[:, None])
+        a = a.view(*t_mask.shape, *v_mask.shape[1:])  # [G, C, L, B, R]
+        by_region, by_word = self.temperatures
+        over_words = (
+            (by_region * unit(a, dim=4)).masked_fill(~t_mask[:, :, :, None, None], float("-inf")).softmax(dim=2)
+        )
+        over_regions = (by_word * unit(a, dim=2)).masked_fill(~v_mask[:, None, None], float("-inf")).softmax(dim=4)
+        return (
+            over_words.flatten(3).transpose(2, 3),
+            over_regions.permute(0, 3, 1, 2, 4).flatten(2, 3),
+        )
+
+
+def _side(x: Tensor, mask: Tensor, other: Refine | None) -> Side:
+    return Side(x, unit(x), mask, None if other is None else other.keys(x), unit(masked_mean(x, mask)))
+
+
+def pool(x: Tensor, mask: Tensor, max_weight: Tensor) -> Tensor:
+    """Unit vector of mean + max_weight [P] * max of x [..., n, P] over the n that mask [..., n] marks."""
+    largest = x.masked_fill(~mask[..., None], float("-inf")).amax(dim=-2)
+    return unit(masked_mean(x, mask) + max_weight * largest)

@@ -1,0 +1,83 @@
+"""Stage 2, the text encoder: tokens -> T [C, L, D]."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from hire_model.batch import Tokens
+from hire_model.errors import SettingsError
+from hire_model.model.layers import linear
+from hire_model.model.vocabulary import checkpoint_folder, unreachable
+from hire_model.settings import ModelSettings
+
+
+class BiGRU(nn.Module):
+    """Word embeddings and a bidirectional GRU, its directions averaged (SCAN, Lee et al. 2018, section 3.2).
+
+    residual: the words themselves are passed on, and the GRU adds to them through a Linear that is zero at first.
+    """
+
+    def __init__(self, settings: ModelSettings, words: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, settings.text.embedding, padding_idx=0)
+        self.dropout = nn.Dropout(settings.input_dropout)
+        self.gru = nn.GRU(settings.text.embedding, settings.dim, batch_first=True, bidirectional=True)
+        self.skip = linear(settings.text.embedding, settings.dim) if settings.residual else None
+        self.out = linear(settings.dim, settings.dim, gain=0) if settings.residual else None
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """[C, L, D]; zero where padded. Packed, so that the backward direction starts at the last real word."""
+        words = self.dropout(self.embedding(tokens.ids))  # [C, L, E]
+        lengths = tokens.mask.sum(dim=1).cpu()
+        packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=tokens.ids.shape[1])
+        forward, backward = states.chunk(2, dim=-1)
+        t = (forward + backward) / 2
+        return t if self.skip is None or self.out is None else self.skip(words) + self.out(t)
+
+
+class Pretrained(nn.Module):
+    """A BERT-family encoder, tuned or frozen, and a linear map of its token states."""
+
+    def __init__(self, settings: ModelSettings, encoder_config: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.tuned = settings.text.tuned
+        self.encoder = _encoder(settings.text.checkpoint, encoder_config)
+        self.encoder.requires_grad_(self.tuned)
+        self.dropout = nn.Dropout(settings.input_dropout)
+        self.project = linear(self.encoder.config.hidden_size, settings.dim)
+
+    def train(self, mode: bool = True) -> Pretrained:
+        """A frozen encoder stays in evaluation mode: its states must not change with dropout."""
+        super().train(mode)
+        if not self.tuned:
+            self.encoder.eval()
+        return self
+
+    def states(self, tokens: Tokens) -> Tensor:
+        """[C, L, H], the encoder's last hidden states; without gradient if it is frozen."""
+        with contextlib.nullcontext() if self.tuned else torch.no_grad():
+            return self.encoder(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """[C, L, D]; states that were computed beforehand are taken as they are."""
+        states = self.states(tokens) if tokens.states is None else tokens.states
+        return self.project(self.dropout(states))
+
+
+def _encoder(checkpoint: str, config: dict[str, Any] | None) -> Any:
+    """The checkpoint with its weights, or from `config` an empty encoder whose weights an artifact will fill in."""
+    from transformers import AutoConfig, AutoModel
+
+    if config is not None:
+        return AutoModel.from_config(AutoConfig.for_model(**config))
+    try:
+        return AutoModel.from_pretrained(checkpoint_folder(checkpoint), use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise SettingsError(unreachable(checkpoint)) from error

@@ -1,0 +1,233 @@
+"""The two ways through the whole house: `train` and `evaluate`. Each line calls one room; nothing is decided here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hire_model.data.chosen import Splits, open_dataset
+from hire_model.data.loading import collate_regions
+from hire_model.data.store import Dataset, Split
+from hire_model.evaluation import protocols, report
+from hire_model.evaluation.result import Result, write_json, write_text
+from hire_model.model import artifact
+from hire_model.model.build import build
+from hire_model.model.captions import caption_bank
+from hire_model.model.hire import Hire
+from hire_model.model.warm_start import warm_start
+from hire_model.scoring.explain import Explanation, explain
+from hire_model.scoring.matrix import predicate_map, similarity
+from hire_model.settings import EvaluateSettings, Resolved, Settings, flatten
+from hire_model.tracking import registry
+from hire_model.tracking.facts import facts
+from hire_model.tracking.run import Run, connect, handing_over, inside_mlflow_run, track
+from hire_model.training.loop import fit
+from hire_model.training.record import EpochRecord, FitResult
+from hire_model.training.seed import seed_all
+
+log = logging.getLogger(__name__)
+EXAMPLE_PAIRS = 2  # rows of the input example that travels with the model
+RUN_FILE = "mlflow-run"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves: figures of `split`, and where things lie."""
+
+    result: Result
+    split: str
+    data: Path
+    report: Path
+    figures: Path
+    model: Path
+    registered: str
+    best_epoch: int
+    epochs: int
+    tracking_uri: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation leaves."""
+
+    result: Result
+    split: str
+    report: Path | None
+    figures: Path | None
+
+
+def train(resolved: Resolved, name: str = "train", resume: bool = False) -> Trained | None:
+    """Train, evaluate on the test split, write the report, and log and register the model.
+
+    name: of the run. With several processes every one calls this, and only the first returns something.
+    Raises HireError: data that cannot be read, an MLflow store that does not answer, training that was stopped.
+    """
+    settings, out = resolved.settings, resolved.settings.train.out
+    uri = connect(settings.tracking) if settings.tracking.enabled and is_first() else ""
+    dataset = open_dataset(settings.data)
+    splits = Splits.of(dataset, settings.data)
+    protocols.check_fit(splits.test.owner, len(splits.test.images), settings.evaluate.protocol)
+    tracking = settings.tracking if is_first() else settings.tracking.model_copy(update={"enabled": False})
+    with track(tracking, name, _earlier_run(out) if resume else None) as run:
+        _describe(run, resolved, dataset, splits)
+        seed_all(settings.train.seed)
+        model = build(settings.model, splits.train)
+        found = _fit(model, splits, settings, dataset.manifest.digest, resume, run)
+        if not is_first():
+            return None
+        return _finish(model, found, splits, settings, run, uri)
+
+
+def evaluate(
+    models: Sequence[str], settings: Settings, split: str, figures: Path | None = None, page: Path | None = None
+) -> Evaluated:
+    """Judge a model, or the mean of several models' matrices, on one split; write JSON and report where asked.
+
+    models: addresses (models:/hire@challenger) or folders. The figures go to MLflow inside `mlflow run`.
+    Raises HireError: no such model, split or protocol, or features of another size than the model's.
+    """
+    chosen = open_dataset(settings.data).split(split)
+    protocol = protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
+    folders = [registry.fetch(model, settings.tracking) for model in models]
+    with track(settings.tracking.model_copy(update={"enabled": inside_mlflow_run()}), "evaluate") as run:
+        manifest = chosen.dataset.manifest
+        run.dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
+        loaded = [artifact.load(folder).to(_device(settings)) for folder in folders]
+        matrices = [_matrix(model, chosen, settings.evaluate) for model in loaded]
+        matrix = matrices[0] if len(matrices) == 1 else protocols.ensemble(*matrices)
+        result = protocols.judge(matrix, chosen.owner, protocol, settings.evaluate.bootstrap)
+        result = _with_facts(result, chosen, {"model": ", ".join(models)})
+        if figures:
+            write_json(result, figures)
+        if page:
+            why = _explainer(loaded[0], chosen) if len(loaded) == 1 else None  # a mean of models has no attention
+            write_text(report.render(result, matrix, chosen, explain=why, examples=settings.evaluate.examples), page)
+        run.metrics(result.metrics())
+        for path in filter(None, (figures, page)):
+            run.artifact(path, "evaluation")
+    return Evaluated(result, split, page, figures)
+
+
+def is_first() -> bool:
+    """Whether this is the only or the first process of a run."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _describe(run: Run, resolved: Resolved, dataset: Dataset, splits: Splits) -> None:
+    """Settings, their origins, the code and the data, before the first step."""
+    out, flat = resolved.settings.train.out, flatten(resolved.settings.model_dump(mode="json"))
+    table = {key: {"value": value, "from": resolved.origins[key]} for key, value in flat.items()}
+    path = write_text(json.dumps(table, indent=1) + "\n", out / "settings.json")
+    run.params(flat)
+    run.tags(facts() | {"dataset.digest": dataset.manifest.digest})
+    for context, split in (("training", splits.train), ("dev", splits.dev), ("test", splits.test)):
+        run.dataset(dataset.folder, f"{dataset.manifest.name}: {split.name}", dataset.manifest.digest, context)
+    run.artifact(path)
+    if run.tracked:
+        write_text(run.run_id + "\n", out / RUN_FILE)
+
+
+def _fit(model: Hire, splits: Splits, settings: Settings, digest: str, resume: bool, run: Run) -> FitResult:
+    train_bank = caption_bank(model, splits.train.texts)
+    dev_bank = caption_bank(model, splits.dev.texts)
+    if settings.train.warm_start:
+        warm_start(model, splits.train, train_bank, settings.train)
+
+    def dev(candidate: Hire) -> dict[str, float]:
+        matrix = similarity(candidate, splits.dev, dev_bank, settings.evaluate.budget_mb << 20)
+        return {
+            name.removeprefix("full/"): value
+            for name, value in protocols.judge(matrix, splits.dev.owner, bootstrap=0).metrics().items()
+        }
+
+    def on_epoch(record: EpochRecord) -> None:
+        figures = {key: value for key, value in dataclasses.asdict(record).items() if key not in ("epoch", "dev")}
+        named = {f"train/{key}": value for key, value in figures.items()}
+        run.metrics(named | {f"dev/{key}": value for key, value in record.dev.items()}, step=record.epoch + 1)
+
+    return fit(
+        model, splits.train, train_bank, settings, dev=dev, out=settings.train.out, digest=digest, resume=resume,
+        on_epoch=on_epoch,
+    )  # fmt: skip
+
+
+def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, run: Run, uri: str) -> Trained:
+    """Test figures, report, model folder; then all of it to MLflow."""
+    out, test = settings.train.out, splits.test
+    history = [dataclasses.asdict(record) for record in found.history]
+    model.eval()
+    matrix = _matrix(model, test, settings.evaluate)
+    result = protocols.judge(matrix, test.owner, settings.evaluate.protocol, settings.evaluate.bootstrap)
+    result = _with_facts(result, test, {"seed": str(settings.train.seed), "mlflow run": run.run_id})
+    figures = write_json(result, out / "figures.json")
+    html = report.render(
+        result, matrix, test, history=history, explain=_explainer(model, test), examples=settings.evaluate.examples
+    )
+    page = write_text(html, out / "report.html")
+    saved = artifact.save(model, out / "model", dict(result.facts) | {"metrics": result.metrics()})
+    registered = registry.Registered("")
+    run.metrics(result.metrics())
+    write_text(json.dumps(history, indent=1) + "\n", out / "history.json")
+    if run.tracked:
+        with handing_over(out):
+            for path in (figures, page, out / "history.json"):
+                run.artifact(path, "evaluation")
+            registered = registry.log_model(saved, _examples(test), settings.tracking, _version_tags(result, run))
+    return Trained(
+        result, test.name, test.dataset.folder, page, figures, saved, registered.uri, found.best_epoch,
+        len(found.history), uri,
+    )  # fmt: skip
+
+
+def _matrix(model: Hire, split: Split, settings: EvaluateSettings) -> Any:
+    return similarity(model, split, caption_bank(model, split.texts), settings.budget_mb << 20)
+
+
+def _explainer(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
+    """For the report: (image, caption) of `split` -> why that pair has its score."""
+    bank, mapping, device = (
+        caption_bank(model, split.texts),
+        predicate_map(model, split),
+        next(model.parameters()).device,
+    )
+
+    def why(image: int, caption: int) -> Explanation:
+        regions = collate_regions([split.regions(image)], mapping).to(device)
+        return explain(model, regions, bank.tokens([caption]).to(device), split.texts[caption])
+
+    return why
+
+
+def _with_facts(result: Result, split: Split, more: dict[str, str]) -> Result:
+    manifest = split.dataset.manifest
+    data = {"data": manifest.name, "data digest": manifest.digest, "split": split.name}
+    return result.model_copy(update={"facts": facts() | data | more})
+
+
+def _version_tags(result: Result, run: Run) -> dict[str, str]:
+    figures = {key.replace("/", "."): f"{value:.2f}" for key, value in result.metrics().items()}
+    return figures | {"run": run.run_id, "data.digest": result.facts["data digest"], "split": result.facts["split"]}
+
+
+def _examples(split: Split) -> list[Any]:
+    captions = range(min(EXAMPLE_PAIRS, len(split.captions)))
+    return [(split.regions(int(split.owner[caption])), split.texts[caption]) for caption in captions]
+
+
+def _earlier_run(out: Path) -> str | None:
+    path = out / RUN_FILE
+    return path.read_text("utf-8").strip() if path.is_file() else None
+
+
+def _device(settings: Settings) -> torch.device:
+    from hire_model.training.engine import pick_device
+
+    return torch.device(pick_device(settings.train))

@@ -1,0 +1,1 @@
+"""Scoring: pairs, rankings, whole matrices, explanations."""

@@ -1,0 +1,118 @@
+"""The server-independent core of scoring: load once, then score pairs, rank, explain. The API is CrossEncoder's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypedDict, TypeVar
+
+import numpy as np
+import torch
+
+from hire_model.batch import EncodedImages, EncodedTexts
+from hire_model.data.loading import CaptionBank, collate_regions
+from hire_model.data.store import ImageRegions
+from hire_model.errors import DataError
+from hire_model.model import artifact
+from hire_model.model.hire import Hire
+from hire_model.scoring.explain import Explanation, explain
+
+Pair = tuple[ImageRegions, str]
+Item = TypeVar("Item")
+_BLOCK = 256
+
+
+class Hit(TypedDict):
+    """A ranked document: its place among those handed in, and its score."""
+
+    corpus_id: int
+    score: float
+
+
+class Scorer:
+    """Scores images, given as regions, against sentences. Higher is a better match; scores lie in -1 ... 1."""
+
+    def __init__(self, model: Hire, device: str | torch.device = "cpu") -> None:
+        self.model = model.eval().to(device)
+        self.device = torch.device(device)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Scorer:
+        """The model in `folder`, its digests checked. Raises HireError if there is none or it is damaged."""
+        return cls(artifact.load(folder), device)
+
+    @torch.inference_mode()
+    def predict(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """Scores [n] float32 of n (image, sentence) pairs. An image or sentence that recurs is encoded once.
+
+        Raises DataError naming the pair whose image does not fit the model or whose sentence is no text.
+        """
+        for row, (image, text) in enumerate(pairs):
+            self._check(image, text, f"pair {row}")
+        images, image_index = _distinct([pair[0] for pair in pairs], id)
+        texts, text_index = _distinct([pair[1] for pair in pairs], str)
+        scores = np.empty(len(pairs), np.float32)
+        encoded_images = [self._encode_images(images[i : i + _BLOCK]) for i in range(0, len(images), _BLOCK)]
+        encoded_texts = [self._encode_texts(texts[i : i + _BLOCK]) for i in range(0, len(texts), _BLOCK)]
+        blocks = np.stack([image_index // _BLOCK, text_index // _BLOCK], axis=1)
+        for block in np.unique(blocks, axis=0):
+            rows = np.flatnonzero((blocks == block).all(axis=1))
+            for some in np.array_split(rows, -(-len(rows) // _BLOCK)):
+                index = [torch.from_numpy(side[some] % _BLOCK).to(self.device) for side in (image_index, text_index)]
+                found = self.model.score_pairs(encoded_images[block[0]], encoded_texts[block[1]], *index)
+                scores[some] = found.total.float().cpu().numpy()
+        return scores
+
+    def rank(
+        self, query: ImageRegions | str, documents: Sequence[ImageRegions] | Sequence[str], top_k: int | None = None
+    ) -> list[Hit]:
+        """`documents` from best to worst: images for a sentence, sentences for an image; the `top_k` best if given.
+
+        Equal scores keep the order of `documents`.
+        """
+        if isinstance(query, str):
+            scores = self.predict([(image, query) for image in documents])  # type: ignore[misc]
+        else:
+            scores = self.predict([(query, text) for text in documents])  # type: ignore[misc]
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return [Hit(corpus_id=int(row), score=float(scores[row])) for row in order]
+
+    def explain(self, image: ImageRegions, text: str) -> Explanation:
+        """What each word of `text` looked at in `image`, and how much of the score it brought."""
+        self._check(image, text, "pair 0")
+        regions = collate_regions([image]).to(self.device)
+        tokens = CaptionBank.from_lists(self.model.vocabulary.encode([text])).tokens([0]).to(self.device)
+        return explain(self.model, regions, tokens, text)
+
+    def _check(self, image: ImageRegions, text: str, where: str) -> None:
+        if not isinstance(text, str):
+            raise DataError(f"{where}: the sentence is {type(text).__name__}, expected str.")
+        if not isinstance(image, ImageRegions):
+            raise DataError(
+                f"{where}: the image is {type(image).__name__}, expected hire_model.data.store.ImageRegions."
+            )
+        if image.features.ndim != 2 or image.features.shape[1] != self.model.feature_dim or not len(image.features):
+            raise DataError(
+                f"{where}: features have shape {list(image.features.shape)}, expected [1 or more regions, "
+                f"{self.model.feature_dim}] as in the training data."
+            )
+        if len(image.relations) and image.relations[:, 1].max() >= len(self.model.predicates):
+            raise DataError(
+                f"{where}: predicate {image.relations[:, 1].max()}, but the model knows {len(self.model.predicates)} "
+                "(counted from 0)."
+            )
+
+    def _encode_images(self, images: Sequence[ImageRegions]) -> EncodedImages:
+        return self.model.encode_image(collate_regions(images).to(self.device))
+
+    def _encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+        bank = CaptionBank.from_lists(self.model.vocabulary.encode(texts))
+        return self.model.encode_text(bank.tokens(range(len(bank))).to(self.device))
+
+
+def _distinct(items: Sequence[Item], key: Callable[[Item], object]) -> tuple[list[Item], np.ndarray]:
+    """The distinct items in order of appearance, and for each item the place of its like [n]."""
+    places: dict[object, int] = {}
+    index = np.array([places.setdefault(key(item), len(places)) for item in items], np.int64)
+    firsts = np.unique(index, return_index=True)[1]
+    return [items[int(first)] for first in firsts], index

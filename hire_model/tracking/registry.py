@@ -1,0 +1,129 @@
+"""MLflow's model registry: a trained model goes in with an alias, and comes back as a plain folder."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hire_model.data.store import ImageRegions
+from hire_model.scoring.payload import encode_image
+from hire_model.settings import HOME, TrackingSettings
+from hire_model.tracking.run import TrackingError, connect, first_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALIAS = "challenger"
+CONFIG = "config.json"
+# What a served model imports; the versions are those of the interpreter that trained it, hence of requirements.lock.
+REQUIRES = (
+    "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pydantic-settings", "safetensors", "tokenizers", "torch",
+    "transformers",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A model in MLflow: `uri` loads it; `version` is empty where it was logged but not registered."""
+
+    uri: str
+    version: str = ""
+
+
+def log_model(
+    folder: Path,
+    pairs: Sequence[tuple[ImageRegions, str]],
+    settings: TrackingSettings,
+    tags: Mapping[str, str],
+) -> Registered:
+    """Log the model folder with the active run as a pyfunc; register it and move the alias 'challenger' to it.
+
+    pairs: a few (image, text) pairs that become the input example; tags: facts of the version, such as its recalls.
+    """
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    from hire_model.tracking.pyfunc_model import COLUMNS, FOLDER, SCORE
+
+    signature = ModelSignature(
+        Schema([ColSpec(DataType.string, column) for column in COLUMNS]), Schema([ColSpec(DataType.float, SCORE)])
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(HOME / "tracking" / "pyfunc_model.py"),
+            artifacts={FOLDER: str(folder)},
+            code_paths=[str(HOME)],
+            pip_requirements=requirements(),
+            signature=signature,
+            input_example=pair_table(pairs),
+            registered_model_name=settings.model_name if settings.register_model else None,
+        )
+    if not settings.register_model:
+        return Registered(info.model_uri)
+    client, number = mlflow.MlflowClient(), str(info.registered_model_version)
+    for key, value in tags.items():
+        client.set_model_version_tag(settings.model_name, number, key, value)
+    client.set_registered_model_alias(settings.model_name, ALIAS, number)
+    return Registered(f"models:/{settings.model_name}@{ALIAS}", number)
+
+
+def pair_table(pairs: Sequence[tuple[ImageRegions, str]]) -> pd.DataFrame:
+    """The table that the pyfunc model takes: columns text and image, a row per pair."""
+    import pandas as pd
+
+    return pd.DataFrame({"text": [text for _, text in pairs], "image": [encode_image(image) for image, _ in pairs]})
+
+
+def requirements() -> list[str]:
+    """Pins for a served model, without the local part (+cpu) that no index knows."""
+    pins = []
+    for name in REQUIRES:
+        try:
+            pins.append(f"{name}=={version(name).partition('+')[0]}")
+        except PackageNotFoundError:
+            logging.getLogger(__name__).warning("%s is not installed; the model's requirements leave it out.", name)
+    return pins
+
+
+def fetch(model: str | Path, settings: TrackingSettings) -> Path:
+    """The local folder of a model: `model` is models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a folder.
+
+    Raises TrackingError that says what was looked for, and where.
+    """
+    text = str(model)
+    if text.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
+        return _inside(_download(text, settings), text)
+    return _inside(Path(text).expanduser(), text)
+
+
+def _download(uri: str, settings: TrackingSettings) -> Path:
+    where = connect(settings)
+    import mlflow
+
+    try:
+        return Path(mlflow.artifacts.download_artifacts(uri))
+    except Exception as error:
+        raise TrackingError(
+            f"{uri} is not in {where}: {first_line(error)}. Train a model first ('hire train'), name its folder "
+            "(runs/latest/model), or point MLFLOW_TRACKING_URI at the store that has it."
+        ) from error
+
+
+def _inside(folder: Path, named: str) -> Path:
+    from_pyfunc = folder / "artifacts"
+    candidates = [folder, folder / "model", *(sorted(from_pyfunc.iterdir()) if from_pyfunc.is_dir() else [])]
+    for candidate in candidates:
+        if (candidate / CONFIG).is_file():
+            return candidate
+    raise TrackingError(
+        f"--model {named}: no model there ({CONFIG} is missing). Expected the folder of a trained model such as "
+        "runs/latest/model, or an address such as models:/hire@challenger."
+    )

@@ -1,0 +1,101 @@
+"""From a batch to its loss: encode, score, compare. The one module that the engine wraps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hire_model.batch import Batch, EncodedImages, EncodedTexts, Scores
+from hire_model.losses import hinge, infonce
+from hire_model.model.hire import Hire
+from hire_model.settings import TrainSettings
+from hire_model.training.engine import Peers
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Loss of a batch: `loss` = `pair` + train.global_loss * `globals`, each a scalar."""
+
+    loss: Tensor
+    pair: Tensor
+    globals: Tensor
+
+
+def hard_pairs(globals_: Tensor, count: int) -> Tensor:
+    """[B, B] bool: the true pairs, and for each image and each caption the `count` negatives that S_g ranks highest."""
+    true = torch.eye(len(globals_), dtype=torch.bool, device=globals_.device)
+    negatives = globals_.masked_fill(true, -torch.inf)
+    chosen = true.scatter(1, negatives.topk(count, dim=1).indices, True)
+    return chosen | torch.zeros_like(true).scatter(0, negatives.topk(count, dim=0).indices, True)
+
+
+class Share:
+    """This process's share of a batch, and how many captions each process has.
+
+    Fabric would cast every float tensor of a batch to bf16 on the way into the model, boxes too; it does not look
+    into an object that it does not know.
+    """
+
+    def __init__(self, batch: Batch, sizes: tuple[int, ...]) -> None:
+        self.batch, self.sizes = batch, sizes
+
+
+class Objective(nn.Module):
+    """The loss of a model over the batch of all processes."""
+
+    def __init__(self, model: Hire, settings: TrainSettings, peers: Peers) -> None:
+        super().__init__()
+        self.model, self.settings, self.peers = model, settings, peers
+
+    def forward(self, share: Share, hardest: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """(loss, pair loss, global loss), the same in every process. `hardest`: see `losses.hinge`."""
+        images = self.model.encode_image(share.batch.regions)
+        texts = self.peers.texts(self.model.encode_text(share.batch.tokens), share.sizes)
+        terms = self.terms(self._gather(self._score(images, texts, share.sizes), share.sizes), hardest)
+        return terms.loss, terms.pair, terms.globals
+
+    def _score(self, images: EncodedImages, texts: EncodedTexts, sizes: tuple[int, ...]) -> Scores:
+        """Scores of this process's images [b] and all captions [C]; -inf where `train.mined` leaves a pair out."""
+        count = self.settings.mined
+        if not count or count >= sum(sizes) - 1:
+            return self.model.score(images, texts)
+        own = images.summary @ texts.summary.T
+        every = self.peers.rows(own.detach(), sizes)
+        first = sum(sizes[: self.peers.fabric.global_rank])
+        image, text = hard_pairs(every, count)[first : first + len(own)].nonzero(as_tuple=True)
+        chosen = self.model.score_pairs(images, texts, image, text)
+        left_out = torch.full_like(own, -torch.inf)
+        return Scores(
+            total=left_out.index_put((image, text), chosen.total),
+            pair=left_out.index_put((image, text), chosen.pair),
+            globals=None if chosen.globals is None else own,
+        )
+
+    def terms(self, scores: Scores, hardest: bool) -> Terms:
+        """The terms for a square of scores whose diagonal holds the true pairs, one caption for each image."""
+        pair = self._compare(scores.total, hardest)
+        if scores.globals is None or not self.settings.global_loss:
+            return Terms(pair, pair, torch.zeros_like(pair))
+        single = self._compare(scores.globals, hardest)
+        return Terms(pair + self.settings.global_loss * single, pair, single)
+
+    def stuck(self, size: int, hardest: bool) -> float:
+        """The pair loss of a model that scores all pairs of a batch of `size` alike: it tells nothing apart."""
+        return float(self._compare(torch.zeros(size, size), hardest))
+
+    def _compare(self, scores: Tensor, hardest: bool) -> Tensor:
+        scores = scores.float()
+        positive = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+        if self.settings.loss == "infonce":
+            return infonce(scores, positive, self.settings.temperature)
+        return hinge(scores, positive, self.settings.margin, hardest)
+
+    def _gather(self, scores: Scores, sizes: tuple[int, ...]) -> Scores:
+        rows = self.peers.rows
+        return Scores(
+            total=rows(scores.total, sizes),
+            pair=scores.pair,
+            globals=None if scores.globals is None else rows(scores.globals, sizes),
+        )

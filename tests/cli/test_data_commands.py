@@ -1,0 +1,77 @@
+"""`hire data ...` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def hire(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "hire_model", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    np.save(folder / "dev_ims.npy", np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32))
+    (folder / "dev_caps.txt").write_text("".join(f"a dog {k}\n" for k in range(10)), "utf-8")
+    return folder
+
+
+def test_import_verify_show(source: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    done = hire("data", "import", "scan", str(source), "--out", out, "--extractor", "noise", "--name", "dogs [1]")
+    assert done.returncode == 0, done.stderr
+    assert "5 captions per image" in done.stdout and f"hire data verify {out}" in done.stdout
+    assert "importing images: 2/2" in done.stderr
+    assert hire("data", "verify", out).stdout.endswith("0 errors, 0 warnings\n")
+    shown = hire("data", "show", out).stdout
+    assert "dogs [1]" in shown and "noise" in shown and "a dog 4" in shown and "a dog 5" not in shown
+    again = hire("data", "import", "scan", str(source), "--out", out)
+    assert again.returncode == 2 and "exists already" in again.stderr and "--overwrite" in again.stderr
+    assert hire("data", "import", "scan", str(source), "--out", out, "--overwrite").returncode == 0
+
+
+def test_verify_exits_with_1_on_damage(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    hire("data", "import", "scan", str(source), "--out", str(out))
+    (out / "regions.parquet").unlink()
+    done = hire("data", "verify", str(out))
+    assert done.returncode == 1 and "error: regions.parquet" in done.stdout
+
+
+def test_a_fault_is_one_message_without_a_traceback(source: Path, tmp_path: Path) -> None:
+    (source / "dev_caps.txt").write_text("one\n", "utf-8")
+    done = hire("data", "import", "scan", str(source), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "1 captions for 2 images" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_npz_with_a_graph(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    boxes = np.array([[0, 0, 50, 50], [50, 50, 100, 100]])
+    np.savez(folder / "7.npz", x=np.ones((2, 3)), bbox=boxes, image_w=100, image_h=100, classes=np.array([0, 1]))
+    (tmp_path / "captions.tsv").write_text("image\tsplit\tcaption\n7\tdev\ta dog on a mat\n", "utf-8")
+    (tmp_path / "names.txt").write_text("dog\nmat\n", "utf-8")
+    ends = [dict(zip("xywh", (x, x, 50, 50), strict=True)) for x in (0, 50)]
+    graph = [{"image_id": 7, "relationships": [{"predicate": "on", "subject": ends[0], "object": ends[1]}]}]
+    (tmp_path / "relationships.json").write_text(json.dumps(graph), "utf-8")
+    words = ["data", "import", "npz", str(folder), "--captions", str(tmp_path / "captions.tsv")]
+    words += ["--classes", str(tmp_path / "names.txt"), "--vg", str(tmp_path / "relationships.json")]
+    done = hire(*words, "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "dog (0) on mat (1)" in hire("data", "show", str(tmp_path / "out")).stdout
+    both = hire(*words, "--sgb", "x.json", "--out", str(tmp_path / "other"))
+    assert both.returncode == 2 and "--sgb and --vg both name a graph" in both.stderr
+
+
+def test_butd_tsv_has_its_options() -> None:
+    shown = hire("data", "import", "butd-tsv", "--help").stdout
+    assert all(option in shown for option in ("FILE...", "--captions", "--restval", "--out", "--sgb"))

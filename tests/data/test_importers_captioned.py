@@ -1,0 +1,284 @@
+"""Karpathy's JSON, tables of captions, bottom-up-attention TSV and npz folders."""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hire_model.data.importers.base import Notes, Source, Target, write
+from hire_model.data.importers.butd_tsv import butd_tsv
+from hire_model.data.importers.captioned import image_keys, read_captions
+from hire_model.data.importers.npz import npz
+from hire_model.data.store import Dataset
+from hire_model.errors import DataError
+
+IMAGES = [
+    ("COCO_val2014_000000000042.jpg", 42, "test"),
+    ("COCO_val2014_000000000043.jpg", 43, "val"),
+    ("COCO_train2014_000000000007.jpg", 7, "train"),
+    ("COCO_val2014_000000000099.jpg", 99, "restval"),
+]
+
+
+def karpathy(path: Path) -> Path:
+    images = [
+        {
+            "filename": name,
+            "cocoid": number,
+            "split": split,
+            "sentences": [{"raw": f" A dog {k} of {number}.\n", "sentid": number * 10 + k} for k in range(2)],
+        }
+        for name, number, split in IMAGES
+    ]
+    path.write_text(json.dumps({"images": images, "dataset": "coco"}), "utf-8")
+    return path
+
+
+def encoded(array: Any) -> str:
+    return base64.b64encode(np.ascontiguousarray(array, np.float32)).decode()
+
+
+def tsv_line(number: int | str, boxes: np.ndarray, features: np.ndarray) -> str:
+    return "\t".join([str(number), "100", "80", str(len(boxes)), encoded(boxes), encoded(features)]) + "\r\n"
+
+
+BOXES = np.array([[0, 0, 50, 40], [10, 10, 99, 79]], np.float32)
+
+
+def features(number: int) -> np.ndarray:
+    return np.random.default_rng(number).normal(size=(2, 3)).astype(np.float32)
+
+
+def tsv(path: Path, numbers: tuple[int, ...] = (99, 7, 42, 43, 1000)) -> Path:
+    path.write_bytes("".join(tsv_line(n, BOXES, features(n)) for n in numbers).encode())
+    return path
+
+
+def built(source: Source, out: Path) -> Dataset:
+    write(source, Target(out, dtype="float32", overwrite=True))
+    return Dataset.open(out)
+
+
+def test_image_keys() -> None:
+    assert image_keys("val2014/COCO_val2014_000000391895.jpg")[-1] == "391895"
+    assert image_keys("000000000139.jpg")[-1] == "139"
+    assert image_keys("1000268201_693b08cb0e.jpg") == ["1000268201_693b08cb0e.jpg", "1000268201_693b08cb0e"]
+    assert image_keys("train/12")[-1] == "12"
+
+
+@pytest.mark.parametrize(("restval", "train"), [("train", 2), ("drop", 1)])
+def test_tsv_with_karpathy_splits(tmp_path: Path, restval: str, train: int) -> None:
+    notes = Notes()
+    captions = read_captions(karpathy(tmp_path / "dataset_coco.json"), (), restval, notes)
+    data = built(butd_tsv([tsv(tmp_path / "a.tsv")], captions, notes), tmp_path / "out")
+    assert {name: counts.images for name, counts in data.manifest.splits.items()} == {
+        "train": train,
+        "dev": 1,
+        "test": 1,
+    }
+    split = data.split("test")
+    assert split.texts == ["A dog 0 of 42.", "A dog 1 of 42."] and split.image_id(0) == IMAGES[0][0]
+    np.testing.assert_array_equal(split.regions(0).features, features(42))
+    np.testing.assert_allclose(split.regions(0).boxes * np.array([100, 80, 100, 80]), BOXES, rtol=1e-6)
+    told = "\n".join(notes.sentences())
+    assert f"{3 - train} images without captions in the wanted splits, left out" in told
+    assert "1 images of split restval" in told
+
+
+def test_several_tsv_files_and_split_restriction(tmp_path: Path) -> None:
+    notes = Notes()
+    files = [tsv(tmp_path / "a.tsv", (99, 7)), tsv(tmp_path / "b.tsv", (42, 43))]
+    path = karpathy(tmp_path / "dataset_coco.json")
+    assert built(butd_tsv(files, read_captions(path, (), "train", notes), notes), tmp_path / "out").features.shape == (
+        8,
+        3,
+    )
+    only = read_captions(path, ["test"], "train", notes)
+    assert list(built(butd_tsv(files[1:], only, notes), tmp_path / "test").manifest.splits) == ["test"]
+    with pytest.raises(DataError, match="no split 'val'; it has test, dev, train"):
+        read_captions(path, ["val"], "train", notes)
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_npz_round_trip(regions: int, dim: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    want = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = []
+        for image in ("a.jpg", "b", "000000000139.jpg"):
+            low = rng.uniform(0, 0.4, (regions, 2))
+            want[image] = (rng.normal(size=(regions, dim)), np.concatenate([low, low + 0.3], axis=1))
+            np.savez(folder / f"{image}.npz", x=want[image][0], bbox=want[image][1], info=np.array({"a": 1}))
+            rows.append(json.dumps({"image": image, "split": "dev", "caption": f"über {image}"}, ensure_ascii=False))
+        (folder / "captions.jsonl").write_text("\n".join(rows), "utf-8")
+        notes = Notes()
+        captions = read_captions(folder / "captions.jsonl", (), "train", notes)
+        split = built(npz(folder, captions, notes), folder / "out").split("dev")
+        for index, (image, (x, boxes)) in enumerate(want.items()):
+            assert split.image_id(index) == image and split.texts[index] == f"über {image}"
+            np.testing.assert_array_equal(split.regions(index).features, x.astype(np.float32))
+            np.testing.assert_array_equal(split.regions(index).boxes, boxes.astype(np.float32))
+
+
+def npz_folder(folder: Path, **changed: Any) -> Path:
+    """Image 42 as an npz file, and its captions as a table."""
+    folder.mkdir(exist_ok=True)
+    arrays = {
+        "features": features(42),
+        "boxes": BOXES,
+        "image_w": 100,
+        "image_h": np.array([80]),
+        "objects_id": np.array([0, 1]),
+        "objects_conf": np.array([0.5, 1.0]),
+    } | changed
+    np.savez(folder / "42.npz", **{name: array for name, array in arrays.items() if array is not None})
+    (folder / "captions.tsv").write_text(
+        "split\timage\tcaption\ntest\t42.jpg\tein Hund\ntest\t42.jpg\ta dog\n", "utf-8"
+    )
+    return folder
+
+
+def npz_data(folder: Path, classes: tuple[str, ...] = ("dog", "cat")) -> tuple[Dataset, str]:
+    notes = Notes()
+    captions = read_captions(folder / "captions.tsv", (), "train", notes)
+    return built(npz(folder, captions, notes, classes), folder.parent / "out"), "\n".join(notes.sentences())
+
+
+def test_npz_fields(tmp_path: Path) -> None:
+    data, _ = npz_data(npz_folder(tmp_path / "in"))
+    regions = data.split("test").regions(0)
+    assert data.split("test").texts == ["ein Hund", "a dog"] and data.image_sizes.tolist() == [[100, 80]]
+    assert regions.classes.tolist() == [0, 1] and regions.scores.tolist() == [0.5, 1.0]
+    data, notes = npz_data(tmp_path / "in", ())
+    assert data.split("test").regions(0).classes.tolist() == [-1, -1] and "class ids were left out" in notes
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"features": None}, r"42\.npz: no features. Expected one of .*; the file has boxes"),
+        ({"features": np.zeros((2, 3), int)}, r"42\.npz: features: dtype int64"),
+        ({"features": np.zeros((2, 3, 1))}, r"42\.npz: features: shape \[2, 3, 1\]"),
+        ({"features": np.full((2, 3), np.nan)}, r"42\.npz, region 0: a feature is NaN"),
+        ({"features": np.zeros((2, 3))}, r"42\.npz: all features are zero"),
+        ({"boxes": BOXES[:1]}, r"42\.npz: boxes: shape \[1, 4\]. Expected \[2, 4\]"),
+        ({"boxes": BOXES * 3}, r"42\.npz, region 0: box .* lies outside the image of 100 x 80"),
+        ({"image_w": None}, r"42\.npz: boxes in pixels, but no width and height"),
+        ({"image_w": 0}, r"42\.npz: width or height is 0"),
+        ({"objects_id": np.array([0, 2])}, r"42\.npz: classes, region 1: class 2. Expected -1 \(unknown\) or 0 to 1"),
+        ({"objects_conf": np.array([0, 2.0])}, r"42\.npz: scores, region 1: score 2"),
+        ({"features": np.array([{}])}, r"42\.npz: not a whole npz file"),
+    ],
+)
+def test_npz_faults(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        npz_data(npz_folder(tmp_path / "in", **changed))
+
+
+def test_npz_files_that_are_cut_off_missing_or_double(tmp_path: Path) -> None:
+    folder = npz_folder(tmp_path / "in")
+    whole = (folder / "42.npz").read_bytes()
+    (folder / "42.npz").write_bytes(whole[:200])
+    with pytest.raises(DataError, match=r"42\.npz: not a whole npz file"):
+        npz_data(folder)
+    (folder / "42.jpg.npz").write_bytes(whole)
+    with pytest.raises(DataError, match=r"42\.npz: the same image as 42\.jpg\.npz"):
+        npz_data(folder)
+    with (folder / "captions.tsv").open("a") as file:
+        file.write("test\t43.jpg\ta cat\n")
+    (folder / "42.jpg.npz").unlink()
+    with pytest.raises(DataError, match=r"no features for 1 of 2 images .*\('43\.jpg'\)"):
+        npz_data(folder)
+    (folder / "42.npz").unlink()
+    with pytest.raises(DataError, match=r"no npz file of an image in"):
+        npz_data(folder)
+
+
+def tsv_fault(column: int, value: str) -> str:
+    cells = tsv_line(7, BOXES, features(7)).rstrip().split("\t")
+    cells[column] = value
+    return tsv_line(42, BOXES, features(42)) + "\t".join(cells) + "\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"a\.tsv: not one line"),
+        (tsv_line(42, BOXES, features(42)) + "7\t100\t80\n", r"a\.tsv: line 2 has 3 columns. Expected 6: image_id"),
+        (tsv_fault(1, "wide"), r"a\.tsv: line 2: field 'image_w' is b'wide'. Expected a whole number from 1"),
+        (tsv_fault(3, "0"), r"a\.tsv: line 2: field 'num_boxes' is b'0'"),
+        (tsv_fault(4, encoded(BOXES[:1])), r"line 2: field 'boxes' holds 16 bytes. Expected 32 \(2 boxes x 4 x 4\)"),
+        (tsv_fault(5, encoded(features(7))[:-5]), r"line 2: field 'features' is not base64"),
+        (
+            tsv_fault(5, encoded(features(7)[:, :2])),
+            r"line 2: field 'features' holds 16 bytes. Expected 24 \(2 boxes x 3",
+        ),
+        (tsv_fault(5, encoded(features(7) * np.nan)), r"line 2, region 0: a feature is NaN or infinite"),
+        (tsv_fault(4, encoded(BOXES[:, [2, 3, 0, 1]])), r"line 2, region 0: box \(50, 40, 0, 0\) has no area"),
+        (tsv_fault(4, encoded(BOXES * 2)), r"line 2, region 1: box .* lies outside the image of 100 x 80"),
+        (tsv_line(42, BOXES, features(42)) * 2, r"line 2: image_id '42' was already at .*line 1"),
+        (tsv_line(42, BOXES, features(42)), r"a\.tsv: no features for 3 of 4 images that .*COCO_val2014_000000000043"),
+    ],
+)
+def test_tsv_faults(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.tsv").write_bytes(content.encode())
+    notes = Notes()
+    captions = read_captions(karpathy(tmp_path / "dataset_coco.json"), (), "train", notes)
+    with pytest.raises(DataError, match=message):
+        built(butd_tsv([tmp_path / "a.tsv"], captions, notes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def change(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda data: data["images"][1].update(values)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda data: data.pop("images"), r"expected Karpathy's layout, an object with a list 'images'"),
+        (change(filename=None), r"images\[1\]: field 'filename' is missing or of the wrong kind. Expected a text"),
+        (change(split=""), r"images\[1\]: field 'split' is missing"),
+        (change(sentences=[]), r"images\[1\]: image 'COCO_val2014_000000000043.jpg' has no sentence"),
+        (change(sentences=[{"raw": " \n"}]), r"images\[1\]\.sentences\[0\]: the caption is empty"),
+        (change(sentences=[{"tokens": []}]), r"images\[1\]\.sentences\[0\]: field 'raw' is missing"),
+        (change(cocoid=42), r"images .* both go by the name '42'"),
+    ],
+)
+def test_karpathy_faults(tmp_path: Path, harm: Callable[[dict[str, Any]], None], message: str) -> None:
+    path = karpathy(tmp_path / "dataset_coco.json")
+    data = json.loads(path.read_text("utf-8"))
+    harm(data)
+    path.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(DataError, match=message):
+        read_captions(path, (), "train", Notes())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b"{", r"a\.json: not JSON"),
+        ("a.csv", b"x", r"a\.csv: unknown kind of captions file"),
+        ("a.jsonl", b'{"image": "x"}\n', r"a\.jsonl: line 1: field 'split' is missing"),
+        ("a.jsonl", b"[]\nno\n", r"a\.jsonl: line 1: field 'image' is missing"),
+        ("a.tsv", b"image\tcaption\nx\ty\n", r"a\.tsv: line 1 names no column split"),
+        ("a.tsv", b"image\tsplit\tcaption\nx\ty\n", r"a\.tsv: line 2 has 2 columns. Expected 3"),
+        ("a.tsv", b"image\tsplit\tcaption\nx\tdev\ty\nx\ttest\ty\n", r"line 3: image 'x' is in split 'test' here"),
+        ("a.tsv", b"image\tsplit\tcaption\nx\tdev\t \n", r"line 2: the caption is empty"),
+    ],
+)
+def test_caption_file_faults(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_captions(tmp_path / name, (), "train", Notes())

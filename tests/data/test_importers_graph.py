@@ -1,0 +1,212 @@
+"""Scene graphs laid over regions by the overlap of boxes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hire_model.data.importers.base import Notes, Source, Target, write
+from hire_model.data.importers.files import json_items
+from hire_model.data.importers.graph import GraphOptions, Graphs, match, read_sgb, read_vg, resized, with_graphs
+from hire_model.data.store import Dataset
+from hire_model.data.writer import ImageRecord
+from hire_model.errors import DataError
+
+WIDTH, HEIGHT = 640, 480
+BOXES = np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0.1, 0.6, 0.4, 0.9]], np.float32)
+
+
+def source(boxes: np.ndarray | None = BOXES, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Source:
+    def records(notes: Notes) -> Iterator[ImageRecord]:
+        for name in ("000000000042.jpg", "000000000043.jpg"):
+            features = np.ones((3, 2), np.float32)
+            yield ImageRecord(name, "dev", features, ["a dog"], *size, boxes=boxes)
+
+    return Source("test", 2, 2, records)
+
+
+def laid(graphs: Graphs, out: Path, **changed: Any) -> tuple[Dataset, str]:
+    found = with_graphs(source(**changed), graphs)
+    write(found, Target(out))
+    return Dataset.open(out), "\n".join(found.notes.sentences())
+
+
+def sgb(folder: Path, frame: tuple[int, int] = (800, 600), **changed: Any) -> Path:
+    """A prediction for image 42, its boxes shifted a little and in another order than the regions."""
+    boxes = (BOXES[[1, 0, 2]] * np.array([*frame, *frame]) + 3).tolist()
+    prediction = {
+        "bbox": [*boxes, [700, 0, 790, 50]],
+        "bbox_labels": [1, 2, 3, 4],
+        "bbox_scores": [0.9, 0.8, 0.7, 0.6],
+        "rel_pairs": [[1, 0], [0, 3], [2, 1], [1, 0], [2, 1]],
+        "rel_labels": [2, 1, 1, 2, 2],
+        "rel_scores": [0.5, 0.9, 0.4, 0.6, 0.3],
+    }
+    info = {
+        "ind_to_classes": ["__background__", "a", "b", "c", "d"],
+        "ind_to_predicates": ["__background__", "on", "wears"],
+        "idx_to_files": ["/somewhere/else/000000000042.jpg"],
+    }
+    (folder / "custom_data_info.json").write_text(json.dumps(info), "utf-8")
+    path = folder / "custom_prediction.json"
+    path.write_text(json.dumps({"0": prediction | changed}), "utf-8")
+    return path
+
+
+def test_scene_graph_benchmark(tmp_path: Path) -> None:
+    data, notes = laid(read_sgb(sgb(tmp_path), GraphOptions()), tmp_path / "out")
+    regions = data.split("dev").regions(0)
+    assert data.manifest.predicates == ("on", "wears")
+    # best first; the doubled (0 wears 1) once with its better score; box 3 is no region
+    assert regions.relations.tolist() == [[0, 1, 1], [2, 0, 0], [2, 1, 0]]
+    np.testing.assert_allclose(regions.relation_scores, [0.6, 0.4, 0.3], rtol=1e-6)
+    assert len(data.split("dev").regions(1).relations) == 0
+    assert "1 images without a graph" in notes and "1 relations dropped" in notes
+
+
+def test_only_the_best_relations_are_kept(tmp_path: Path) -> None:
+    data, _ = laid(read_sgb(sgb(tmp_path), GraphOptions(top=1)), tmp_path / "out")
+    assert data.split("dev").regions(0).relations.tolist() == [[0, 1, 1]]
+
+
+def test_the_frame_of_the_boxes_matters(tmp_path: Path) -> None:
+    path = sgb(tmp_path, frame=(WIDTH, HEIGHT))
+    data, _ = laid(read_sgb(path, GraphOptions(frame="original")), tmp_path / "out")
+    assert len(data.relations) == 3
+    with pytest.raises(DataError, match=r"not one relation fits a region.*--graph-frame"):
+        laid(read_sgb(path, GraphOptions(iou=0.9)), tmp_path / "other")
+
+
+def test_regions_without_boxes_or_sizes(tmp_path: Path) -> None:
+    graphs = read_sgb(sgb(tmp_path), GraphOptions())
+    with pytest.raises(DataError, match="a graph can only be laid over regions that have boxes"):
+        laid(graphs, tmp_path / "out", boxes=None)
+    with pytest.raises(DataError, match="its width and height are not known"):
+        laid(graphs, tmp_path / "out", size=(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"bbox": [[0, 0, 1]]}, r"custom_prediction\.json: image '0': field 'bbox' is missing or of the wrong shape"),
+        ({"rel_pairs": [[0, 9]] * 5}, r"image '0': rel_pairs names box 9. Expected 0 to 3"),
+        ({"rel_labels": [3] * 5}, r"image '0': unknown predicate 3. Expected 1 to 2"),
+        ({"rel_labels": [0] * 5}, r"image '0': unknown predicate 0. Expected 1 to 2"),
+        ({"rel_scores": [0.1]}, r"image '0': 5 rel_pairs, 5 rel_labels, 1 rel_scores"),
+    ],
+)
+def test_scene_graph_benchmark_faults(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_sgb(sgb(tmp_path, **changed), GraphOptions())
+
+
+def test_scene_graph_benchmark_needs_its_file_names(tmp_path: Path) -> None:
+    path = sgb(tmp_path)
+    path.write_text(path.read_text("utf-8").replace('{"0"', '{"1"'), "utf-8")
+    with pytest.raises(DataError, match=r"image '1': custom_data_info\.json names 1 files, none for this one"):
+        read_sgb(path, GraphOptions())
+    (tmp_path / "custom_data_info.json").write_text("{}", "utf-8")
+    with pytest.raises(DataError, match="expected an object with the lists ind_to_predicates and idx_to_files"):
+        read_sgb(path, GraphOptions())
+    (tmp_path / "custom_data_info.json").unlink()
+    with pytest.raises(DataError, match=r"custom_data_info\.json: cannot be read"):
+        read_sgb(path, GraphOptions())
+
+
+def vg(folder: Path, name: int = 42) -> Path:
+    def end(box: np.ndarray) -> dict[str, Any]:
+        x1, y1, x2, y2 = (box * np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])).tolist()
+        return {"x": x1, "y": y1, "w": x2 - x1, "h": y2 - y1, "names": ["thing"]}
+
+    edges = [("ON", 0, 1), ("on ", 2, 1), ("has", 1, 0)]
+    relationships = [{"predicate": p, "subject": end(BOXES[s]), "object": end(BOXES[o])} for p, s, o in edges]
+    path = folder / "relationships.json"
+    path.write_text(json.dumps([{"image_id": name, "relationships": relationships}]), "utf-8")
+    return path
+
+
+def test_visual_genome(tmp_path: Path) -> None:
+    data, _ = laid(read_vg(vg(tmp_path), GraphOptions()), tmp_path / "out")
+    assert data.manifest.predicates == ("on", "has")
+    assert data.split("dev").regions(0).relations.tolist() == [[0, 0, 1], [2, 0, 1], [1, 1, 0]]
+    data, _ = laid(read_vg(vg(tmp_path), GraphOptions(vocabulary=1)), tmp_path / "small")
+    assert data.manifest.predicates == ("on",) and len(data.relations) == 2
+
+
+def test_visual_genome_by_coco_ids_and_its_own_picture_size(tmp_path: Path) -> None:
+    images = [
+        {"image_id": 1, "coco_id": 42, "width": WIDTH, "height": HEIGHT},
+        {"image_id": 2, "coco_id": None, "width": 1, "height": 1},
+    ]
+    (tmp_path / "image_data.json").write_text(json.dumps(images), "utf-8")
+    graphs = read_vg(vg(tmp_path, 1), GraphOptions(images=tmp_path / "image_data.json"))
+    data, _ = laid(graphs, tmp_path / "out", size=(WIDTH // 2, HEIGHT // 2))
+    assert len(data.split("dev").regions(0).relations) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"relationships\.json: expected JSON, one list or one object"),
+        ("[{]", r"relationships\.json: not JSON, or cut off, after 0 whole items"),
+        ('[{"image_id": 1, "relationships": []}', r"relationships\.json: not JSON, or cut off, after 0 whole"),
+        ("[{}]", r"entry 0: expected an object with image_id and the list relationships"),
+        ('[{"image_id": 1, "relationships": [{"predicate": "on"}]}]', r"entry 0, relationship 0: expected predicate"),
+    ],
+)
+def test_visual_genome_faults(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "relationships.json"
+    path.write_text(content, "utf-8")
+    with pytest.raises(DataError, match=message):
+        read_vg(path, GraphOptions())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(JSON, max_size=5) | st.dictionaries(st.text(max_size=3), JSON, max_size=5), st.integers(1, 9))
+def test_json_items_equal_json_load_at_any_block_size(
+    tmp_path_factory: pytest.TempPathFactory, value: list[Any] | dict[str, Any], block: int
+) -> None:
+    path = tmp_path_factory.mktemp("json") / "a.json"
+    path.write_text(json.dumps(value, indent=block % 2 or None), "utf-8")
+    want = [(str(i), v) for i, v in enumerate(value)] if isinstance(value, list) else list(value.items())
+    assert list(json_items(path, block)) == want
+
+
+@given(st.integers(0, 5), st.integers(1, 5), st.integers(0, 99), st.floats(0.05, 0.95))
+def test_match_equals_a_plain_loop(count: int, regions: int, seed: int, least: float) -> None:
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(0, 0.5, (count + regions, 2))
+    boxes = np.concatenate([low, low + rng.uniform(0.1, 0.5, low.shape)], axis=1)
+
+    def iou(a: np.ndarray, b: np.ndarray) -> float:
+        w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+        area: Callable[[np.ndarray], float] = lambda x: (x[2] - x[0]) * (x[3] - x[1])  # noqa: E731
+        shared = max(w, 0) * max(h, 0)
+        return shared / (area(a) + area(b) - shared)
+
+    want = []
+    for box in boxes[:count]:
+        overlaps = [iou(box, region) for region in boxes[count:]]
+        want.append(int(np.argmax(overlaps)) if max(overlaps) >= least else -1)
+    assert match(boxes[:count], boxes[count:], least).tolist() == want
+
+
+@pytest.mark.parametrize(
+    ("size", "want"),
+    [((640, 480), (800, 600)), ((480, 640), (600, 800)), ((1000, 300), (1000, 300)), ((500, 100), (1000, 200))],
+)
+def test_resized_as_scene_graph_benchmark_does(size: tuple[int, int], want: tuple[int, int]) -> None:
+    assert resized(*size) == want

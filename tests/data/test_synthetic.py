@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hire_model.data.store import Dataset
+from hire_model.data.synthetic import TWIN_SHARE, Faults, generate, scenes
+from hire_model.data.synthetic.captions import PER_IMAGE, TELLING
+from hire_model.data.synthetic.detector import FEATURE_DIM, appearance_feature, detect
+from hire_model.data.synthetic.draw import draw
+from hire_model.data.synthetic.relations import Claim, Mention, facts, holds
+from hire_model.data.synthetic.sampling import sample
+from hire_model.data.synthetic.twins import KINDS, Pair, new_facts, sample_pair, told
+from hire_model.data.synthetic.vocabulary import BOX_ONLY, CLASSES, PREDICATES
+from hire_model.data.synthetic.world import HEIGHT, WIDTH, Scene
+from hire_model.errors import DataError
+
+seeds = st.integers(0, 2**32 - 1)
+slow = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+INVERSE = {"left of": "right of", "above": "below", "in front of": "behind", "next to": "next to"}
+INVERSE |= {value: key for key, value in INVERSE.items()}
+
+
+def pair_of(seed: int) -> Pair:
+    return sample_pair(np.random.default_rng(seed), twin=True)
+
+
+def group_of(seed: int) -> list[tuple[Scene, list]]:
+    """A pair of twins with their captions."""
+    return [(scene, captions) for _, _, scene, captions, _ in scenes({"train": 4}, seed)][1:3]
+
+
+def looks(scene: Scene) -> Counter:
+    return Counter(scene.appearance(i) for i in scene.present)
+
+
+@slow
+@given(seeds)
+def test_spatial_facts_have_their_inverse_and_nothing_relates_to_itself(seed: int) -> None:
+    known = facts(sample(np.random.default_rng(seed)))
+    for subject, predicate, object_ in known:
+        assert subject != object_
+        if predicate in INVERSE:
+            assert (object_, INVERSE[predicate], subject) in known
+
+
+@slow
+@given(seeds)
+def test_left_is_left_in_the_boxes_and_front_is_nearer(seed: int) -> None:
+    scene = sample(np.random.default_rng(seed))
+    for s, predicate, o in facts(scene):
+        if predicate == "left of":
+            assert sum(scene.boxes[s][::2]) < sum(scene.boxes[o][::2])
+        if predicate == "in front of":
+            assert scene.boxes[s][3] > scene.boxes[o][3]
+        if predicate == "above":
+            assert scene.boxes[s][3] <= scene.boxes[o][1] + 4
+
+
+@slow
+@given(seeds)
+def test_every_thing_lies_in_the_picture_by_half_at_least(seed: int) -> None:
+    scene = sample(np.random.default_rng(seed))
+    assert {predicate for _, predicate, _ in facts(scene)} <= {*PREDICATES, *BOX_ONLY}
+    for x1, y1, x2, y2 in scene.boxes.values():
+        seen = (min(x2, WIDTH) - max(x1, 0)) * (min(y2, HEIGHT) - max(y1, 0))
+        assert seen > 0.5 * (x2 - x1) * (y2 - y1)
+
+
+@slow
+@given(seeds)
+def test_twins_are_one_bag_of_appearances_with_other_relations_or_bindings(seed: int) -> None:
+    pair = pair_of(seed)
+    assert pair.twin is not None and pair.kind in KINDS
+    assert told(pair.scene) != told(pair.twin)
+    assert new_facts(pair.scene, pair.twin) and new_facts(pair.twin, pair.scene)
+    for attribute in range(4):
+        assert Counter(look[attribute] for look in looks(pair.scene).elements()) == Counter(
+            look[attribute] for look in looks(pair.twin).elements()
+        )
+    if pair.kind == "colours":
+        assert sum((looks(pair.scene) - looks(pair.twin)).values()) == 2
+    else:
+        assert looks(pair.scene) == looks(pair.twin)
+
+
+@slow
+@given(seeds)
+def test_without_faults_twins_give_the_same_bag_of_features(seed: int) -> None:
+    pair = pair_of(seed)
+    assert pair.twin is not None
+    rng = np.random.default_rng(seed)
+    bags = [detect(rng, scene, Faults.none()).features.sum(axis=0) for scene in (pair.scene, pair.twin)]
+    np.testing.assert_allclose(*bags, atol=1e-9)
+
+
+@slow
+@given(seeds)
+def test_without_faults_each_thing_is_one_region_and_each_detectable_fact_one_relation(seed: int) -> None:
+    scene = sample(np.random.default_rng(seed))
+    found = detect(np.random.default_rng(seed), scene, Faults.none())
+    assert sorted(found.slots) == list(scene.present)
+    for slot, feature, box in zip(found.slots, found.features, found.boxes, strict=True):
+        np.testing.assert_allclose(feature, appearance_feature(scene.appearance(slot)))
+        exact = np.clip(np.array(scene.boxes[slot]) / [WIDTH, HEIGHT, WIDTH, HEIGHT], 0, 1)
+        np.testing.assert_allclose(box, exact, atol=1e-6)
+    graph = {(found.slots[s], PREDICATES[p], found.slots[o]) for s, p, o, _ in found.relations}
+    assert graph == {fact for fact in facts(scene) if fact[1] in PREDICATES}
+
+
+@slow
+@given(seeds)
+def test_captions_are_true_and_enough_of_them_tell_twins_apart(seed: int) -> None:
+    twins = group_of(seed % 10_000)
+    for (scene, captions), (sibling, _) in zip(twins, twins[::-1], strict=True):
+        assert len({caption.text for caption in captions}) == PER_IMAGE
+        assert all(holds(caption.claim, scene) for caption in captions)
+        assert sum(not holds(caption.claim, sibling) for caption in captions) >= TELLING
+
+
+@slow
+@given(seeds)
+def test_a_caption_says_every_thing_and_colour_of_its_claim(seed: int) -> None:
+    for _, captions in group_of(seed % 10_000):
+        for caption in captions:
+            words = caption.text.lower().replace("violet", "purple").replace("gray", "grey")
+            assert all(thing.word in words and (thing.colour or "") in words for thing in caption.claim.things)
+            assert len(caption.claim.things) in (2, 3)
+
+
+def test_a_claim_needs_a_different_entity_for_each_thing() -> None:
+    scene = next(s for s in (sample(np.random.default_rng(i)) for i in range(99)) if len(s.present) > 2)
+    entity = scene.entity(scene.present[0])
+    alone = Mention("thing", (entity.cls,), entity.colour)
+    assert holds(Claim((alone,)), scene)
+    assert not holds(Claim((alone, alone)), scene)
+    assert not holds(Claim((Mention("thing", (entity.cls,), "no such colour"),)), scene)
+
+
+def test_swapping_subject_and_object_of_a_claim_makes_it_false() -> None:
+    for seed in range(40):
+        scene = sample(np.random.default_rng(seed))
+        for subject, predicate, object_ in facts(scene):
+            if predicate in ("next to", "looks at"):  # both may hold both ways
+                continue
+            things = [Mention("", (scene.entity(i).cls,), scene.entity(i).colour) for i in (subject, object_)]
+            assert holds(Claim(tuple(things), ((0, predicate, 1),)), scene)
+            assert not holds(Claim(tuple(things), ((1, predicate, 0),)), scene)
+
+
+def test_share_of_twins_names_and_splits() -> None:
+    rows = [(split, name, scene) for split, name, scene, _, _ in scenes({"train": 200, "dev": 60, "test": 60}, 3)]
+    twins = [name for _, name, _ in rows if name[-1] in "ab"]
+    assert len(twins) / len(rows) == pytest.approx(TWIN_SHARE)
+    assert all(name.startswith(split) for split, name, _ in rows)
+    assert Counter(Counter(name[:-1] for name in twins).values()) == {2: len(twins) // 2}
+    assert len({scene.key for _, _, scene in rows}) == len(rows), "a scene came twice"
+
+
+def test_a_split_does_not_depend_on_the_size_of_the_splits_before_it() -> None:
+    few, many = ({name: scene for _, name, scene, _, _ in scenes({"train": n, "dev": 20}, 5)} for n in (10, 40))
+    assert all(many[name] == scene for name, scene in few.items() if name.startswith("dev"))
+
+
+def test_same_arguments_same_digest(tmp_path: Path) -> None:
+    sizes = {"train": 10, "dev": 4, "test": 4}
+    first, again, other = (generate(tmp_path / name, seed=s, **sizes) for name, s in (("a", 1), ("b", 1), ("c", 2)))
+    assert first.digest == again.digest != other.digest
+    assert {name: counts.images for name, counts in first.splits.items()} == sizes
+    faulty = generate(tmp_path / "d", seed=1, faults=Faults(missed=0.5), **sizes)
+    assert faulty.digest != first.digest
+
+
+def test_the_written_data_set(tiny_dataset: Path) -> None:
+    dataset = Dataset.open(tiny_dataset)
+    assert dataset.manifest.classes == tuple(CLASSES) and dataset.manifest.predicates == PREDICATES
+    assert dataset.features.shape[1] == FEATURE_DIM == dataset.manifest.feature_dim
+    assert ((dataset.boxes >= 0) & (dataset.boxes <= 1)).all()
+    assert (dataset.boxes[:, 2:] > dataset.boxes[:, :2]).all()
+    assert ((dataset.relation_scores >= 0) & (dataset.relation_scores <= 1)).all()
+    train = dataset.split("train")
+    assert len(train.texts) == PER_IMAGE * len(train.images)
+    assert set(np.bincount(train.owner)) == {PER_IMAGE}
+    for i in range(len(train.images)):
+        path = train.picture(i)
+        assert path is not None
+        with Image.open(path) as picture:
+            assert picture.size == (WIDTH, HEIGHT)
+
+
+def test_every_picture_shows_its_twin_to_be_another() -> None:
+    for seed in range(20):
+        pair = pair_of(seed)
+        assert pair.twin is not None
+        assert draw(pair.scene).tobytes() != draw(pair.twin).tobytes()
+
+
+def test_a_thing_is_drawn_in_its_box_and_in_its_colour() -> None:
+    from hire_model.data.synthetic.brush import PAINT
+
+    for seed in range(30):
+        scene = sample(np.random.default_rng(seed))
+        top = max(scene.present, key=lambda i: scene.depths[i] if scene.slots[i].kind == "front" else 0)
+        if scene.slots[top].kind != "front":
+            continue
+        x1, y1, x2, y2 = (int(value) for value in scene.boxes[top])
+        pixels = np.asarray(draw(scene).crop((x1, y1, x2, y2))).reshape(-1, 3)
+        paint = tuple(int(PAINT[scene.entity(top).colour][k : k + 2], 16) for k in (1, 3, 5))
+        assert (np.abs(pixels.astype(int) - paint).max(axis=1) <= 2).mean() > 0.05
+
+
+def test_faults_come_at_their_stated_rates() -> None:
+    faults, rng = Faults(), np.random.default_rng(0)
+    counts: Counter = Counter()
+    for seed in range(600):
+        scene = sample(np.random.default_rng(seed))
+        found = detect(rng, scene, faults)
+        shown = [s for s in found.slots if s >= 0]
+        there = {s for s in shown}
+        counts.update(objects=len(scene.present), missed=len(scene.present) - len(there), images=1)
+        counts.update(detected=len(there), duplicates=len(shown) - len(there), background=(found.slots < 0).sum())
+        names = [list(CLASSES)[c] for c in found.classes]
+        counts.update(regions=len(shown))
+        counts.update(wrong=sum(s >= 0 and scene.entity(s).cls != n for s, n in zip(found.slots, names, strict=True)))
+        known = {f for f in facts(scene) if f[1] in PREDICATES and f[0] in there and f[2] in there}
+        graph = [(found.slots[s], PREDICATES[p], found.slots[o]) for s, p, o, _ in found.relations]
+        counts.update(known=len(known), true=sum(edge in known for edge in set(graph)), edges=len(graph))
+    assert counts["missed"] / counts["objects"] == pytest.approx(faults.missed, abs=0.015)
+    assert counts["duplicates"] / counts["detected"] == pytest.approx(faults.duplicates, abs=0.015)
+    assert counts["wrong"] / counts["regions"] == pytest.approx(faults.wrong_class, abs=0.015)
+    assert counts["background"] / counts["images"] == pytest.approx(faults.background, abs=0.12)
+    assert 1 - counts["true"] / counts["known"] == pytest.approx(faults.lost, abs=0.03)
+    assert (counts["edges"] - counts["true"]) / counts["true"] == pytest.approx(faults.false, abs=0.04)
+
+
+def test_progress_and_errors(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    generate(tmp_path / "d", train=3, dev=1, test=0, progress=lambda done, of: calls.append((done, of)))
+    assert calls == [(i, 4) for i in range(1, 5)]
+    with pytest.raises(DataError, match="exists already"):
+        generate(tmp_path / "d", train=3, dev=1, test=0)
+    with pytest.raises(DataError, match=r"dev=-1: expected"):
+        generate(tmp_path / "e", dev=-1)
+    with pytest.raises(DataError, match=r"faults\.lost=1\.5: expected a number from 0 to 1"):
+        Faults(lost=1.5)

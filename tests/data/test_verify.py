@@ -1,0 +1,214 @@
+"""`verify` is silent on a sound data set and finds each kind of damage; its memory does not grow with the features."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hire_model.data import verify as module
+from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest, sha256_of
+from hire_model.data.verify import verify
+from hire_model.data.writer import DatasetWriter, ImageRecord
+
+BOXES = np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]], np.float32)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    out = tmp_path / "data"
+    with DatasetWriter(
+        out, name="t", feature_dim=4, feature_extractor="x", classes=["dog"], predicates=["on"], dtype="float32"
+    ) as writer:
+        for k in range(4):
+            writer.add(
+                ImageRecord(
+                    f"i{k}",
+                    "dev" if k == 3 else "train",
+                    rng.normal(size=(2, 4)),
+                    [f"caption {k} a", f"caption {k} b"],
+                    boxes=BOXES,
+                    classes=np.array([0, -1]),
+                    scores=np.array([0.5, np.nan], np.float32),
+                    relations=[(0, 0, 1, 0.5)],
+                )
+            )
+    return out
+
+
+def sign(folder: Path) -> None:
+    """Write the files' new digests into the manifest, so that only the content itself is wrong."""
+    path = folder / MANIFEST
+    facts = json.loads(path.read_text("utf-8"))
+    facts["files"] = {name: sha256_of(folder / name).model_dump() for name in facts["files"]}
+    path.write_text(json.dumps(facts), "utf-8")
+
+
+def cell(table: str, column: str, row: int, value: Any) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / f"{table}.parquet"
+        columns = pq.read_table(path).to_pydict()
+        columns[column][row] = value
+        pq.write_table(pa.table(columns, schema=TABLES[table]), path)
+        sign(folder)
+
+    return apply
+
+
+def feature(row: int, value: float) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        array = np.load(folder / FEATURES)
+        array[row] = value
+        np.save(folder / FEATURES, array)
+        sign(folder)
+
+    return apply
+
+
+def flip(folder: Path) -> None:
+    path = folder / FEATURES
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def drop_column(folder: Path) -> None:
+    path = folder / "captions.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["caption_id"]), path)
+    sign(folder)
+
+
+def other_dtype(folder: Path) -> None:
+    np.save(folder / FEATURES, np.load(folder / FEATURES).astype(np.float64))
+    sign(folder)
+
+
+def not_parquet(folder: Path) -> None:
+    (folder / "regions.parquet").write_bytes(b"PAR1")
+    sign(folder)
+
+
+def more_images(folder: Path) -> None:
+    facts = json.loads((folder / MANIFEST).read_text("utf-8"))
+    facts["splits"]["dev"]["images"] = 2
+    (folder / MANIFEST).write_text(json.dumps(facts), "utf-8")
+
+
+DAMAGE: list[tuple[Callable[[Path], Any], str, str]] = [
+    (lambda folder: (folder / MANIFEST).unlink(), "manifest.json", "no data set here"),
+    (lambda folder: (folder / FEATURES).unlink(), FEATURES, "missing"),
+    (lambda folder: (folder / "images.parquet").write_bytes(b""), "images.parquet", "0 bytes; the manifest says"),
+    (flip, FEATURES, "SHA-256 differs"),
+    (drop_column, "captions.parquet", "columns are ['image', 'text']"),
+    (not_parquet, "regions.parquet", "not a Parquet file"),
+    (other_dtype, FEATURES, "float64 (8, 4); expected float32 (8, 4)"),
+    (more_images, "manifest.json", "split 'dev': the tables hold SplitCounts(images=1"),
+    (cell("images", "image_id", 2, "i0"), "images.parquet", "empty or repeated image_id: 2 of 4 rows, first row 0"),
+    (cell("images", "split", 2, "dev"), "manifest.json", "split 'dev': the tables hold SplitCounts(images=2"),
+    (cell("images", "n_regions", 1, 0), "images.parquet", "an image without regions: 1 of 4 rows, first row 1"),
+    (cell("images", "first_region", 2, 5), "images.parquet", "first_region out of order: 1 of 4 rows, first row 2"),
+    (cell("images", "n_relations", 3, 2), "relations.parquet", "4 rows; the images name 5"),
+    (
+        cell("captions", "image", 3, 4),
+        "captions.parquet",
+        "a caption whose image is not there: 1 of 8 rows, first row 3",
+    ),
+    (cell("captions", "text", 5, " "), "captions.parquet", "an empty caption: 1 of 8 rows, first row 5"),
+    (cell("captions", "text", 5, None), "captions.parquet", "an empty caption: 1 of 8 rows, first row 5"),
+    (cell("regions", "x1", 3, -0.1), "regions.parquet", "a box outside 0-1, or with a part missing: 1 of 8"),
+    (cell("regions", "y2", 3, float("nan")), "regions.parquet", "a box outside 0-1, or with a part missing: 1 of 8"),
+    (cell("regions", "x2", 3, 0.5), "regions.parquet", "a box without area: 1 of 8 rows, first row 3"),
+    (cell("regions", "class_id", 3, 1), "regions.parquet", "class_id is neither -1 nor below 1: 1 of 8"),
+    (cell("regions", "score", 4, 1.1), "regions.parquet", "a score outside 0-1: 1 of 8 rows, first row 4"),
+    (cell("relations", "object", 1, 2), "relations.parquet", "an end that is no region: 1 of 4 rows, first row 1"),
+    (cell("relations", "object", 1, 0), "relations.parquet", "a region related to itself: 1 of 4 rows, first row 1"),
+    (cell("relations", "predicate", 1, 1), "relations.parquet", "predicate is not below 1: 1 of 4"),
+    (cell("relations", "score", 1, float("nan")), "relations.parquet", "a score outside 0-1: 1 of 4"),
+    (feature(6, np.nan), FEATURES, "a feature that is NaN or infinite: 1 of 8 rows, first row 6"),
+    (feature(6, 0), FEATURES, "a region whose features are all zero: 1 of 8 rows, first row 6"),
+]
+
+
+def test_a_sound_data_set_has_no_findings(data: Path) -> None:
+    assert verify(data) == []
+
+
+@pytest.mark.parametrize(("harm", "file", "message"), DAMAGE, ids=[f"{f}-{m[:40]}" for _, f, m in DAMAGE])
+@pytest.mark.parametrize("block", [1, 64 << 20])
+def test_each_damage_is_found(
+    data: Path, harm: Callable[[Path], Any], file: str, message: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_BYTES", block)
+    harm(data)
+    found = verify(data)
+    assert any(f.level == "error" and f.file == file and message in f.message for f in found), found
+
+
+def test_captions_and_images_in_two_splits_are_warnings(data: Path) -> None:
+    cell("captions", "text", 7, "Caption 0  A")(data)
+    array = np.load(data / FEATURES)
+    array[6:8] = array[2:4]
+    np.save(data / FEATURES, array)
+    sign(data)
+    assert [str(finding) for finding in verify(data)] == [
+        "warning: captions.parquet: a caption that another split has too: 2 of 8 rows, first row 0.",
+        "warning: captions.parquet: a caption of two images: 2 of 8 rows, first row 0.",
+        "warning: images.parquet: an image whose regions another split has too: 2 of 4 rows, first row 1.",
+    ]
+
+
+def test_an_image_without_a_caption(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "d", name="t", feature_dim=1, feature_extractor="x") as writer:
+        writer.add(ImageRecord("a", "dev", np.ones((1, 1)), ["a dog"]))
+        writer.add(ImageRecord("b", "dev", np.ones((1, 1)), []))
+    assert "an image without a caption: 1 of 2 rows, first row 1" in str(verify(tmp_path / "d")[0])
+
+
+def test_pictures_that_are_gone(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "d", name="t", feature_dim=1, feature_extractor="x") as writer:
+        (writer.pictures / "a.png").touch()
+        writer.add(ImageRecord("a", "dev", np.ones((1, 1)), ["a dog"], picture="a.png"))
+        writer.add(ImageRecord("b", "dev", np.ones((1, 1)), ["a cat"], picture="b.png"))
+    assert [f.level for f in verify(tmp_path / "d")] == ["warning"]
+    assert Manifest.read(tmp_path / "d").splits["dev"].images == 2
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from hire_model.data.importers.base import Target, write
+from hire_model.data.importers.scan import scan
+from hire_model.data.verify import verify
+
+source, out = Path(sys.argv[1]), Path(sys.argv[2])
+peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+before = peak()
+write(scan(source), Target(out))
+assert verify(out) == []
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak of memory is read from /proc")
+def test_memory_stays_bounded(tmp_path: Path) -> None:
+    """Importing and verifying 400 MB of features takes far less memory than the file: it is run in its own process."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    ims = np.lib.format.open_memmap(folder / "dev_ims.npy", mode="w+", dtype=np.float16, shape=(2700, 36, 2048))
+    ims[:] = np.random.default_rng(0).normal(size=(1, 36, 2048)).astype(np.float16)
+    ims[:, 0, 0] = np.arange(2700)
+    ims.flush()
+    (folder / "dev_caps.txt").write_text("".join(f"caption {k}\n" for k in range(2700)), "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(folder), str(tmp_path / "out")], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 300, f"{done.stdout} MiB"

@@ -1,0 +1,63 @@
+"""A saved model is the same model, and a damaged one is refused."""
+
+from __future__ import annotations
+
+import json
+
+import examples
+import numpy as np
+import pytest
+import torch
+
+from hire_model.errors import HireError
+from hire_model.model import artifact
+
+
+def score(model):
+    random = np.random.default_rng(0)
+    images, captions = [examples.image(random) for _ in range(3)], [examples.caption(random) for _ in range(3)]
+    with torch.inference_mode():
+        return model.score(
+            model.encode_image(examples.regions(images)), model.encode_text(examples.tokens(model, captions))
+        ).total
+
+
+def test_round_trip_is_exact(tmp_path):
+    model = examples.model()
+    again = artifact.load(artifact.save(model, tmp_path / "model", {"why": "test"}))
+    assert torch.equal(score(model), score(again))
+    assert again.predicates == model.predicates and again.settings == model.settings
+    assert artifact.read_config(tmp_path / "model")["facts"] == {"why": "test"}
+
+
+def test_nothing_in_it_is_a_pickle(tmp_path):
+    artifact.save(examples.model(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_changed_file_is_refused(tmp_path, name):
+    artifact.save(examples.model(), tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-10] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(HireError, match=rf"{name}.*SHA-256"):
+        artifact.load(tmp_path)
+
+
+def test_a_missing_file_and_a_missing_folder_are_named(tmp_path):
+    with pytest.raises(HireError, match="no model here"):
+        artifact.load(tmp_path / "nothing")
+    artifact.save(examples.model(), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(HireError, match=r"model\.safetensors: missing"):
+        artifact.load(tmp_path)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    artifact.save(examples.model(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model"]["dim"] = 32
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(HireError, match="cannot be loaded"):
+        artifact.load(tmp_path)

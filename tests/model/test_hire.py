@@ -1,0 +1,173 @@
+"""What must hold of a score, for every model and every input."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import examples
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch.nn.functional import pad
+
+from hire_model.batch import Regions
+
+VARIANTS = {
+    "full": {},
+    "post-norm": {"residual": False},
+    "iou": {"spatial": "iou", "edge_labels": "none"},
+    "polar": {"spatial": "polar", "edge_labels": "bias"},
+    "union": {"graphs": "union"},
+    "no pair stages": {"object_word": False, "object_sentence": False, "word_image": False, "graphs": "none"},
+    "i2t, no global head": {"direction": "i2t", "global_head": False, "global_weight": 0},
+    "whole width": {"pair_dim": 0, "feature_norm": "l2", "box_encoding": False},
+}
+MODELS = {name: examples.model(**changes) for name, changes in VARIANTS.items()}
+variants = st.sampled_from(sorted(MODELS))
+seeds = st.integers(0, 2**32 - 1)
+few = hypothesis_settings(max_examples=12, deadline=None)
+
+
+def batch(seed: int, images: int = 3, captions: int = 4):
+    random = np.random.default_rng(seed)
+    return [examples.image(random) for _ in range(images)], [examples.caption(random) for _ in range(captions)]
+
+
+def scores(name: str, images, captions) -> torch.Tensor:
+    model = MODELS[name]
+    with torch.inference_mode():
+        found = model.score(
+            model.encode_image(examples.regions(images)), model.encode_text(examples.tokens(model, captions))
+        )
+    return found.total
+
+
+@few
+@given(variants, seeds)
+def test_scores_do_not_depend_on_batch_mates(name, seed):
+    images, captions = batch(seed)
+    together = scores(name, images, captions)
+    random = np.random.default_rng(seed)
+    for row, column in ((int(random.integers(3)), int(random.integers(4))) for _ in range(3)):
+        alone = scores(name, [images[row]], [captions[column]])
+        torch.testing.assert_close(together[row, column], alone[0, 0], atol=1e-5, rtol=1e-5)
+
+
+@few
+@given(variants, seeds, st.integers(1, 5))
+def test_scores_do_not_depend_on_padding(name, seed, more):
+    images, captions = batch(seed)
+    model = MODELS[name]
+    regions, tokens = examples.regions(images), examples.tokens(model, captions)
+    wide = Regions(
+        # What stands in a padded row must not matter either, whatever it is.
+        features=pad(regions.features, (0, 0, 0, more), value=3.0),
+        boxes=pad(regions.boxes, (0, 0, 0, more), value=0.5),
+        mask=pad(regions.mask, (0, more)),
+        boxed=pad(regions.boxed, (0, more)),
+        classes=pad(regions.classes, (0, more), value=-1),
+        relations=regions.relations,
+        relation_scores=regions.relation_scores,
+    )
+    long = dataclasses.replace(tokens, ids=pad(tokens.ids, (0, more), value=2), mask=pad(tokens.mask, (0, more)))
+    with torch.inference_mode():
+        narrow = model.score(model.encode_image(regions), model.encode_text(tokens)).total
+        padded = model.score(model.encode_image(wide), model.encode_text(long)).total
+    torch.testing.assert_close(narrow, padded, atol=1e-5, rtol=1e-5)
+
+
+@few
+@given(variants, seeds)
+def test_scores_do_not_depend_on_region_order(name, seed):
+    random = np.random.default_rng(seed)
+    image, captions = examples.image(random, 6), [examples.caption(random)]
+    order = random.permutation(6)
+    place = np.argsort(order)
+    relations = image.relations.copy()
+    relations[:, [0, 2]] = place[relations[:, [0, 2]]]
+    shuffled = dataclasses.replace(
+        image,
+        features=image.features[order],
+        boxes=image.boxes[order],
+        classes=image.classes[order],
+        scores=image.scores[order],
+        relations=relations,
+    )
+    torch.testing.assert_close(
+        scores(name, [image], captions), scores(name, [shuffled], captions), atol=1e-5, rtol=1e-5
+    )
+
+
+@few
+@given(variants, seeds)
+def test_pairs_score_as_in_the_matrix(name, seed):
+    images, captions = batch(seed)
+    model = MODELS[name]
+    random = np.random.default_rng(seed)
+    image = torch.from_numpy(random.integers(0, len(images), 9))
+    text = torch.from_numpy(random.integers(0, len(captions), 9))
+    with torch.inference_mode():
+        v = model.encode_image(examples.regions(images))
+        t = model.encode_text(examples.tokens(model, captions))
+        whole, some = model.score(v, t), model.score_pairs(v, t, image, text)
+    torch.testing.assert_close(whole.total[image, text], some.total, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(whole.pair[image, text], some.pair, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_weight_learns(name):
+    """A stage that is on has a gradient; nothing is carried along that no score depends on."""
+    model = examples.model(**VARIANTS[name])
+    images, captions = batch(1)
+    found = model.score(
+        model.encode_image(examples.regions(images)), model.encode_text(examples.tokens(model, captions))
+    )
+    (found.total * torch.randn_like(found.total)).sum().backward()
+    idle = [key for key, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    # Of two directions only one is pooled in a one-way model; the other side's stages then rest.
+    resting = ("on_words", "word_image", "max_weights.1") if VARIANTS[name].get("direction") == "i2t" else ()
+    assert [key for key in idle if not any(part in key for part in resting)] == []
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_gradients_are_finite_for_padded_and_equal_regions(name):
+    model = examples.model(**VARIANTS[name])
+    random = np.random.default_rng(0)
+    single, many = examples.image(random, 1), examples.image(random, 6)
+    many.boxes[:] = many.boxes[0]  # coincident centres
+    many.features[:] = 0
+    found = model.score(
+        model.encode_image(examples.regions([single, many])),
+        model.encode_text(examples.tokens(model, ["dog", "a cat"])),
+    )
+    found.total.sum().backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
+
+
+def test_boxes_and_relations_matter_and_their_switches_switch_them_off():
+    images, captions = batch(3)
+    bare = [
+        dataclasses.replace(
+            image,
+            boxes=np.full_like(image.boxes, np.nan),
+            relations=image.relations[:0],
+            relation_scores=image.scores[:0],
+        )
+        for image in images
+    ]
+    assert not torch.allclose(scores("full", images, captions), scores("full", bare, captions), atol=1e-4)
+    off = examples.model(graphs="none", box_encoding=False)
+    with torch.inference_mode():
+        same = [
+            off.score(off.encode_image(examples.regions(x)), off.encode_text(examples.tokens(off, captions))).total
+            for x in (images, bare)
+        ]
+    torch.testing.assert_close(*same)
+
+
+def test_unknown_words_and_empty_captions_score():
+    images, _ = batch(5)
+    assert torch.isfinite(scores("full", images, ["", "zzz qqq", "🐕", "\u202eabc", "a" * 5000])).all()

@@ -1,0 +1,154 @@
+"""The scorer: CrossEncoder's manner, the model's scores; explanations add up; the matrix does not depend on blocks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
+import examples
+
+from hire_model.data.store import Dataset
+from hire_model.errors import DataError
+from hire_model.model import artifact
+from hire_model.model.build import build
+from hire_model.model.captions import caption_bank
+from hire_model.scoring import matrix as matrix_module
+from hire_model.scoring.explain import MARKS
+from hire_model.scoring.matrix import similarity
+from hire_model.scoring.scorer import Scorer
+
+VARIANTS = [
+    {},
+    {"pair_dim": 0},
+    {"residual": False, "direction": "t2i"},
+    {"direction": "i2t"},
+    {"object_word": False, "object_sentence": False, "word_image": False},
+    {"global_head": False, "global_weight": 0},
+]
+
+
+@pytest.fixture(scope="module")
+def items():
+    random = np.random.default_rng(0)
+    return [examples.image(random) for _ in range(5)], [examples.caption(random) for _ in range(4)]
+
+
+def test_predict_in_any_company_and_order(items):
+    images, captions = items
+    scorer = Scorer(examples.model())
+    pairs = [(image, text) for image in images for text in captions]
+    together = scorer.predict(pairs)
+    alone = [scorer.predict([pair])[0] for pair in pairs]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(scorer.predict(pairs[::-1])[::-1], together, atol=1e-5)
+    assert scorer.predict([]).shape == (0,)
+
+
+def test_predict_in_blocks(items, monkeypatch):
+    images, captions = items
+    scorer = Scorer(examples.model())
+    pairs = [(image, text) for image in images for text in captions]
+    whole = scorer.predict(pairs)
+    monkeypatch.setattr("hire_model.scoring.scorer._BLOCK", 2)
+    np.testing.assert_allclose(scorer.predict(pairs), whole, atol=1e-5)
+
+
+def test_rank_both_ways(items):
+    images, captions = items
+    scorer = Scorer(examples.model())
+    hits = scorer.rank(captions[0], images, top_k=3)
+    scores = scorer.predict([(image, captions[0]) for image in images])
+    assert [hit["corpus_id"] for hit in hits] == np.argsort(-scores)[:3].tolist()
+    assert len(scorer.rank(images[0], captions)) == len(captions)
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_contributions_add_up_to_the_score(items, changes):
+    images, captions = items
+    scorer = Scorer(examples.model(**changes))
+    for image in images:
+        for text in (*captions, "a zebra!"):
+            found = scorer.explain(image, text)
+            assert found.contributions.sum() == pytest.approx(found.score, abs=1e-4)
+            assert found.score == pytest.approx(float(scorer.predict([(image, text)])[0]), abs=1e-5)
+            assert found.words[-1] == MARKS and found.weights.shape == (len(found.words), len(image.features))
+            np.testing.assert_allclose(found.weights.sum(axis=1), 1, atol=1e-4)
+
+
+def test_input_that_does_not_fit_is_named(items):
+    images, captions = items
+    scorer = Scorer(examples.model())
+    narrow = examples.image(np.random.default_rng(1))
+    object.__setattr__(narrow, "features", narrow.features[:, :3])
+    with pytest.raises(DataError, match=r"pair 1: features have shape .*, expected .*7"):
+        scorer.predict([(images[0], captions[0]), (narrow, captions[0])])
+    with pytest.raises(DataError, match="pair 0: the sentence is int"):
+        scorer.predict([(images[0], 3)])  # type: ignore[list-item]
+
+
+def test_a_loaded_scorer_scores_the_same(items, tmp_path):
+    images, captions = items
+    model = examples.model()
+    pairs = list(zip(images, captions, strict=False))
+    saved = Scorer.load(artifact.save(model, tmp_path)).predict(pairs)
+    np.testing.assert_array_equal(saved, Scorer(model).predict(pairs))
+
+
+@pytest.fixture(scope="module")
+def trained_like(tiny_dataset):
+    split = Dataset.open(tiny_dataset).split("dev")
+    model = build(examples.settings(), split)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.3)
+    return model, split, caption_bank(model, split.texts)
+
+
+@pytest.mark.parametrize("budget", [1, 100_000, 1 << 30])
+def test_the_matrix_does_not_depend_on_block_size(trained_like, budget, monkeypatch):
+    model, split, bank = trained_like
+    whole = similarity(model, split, bank)
+    monkeypatch.setattr(matrix_module, "_ENCODE_BLOCK", 3)
+    np.testing.assert_allclose(similarity(model, split, bank, budget), whole, atol=1e-5)
+
+
+def test_the_matrix_equals_predict_and_encodes_each_item_once(trained_like, monkeypatch):
+    model, split, bank = trained_like
+    seen = {"images": 0, "texts": 0}
+    encode_image, encode_text = model.encode_image, model.encode_text
+
+    def counted_image(regions):
+        seen["images"] += len(regions)
+        return encode_image(regions)
+
+    def counted_text(tokens):
+        seen["texts"] += len(tokens)
+        return encode_text(tokens)
+
+    monkeypatch.setattr(model, "encode_image", counted_image)
+    monkeypatch.setattr(model, "encode_text", counted_text)
+    found = similarity(model, split, bank)
+    assert seen == {"images": len(split.images), "texts": len(split.captions)}
+    scorer = Scorer(model)
+    pairs = [(split.regions(row), split.texts[column]) for row in range(3) for column in range(5)]
+    np.testing.assert_allclose(scorer.predict(pairs), found[:3, :5].ravel(), atol=1e-5)
+
+
+def test_the_model_is_left_in_its_mode(trained_like):
+    model, split, bank = trained_like
+    model.train()
+    similarity(model, split, bank)
+    assert model.training
+    model.eval()
+
+
+def test_another_feature_size_is_refused(trained_like):
+    _, split, bank = trained_like
+    with pytest.raises(DataError, match="the model was trained on 7"):
+        similarity(examples.model(), split, bank)

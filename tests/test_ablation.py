@@ -1,0 +1,333 @@
+"""Ablations, tiny: what is compared, what is remembered, and what wrong edges reach."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from hire_model.ablation import edges, perturb, stages, trial
+from hire_model.ablation.memory import Memory, Record
+from hire_model.ablation.perturb import KINDS, Tally, perturbed
+from hire_model.ablation.trial import Study
+from hire_model.batch import Regions
+from hire_model.cli.main import app
+from hire_model.data.loading import collate_regions
+from hire_model.data.store import Dataset, Split
+from hire_model.errors import HireError, SettingsError, TrainingStopped
+from hire_model.model.build import build
+from hire_model.model.captions import caption_bank
+from hire_model.model.hire import Hire
+from hire_model.scoring.matrix import similarity
+from hire_model.settings import resolve
+
+TINY = ["model.preset=tiny", "data.test=test", "train.epochs=1", "train.batch=8", "train.threads=1"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names and seeds of what is trained, as it is trained."""
+    calls: list[str] = []
+    real = trial.train
+
+    def train(one: trial.Planned, *rest: Any) -> Any:
+        calls.append(f"{one.variant} {one.seed}")
+        return real(one, *rest)
+
+    monkeypatch.setattr(stages, "train", train)
+    monkeypatch.setattr(edges, "train", train)
+    return calls
+
+
+def _study(data: Path, out: Path, *more: str, seeds: tuple[int, ...] = (0,)) -> Study:
+    return Study("synthetic", [*TINY, *more], seeds, out, Dataset.open(data))
+
+
+# What is compared
+
+
+def _model_settings(overrides: dict[str, str], recipe: str = "synthetic") -> dict[str, Any]:
+    found = resolve(recipe, [f"{k}={v}" for k, v in overrides.items()], environ={}).settings.model
+    return found.model_dump()
+
+
+def test_each_variant_differs_from_its_reference_in_its_own_stage_alone() -> None:
+    by_name = {variant.name: _model_settings(variant.overrides) for variant in stages.VARIANTS}
+    stage_of = {
+        "implicit": {"image_implicit", "text_implicit"}, "object-word": {"object_word"},
+        "object-sentence": {"object_sentence"}, "word-image": {"word_image"},
+    }  # fmt: skip
+    for variant in stages.VARIANTS:
+        if variant.name in ("base", "full"):
+            continue
+        mine, reference = by_name[variant.name], by_name[variant.reference]
+        changed = {key for key in mine if mine[key] != reference[key]}
+        assert changed == stage_of.get(variant.name.removeprefix(variant.reference)[1:], {"graphs"}), variant.name
+    base = by_name["base"]
+    switches = ("image_implicit", "object_word", "object_sentence", "word_image")
+    assert (base["graphs"], base["text_implicit"], [base[s] for s in switches]) == ("none", "off", [False] * 4)
+    assert by_name["full"]["graphs"] == "both" and all(by_name["full"][s] for s in switches)
+
+
+def test_an_unknown_variant_is_named_with_the_nearest() -> None:
+    with pytest.raises(HireError, match=r"Did you mean 'base\+implicit'"):
+        stages.choose(["base+implict"])
+
+
+def test_the_key_follows_what_decides_the_result() -> None:
+    def key(*overrides: str, digest: str = "d") -> str:
+        return trial.key_of(resolve("synthetic", overrides, environ={}).settings, digest)
+
+    assert key() == key("train.out=elsewhere", "data.path=x", "train.threads=2", "tracking.enabled=false")
+    others = {key(change) for change in ("train.epochs=3", "train.seed=1", "model.dim=128", "data.test=dev")}
+    assert len(others | {key(), key(digest="e")}) == 6
+
+
+# What is remembered
+
+
+def test_a_second_call_trains_nothing_and_a_longer_one_what_is_missing(
+    tiny_dataset: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    two = ["base", "base+object-word"]
+    first = stages.run(_study(tiny_dataset, tmp_path), two)
+    assert trained == ["base 0", "base+object-word 0"]
+    table = json.loads((tmp_path / "stages.json").read_text())
+    assert [row["variant"] for row in table["rows"]] == two
+    assert table["origin"]["seeds"] == [0] and table["origin"]["split"] == "test" and table["origin"]["machines"]
+    assert "| base+object-word |" in (tmp_path / "stages.md").read_text("utf-8")
+    assert not list(tmp_path.glob("unfinished/*")), "checkpoints are removed"
+    assert not (tmp_path / "mlflow.db").exists() and not list(tmp_path.rglob("report.html"))
+
+    again = stages.run(_study(tiny_dataset, tmp_path), two)
+    assert len(trained) == 2 and again.rows == first.rows
+    more = stages.run(_study(tiny_dataset, tmp_path, seeds=(0, 1)), two)
+    assert trained[2:] == ["base 1", "base+object-word 1"]
+    assert [row.seeds for row in more.rows] == [[0, 1]] * 2
+    rows = {row.variant: row for row in more.rows}
+    change = rows["base+object-word"].change
+    assert change is not None
+    assert change.mean == pytest.approx(rows["base+object-word"].rsum.mean - rows["base"].rsum.mean)
+
+
+def test_a_seed_gives_the_same_figures_again(tiny_dataset: Path, tmp_path: Path) -> None:
+    tables = [stages.run(_study(tiny_dataset, tmp_path / name, seeds=(3,)), ["base"]) for name in "ab"]
+    figures = [table.rows[0].model_dump(exclude={"seconds_per_epoch"}) for table in tables]
+    assert figures[0] == figures[1]
+
+
+def test_an_interrupted_trial_goes_on_where_it_was(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = _study(tiny_dataset, tmp_path / "cut", "train.epochs=2")
+    whole = stages.run(dataclasses.replace(study, out=tmp_path / "whole"), ["base"])
+    real, losses = trial.fit, []
+
+    def cut(*arguments: Any, **options: Any) -> Any:
+        def stop(record: Any) -> None:
+            losses.append(record.loss)
+            if len(losses) == 1:
+                raise TrainingStopped("Stopped by SIGTERM.")
+
+        return real(*arguments, **options, on_epoch=stop)
+
+    monkeypatch.setattr(trial, "fit", cut)
+    with pytest.raises(TrainingStopped, match=r"'base' with seed 0.*same command goes on"):
+        stages.run(study, ["base"])
+    resumed = stages.run(study, ["base"])
+    assert len(losses) == 2, "the first epoch is not trained again"
+    assert resumed.rows[0].rsum == whole.rows[0].rsum and resumed.rows[0].dev_rsum == whole.rows[0].dev_rsum
+
+
+def test_a_torn_line_costs_its_own_record_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    memory = Memory(tmp_path / "deep" / "records.jsonl", Record)
+    memory.add(Record(key="a", variant="x", seed=0))
+    with memory.path.open("a") as file:
+        file.write('{"key": "b", "vari')
+    memory.add(Record(key="c", variant="y", seed=1))
+    assert set(memory.all()) == {"a", "c"}
+    assert "line 2" in caplog.text
+
+
+def test_a_setting_that_is_wrong_is_found_before_training(
+    tiny_dataset: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    with pytest.raises(SettingsError, match=r"train\.epochs"):
+        stages.run(_study(tiny_dataset, tmp_path, "train.epoch=2"))
+    with pytest.raises(HireError, match="coco-5k"):
+        stages.run(_study(tiny_dataset, tmp_path, "evaluate.protocol=coco-5k"))
+    with pytest.raises(SettingsError, match="no edges"):
+        edges.run(_study(tiny_dataset, tmp_path, "model.graphs=none"))
+    assert not trained and not list(tmp_path.iterdir())
+
+
+# What wrong edges reach
+
+
+@pytest.fixture(scope="module")
+def split(tiny_dataset: Path) -> Split:
+    return Dataset.open(tiny_dataset).split("test")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_dataset: Path) -> Hire:
+    """Untrained, but with graphs that change something: the fusion begins as zero."""
+    torch.manual_seed(0)
+    found = build(resolve("synthetic", TINY, environ={}).settings.model, Dataset.open(tiny_dataset).split("train"))
+    assert found.explicit is not None
+    torch.nn.init.normal_(found.explicit.fuse.weight)
+    return found.eval()
+
+
+@pytest.fixture(scope="module")
+def regions(split: Split) -> Regions:
+    return collate_regions([split.regions(i) for i in range(len(split.images))])
+
+
+def _encoded(model: Hire, regions: Regions) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.encode_image(regions).regions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_zero_nothing_changes_and_afterwards_neither(model: Hire, split: Split, kind: perturb.Kind) -> None:
+    bank = caption_bank(model, split.texts)
+    plain = similarity(model, split, bank)
+    with perturbed(model, kind, 0.0, seed=1):
+        assert np.array_equal(similarity(model, split, bank), plain)
+    with perturbed(model, kind, 1.0, seed=1):
+        assert not np.allclose(similarity(model, split, bank), plain)
+    assert np.array_equal(similarity(model, split, bank), plain), "the hook is gone"
+
+
+def test_all_dropped_is_a_model_whose_graphs_are_the_identity(
+    model: Hire, regions: Regions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with perturbed(model, "dropped", 1.0, seed=0) as tally:
+        dropped = _encoded(model, regions)
+    assert tally.shares == (1.0, 1.0)
+    assert model.explicit is not None
+    real = model.explicit.adjacencies
+    monkeypatch.setattr(model.explicit, "adjacencies", lambda r: [torch.zeros_like(a) for a in real(r)])
+    assert torch.equal(dropped, _encoded(model, regions))
+
+
+def test_the_boxes_that_stage_1_sees_stay(model: Hire, regions: Regions) -> None:
+    seen: list[Regions] = []
+    handle = model.regions.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with perturbed(model, "dropped", 1.0, seed=0):
+        _encoded(model, regions)
+    handle.remove()
+    assert seen[0] is regions
+
+
+def _hit(regions: Regions, kind: perturb.Kind, share: float, seed: int) -> tuple[Regions, Tally]:
+    tally = Tally()
+    rngs = [np.random.default_rng([seed, row]) for row in range(len(regions))]
+    return perturb.perturb(regions, kind, share, rngs, tally), tally
+
+
+@settings(max_examples=25, deadline=None)
+@given(share=st.floats(0, 1), seed=st.integers(0, 2**32))
+def test_shuffling_keeps_what_there_is(regions: Regions, share: float, seed: int) -> None:
+    found, _ = _hit(regions, "shuffled", share, seed)
+    assert torch.equal(found.relations[:, [0, 2]], regions.relations[:, [0, 2]])
+    assert torch.equal(found.relation_scores, regions.relation_scores)
+    image, subject, _, object_ = found.relations.unbind(1)
+    assert found.mask[image, subject].all() and found.mask[image, object_].all() and (subject != object_).all()
+    assert torch.equal(found.boxed, regions.boxed)
+    for mine, before in zip(found.boxes, regions.boxes, strict=True):
+        assert sorted(mine.tolist()) == sorted(before.tolist()), "boxes change places within their image"
+    again, _ = _hit(regions, "shuffled", share, seed)
+    assert torch.equal(again.relations, found.relations) and torch.equal(again.boxes, found.boxes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shares=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted), seed=st.integers(0, 2**32))
+def test_a_larger_share_drops_what_a_smaller_one_does_and_more(
+    regions: Regions, shares: list[float], seed: int
+) -> None:
+    (few, little), (many, much) = (_hit(regions, "dropped", share, seed) for share in shares)
+    assert {tuple(r) for r in many.relations.tolist()} <= {tuple(r) for r in few.relations.tolist()}
+    assert not (many.boxed & ~few.boxed).any()
+    assert little.relations_hit <= much.relations_hit and little.pairs_hit <= much.pairs_hit
+    assert len(regions.relations) - len(many.relations) == much.relations_hit
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_on_average_the_share_is_what_was_asked_for(regions: Regions, kind: perturb.Kind, share: float) -> None:
+    shares = np.array([_hit(regions, kind, share, seed)[1].shares for seed in range(60)])
+    assert shares.mean(axis=0) == pytest.approx([share, share], abs=0.03)
+
+
+def test_images_without_edges_or_boxes_are_let_be() -> None:
+    bare = Regions(
+        features=torch.zeros(2, 2, 3), boxes=torch.zeros(2, 2, 4), mask=torch.tensor([[True, False], [True, True]]),
+        boxed=torch.zeros(2, 2, dtype=torch.bool), classes=torch.full((2, 2), -1),
+        relations=torch.zeros(0, 4, dtype=torch.int64), relation_scores=torch.zeros(0),
+    )  # fmt: skip
+    for kind in KINDS:
+        found, tally = _hit(bare, kind, 1.0, 0)
+        assert tally == Tally() and len(found.relations) == 0 and not found.boxed.any()
+
+
+def test_what_is_hit_depends_on_no_batch(model: Hire, split: Split) -> None:
+    bank = caption_bank(model, split.texts)
+    with perturbed(model, "shuffled", 0.5, seed=4):
+        whole = similarity(model, split, bank)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hire_model.scoring.matrix._ENCODE_BLOCK", 3)
+        with perturbed(model, "shuffled", 0.5, seed=4):
+            assert np.allclose(similarity(model, split, bank), whole, atol=1e-5)
+
+
+def test_edges_are_judged_once_plotted_and_remembered(
+    tiny_dataset: Path, tmp_path: Path, trained: list[str], split: Split
+) -> None:
+    study = _study(tiny_dataset, tmp_path)
+    table = edges.run(study)
+    assert trained == ["with the implicit stage 0", "without it 0"]
+    assert len(table.cells) == 20
+    zero = {cell.variant: cell.rsum.mean for cell in table.cells if cell.share == 0}
+    for one in study.plan(edges.VARIANTS):
+        model, _ = edges._model(one, study)
+        assert (model.implicit_regions is not None) == (one.variant == "with the implicit stage")
+        assert trial.judge(model, one.settings, split).rsum == zero[one.variant]
+    assert all((tmp_path / f"edges.{ending}").stat().st_size for ending in ("json", "md", "svg", "png"))
+    (tmp_path / "edges.jsonl").unlink()
+    assert edges.run(study).cells == table.cells, "judged again from the models that are kept"
+    edges.run(study)
+    assert len(trained) == 2
+
+
+# On the command line
+
+
+def test_the_commands_hand_on_what_was_said(tiny_dataset: Path, tmp_path: Path, trained: list[str]) -> None:
+    given = ["--data", str(tiny_dataset), "--set", " ".join(TINY), "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["ablate", "stages", *given, "--seeds", "2,2", "--only", "base"])
+    assert done.exit_code == 0, done.output
+    assert trained == ["base 2"]
+    assert "base" in done.output and "stages.md" in done.output
+    wrong = CliRunner().invoke(app, ["ablate", "edges", *given, "--seeds", "one"])
+    assert isinstance(wrong.exception, SettingsError) and "whole numbers" in str(wrong.exception)

@@ -1,0 +1,68 @@
+"""The README's commands, as they stand there: every fenced block below a line <!-- test --> is run, in order."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "HIRE_TRAIN__EPOCHS": "1",
+    "HIRE_TRAIN__THREADS": "1",
+    "HIRE_DATA__TRAIN_IMAGES": "64",
+    "HIRE_DATA__DEV_IMAGES": "16",
+    "HIRE_MODEL__PRESET": "tiny",
+    "HIRE_EVALUATE__BOOTSTRAP": "20",
+    "HIRE_EVALUATE__EXAMPLES": "1",
+}
+_BLOCK = re.compile(r"<!-- test -->\n```(sh|python)\n(.*?)```", re.DOTALL)
+
+
+def _blocks() -> list[tuple[str, str]]:
+    return _BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
+
+
+def test_there_are_commands_to_run() -> None:
+    text = "".join(body for _, body in _blocks())
+    for command in ("mlflow run . -e train", "hire data synth", "hire train", "hire evaluate", "Scorer.load"):
+        assert command in text
+
+
+@pytest.mark.live
+def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    work = tmp_path / "hire"
+    work.mkdir()
+    for name in ("MLproject", "python_env.yaml", "requirements.lock", "hire_model"):
+        (work / name).symlink_to(ROOT / name)
+    (work / ".venv").symlink_to(sys.prefix)
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "HIRE_"))}
+    env |= SMALL | {"MLFLOW_ENV_ROOT": str(tmp_path / "envs"), "DO_NOT_TRACK": "true"}
+    _register(work, env)
+    shell, python = ("".join(body for kind, body in _blocks() if kind == wanted) for wanted in ("sh", "python"))
+    for command in (["bash", "-euxc", shell], [sys.executable, "-c", python]):  # one shell, as a reader has it
+        done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, timeout=500, check=False)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    for left in ("figures.json", "report.html", "runs/latest/model/config.json", "mlflow.db"):
+        assert (work / left).is_file(), left
+
+
+def _register(work: Path, env: dict[str, str]) -> None:
+    """What `make setup` does, for the folder of this test."""
+    spec = importlib.util.spec_from_file_location("register_mlflow_env", ROOT / "scripts" / "register_mlflow_env.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    before = os.environ.get("MLFLOW_ENV_ROOT")
+    os.environ["MLFLOW_ENV_ROOT"] = env["MLFLOW_ENV_ROOT"]
+    try:
+        module.register(work, Path(sys.prefix))
+    finally:
+        del os.environ["MLFLOW_ENV_ROOT"]
+        if before:
+            os.environ["MLFLOW_ENV_ROOT"] = before

@@ -1,0 +1,153 @@
+"""A run against a real SQLite store, and what happens where there is none."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from hire_model.settings import Settings, TrackingSettings, flatten
+from hire_model.tracking.run import DEFAULT_URI, TrackingError, connect, track, tracking_uri
+
+
+def test_everything_that_is_told_is_kept(tracking: TrackingSettings, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<html>")
+    digest = "0123456789abcdef" * 4
+    with track(tracking, "one") as run:
+        run.params(flatten(Settings().model_dump(mode="json")))
+        run.metrics({"dev/rsum": 100}, step=1)
+        run.metrics({"dev/rsum": 200}, step=2)
+        run.tags({"git.commit": "abc"})
+        run.dataset(tmp_path, "scenes", digest, "training")
+        run.artifact(tmp_path / "report.html", "evaluation")
+        run.artifact(tmp_path, "folder")
+    kept = mlflow.get_run(run.run_id)
+    assert kept.info.status == "FINISHED" and kept.info.run_name == "one"
+    assert kept.data.params["train.epochs"] == "10" and len(kept.data.params) > 60
+    steps = mlflow.MlflowClient().get_metric_history(run.run_id, "dev/rsum")
+    assert [(figure.step, figure.value) for figure in steps] == [(1, 100), (2, 200)]
+    assert kept.data.tags["git.commit"] == "abc" and kept.data.tags["dataset.training.digest"] == digest
+    found = kept.inputs.dataset_inputs[0]
+    assert found.dataset.name == "scenes" and digest.startswith(found.dataset.digest)
+    assert found.tags[0].value == "training" and str(tmp_path) in json.loads(found.dataset.source)["uri"]
+    assert mlflow.artifacts.load_text(f"{kept.info.artifact_uri}/evaluation/report.html") == "<html>"
+    assert mlflow.artifacts.load_text(f"{kept.info.artifact_uri}/folder/report.html") == "<html>"
+
+
+def test_a_failure_ends_the_run_as_failed(tracking: TrackingSettings) -> None:
+    with pytest.raises(ZeroDivisionError), track(tracking, "fails") as run:
+        raise ZeroDivisionError
+    assert mlflow.get_run(run.run_id).info.status == "FAILED"
+
+
+def test_a_training_that_goes_on_joins_its_run(tracking: TrackingSettings) -> None:
+    with track(tracking, "first") as first:
+        first.params({"train.epochs": 5})
+    with track(tracking, "again", first.run_id) as again:
+        again.params({"train.epochs": 9, "train.lr": 1})
+    assert again.run_id == first.run_id
+    assert mlflow.get_run(first.run_id).data.params == {"train.epochs": "5", "train.lr": "1"}
+
+
+def test_a_run_that_is_gone_is_opened_anew(tracking: TrackingSettings) -> None:
+    with track(tracking, "anew", "0" * 32) as run:
+        pass
+    assert run.run_id != "0" * 32
+
+
+def test_inside_mlflow_run_the_opened_run_is_joined(
+    tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(tracking)
+    opened = mlflow.MlflowClient().create_run(experiment_id="0", run_name="opened by mlflow run")
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
+    elsewhere = tracking.model_copy(update={"uri": "sqlite:////nowhere/at/all.db"})
+    with track(elsewhere, "ignored", run_id="f" * 32) as run:
+        pass
+    assert run.run_id == opened.info.run_id
+    assert mlflow.get_run(run.run_id).info.run_name == "opened by mlflow run"
+
+
+def test_where_runs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    assert tracking_uri(TrackingSettings()) == DEFAULT_URI
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment")
+    assert tracking_uri(TrackingSettings()) == "http://environment"
+    assert tracking_uri(TrackingSettings(uri="http://settings")) == "http://settings"
+    monkeypatch.setenv("MLFLOW_RUN_ID", "1")
+    assert tracking_uri(TrackingSettings(uri="http://settings")) == "http://environment"
+
+
+def _refusing() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_no_server_is_one_clear_error_within_seconds(tracking: TrackingSettings) -> None:
+    uri, start = _refusing(), time.monotonic()
+    nowhere = tracking.model_copy(update={"uri": uri})
+    with pytest.raises(TrackingError, match="does not answer") as caught, track(nowhere, "never"):
+        pytest.fail("training would have begun")
+    assert uri in str(caught.value) and "tracking.enabled=false" in str(caught.value)
+    assert time.monotonic() - start < 20
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(tracking: TrackingSettings) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(TrackingError, match="does not answer"):
+            connect(tracking.model_copy(update={"uri": uri}))
+        assert time.monotonic() - start < 30
+
+
+def test_the_bounds_of_the_first_question_are_lifted_again(
+    tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    connect(tracking)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_metrics_outlast_a_server_that_restarts(tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, down = mlflow.log_metrics, [True]
+
+    def flaky(*arguments: Any, **named: Any) -> None:
+        if down[0]:
+            raise ConnectionError("the server restarts")
+        real(*arguments, **named)
+
+    monkeypatch.setattr(mlflow, "log_metrics", flaky)
+    with track(tracking, "flaky") as run:
+        run.metrics({"dev/rsum": 1}, step=1)
+        run.metrics({"dev/rsum": 2}, step=2)
+        down[0] = False
+        run.metrics({"dev/rsum": 3}, step=3)
+    steps = mlflow.MlflowClient().get_metric_history(run.run_id, "dev/rsum")
+    assert [figure.step for figure in steps] == [1, 2, 3]
+
+
+def test_tracking_that_is_off_asks_nothing_of_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with track(TrackingSettings(enabled=False, uri=_refusing()), "off") as run:
+        run.params({"a": 1})
+        run.metrics({"a": 1.0})
+        run.tags({"a": "b"})
+        run.dataset(tmp_path, "a", "b", "c")
+        run.artifact(tmp_path)
+    assert not run.tracked and run.run_id == ""
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,108 @@
+"""What augmentation drops, and that it depends on (seed, epoch, caption) alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hire_model.batch import Batch, Regions, Tokens
+from hire_model.training.augment import Augment
+
+RATES = st.sampled_from([0.0, 0.2, 0.7, 0.99])
+
+
+def make_batch(counts: list[int], lengths: list[int], pad: int = 0, seed: int = 0) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    longest, words = max(counts) + pad, max(lengths) + pad
+    mask = torch.arange(longest) < torch.tensor(counts)[:, None]
+    token_mask = torch.arange(words) < torch.tensor(lengths)[:, None]
+    pairs = [[i, s, s % 3, o] for i, n in enumerate(counts) for s in range(n) for o in range(n) if s != o]
+    relations = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 4)
+    position = torch.arange(1.0, longest + 1)[None, :, None] * mask[..., None]
+    ids = torch.arange(1, words + 1)[None, :] * token_mask
+    regions = Regions(
+        features=position.repeat(1, 1, 2),
+        boxes=position.repeat(1, 1, 4),
+        mask=mask,
+        boxed=mask.clone(),
+        classes=torch.where(mask, 3, -1),
+        relations=relations,
+        relation_scores=torch.rand(len(relations), generator=g),
+    )
+    tokens = Tokens(ids, token_mask, ids[..., None].float())
+    return Batch(regions, tokens, torch.arange(len(counts)))
+
+
+SIZES = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 9)), min_size=1, max_size=6)
+
+
+@given(SIZES, RATES, RATES, RATES, st.integers(0, 5))
+def test_what_is_left_is_whole(
+    sizes: list[tuple[int, int]], region: float, word: float, edge: float, epoch: int
+) -> None:
+    batch = make_batch([a for a, _ in sizes], [b for _, b in sizes])
+    thin = Augment(3, region, word, edge)(batch, epoch, range(len(sizes)))
+    regions, tokens = thin.regions, thin.tokens
+    assert regions.mask.any(dim=1).all() and tokens.mask[:, 0].all()
+    assert not (regions.mask & ~batch.regions.mask).any()
+    image, subject, _, object_ = regions.relations.unbind(dim=1)
+    assert regions.mask[image, subject].all() and regions.mask[image, object_].all()
+    assert len(regions.relation_scores) == len(regions.relations)
+    gone = ~regions.mask
+    assert not regions.features[gone].any() and not regions.boxes[gone].any() and not regions.boxed[gone].any()
+    assert (regions.classes[gone] == -1).all() and (regions.classes[~gone] == 3).all()
+    assert (tokens.ids[:, 0] == 1).all()
+    lengths = tokens.mask.sum(dim=1, keepdim=True)
+    assert (tokens.mask == (torch.arange(tokens.mask.shape[1]) < lengths)).all()
+    assert (tokens.ids.diff(dim=1)[tokens.mask[:, 1:]] > 0).all(), "the words keep their order"
+    assert tokens.states is not None and (tokens.states[..., 0] == tokens.ids).all()
+    assert not tokens.ids[~tokens.mask].any()
+
+
+def test_rates_are_met() -> None:
+    batch = make_batch([36] * 64, [40] * 64)
+    thin = Augment(0, 0.2, 0.3, 0.0)(batch, 0, range(64))
+    assert abs(thin.regions.mask.float().mean() - 0.8) < 0.03
+    assert abs(int(thin.tokens.mask.sum()) / (64 * 40) - 0.7) < 0.03
+    assert abs(len(thin.regions.relations) / len(batch.regions.relations) - 0.8**2) < 0.04
+    edges = Augment(0, 0.0, 0.0, 0.25)(batch, 0, range(64)).regions
+    assert abs(len(edges.relations) / len(batch.regions.relations) - 0.75) < 0.02
+    assert edges.mask.all()
+
+
+def test_nothing_to_drop_leaves_the_batch_alone() -> None:
+    batch = make_batch([3], [4])
+    assert Augment(0)(batch, 0, [0]) is batch
+
+
+@given(st.integers(0, 4), st.integers(0, 3))
+def test_batch_mates_and_padding_change_nothing(epoch: int, pad: int) -> None:
+    augment = Augment(1, 0.4, 0.4, 0.4)
+    together = augment(make_batch([5, 7, 4], [6, 3, 9], pad), epoch, [10, 11, 12])
+    alone = augment(make_batch([4], [9]), epoch, [12])
+    assert together.regions.mask[2, :4].tolist() == alone.regions.mask[0].tolist()
+    length = int(alone.tokens.mask.sum())
+    assert together.tokens.ids[2, :length].tolist() == alone.tokens.ids[0, :length].tolist()
+    mine = together.regions.relations[together.regions.relations[:, 0] == 2, 1:]
+    assert mine.tolist() == alone.regions.relations[:, 1:].tolist()
+
+
+def test_epochs_captions_and_seeds_draw_anew() -> None:
+    batch = make_batch([30], [30])
+    masks = [
+        augment(batch, epoch, [caption]).regions.mask
+        for augment, epoch, caption in [
+            (Augment(0, 0.5), 0, 0), (Augment(0, 0.5), 1, 0), (Augment(0, 0.5), 0, 1), (Augment(1, 0.5), 0, 0)
+        ]
+    ]  # fmt: skip
+    assert len({tuple(mask[0].tolist()) for mask in masks}) == 4
+
+
+def test_one_rate_does_not_change_what_another_drops() -> None:
+    batch = make_batch([9, 8], [12, 5])
+    words = Augment(0, 0.0, 0.5, 0.0)(batch, 0, [0, 1]).tokens
+    both = Augment(0, 0.5, 0.5, 0.5)(batch, 0, [0, 1]).tokens
+    assert all(torch.equal(getattr(words, f.name), getattr(both, f.name)) for f in dataclasses.fields(words))

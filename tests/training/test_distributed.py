@@ -1,0 +1,63 @@
+"""Two processes over gloo give what one process gives: losses, gradients, weights, dev metrics, and an orderly stop."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+SCRIPT = HERE / "two_processes.py"
+
+
+def launch(data: Path, out: Path, *prefix: str) -> list[dict[str, Any]]:
+    out.mkdir()
+    path = os.pathsep.join([str(HERE.parent.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    environ = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *prefix, str(SCRIPT), str(data), str(out)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [torch.load(file, weights_only=True) for file in sorted(out.glob("found-*.pt"))]
+
+
+@pytest.fixture(scope="module")
+def both(things: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    out = tmp_path_factory.mktemp("processes")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    (one,) = launch(things, out / "one")
+    two = launch(things, out / "two", *torchrun)
+    assert len(two) == 2
+    return one, two
+
+
+def test_losses_and_gradients_are_those_of_one_process(both: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    one, two = both
+    assert len(one["steps"]["losses"]) == 4
+    for rank in two:
+        torch.testing.assert_close(
+            torch.tensor(rank["steps"]["losses"]), torch.tensor(one["steps"]["losses"]), rtol=0, atol=1e-5
+        )
+        assert rank["steps"]["norm"] == pytest.approx(one["steps"]["norm"], rel=1e-5)
+
+
+def test_weights_are_those_of_one_process(both: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    one, two = both
+    for name, weight in one["steps"]["weights"].items():
+        torch.testing.assert_close(two[0]["steps"]["weights"][name], weight, rtol=0, atol=1e-5, msg=f"{name} differs")
+        assert torch.equal(two[0]["steps"]["weights"][name], two[1]["steps"]["weights"][name]), name
+
+
+def test_one_signal_stops_both_and_the_run_goes_on(both: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    one, two = both
+    assert "Stopped by SIGTERM in epoch 2 of 3, after batch 3 of 9" in one["run"]["message"]
+    assert "Stopped by a signal to another process in epoch 2 of 3, after batch 3 of 9" in two[0]["run"]["message"]
+    assert "Stopped by SIGTERM in epoch 2 of 3, after batch 3 of 9" in two[1]["run"]["message"]
+    assert two[0]["run"]["history"] == two[1]["run"]["history"]
+    assert torch.tensor(two[0]["run"]["history"]).numpy() == pytest.approx(
+        torch.tensor(one["run"]["history"]).numpy(), abs=1e-3
+    )

@@ -1,0 +1,202 @@
+"""What the loop promises besides resuming: it learns, keeps the best, and stops in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from workshop import Workshop  # type: ignore[import-not-found]
+
+from hire_model.data.store import Dataset
+from hire_model.errors import DataError, SettingsError, TrainingStopped
+from hire_model.training.engine import engine
+from hire_model.training.loop import fit
+from hire_model.training.record import EpochRecord
+from hire_model.training.run import Run
+from hire_model.training.sampler import BatchPlan
+from hire_model.training.state import BEST, LAST, Checkpoint
+from hire_model.training.watch import WINDOW, CollapseWatch
+
+
+def test_it_learns(workshop: Workshop) -> None:
+    result = workshop.fit(workshop.settings(epochs=25, loss="infonce", lr=5e-3))
+    assert result.history[-1].loss < 0.7 * result.history[0].loss
+    assert result.best_metrics["rsum"] > 10
+
+
+def test_records_are_told_and_complete(workshop: Workshop) -> None:
+    told: list[EpochRecord] = []
+    result = workshop.fit(on_epoch=told.append)
+    assert told == result.history and [record.epoch for record in told] == [0, 1, 2, 3]
+    for record in told:
+        assert record.loss == pytest.approx(record.pair_loss + record.global_loss)
+        assert record.grad_norm > 0 and record.seconds > 0 and record.samples_per_second > 0
+        assert record.dev.keys() == {"rsum"}
+    assert told[-1].lr == pytest.approx(2e-4) and told[1].lr == pytest.approx(2e-3)
+
+
+def test_the_best_epoch_is_kept_and_loaded(workshop: Workshop) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def dev(model: Any) -> dict[str, float]:
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"rsum": [1.0, 3.0, 2.0, 3.0][len(seen) - 1]}
+
+    settings = workshop.settings()
+    model = workshop.model(settings)
+    result = workshop.fit(settings, model, dev=dev)
+    assert (result.best_epoch, result.best_metrics) == (1, {"rsum": 3.0})
+    assert result.best_weights == workshop.out / BEST and not model.training
+    for weights in (load_file(result.best_weights), model.state_dict()):
+        assert all(torch.equal(weights[name], tensor) for name, tensor in seen[1].items())
+
+
+def test_patience(workshop: Workshop) -> None:
+    scores = iter([1.0, 5.0, 4.0, 3.0, 9.0])
+    result = workshop.fit(workshop.settings(epochs=5, patience=2), dev=lambda model: {"rsum": next(scores)})
+    assert result.stopped_early and len(result.history) == 4 and result.best_epoch == 1
+    again = workshop.fit(workshop.settings(epochs=5, patience=2), resume=True)
+    assert again == result
+
+
+def test_averaged_weights_are_judged_and_kept(workshop: Workshop) -> None:
+    settings = workshop.settings(ema=0.5, epochs=1)
+    model, steps = workshop.model(settings), []
+
+    def on_step(step: int) -> None:
+        steps.append({name: p.detach().clone() for name, p in model.named_parameters()})
+
+    workshop.fit(settings, model, on_step=on_step)
+    average = steps[0]
+    for weights in steps[1:]:
+        average = {name: 0.5 * average[name] + 0.5 * value for name, value in weights.items()}
+    kept = load_file(workshop.out / BEST)
+    for name, value in average.items():
+        torch.testing.assert_close(kept[name], value)
+
+
+def test_accumulation_averages_the_gradients_of_batches(workshop: Workshop) -> None:
+    plain = workshop.settings(epochs=1, accumulate=4, region_drop=0, word_drop=0, edge_drop=0)
+    steps: list[int] = []
+    workshop.fit(plain, on_step=steps.append)
+    assert steps == [1, 2, 3]  # three rounds of 19 images make 3 batches each; 4 + 4 + 1
+    assert Checkpoint.load(workshop.out / LAST).step == 3
+    norms = []
+    for parts, repeats in ((1, 1), (3, 3)):  # a batch three times over has the gradient of that batch
+        settings = workshop.settings(dropout=0.0)
+        model = workshop.model(settings)
+        run = Run(model, settings, engine(settings.train), workshop.out, "d1", 9)
+        plan = BatchPlan(0, 0, np.arange(0, 24, 3), (8,))
+        for index in range(repeats):
+            run.backward(plan, workshop.batch(model, plan.rows.tolist()), False, parts, index == repeats - 1)
+        run.step()
+        norms.append(run.meter.grad_norm)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_numbers_that_are_none_stop_before_the_step(workshop: Workshop, what: str) -> None:
+    settings = workshop.settings()
+    model = workshop.model(settings)
+    kept: dict[str, torch.Tensor] = {}
+
+    def spoil(step: int) -> None:
+        if step == 12:
+            parameter = next(p for p in model.parameters() if p.ndim > 1)
+            if what == "gradient":
+                parameter.register_hook(lambda grad: grad * float("inf"))
+            else:
+                parameter.data[0, 0] = float("nan")
+            kept.update({n: p.detach().clone() for n, p in model.named_parameters()})
+
+    with pytest.raises(
+        TrainingStopped, match=rf"The {what} is not finite.*step 13, epoch 2.*last\.pt.*lower train\.lr"
+    ):
+        workshop.fit(settings, model, on_step=spoil)
+    assert all(torch.equal(p, kept[n]) or kept[n].isnan().any() for n, p in model.named_parameters())
+    good = Checkpoint.load(workshop.out / LAST)
+    assert good.epoch == 1 and all(t.isfinite().all() for t in good.model.values())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop.fit(workshop.settings(epochs=1))
+    before = (workshop.out / LAST).read_bytes()
+
+    def full(value: Any, file: Any) -> None:
+        file.write(b"half")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # as torch does  # noqa: B904
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingStopped, match=r"no space left.*last good checkpoint.*--resume"):
+        workshop.fit(workshop.settings(epochs=2), resume=True)
+    assert (workshop.out / LAST).read_bytes() == before
+    assert sorted(path.name for path in workshop.out.iterdir()) == [BEST, LAST]
+
+
+def test_checkpoints_inside_an_epoch(workshop: Workshop) -> None:
+    seen = []
+
+    def look(step: int) -> None:
+        if (workshop.out / LAST).is_file():
+            seen.append(Checkpoint.load(workshop.out / LAST).step)
+
+    workshop.fit(workshop.settings(epochs=1, checkpoint_minutes=1e-9), on_step=look)
+    assert seen == list(range(1, 9))
+
+
+def test_bf16_trains_like_fp32(workshop: Workshop) -> None:
+    exact = workshop.fit(workshop.settings(epochs=1)).history[0]
+    rough = workshop.fit(workshop.settings(epochs=1, precision="bf16")).history[0]
+    assert rough.loss != exact.loss and rough.loss == pytest.approx(exact.loss, rel=0.05)
+
+
+def test_too_few_images(workshop: Workshop) -> None:
+    settings = workshop.settings()
+    model, split = workshop.model(settings), Dataset.open(workshop.folder).split("train", 1)
+    with pytest.raises(DataError, match=r"split 'train' has 3 captions of 1 images; a batch needs 2"):
+        fit(model, split, workshop.bank(model), settings, dev=workshop.dev, out=workshop.out, digest="d1")
+
+
+def test_cuda_that_is_not_there(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match=r"train\.device=cuda.*cpu or auto"):
+        workshop.fit(workshop.settings(device="cuda"))
+
+
+def test_collapse_is_seen_once() -> None:
+    watch = CollapseWatch()
+    told = [watch.add(0.4001, 0.4) for _ in range(3 * WINDOW)]
+    assert told.index(True) == WINDOW - 1 and sum(told) == 1
+
+
+def test_a_loss_that_moves_is_no_collapse() -> None:
+    watch = CollapseWatch()
+    assert not any(watch.add(0.4 if i % 20 else 0.35, 0.4) for i in range(500))
+
+
+@pytest.mark.parametrize("loss", ["hinge", "infonce"])
+def test_collapse_is_told(workshop: Workshop, capsys: pytest.CaptureFixture[str], loss: str) -> None:
+    settings = workshop.settings(epochs=10, loss=loss, sum_epochs=0, region_drop=0)
+    model = workshop.model(settings)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    last = model.to_pair_words.weight.requires_grad_(True)
+    original = model.score
+
+    def same(images: Any, texts: Any) -> Any:
+        scores = original(images, texts)
+        return dataclasses.replace(scores, total=scores.total * 0 + last.sum() * 1e-9, globals=None)
+
+    model.score = same
+    workshop.fit(settings, model)
+    error = capsys.readouterr().err
+    assert error.count("training has collapsed") == 1 and "lower train.lr" in error
+    assert ("train.sum_epochs" in error) == (loss == "hinge")
