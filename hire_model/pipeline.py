@@ -138,7 +138,7 @@ def _describe(run: Run, resolved: Resolved, dataset: Dataset, splits: Splits) ->
 def _fit(model: Hire, splits: Splits, settings: Settings, digest: str, resume: bool, run: Run) -> FitResult:
     train_bank = caption_bank(model, splits.train.texts)
     dev_bank = caption_bank(model, splits.dev.texts)
-    if settings.train.warm_start:
+    if settings.train.warm_start and not resume:
         warm_start(model, splits.train, train_bank, settings.train)
 
     def dev(candidate: Hire) -> dict[str, float]:

@@ -87,6 +87,7 @@ class ModelSettings(_Group):
     object_sentence: bool = Field(True, description="stage 7, regions with the sentence")
     word_image: bool = Field(True, description="stage 7, words with the image")
     direction: Literal["both", "i2t", "t2i"] = "both"
+    alignment: bool = Field(True, description="stage 8 also has the cosine of each word and what it attends (ours)")
     global_head: bool = Field(True, description="S_g = <g_I, g_T> with its own loss")
     global_weight: float = Field(0.5, ge=0, le=1, description="share of S_g in the final score")
 

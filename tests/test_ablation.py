@@ -273,6 +273,13 @@ def test_a_larger_share_drops_what_a_smaller_one_does_and_more(
     assert len(regions.relations) - len(many.relations) == much.relations_hit
 
 
+def test_all_shuffled_leaves_no_box_in_its_place(regions: Regions) -> None:
+    found, _ = _hit(regions, "shuffled", 1.0, 0)
+    several = regions.boxed & (regions.boxed.sum(dim=1, keepdim=True) > 1)
+    assert several.any() and (found.boxes != regions.boxes).any(dim=2)[several].all()
+    assert (found.relations != regions.relations).any(dim=1).float().mean() > 0.8
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_on_average_the_share_is_what_was_asked_for(regions: Regions, kind: perturb.Kind, share: float) -> None:
@@ -306,14 +313,15 @@ def test_edges_are_judged_once_plotted_and_remembered(
 ) -> None:
     study = _study(tiny_dataset, tmp_path)
     table = edges.run(study)
-    assert trained == ["with the implicit stage 0", "without it 0"]
+    assert trained == ["implicit stage on 0", "implicit stage off 0"]
     assert len(table.cells) == 20
     zero = {cell.variant: cell.rsum.mean for cell in table.cells if cell.share == 0}
     for one in study.plan(edges.VARIANTS):
         model, _ = edges._model(one, study)
-        assert (model.implicit_regions is not None) == (one.variant == "with the implicit stage")
+        assert (model.implicit_regions is not None) == (one.variant == "implicit stage on")
         assert trial.judge(model, one.settings, split).rsum == zero[one.variant]
     assert all((tmp_path / f"edges.{ending}").stat().st_size for ending in ("json", "md", "svg", "png"))
+    assert (tmp_path / "edges-change.svg").stat().st_size
     (tmp_path / "edges.jsonl").unlink()
     assert edges.run(study).cells == table.cells, "judged again from the models that are kept"
     edges.run(study)

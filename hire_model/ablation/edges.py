@@ -32,8 +32,8 @@ from hire_model.training.engine import pick_device
 
 log = logging.getLogger(__name__)
 VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("with the implicit stage", {"model.image_implicit": "true"}),
-    ("without it", {"model.image_implicit": "false"}),
+    ("implicit stage on", {"model.image_implicit": "true"}),
+    ("implicit stage off", {"model.image_implicit": "false"}),
 )
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -57,12 +57,16 @@ class Trial(Record):
 
 
 class Cell(BaseModel):
-    """A variant at a share. lost: rSum against that of share 0, seed by seed; relations, pairs: hit in fact, 0-1."""
+    """A variant at a share.
+
+    rsums: of each seed; lost: rSum against that of share 0, seed by seed; relations, pairs: hit in fact, 0-1
+    """
 
     variant: str
     kind: Kind
     share: float
     seeds: list[int]
+    rsums: list[float]
     rsum: Spread
     lost: Spread
     relations: Spread
@@ -79,7 +83,7 @@ class EdgeTable(BaseModel):
 
 
 def run(study: Study) -> EdgeTable:
-    """Train and judge what edges.jsonl does not hold yet; edges.md, .json, .svg and .png are written after each trial.
+    """Train and judge what edges.jsonl does not hold yet; edges.md, edges.json and plots are written after each trial.
 
     Trained models are kept in models/. Raises HireError for wrong settings before anything is trained, among them a
     model without graphs; TrainingStopped after Ctrl-C: the same call goes on.
@@ -187,6 +191,7 @@ def _cell(variant: str, kind: Kind, share: float, trials: Sequence[Trial]) -> Ce
         kind=kind,
         share=share,
         seeds=[found.seed for found in trials],
+        rsums=[point.result.rsum for point in points],
         rsum=Spread.of(point.result.rsum for point in points),
         lost=Spread.of(lost),
         relations=Spread.of(point.relations for point in points),
@@ -197,12 +202,17 @@ def _cell(variant: str, kind: Kind, share: float, trials: Sequence[Trial]) -> Ce
 
 def _write(table: EdgeTable, out: Path) -> None:
     write_text(table.model_dump_json(indent=1) + "\n", out / "edges.json")
-    parts = [table.origin.markdown(), "![rSum against the share of edges hit](edges.svg)"]
-    write_text("\n\n".join([*parts, *(part.markdown() for part in show(table))]) + "\n", out / "edges.md")
-    lines: dict[str, dict[float, list[float]]] = {}
+    images = "![rSum against the share of edges hit](edges.svg)\n\n![Its change against 0 %](edges-change.svg)"
+    parts = [table.origin.markdown(), images, *(part.markdown() for part in show(table))]
+    write_text("\n\n".join(parts) + "\n", out / "edges.md")
+    level: dict[str, dict[float, list[float]]] = {}
+    change: dict[str, dict[float, list[float]]] = {}
     for cell in table.cells:
-        seeds = [cell.rsum.low, cell.rsum.mean, cell.rsum.high]
-        lines.setdefault(f"{cell.variant}, {cell.kind}", {})[cell.share] = seeds
-    figure = figures.robustness_plot(lines)
-    for ending in ("svg", "png"):
-        figures.save(figure, out / f"edges.{ending}")
+        name = f"{cell.variant}, {cell.kind}"
+        level.setdefault(name, {})[cell.share] = cell.rsums
+        whole = level[name][0.0]
+        change.setdefault(name, {})[cell.share] = [a - b for a, b in zip(cell.rsums, whole, strict=True)]
+    for file, lines, label in (("edges", level, "rSum"), ("edges-change", change, "change of rSum against 0 %")):
+        figure = figures.robustness_plot(lines, label)
+        for ending in ("svg", "png"):
+            figures.save(figure, out / f"{file}.{ending}")

@@ -81,8 +81,8 @@ def perturb(regions: Regions, kind: Kind, share: float, rngs: list[np.random.Gen
     """`regions` with `share` of the relations of each image, and boxes for `share` of its pairs of boxes, hit.
 
     dropped: the relation goes; the region has no box. shuffled: the relation lies between two regions of the image
-    drawn at random; the boxes that are hit change places. The number hit is rounded up or down at random, so that the share
-    is right on average. rngs: one per image.
+    drawn at random; the boxes that are hit change places. The number hit is rounded up or down at random, so that the
+    share is right on average. rngs: one per image.
     """
     relations, boxes, boxed = (x.cpu().numpy().copy() for x in (regions.relations, regions.boxes, regions.boxed))
     mask, lost = regions.mask.cpu().numpy(), np.zeros(len(relations), bool)

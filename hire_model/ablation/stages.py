@@ -128,39 +128,32 @@ def run(study: Study, only: Sequence[str] = ()) -> StageTable:
     return table
 
 
-def show(table: StageTable) -> Table:
-    """The table as it is printed and written."""
-    headings = [
-        "variant",
-        "rSum",
-        "change",
-        "i2t R@1",
-        "R@5",
-        "R@10",
-        "t2i R@1",
-        "R@5",
-        "R@10",
-        "dev rSum",
-        "s/epoch",
-        "weights",
-    ]
-    rows = []
+def show(table: StageTable) -> list[Table]:
+    """The tables as they are printed and written: rSum and what a stage changes; recalls and what it costs."""
+    sums, recalls = [], []
     for row in table.rows:
-        change = f"{row.change.text(sign=True)} to {row.reference}" if row.change else ""
-        recalls = [f"{spread.mean:.1f}" for spread in (*row.i2t, *row.t2i)]
-        cost = [f"{row.seconds_per_epoch.mean:.1f}", f"{row.parameters:,}"]
-        rows.append([row.variant, row.rsum.text(), change, *recalls, row.dev_rsum.text(), *cost])
-    return Table("Each stage on and off", headings, rows, _missing(table))
+        sums.append(
+            [row.variant, row.rsum.text(), row.change.text(sign=True) if row.change else "", row.dev_rsum.text()]
+        )
+        means = [f"{spread.mean:.1f}" for spread in (*row.i2t, *row.t2i, row.seconds_per_epoch)]
+        recalls.append([row.variant, *means, f"{row.parameters:,}"])
+    note = "Change of rSum seed by seed: of base+… and full against base, of full-… against full." + _missing(table)
+    headings = ["variant", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "s/epoch", "weights"]
+    return [
+        Table("Each stage on and off", ["variant", "rSum", "change", "dev rSum"], sums, note),
+        Table("Recalls, seconds per epoch and size", headings, recalls),
+    ]
 
 
 def _missing(table: StageTable) -> str:
     lacking = [f"{row.variant} ({len(row.seeds)})" for row in table.rows if len(row.seeds) < len(table.origin.seeds)]
-    return f"Fewer seeds than asked for: {', '.join(lacking)}." if lacking else ""
+    return f" Fewer seeds than asked for: {', '.join(lacking)}." if lacking else ""
 
 
 def _write(table: StageTable, out: Path) -> None:
     write_text(table.model_dump_json(indent=1) + "\n", out / "stages.json")
-    write_text(f"{table.origin.markdown()}\n\n{show(table).markdown()}\n", out / "stages.md")
+    parts = [table.origin.markdown(), *(part.markdown() for part in show(table))]
+    write_text("\n\n".join(parts) + "\n", out / "stages.md")
 
 
 def _trial(one: Planned, study: Study, split: Split) -> Trial:

@@ -25,10 +25,10 @@ class Spread(BaseModel):
         return cls(mean=sum(found) / len(found), low=min(found), high=max(found))
 
     def text(self, digits: int = 1, sign: bool = False) -> str:
-        """'301.2 (298.0–304.1)', or the one value where there is no spread; `sign` writes +3.1."""
+        """'301.2 (298.0 to 304.1)', or the one value where there is no spread; `sign` writes +3.1."""
         form = f"{'+' if sign else ''}.{digits}f"
         mean, low, high = (format(value, form) for value in (self.mean, self.low, self.high))
-        return mean if low == high else f"{mean} ({low}–{high})"
+        return mean if low == high else f"{mean} ({low} to {high})"
 
 
 class Origin(BaseModel):
@@ -55,7 +55,7 @@ class Origin(BaseModel):
                 f"- command: `{self.command}`",
                 f"- recipe `{self.recipe}`, settings over it: {settings}",
                 f"- data: {self.data}, digest `{self.data_digest[:16]}`; split {self.split}, protocol {self.protocol}",
-                f"- seeds: {', '.join(map(str, self.seeds))}; each cell is their mean (lowest–highest)",
+                f"- seeds: {', '.join(map(str, self.seeds))}; each cell is their mean (lowest to highest)",
                 f"- machine: {'; '.join(self.machines)}; code {self.code}",
             ]
         )
@@ -78,10 +78,12 @@ class Table:
 
     def rich(self) -> Any:
         """The table for the terminal."""
-        from rich.box import SIMPLE
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
 
-        table = RichTable(title=self.title, caption=self.note or None, box=SIMPLE)
+        table = RichTable(
+            title=self.title, caption=self.note or None, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+        )
         for index, heading in enumerate(self.headings):
             table.add_column(heading, justify="right" if index else "left", no_wrap=not index)
         for row in self.rows:

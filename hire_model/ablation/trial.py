@@ -89,7 +89,7 @@ class Study:
         return Origin(
             command=known["command"],
             recipe=self.recipe,
-            overrides=list(self.overrides),
+            overrides=[item for item in self.overrides if item.partition("=")[0] not in _FREE],
             data=manifest.name,
             data_digest=manifest.digest,
             split=settings.data.test or settings.data.dev,

@@ -38,7 +38,7 @@ def stages(
     from hire_model.ablation import stages as ablation
 
     table = ablation.run(study, [name.strip() for name in only.split(",") if name.strip()])
-    _print([ablation.show(table)], out, ("stages.md", "stages.json"))
+    _print(ablation.show(table), out, ("stages.md", "stages.json"))
 
 
 @app.command()
@@ -53,7 +53,7 @@ def edges(
     study = _study(recipe, data, set_, seeds, out)
     from hire_model.ablation import edges as ablation
 
-    _print(ablation.show(ablation.run(study)), out, ("edges.md", "edges.json", "edges.svg", "edges.png"))
+    _print(ablation.show(ablation.run(study)), out, ("edges.md", "edges.json", "edges.svg", "edges-change.svg"))
 
 
 def _study(recipe: str, data: str, set_: list[str] | None, seeds: str, out: Path) -> Study:

@@ -71,6 +71,18 @@ class Side:
         return Side(self.x[index], self.directions[index], self.mask[index], keys, self.summary[index])
 
 
+@dataclasses.dataclass(frozen=True)
+class Fragments:
+    """What the pair stages make of each fragment; C or B is 1 where no stage looks at the other side.
+
+    regions [G, C, B, R, P], words [G, B, C, L, P], aligned [G, B, C, L] each word's part of the alignment, None without
+    """
+
+    regions: Tensor
+    words: Tensor
+    aligned: Tensor | None
+
+
 class Interaction(nn.Module):
     """Stages 6 to 8 for groups of images and captions."""
 
@@ -79,12 +91,15 @@ class Interaction(nn.Module):
         size = settings.pair_dim or settings.dim
         self.direction = settings.direction
         self.temperatures = settings.region_temperature, settings.word_temperature
-        self.on_regions = Refine(size, settings.dropout) if settings.object_word else None
-        self.on_words = Refine(size, settings.dropout) if settings.object_word else None
-        self.object_sentence = CrossLevel(size) if settings.object_sentence else None
-        self.word_image = CrossLevel(size) if settings.word_image else None
+        i2t, t2i = settings.direction != "t2i", settings.direction != "i2t"
+        self.on_regions = Refine(size, settings.dropout) if settings.object_word and i2t else None
+        self.on_words = Refine(size, settings.dropout) if settings.object_word and t2i else None
+        self.alignment = settings.alignment and settings.object_word
+        self.object_sentence = CrossLevel(size) if settings.object_sentence and i2t else None
+        self.word_image = CrossLevel(size) if settings.word_image and t2i else None
         start = torch.zeros if settings.residual else torch.ones
-        self.max_weights = nn.ParameterList([nn.Parameter(start(size)) for _ in range(2)])
+        self.max_of_regions = nn.Parameter(start(size)) if i2t else None
+        self.max_of_words = nn.Parameter(start(size)) if t2i else None
 
     def image_side(self, regions: Tensor, mask: Tensor) -> Side:
         """regions [B, R, P] and mask [B, R], prepared."""
@@ -95,33 +110,44 @@ class Interaction(nn.Module):
         return _side(words, mask, self.on_regions)
 
     def forward(self, images: Side, texts: Side) -> Tensor:
-        """Items [G, B] of images and [G, C] of captions -> S [G, B, C]."""
-        regions, words = self.fragments(images, texts)
+        """Items [G, B] of images and [G, C] of captions -> S [G, B, C], the mean of the parts that are on."""
+        seen = self.fragments(images, texts)
         parts = []
-        if self.direction != "t2i":
-            pooled = pool(regions, images.mask[:, None], self.max_weights[0])  # [G, C or 1, B, P]
+        if self.max_of_regions is not None:
+            pooled = pool(seen.regions, images.mask[:, None], self.max_of_regions)  # [G, C or 1, B, P]
             parts.append((pooled * texts.summary[:, :, None]).sum(dim=-1).transpose(1, 2))
-        if self.direction != "i2t":
-            pooled = pool(words, texts.mask[:, None], self.max_weights[1])  # [G, B or 1, C, P]
+        if self.max_of_words is not None:
+            pooled = pool(seen.words, texts.mask[:, None], self.max_of_words)  # [G, B or 1, C, P]
             parts.append((pooled * images.summary[:, :, None]).sum(dim=-1))
+        if seen.aligned is not None:
+            parts.append(seen.aligned.sum(dim=-1))
         return sum(parts[1:], parts[0]) / len(parts)
 
-    def fragments(self, images: Side, texts: Side) -> tuple[Tensor, Tensor]:
-        """Stages 6 and 7: regions [G, C, B, R, P] and words [G, B, C, L, P]; C or B is 1 where no stage sees both."""
-        v_mask, t_mask = images.mask, texts.mask
-        regions, words = images.x[:, None], texts.x[:, None]  # [G, 1, B, R, P], [G, 1, C, L, P]
-        if images.keys is not None and texts.keys is not None:
-            assert self.on_regions is not None and self.on_words is not None
-            to_words, to_regions = self.attention(images, texts)
-            attended = (to_words @ texts.keys).unflatten(2, v_mask.shape[1:])  # [G, C, B, R, 2P]
-            regions = self.on_regions(regions, attended)
-            attended = (to_regions @ images.keys).unflatten(2, t_mask.shape[1:])  # [G, B, C, L, 2P]
-            words = self.on_words(words, attended)
+    def fragments(self, images: Side, texts: Side) -> Fragments:
+        """Stages 6 and 7, as far as the directions that are scored need them."""
+        regions, words, aligned = images.x[:, None], texts.x[:, None], None
+        if self.on_regions is not None or self.on_words is not None:
+            over_words, over_regions = self.attention(images, texts)
+            if self.on_regions is not None and texts.keys is not None:
+                attended = (over_words @ texts.keys).unflatten(2, images.mask.shape[1:])  # [G, C, B, R, 2P]
+                regions = self.on_regions(regions, attended)
+            if self.on_words is not None and images.keys is not None:
+                attended = (over_regions @ images.keys).unflatten(2, texts.mask.shape[1:])  # [G, B, C, L, 2P]
+                words = self.on_words(words, attended)
+            if self.alignment:
+                aligned = self._aligned(over_regions, images, texts)
         if self.object_sentence is not None:
-            regions = self.object_sentence(regions, texts.summary[:, :, None])  # [G, C, B, R, P]
+            regions = self.object_sentence(regions, texts.summary[:, :, None])
         if self.word_image is not None:
-            words = self.word_image(words, images.summary[:, :, None])  # [G, B, C, L, P]
-        return regions, words
+            words = self.word_image(words, images.summary[:, :, None])
+        return Fragments(regions, words, aligned)
+
+    def _aligned(self, over_regions: Tensor, images: Side, texts: Side) -> Tensor:
+        """cos(t_j, e_j) of words and what they attend (SCAN, Lee et al. 2018, eq. 6), by the length of t_j."""
+        attended = (over_regions @ images.x).unflatten(2, texts.mask.shape[1:])  # [G, B, C, L, P]
+        cosine = (unit(attended) * texts.directions[:, None]).sum(dim=-1)
+        weights = texts.x.norm(dim=-1) * texts.mask  # [G, C, L]
+        return cosine * (weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6))[:, None]
 
     def attention(self, images: Side, texts: Side) -> tuple[Tensor, Tensor]:
         """Weights of regions over words [G, C, B*R, L] and of words over regions [G, B, C*L, R] (DIME, SCAN).

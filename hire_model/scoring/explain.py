@@ -60,14 +60,16 @@ def explain(model: Hire, regions: Regions, tokens: Tokens, text: str) -> Explana
 def _pair_parts(model: Hire, v: Side, t: Side) -> Tensor:
     """[L], what each word piece brings to the pair score S."""
     stage = model.interaction
-    regions, words = (x[0, 0, 0] for x in stage.fragments(v, t))  # [R, P], [L, P]
+    seen = stage.fragments(v, t)
     parts = []
-    if stage.direction != "t2i":
-        total, _ = _pooled(regions, v.mask[0, 0], stage.max_weights[0])
+    if stage.max_of_regions is not None:
+        total, _ = _pooled(seen.regions[0, 0, 0], v.mask[0, 0], stage.max_of_regions)
         parts.append(_summary_parts(t.x[0, 0], t.mask[0, 0], total * _inverse_norm(total)))
-    if stage.direction != "i2t":
-        total, each = _pooled(words, t.mask[0, 0], stage.max_weights[1])
+    if stage.max_of_words is not None:
+        total, each = _pooled(seen.words[0, 0, 0], t.mask[0, 0], stage.max_of_words)
         parts.append(each @ v.summary[0, 0] * _inverse_norm(total))
+    if seen.aligned is not None:
+        parts.append(seen.aligned[0, 0, 0])
     return sum(parts[1:], parts[0]) / len(parts)
 
 
