@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TOP = 3
 _CANDIDATES = 200
 _LINKS = 8
-_SPECIAL = {"[CLS]", "[SEP]", "[PAD]", "<s>", "</s>", "<pad>"}
+_SPECIAL = {"[marks]", "[CLS]", "[SEP]", "[PAD]", "<s>", "</s>", "<pad>"}
 
 
 class Explanation(Protocol):

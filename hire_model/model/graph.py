@@ -19,6 +19,7 @@ from hire_model.model.layers import linear
 from hire_model.settings import ModelSettings
 
 GATES = 4
+FIRST_SHARE = 0.5  # of the neighbours in a region at first; from 0.3 to 1 the untrained recall is about the same
 
 
 class EdgeLabels(nn.Module):
@@ -117,32 +118,41 @@ class SemanticGraph(nn.Module):
 
 
 class GraphStep(nn.Module):
-    """H = LN(V1 + Dropout(ReLU(A^ V1 W))) with A^ the row-normalised A, its diagonal 1."""
+    """H = LN(V1 + Dropout(ReLU(A^ V1 W))) with A^ the row-normalised A, its diagonal 1.
+
+    residual: H = Dropout(A^ V1 W) with W the identity at first, without the region's own share: what the neighbours say
+    and nothing else, in the space that the region itself is in.
+    """
 
     def __init__(self, settings: ModelSettings, maps: int) -> None:
         super().__init__()
         self.weight = linear(settings.dim, settings.dim)
+        self.residual = settings.residual
+        if self.residual:
+            nn.init.eye_(self.weight.weight)
         self.basis = nn.Parameter(torch.randn(maps - 1, settings.dim) * 0.5) if maps > 1 else None
         self.dropout = nn.Dropout(settings.dropout)
-        self.norm = nn.LayerNorm(settings.dim)
+        self.norm = None if self.residual else nn.LayerNorm(settings.dim)
 
     def forward(self, v: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
         """v [B, R, D], adjacency [K, B, R, R], mask [B, R] -> [B, R, D]."""
-        eye = torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
         adjacency = adjacency * (mask[:, :, None] & mask[:, None])
-        rows = (adjacency[0] + eye).sum(dim=-1, keepdim=True)
+        own = 0 if self.residual else torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
+        rows = (adjacency[0] + own).sum(dim=-1, keepdim=True).clamp(min=1e-6)
         values = self.weight(v)
-        message = ((adjacency[0] + eye) / rows) @ values
+        message = ((adjacency[0] + own) / rows) @ values
         if self.basis is not None:
             for gate, direction in zip(adjacency[1:], self.basis, strict=True):
                 message = message + ((gate / rows) @ values) * direction
+        if self.norm is None:
+            return self.dropout(message)
         return self.norm(v + self.dropout(torch.relu(message)))
 
 
 class ExplicitRelations(nn.Module):
     """Stage 4c: V1 -> V2 = LN(V1 + Linear([H_s; H_m])), the Linear zero at first; one graph, both, or their union.
 
-    residual: without the LN, so that what came in is kept as it was.
+    residual: without the LN, so that what came in is kept; the Linear passes on `FIRST_SHARE` of each message at first.
     """
 
     def __init__(self, settings: ModelSettings, predicates: int) -> None:
@@ -154,6 +164,9 @@ class ExplicitRelations(nn.Module):
         maps = [max(graph.maps for graph in graphs)] if self.union else [graph.maps for graph in graphs]
         self.steps = nn.ModuleList(GraphStep(settings, count) for count in maps)
         self.fuse = linear(len(self.steps) * settings.dim, settings.dim, gain=0)
+        if settings.residual:
+            for part in self.fuse.weight.data.chunk(len(self.steps), dim=1):
+                part.fill_diagonal_(FIRST_SHARE)
         self.norm = None if settings.residual else nn.LayerNorm(settings.dim)
 
     def adjacencies(self, regions: Regions) -> list[Tensor]:

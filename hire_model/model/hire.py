@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hire_model.batch import EncodedImages, EncodedTexts, Regions, Scores, Tokens
 from hire_model.model.graph import ExplicitRelations
-from hire_model.model.interaction import Interaction, Side
+from hire_model.model.interaction import Interaction, Side, in_blocks
 from hire_model.model.layers import ImplicitRelations, linear, masked_mean, unit
 from hire_model.model.regions import RegionProjection
 from hire_model.model.text import BiGRU, Pretrained
@@ -61,8 +61,11 @@ class Hire(nn.Module):
         )
         self.implicit_words = ImplicitRelations(dim, heads, dropout, settings.residual) if implicit_text else None
         self.explicit = ExplicitRelations(settings, len(self.predicates)) if settings.graphs != "none" else None
-        self.to_pair_regions = linear(dim, pair) if settings.pair_dim else nn.Identity()
-        self.to_pair_words = linear(dim, pair) if settings.pair_dim else nn.Identity()
+        self.to_pair_regions: nn.Linear | nn.Identity = linear(dim, pair) if settings.pair_dim else nn.Identity()
+        self.to_pair_words: nn.Linear | nn.Identity = linear(dim, pair) if settings.pair_dim else nn.Identity()
+        if settings.pair_dim and settings.residual:  # the strongest directions of a warm start come first
+            nn.init.eye_(self.to_pair_regions.weight)
+            nn.init.eye_(self.to_pair_words.weight)
         self.interaction = Interaction(settings)
 
     def encode_image(self, regions: Regions) -> EncodedImages:
@@ -92,7 +95,7 @@ class Hire(nn.Module):
     def score(self, images: EncodedImages, texts: EncodedTexts) -> Scores:
         """Stages 6 to 8 for each of B images against each of C captions -> [B, C]."""
         v, t = self.sides(images, texts)
-        return self._scores(self.interaction(v[None], t[None])[0], images.summary @ texts.summary.T)
+        return self._scores(in_blocks(self.interaction, v, t), images.summary @ texts.summary.T)
 
     def score_pairs(self, images: EncodedImages, texts: EncodedTexts, image: Tensor, text: Tensor) -> Scores:
         """Stages 6 to 8 for K pairs only, given as indices image [K] and text [K] -> [K]."""

@@ -11,9 +11,17 @@ import dataclasses
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hire_model.model.layers import linear, masked_mean, unit
 from hire_model.settings import ModelSettings
+
+# A tensor of more than 32 MB is mapped and unmapped by the C library each time, which costs more than the arithmetic:
+# in blocks of this size a training step takes less than half as long (benchmarks/README.md).
+_CPU_BLOCK = 16 << 20
+_GPU_BLOCK = 512 << 20
+_TENSORS = 25  # tensors of that size that the backward pass needs, about
+_KEPT = 8 << 30
 
 
 class Refine(nn.Module):
@@ -65,7 +73,7 @@ class Side:
     keys: Tensor | None
     summary: Tensor
 
-    def __getitem__(self, index: Tensor | None) -> Side:
+    def __getitem__(self, index: Tensor | slice | None) -> Side:
         """The items at `index`, a tensor of any shape; None puts a group axis in front."""
         keys = None if self.keys is None else self.keys[index]
         return Side(self.x[index], self.directions[index], self.mask[index], keys, self.summary[index])
@@ -168,6 +176,27 @@ class Interaction(nn.Module):
             over_words.flatten(3).transpose(2, 3),
             over_regions.permute(0, 3, 1, 2, 4).flatten(2, 3),
         )
+
+
+def in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
+    """S [B, C] of each of B images against each of C captions, so many captions at a time as memory is good for.
+
+    What all blocks keep for the backward pass is bounded too: beyond that each block is computed again there.
+    """
+    fragments = images.mask.shape[1] + texts.mask.shape[1]
+    one = 4 * len(images.mask) * fragments * images.x.shape[-1]  # bytes of one tensor for all images and one caption
+    size = max(1, (_CPU_BLOCK if images.x.device.type == "cpu" else _GPU_BLOCK) // one)
+    kept = one * len(texts.mask) * _TENSORS
+    again = torch.is_grad_enabled() and kept > _KEPT
+    blocks = []
+    for start in range(0, len(texts.mask), size):
+        block = texts[slice(start, start + size)]
+        if again:
+            scores = checkpoint(interaction, images[None], block[None], use_reentrant=False)
+        else:
+            scores = interaction(images[None], block[None])
+        blocks.append(scores[0])
+    return torch.cat(blocks, dim=1)
 
 
 def _side(x: Tensor, mask: Tensor, other: Refine | None) -> Side:

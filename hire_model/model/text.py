@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv1d
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hire_model.batch import Tokens
@@ -14,6 +15,9 @@ from hire_model.errors import SettingsError
 from hire_model.model.layers import linear
 from hire_model.model.vocabulary import checkpoint_folder, unreachable
 from hire_model.settings import ModelSettings
+
+REACH = 2  # words on either side
+FIRST_SHARE = 0.8
 
 
 class BiGRU(nn.Module):
@@ -29,6 +33,7 @@ class BiGRU(nn.Module):
         self.gru = nn.GRU(settings.text.embedding, settings.dim, batch_first=True, bidirectional=True)
         self.skip = linear(settings.text.embedding, settings.dim) if settings.residual else None
         self.out = linear(settings.dim, settings.dim, gain=0) if settings.residual else None
+        self.context = Context(settings.dim) if settings.residual else None
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
     def forward(self, tokens: Tokens) -> Tensor:
@@ -39,7 +44,26 @@ class BiGRU(nn.Module):
         states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=tokens.ids.shape[1])
         forward, backward = states.chunk(2, dim=-1)
         t = (forward + backward) / 2
-        return t if self.skip is None or self.out is None else self.skip(words) + self.out(t)
+        if self.skip is None or self.out is None or self.context is None:
+            return t
+        return self.context(self.skip(words), tokens.mask) + self.out(t)
+
+
+class Context(nn.Module):
+    """t + a weighted sum of the `REACH` words on either side, number by number: what a region's neighbours are to it.
+
+    A depthwise convolution that begins as `FIRST_SHARE` of the neighbours' mean.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((dim, 1, 2 * REACH + 1), FIRST_SHARE / (2 * REACH)))
+        self.weight.data[:, :, REACH] = 0
+
+    def forward(self, t: Tensor, mask: Tensor) -> Tensor:
+        """t [C, L, D], mask [C, L] -> [C, L, D]."""
+        masked = (t * mask[..., None]).transpose(1, 2)
+        return t + conv1d(masked, self.weight, padding=REACH, groups=t.shape[-1]).transpose(1, 2)
 
 
 class Pretrained(nn.Module):

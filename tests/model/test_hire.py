@@ -169,3 +169,18 @@ def test_boxes_and_relations_matter_and_their_switches_switch_them_off():
 def test_unknown_words_and_empty_captions_score():
     images, _ = batch(5)
     assert torch.isfinite(scores("full", images, ["", "zzz qqq", "🐕", "\u202eabc", "a" * 5000])).all()
+
+
+@pytest.mark.parametrize("kept", [1, 1 << 40])
+def test_blocks_and_recomputing_change_neither_score_nor_gradient(kept, monkeypatch):
+    images, captions = batch(7, images=4, captions=6)
+    found = []
+    for block in (1, 1 << 30):
+        monkeypatch.setattr("hire_model.model.interaction._CPU_BLOCK", block)
+        monkeypatch.setattr("hire_model.model.interaction._KEPT", kept if block == 1 else 1 << 40)
+        model = examples.model()
+        v = model.encode_image(examples.regions(images))
+        total = model.score(v, model.encode_text(examples.tokens(model, captions))).total
+        total.square().sum().backward()
+        found.append((total.detach(), [weight.grad for weight in model.parameters()]))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)

@@ -82,7 +82,7 @@ FOLLOWS: dict[str, tuple[str, ...]] = {
 SIZE_WORDS = {"small": ("small", "little"), "big": ("big", "large")}
 PERSON_SIZE_WORDS = {"small": ("short", "small"), "big": ("tall", "big")}
 COLOUR_WORDS = {"grey": ("grey", "gray"), "purple": ("purple", "violet")}
-CLOTHES = ("in a {c} shirt", "in {c}", "dressed in {c}", "in {c} clothes")
+CLOTHES = ("in {a} shirt", "in {c}", "dressed in {c}", "in {c} clothes")
 BOTH = ("{a} and {b}", "there is {a} and {b}", "{a} together with {b}", "one can see {a} and {b}")
 
 
@@ -96,7 +96,11 @@ def noun_phrase(rng: Rng, thing: Mention) -> str:
         words.append(colour)
     phrase = " ".join([*words, thing.word])
     if colour and thing.is_person:
-        phrase += " " + _pick(rng, CLOTHES).format(c=colour)
+        phrase += " " + _pick(rng, CLOTHES).format(a=_with_article(colour), c=colour)
+    return _with_article(phrase)
+
+
+def _with_article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
