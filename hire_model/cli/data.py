@@ -24,7 +24,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the d
 @app.command()
 def synth(
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
-    train: Annotated[int, typer.Option(min=0, help="Training images.")] = 1200,
+    train: Annotated[int, typer.Option(min=0, help="Training images.")] = 4000,
     dev: Annotated[int, typer.Option(min=0, help="Dev images.")] = 200,
     test: Annotated[int, typer.Option(min=0, help="Test images.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same data set.")] = 0,

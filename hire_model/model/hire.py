@@ -61,11 +61,11 @@ class Hire(nn.Module):
         )
         self.implicit_words = ImplicitRelations(dim, heads, dropout, settings.residual) if implicit_text else None
         self.explicit = ExplicitRelations(settings, len(self.predicates)) if settings.graphs != "none" else None
-        self.to_pair_regions: nn.Linear | nn.Identity = linear(dim, pair) if settings.pair_dim else nn.Identity()
-        self.to_pair_words: nn.Linear | nn.Identity = linear(dim, pair) if settings.pair_dim else nn.Identity()
-        if settings.pair_dim and settings.residual:  # the strongest directions of a warm start come first
-            nn.init.eye_(self.to_pair_regions.weight)
-            nn.init.eye_(self.to_pair_words.weight)
+        self.to_pair_regions = linear(dim, pair) if settings.pair_dim else None
+        self.to_pair_words = linear(dim, pair) if settings.pair_dim else None
+        for layer in (self.to_pair_regions, self.to_pair_words):
+            if layer is not None and settings.residual:  # the strongest directions of a warm start come first
+                nn.init.eye_(layer.weight)
         self.interaction = Interaction(settings)
 
     def encode_image(self, regions: Regions) -> EncodedImages:
@@ -77,13 +77,13 @@ class Hire(nn.Module):
             v = self.explicit(v, regions)  # V2
         v = v * regions.mask[..., None]
         summary = unit(masked_mean(v, regions.mask))  # g_I [B, D]
-        return EncodedImages(self.to_pair_regions(v), regions.mask, summary)
+        return EncodedImages(_through(self.to_pair_regions, v), regions.mask, summary)
 
     def encode_text(self, tokens: Tokens) -> EncodedTexts:
         """Stages 2, 3 and 5, once per caption."""
         t = self.words(tokens)
         summary = unit(masked_mean(t, tokens.mask))  # g_T [C, D]
-        return EncodedTexts(self.to_pair_words(t), tokens.mask, summary)
+        return EncodedTexts(_through(self.to_pair_words, t), tokens.mask, summary)
 
     def words(self, tokens: Tokens) -> Tensor:
         """Stages 2 and 3: T [C, L, D], zero where padded."""
@@ -115,3 +115,7 @@ class Hire(nn.Module):
             return Scores(pair, pair, None)
         weight = self.settings.global_weight
         return Scores((1 - weight) * pair + weight * globals_, pair, globals_)
+
+
+def _through(layer: nn.Linear | None, x: Tensor) -> Tensor:
+    return x if layer is None else layer(x)

@@ -98,7 +98,9 @@ class Pretrained(nn.Module):
 def _encoder(checkpoint: str, config: dict[str, Any] | None) -> Any:
     """The checkpoint with its weights, or from `config` an empty encoder whose weights an artifact will fill in."""
     from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # it loads in a second, and its bar spoils the log
     if config is not None:
         return AutoModel.from_config(AutoConfig.for_model(**config))
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from hire_model.data.synthetic.vocabulary import CLASSES, PREDICATES
 from hire_model.data.synthetic.world import HEIGHT, WIDTH, Rng, Scene
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
+from hire_model.progress import track
 
 __all__ = ["Faults", "generate", "scenes"]
 
@@ -27,25 +28,23 @@ _BLOCK = (False, True, True, False, False, True, False, False, True, True, False
 def generate(
     out: str | Path,
     *,
-    train: int = 1200,
+    train: int = 4000,
     dev: int = 200,
     test: int = 200,
     seed: int = 0,
     overwrite: bool = False,
     faults: Faults | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Write a data set of relational scenes with five captions each into `out`, and return its manifest.
 
-    The same arguments give the same digest. `progress` is called with (images written, images in all).
-    Raises DataError if `out` exists and `overwrite` is not said, or a number is negative.
+    The same arguments give the same digest. Raises DataError if `out` exists and `overwrite` is not said, or a size is
+    negative.
     """
     sizes = {"train": train, "dev": dev, "test": test}
     for name, size in sizes.items():
         if size < 0:
             raise DataError(f"{name}={size}: expected a number of images, 0 or more.")
     faults = faults or Faults()
-    total, done = sum(sizes.values()), 0
     with DatasetWriter(
         out,
         name="relational scenes",
@@ -57,13 +56,11 @@ def generate(
         licence="Apache-2.0",
         overwrite=overwrite,
     ) as writer:
-        for split, image_id, scene, captions, rng in scenes(sizes, seed):
+        drawn = track(scenes(sizes, seed), "drawing scenes", sum(sizes.values()))
+        for split, image_id, scene, captions, rng in drawn:
             picture = f"{image_id}.png"
             draw(scene).save(writer.pictures / picture, compress_level=1)
             writer.add(_record(image_id, split, picture, captions, detect(rng, scene, faults)))
-            done += 1
-            if progress:
-                progress(done, total)
     assert writer.manifest is not None
     return writer.manifest
 

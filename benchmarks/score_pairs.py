@@ -1,0 +1,87 @@
+"""Pairs scored per second: a loop over captions, one big block, and the blocks that `similarity` uses, in one run.
+
+    python benchmarks/score_pairs.py [--images 100] [--captions 500] [--set model.dim=128 ...]
+
+The three run in turn, several times, and the ratio of the medians is what to quote. Random weights and features; the
+arithmetic does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from hire_model.batch import EncodedImages, EncodedTexts
+from hire_model.model.hire import Hire
+from hire_model.model.layers import unit
+from hire_model.model.vocabulary import learn
+from hire_model.scoring.matrix import score_matrix
+from hire_model.settings import resolve
+
+
+def items(model: Hire, images: int, captions: int, regions: int, words: int) -> tuple[EncodedImages, EncodedTexts]:
+    size, dim = model.settings.pair_dim or model.settings.dim, model.settings.dim
+    lengths = torch.randint(words // 2, words + words // 2, (captions,))
+    mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    return (
+        EncodedImages(
+            torch.randn(images, regions, size), torch.ones(images, regions).bool(), unit(torch.randn(images, dim))
+        ),
+        EncodedTexts(torch.randn(*mask.shape, size), mask, unit(torch.randn(captions, dim))),
+    )
+
+
+def loop(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tensor:
+    lengths = texts.mask.sum(dim=1).tolist()
+    columns = []
+    for row, length in enumerate(lengths):
+        one = EncodedTexts(
+            texts.words[row : row + 1, :length], texts.mask[row : row + 1, :length], texts.summary[row : row + 1]
+        )
+        columns.append(model.score(images, one).total)
+    return torch.cat(columns, dim=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (
+        ("images", 100),
+        ("captions", 500),
+        ("regions", 36),
+        ("words", 13),
+        ("runs", 3),
+        ("threads", 2),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    settings = resolve(None, args.set, {}).settings.model
+    model = Hire(settings, 64, (), learn(["a dog"], settings.text)).eval()
+    images, texts = items(model, args.images, args.captions, args.regions, args.words)
+    ways = {
+        "a loop over captions": lambda: loop(model, images, texts),
+        "one block": lambda: model.score(images, texts).total,
+        "blocks (similarity)": lambda: torch.from_numpy(score_matrix(model, images, texts, 512 << 20)),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.inference_mode():
+        expected = ways["a loop over captions"]()
+        for _ in range(args.runs):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                found = way()
+                seconds[name].append(time.perf_counter() - started)
+                torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    pairs, first = args.images * args.captions, statistics.median(seconds["a loop over captions"])
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        print(f"{name:22} {pairs / median:9,.0f} pairs/s   {first / median:5.2f} x the loop")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The closed-form start is what it says: the CCA of image means and caption means, and it finds what is there."""
+
+from __future__ import annotations
+
+import examples
+import numpy as np
+import pytest
+import torch
+
+from hire_model.data.store import Dataset
+from hire_model.errors import SettingsError
+from hire_model.model.build import build
+from hire_model.model.captions import caption_bank
+from hire_model.model.warm_start import cca, warm_start
+from hire_model.scoring.matrix import similarity
+from hire_model.settings import TrainSettings
+
+
+def test_cca_gives_the_correlation_of_two_views_of_one_thing():
+    torch.manual_seed(0)
+    common = torch.randn(4000, 1)
+    x = torch.cat([common + 0.5 * torch.randn(4000, 1), torch.randn(4000, 3)], dim=1)
+    y = torch.cat([torch.randn(4000, 2), -common + 0.5 * torch.randn(4000, 1)], dim=1)
+    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+    a, b, correlations = cca(x, y, y, 1e-6, 1e-6, 2)
+    expected = abs(np.corrcoef(x[:, 0], y[:, 2])[0, 1])
+    assert float(correlations[0]) == pytest.approx(expected, abs=0.01) and float(correlations[1]) < 0.1
+    assert np.corrcoef((x @ a)[:, 0], (y @ b)[:, 0])[0, 1] == pytest.approx(expected, abs=0.01)
+
+
+def test_projected_means_are_the_mean_of_projected_items(tiny_dataset):
+    """Word by word and region by region it is the same linear map, so that attention starts in one space."""
+    split = Dataset.open(tiny_dataset).split("train")
+    model = build(examples.settings(graphs="none", image_implicit=False, text_implicit="off"), split)
+    bank = caption_bank(model, split.texts)
+    correlations = warm_start(model, split, bank, TrainSettings())
+    assert (correlations.diff() <= 1e-6).all() and 0 < float(correlations[0]) <= 1
+    with torch.inference_mode():
+        regions = examples.regions([split.regions(0)])
+        v = model.regions(regions)[0, regions.mask[0]]
+        mean = model.regions.normalised(regions.features)[0, regions.mask[0]].mean(dim=0)
+        torch.testing.assert_close(v.mean(dim=0), model.regions.project(mean), atol=1e-4, rtol=1e-4)
+
+
+def test_recall_rises_above_chance_without_a_step(tiny_dataset):
+    split = Dataset.open(tiny_dataset).split("train")
+    model = build(examples.settings(), split)
+    bank = caption_bank(model, split.texts)
+
+    def mean_rank():
+        scores = similarity(model, split, bank)
+        own = scores[split.owner, range(len(bank))]
+        return (scores >= own).sum(axis=0).mean()
+
+    before = mean_rank()
+    warm_start(model, split, bank, TrainSettings(warm_image_ridge=0.1, warm_text_ridge=0.1))
+    assert mean_rank() < 0.6 * before
+
+
+def test_it_needs_the_residual_form(tiny_dataset):
+    split = Dataset.open(tiny_dataset).split("train")
+    model = build(examples.settings(residual=False), split)
+    with pytest.raises(SettingsError, match=r"model\.residual=true"):
+        warm_start(model, split, caption_bank(model, split.texts), TrainSettings())
