@@ -1,5 +1,8 @@
 """The one exception that a user's mistake raises: its message says what, where, what was expected and what to do."""
 
+GO_ON = "the same command with --resume (of 'mlflow run': with -P resume=yes)"
+"""How a training goes on, for messages that say so."""
+
 
 class HireError(Exception):
     """A fault that the user can mend. The command line prints the message alone and exits with status 2."""

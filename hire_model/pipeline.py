@@ -18,20 +18,18 @@ from hire_model.data.loading import collate_regions
 from hire_model.data.store import Dataset, Split
 from hire_model.evaluation import protocols, report
 from hire_model.evaluation.result import Result, write_json, write_text
+from hire_model.fitting import fitted, matrix_of
 from hire_model.model import artifact
-from hire_model.model.build import build
 from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire
-from hire_model.model.warm_start import warm_start
 from hire_model.scoring.explain import Explanation, explain
-from hire_model.scoring.matrix import predicate_map, similarity
-from hire_model.settings import EvaluateSettings, Resolved, Settings, flatten
+from hire_model.scoring.matrix import predicate_map
+from hire_model.settings import Resolved, Settings, flatten
 from hire_model.tracking import registry
 from hire_model.tracking.facts import facts
 from hire_model.tracking.run import Run, connect, handing_over, inside_mlflow_run, track
-from hire_model.training.loop import fit
+from hire_model.training.engine import pick_device
 from hire_model.training.record import EpochRecord, FitResult
-from hire_model.training.seed import seed_all
 
 log = logging.getLogger(__name__)
 EXAMPLE_PAIRS = 2  # rows of the input example that travels with the model
@@ -44,6 +42,7 @@ class Trained:
 
     result: Result
     split: str
+    limit: int
     data: Path
     report: Path
     figures: Path
@@ -78,30 +77,36 @@ def train(resolved: Resolved, name: str = "train", resume: bool = False) -> Trai
     tracking = settings.tracking if is_first() else settings.tracking.model_copy(update={"enabled": False})
     with track(tracking, name, _earlier_run(out) if resume else None) as run:
         _describe(run, resolved, dataset, splits)
-        seed_all(settings.train.seed)
-        model = build(settings.model, splits.train)
-        found = _fit(model, splits, settings, dataset.manifest.digest, resume, run)
+        model, found = fitted(settings, splits, out, resume, _logs_epochs(run))
         if not is_first():
             return None
         return _finish(model, found, splits, settings, run, uri)
 
 
 def evaluate(
-    models: Sequence[str], settings: Settings, split: str, figures: Path | None = None, page: Path | None = None
+    models: Sequence[str],
+    settings: Settings,
+    split: str,
+    figures: Path | None = None,
+    page: Path | None = None,
+    limit: int = 0,
 ) -> Evaluated:
     """Judge a model, or the mean of several models' matrices, on one split; write JSON and report where asked.
 
-    models: addresses (models:/hire@challenger) or folders. The figures go to MLflow inside `mlflow run`.
+    models: addresses (models:/hire@challenger) or folders; limit: only the first images, 0 for all. The figures go to
+    MLflow inside `mlflow run`.
     Raises HireError: no such model, split or protocol, or features of another size than the model's.
     """
-    chosen = open_dataset(settings.data).split(split)
+    chosen = open_dataset(settings.data).split(split, limit)
     protocol = protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
     folders = [registry.fetch(model, settings.tracking) for model in models]
-    with track(settings.tracking.model_copy(update={"enabled": inside_mlflow_run()}), "evaluate") as run:
+    with track(
+        settings.tracking.model_copy(update={"enabled": settings.tracking.enabled and inside_mlflow_run()}), "evaluate"
+    ) as run:
         manifest = chosen.dataset.manifest
         run.dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
-        loaded = [artifact.load(folder).to(_device(settings)) for folder in folders]
-        matrices = [_matrix(model, chosen, settings.evaluate) for model in loaded]
+        loaded = [artifact.load(folder).to(torch.device(pick_device(settings.train))) for folder in folders]
+        matrices = [matrix_of(model, chosen, settings.evaluate) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.ensemble(*matrices)
         result = protocols.judge(matrix, chosen.owner, protocol, settings.evaluate.bootstrap)
         result = _with_facts(result, chosen, {"model": ", ".join(models)})
@@ -133,38 +138,24 @@ def _describe(run: Run, resolved: Resolved, dataset: Dataset, splits: Splits) ->
     run.artifact(path)
     if run.tracked:
         write_text(run.run_id + "\n", out / RUN_FILE)
+    elif is_first():  # what an earlier training left here is not this one's
+        (out / RUN_FILE).unlink(missing_ok=True)
 
 
-def _fit(model: Hire, splits: Splits, settings: Settings, digest: str, resume: bool, run: Run) -> FitResult:
-    train_bank = caption_bank(model, splits.train.texts)
-    dev_bank = caption_bank(model, splits.dev.texts)
-    if settings.train.warm_start and not resume:
-        warm_start(model, splits.train, train_bank, settings.train)
-
-    def dev(candidate: Hire) -> dict[str, float]:
-        matrix = similarity(candidate, splits.dev, dev_bank, settings.evaluate.budget_mb << 20)
-        return {
-            name.removeprefix("full/"): value
-            for name, value in protocols.judge(matrix, splits.dev.owner, bootstrap=0).metrics().items()
-        }
-
+def _logs_epochs(run: Run) -> Callable[[EpochRecord], None]:
     def on_epoch(record: EpochRecord) -> None:
         figures = {key: value for key, value in dataclasses.asdict(record).items() if key not in ("epoch", "dev")}
         named = {f"train/{key}": value for key, value in figures.items()}
         run.metrics(named | {f"dev/{key}": value for key, value in record.dev.items()}, step=record.epoch + 1)
 
-    return fit(
-        model, splits.train, train_bank, settings, dev=dev, out=settings.train.out, digest=digest, resume=resume,
-        on_epoch=on_epoch,
-    )  # fmt: skip
+    return on_epoch
 
 
 def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, run: Run, uri: str) -> Trained:
     """Test figures, report, model folder; then all of it to MLflow."""
     out, test = settings.train.out, splits.test
     history = [dataclasses.asdict(record) for record in found.history]
-    model.eval()
-    matrix = _matrix(model, test, settings.evaluate)
+    matrix = matrix_of(model, test, settings.evaluate)
     result = protocols.judge(matrix, test.owner, settings.evaluate.protocol, settings.evaluate.bootstrap)
     result = _with_facts(result, test, {"seed": str(settings.train.seed), "mlflow run": run.run_id})
     figures = write_json(result, out / "figures.json")
@@ -181,23 +172,17 @@ def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, r
             for path in (figures, page, out / "history.json"):
                 run.artifact(path, "evaluation")
             registered = registry.log_model(saved, _examples(test), settings.tracking, _version_tags(result, run))
+    limit = settings.data.dev_images if test is splits.dev else 0
     return Trained(
-        result, test.name, test.dataset.folder, page, figures, saved, registered.uri, found.best_epoch,
+        result, test.name, limit, test.dataset.folder, page, figures, saved, registered.uri, found.best_epoch,
         len(found.history), uri,
     )  # fmt: skip
 
 
-def _matrix(model: Hire, split: Split, settings: EvaluateSettings) -> Any:
-    return similarity(model, split, caption_bank(model, split.texts), settings.budget_mb << 20)
-
-
 def _explainer(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
     """For the report: (image, caption) of `split` -> why that pair has its score."""
-    bank, mapping, device = (
-        caption_bank(model, split.texts),
-        predicate_map(model, split),
-        next(model.parameters()).device,
-    )
+    bank, device = caption_bank(model, split.texts), next(model.parameters()).device
+    mapping = predicate_map(model.predicates, split.dataset.manifest.predicates)
 
     def why(image: int, caption: int) -> Explanation:
         regions = collate_regions([split.regions(image)], mapping).to(device)
@@ -208,7 +193,12 @@ def _explainer(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
 
 def _with_facts(result: Result, split: Split, more: dict[str, str]) -> Result:
     manifest = split.dataset.manifest
-    data = {"data": manifest.name, "data digest": manifest.digest, "split": split.name}
+    data = {
+        "data": manifest.name,
+        "data digest": manifest.digest,
+        "split": split.name,
+        "images": str(len(split.images)),
+    }
     return result.model_copy(update={"facts": facts() | data | more})
 
 
@@ -225,9 +215,3 @@ def _examples(split: Split) -> list[Any]:
 def _earlier_run(out: Path) -> str | None:
     path = out / RUN_FILE
     return path.read_text("utf-8").strip() if path.is_file() else None
-
-
-def _device(settings: Settings) -> torch.device:
-    from hire_model.training.engine import pick_device
-
-    return torch.device(pick_device(settings.train))

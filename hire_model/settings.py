@@ -128,11 +128,11 @@ class TrainSettings(_Group):
     warm_text_ridge: float = Field(1.0, gt=0, description="warm start: ridge on the text side, in mean variances")
     warm_lr_factor: float = Field(0.1, ge=0, description="warm-started projections learn at lr times this")
     region_drop: float = Field(0.2, ge=0, lt=1, description="regions dropped, with their boxes and edges")
-    word_drop: float = Field(0.2, ge=0, lt=1, description="words masked")
+    word_drop: float = Field(0.2, ge=0, lt=1, description="words left out")
     edge_drop: float = Field(0.0, ge=0, lt=1, description="explicit relations dropped")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights that are evaluated; 0: none")
     patience: int = Field(0, ge=0, description="epochs without a better dev rSum before stopping; 0: never")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's choice")
@@ -168,6 +168,12 @@ class Settings(BaseSettings):
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     tracking: TrackingSettings = TrackingSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.train.warm_start and not self.model.residual:
+            raise ValueError("train.warm_start needs model.residual=true: without it nothing linear remains to set")
+        return self
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]

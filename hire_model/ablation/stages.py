@@ -26,8 +26,10 @@ _GRAPHS, _IMPLICIT = "model.graphs", "model.image_implicit"
 _WORD, _SENTENCE, _IMAGE = "model.object_word", "model.object_sentence", "model.word_image"
 # Stage 3 on words is switched off with stage 3 on regions; where it is on, the recipe's model.text_implicit decides.
 _NO_IMPLICIT = {_IMPLICIT: "false", "model.text_implicit": "off"}
-_NONE = _NO_IMPLICIT | {_GRAPHS: "none", _WORD: "false", _SENTENCE: "false", _IMAGE: "false"}
-_ALL = {_IMPLICIT: "true", _GRAPHS: "both", _WORD: "true", _SENTENCE: "true", _IMAGE: "true"}
+# Both directions are scored, whatever the recipe says: stage 7 on regions rests in a t2i model.
+_BOTH = {"model.direction": "both"}
+_NONE = _NO_IMPLICIT | _BOTH | {_GRAPHS: "none", _WORD: "false", _SENTENCE: "false", _IMAGE: "false"}
+_ALL = _BOTH | {_IMPLICIT: "true", _GRAPHS: "both", _WORD: "true", _SENTENCE: "true", _IMAGE: "true"}
 _IMPLICIT_ALONE = {key: value for key, value in _NONE.items() if key != "model.text_implicit"} | {_IMPLICIT: "true"}
 
 

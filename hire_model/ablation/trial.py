@@ -10,20 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hire_model.ablation.tables import Origin
+from hire_model.data.chosen import Splits
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import TrainingStopped
 from hire_model.evaluation import protocols
 from hire_model.evaluation.result import Result
-from hire_model.model.build import build
-from hire_model.model.captions import caption_bank
+from hire_model.fitting import fitted, matrix_of
 from hire_model.model.hire import Hire
-from hire_model.model.warm_start import warm_start
-from hire_model.scoring.matrix import similarity
 from hire_model.settings import Settings, flatten, resolve
 from hire_model.tracking.facts import facts
-from hire_model.training.loop import fit
 from hire_model.training.record import FitResult
-from hire_model.training.seed import seed_all
 from hire_model.training.state import LAST
 
 # What does not change a result: where things lie, and how fast it goes.
@@ -76,7 +72,7 @@ class Study:
         Raises HireError if it does not fit the protocol.
         """
         data = settings.data
-        limit = data.dev_images if data.test in (None, data.dev) else 0
+        limit = data.dev_images if not data.test or data.test == data.dev else 0
         split = self.dataset.split(data.test or data.dev, limit)
         protocols.check_fit(split.owner, len(split.images), settings.evaluate.protocol)
         return split
@@ -109,34 +105,18 @@ def key_of(settings: Settings, digest: str) -> str:
 
 def train(planned: Planned, dataset: Dataset, folder: Path) -> tuple[Hire, FitResult]:
     """The trained model, holding the weights of its best epoch. An interrupted training in `folder` goes on."""
-    settings, data = planned.settings, planned.settings.data
-    train_split, dev_split = dataset.split(data.train, data.train_images), dataset.split(data.dev, data.dev_images)
-    seed_all(planned.seed)
-    model = build(settings.model, train_split)
-    train_bank, dev_bank = caption_bank(model, train_split.texts), caption_bank(model, dev_split.texts)
-    if settings.train.warm_start:
-        warm_start(model, train_split, train_bank, settings.train)
-
-    def dev(candidate: Hire) -> dict[str, float]:
-        matrix = similarity(candidate, dev_split, dev_bank, settings.evaluate.budget_mb << 20)
-        metrics = protocols.judge(matrix, dev_split.owner, bootstrap=0).metrics()
-        return {name.removeprefix("full/"): value for name, value in metrics.items()}
-
+    splits = Splits.of(dataset, planned.settings.data)
     try:
-        found = fit(
-            model, train_split, train_bank, settings, dev=dev, out=folder, digest=dataset.manifest.digest,
-            resume=(folder / LAST).is_file(),
-        )  # fmt: skip
+        return fitted(planned.settings, splits, folder, resume=(folder / LAST).is_file())
     except TrainingStopped as error:
         raise TrainingStopped(
             f"Ablation, '{planned.variant}' with seed {planned.seed}: {error} In an ablation leave out --resume: "
             "the same command goes on with what is missing."
         ) from error
-    return model.eval(), found
 
 
 def judge(model: Hire, settings: Settings, split: Split) -> Result:
     """The figures of `model` on `split`, with where they come from. No intervals: the seeds give the spread."""
-    matrix = similarity(model, split, caption_bank(model, split.texts), settings.evaluate.budget_mb << 20)
+    matrix = matrix_of(model, split, settings.evaluate)
     result = protocols.judge(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
     return result.model_copy(update={"facts": facts()})

@@ -19,9 +19,10 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
+    from hire_model.cli.main import overrides  # it imports this module
     from hire_model.settings import flatten, resolve
 
-    resolved = resolve(recipe or None, set_ or [])
+    resolved = resolve(recipe or None, overrides(set_))
     table = Table("key", "value", "from", box=None, pad_edge=False)
     for key, value in flatten(resolved.settings.model_dump(mode="json")).items():
         origin = resolved.origins[key]

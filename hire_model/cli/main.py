@@ -32,6 +32,14 @@ Set = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")]
 Data = Annotated[str, typer.Option(metavar="DATASET", help="A data set folder; the relational scenes without one.")]
 
+# MLproject has strings and no flags: it says --resume-{resume}, where resume is "yes" or "no".
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume/--resume-no", "--resume-yes", help="Go on from the checkpoint in train.out.", show_default=False
+    ),
+]
+
 
 @app.callback()
 def _main(debug: Debug = False) -> None:
@@ -47,7 +55,7 @@ def train(
     data: Data = "",
     epochs: Annotated[int, typer.Option(min=0, help="Short for --set train.epochs=N; 0 takes the recipe's.")] = 0,
     set_: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in train.out.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Train a model, evaluate it on the test split, and register it with MLflow."""
     from hire_model.settings import resolve
@@ -68,6 +76,7 @@ def evaluate(
     data: Data = "",
     split: Annotated[str, typer.Option(help="The split to evaluate.")] = "test",
     protocol: Annotated[str, typer.Option(help="full, f30k-1k, coco-5k or coco-1k-5fold.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="Only the split's first images; 0 takes all.")] = 0,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures as JSON.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report, one HTML file.")] = None,
     set_: Set = None,
@@ -80,7 +89,7 @@ def evaluate(
     from hire_model.cli import show
 
     models = model or [f"models:/{settings.tracking.model_name}@challenger"]
-    show.evaluated(pipeline.evaluate(models, settings, split, json, report))
+    show.evaluated(pipeline.evaluate(models, settings, split, json, report, limit))
 
 
 def overrides(items: list[str] | None, **options: str | int) -> list[str]:

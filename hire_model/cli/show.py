@@ -51,7 +51,8 @@ def trained(outcome: Trained | None) -> None:
         console.print(f"  registered  {outcome.registered}")
     address = outcome.registered or str(outcome.model)
     console.print("\nNext:")
-    console.print(f"  hire evaluate --model {address} --data {outcome.data} --split {outcome.split}")
+    limit = f" --limit {outcome.limit}" if outcome.limit else ""
+    console.print(f"  hire evaluate --model {address} --data {outcome.data} --split {outcome.split}" + limit)
     if outcome.tracking_uri:
         console.print(f"  mlflow ui --backend-store-uri {outcome.tracking_uri}")
 

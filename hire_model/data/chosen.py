@@ -44,5 +44,5 @@ class Splits:
     def of(cls, dataset: Dataset, data: DataSettings) -> Splits:
         """The splits named in the settings; without data.test the dev split is judged in the end too."""
         dev = dataset.split(data.dev, data.dev_images)
-        test = dev if data.test in (None, data.dev) else dataset.split(str(data.test))
+        test = dev if not data.test or data.test == data.dev else dataset.split(str(data.test))
         return cls(dataset.split(data.train, data.train_images), dev, test)

@@ -78,6 +78,7 @@ class DatasetWriter:
     """Writes one data set into a folder beside `out`, and moves it to `out` when it is complete.
 
     Use as a context manager; leaving it without an exception publishes the folder, an exception removes it.
+    Raises DataError if `out` is there and `overwrite` is not said, or is something else than a data set.
     """
 
     def __init__(
@@ -95,8 +96,8 @@ class DatasetWriter:
         overwrite: bool = False,
     ) -> None:
         self.out = Path(out).expanduser()
-        if self.out.exists() and not overwrite:
-            raise DataError(f"{self.out} exists already. Name another folder, or say --overwrite to replace it.")
+        if self.out.exists():
+            _check_replaceable(self.out, overwrite)
         self.facts: dict[str, Any] = {
             "name": name,
             "feature_dim": feature_dim,
@@ -235,3 +236,11 @@ class DatasetWriter:
         self.features.seek(0)
         self.features.write(head + text.encode("latin1").ljust(_HEADER_BYTES - 11) + b"\n")
         self.features.close()
+
+
+def _check_replaceable(out: Path, overwrite: bool) -> None:
+    """Only a data set, or an empty folder, is ever deleted for a new one."""
+    if not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is not a data set; --overwrite replaces only data sets. Name another folder.")
+    if not overwrite:
+        raise DataError(f"{out} exists already. Name another folder, or say --overwrite to replace it.")

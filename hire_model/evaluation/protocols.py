@@ -86,6 +86,11 @@ def check_fit(owner: np.ndarray, images: int, protocol: str | Protocol) -> Proto
     """
     protocol = find_protocol(protocol)
     each = protocol.captions_per_image
+    if not len(owner):
+        raise HireError(
+            f"Protocol '{protocol.name}' has nothing to ask: the split holds no caption, for {images} images. Choose a "
+            "split with captions."
+        )
     counts = np.bincount(owner, minlength=images)
     fault = ""
     if protocol.images and images != protocol.images:

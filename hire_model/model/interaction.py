@@ -21,7 +21,7 @@ from hire_model.settings import ModelSettings
 _CPU_BLOCK = 16 << 20
 _GPU_BLOCK = 512 << 20
 _TENSORS = 25  # tensors of that size that the backward pass needs, about
-_KEPT = 8 << 30
+_CPU_KEPT, _GPU_KEPT = 3 << 30, 8 << 30
 
 
 class Refine(nn.Module):
@@ -185,9 +185,10 @@ def in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
     """
     fragments = images.mask.shape[1] + texts.mask.shape[1]
     one = 4 * len(images.mask) * fragments * images.x.shape[-1]  # bytes of one tensor for all images and one caption
-    size = max(1, (_CPU_BLOCK if images.x.device.type == "cpu" else _GPU_BLOCK) // one)
+    on_cpu = images.x.device.type == "cpu"
+    size = max(1, (_CPU_BLOCK if on_cpu else _GPU_BLOCK) // one)
     kept = one * len(texts.mask) * _TENSORS
-    again = torch.is_grad_enabled() and kept > _KEPT
+    again = torch.is_grad_enabled() and kept > (_CPU_KEPT if on_cpu else _GPU_KEPT)
     blocks = []
     for start in range(0, len(texts.mask), size):
         block = texts[slice(start, start + size)]

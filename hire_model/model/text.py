@@ -102,8 +102,8 @@ def _encoder(checkpoint: str, config: dict[str, Any] | None) -> Any:
 
     logging.disable_progress_bar()  # it loads in a second, and its bar spoils the log
     if config is not None:
-        return AutoModel.from_config(AutoConfig.for_model(**config))
+        return AutoModel.from_config(AutoConfig.for_model(**config)).float()
     try:
-        return AutoModel.from_pretrained(checkpoint_folder(checkpoint), use_safetensors=True)
+        return AutoModel.from_pretrained(checkpoint_folder(checkpoint), use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise SettingsError(unreachable(checkpoint)) from error

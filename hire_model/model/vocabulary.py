@@ -11,17 +11,16 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from hire_model.errors import SettingsError
 from hire_model.settings import TextSettings
 
-PAD, UNKNOWN, MASK, START, END = "[PAD]", "[UNK]", "[MASK]", "[CLS]", "[SEP]"
+PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 
 
 class Vocabulary:
-    """A tokenizer with a limit on length. `mask_id` stands for a word that is hidden in training."""
+    """A tokenizer with a limit on length."""
 
     def __init__(self, tokenizer: Tokenizer, max_words: int) -> None:
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_words)
         self.tokenizer = tokenizer
-        self.mask_id: int = next(i for i in map(tokenizer.token_to_id, (MASK, UNKNOWN, "<mask>")) if i is not None)
 
     def __len__(self) -> int:
         return self.tokenizer.get_vocab_size()
@@ -49,7 +48,7 @@ def learn(texts: Iterable[str], settings: TextSettings) -> Vocabulary:
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordLevelTrainer(
-        min_frequency=settings.min_count, special_tokens=[PAD, UNKNOWN, MASK, START, END], show_progress=False
+        min_frequency=settings.min_count, special_tokens=[PAD, UNKNOWN, START, END], show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -8,6 +8,8 @@ linear maps cannot say.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from hire_model.data.store import Split
 from hire_model.errors import SettingsError
 from hire_model.model.hire import Hire
 from hire_model.model.layers import masked_mean
-from hire_model.model.text import BiGRU
+from hire_model.model.text import BiGRU, Pretrained
 from hire_model.settings import TrainSettings
 
 WARM_STARTED = ("regions.project.", "text.project.", "text.embedding.", "text.skip.")  # what is set here
@@ -30,71 +32,95 @@ def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSett
     """Set the model's two projections to the CCA of the training split; gives the correlations [at most D], falling.
 
     Images are described by the mean of their normalised features, captions by the mean of their encoder's states or,
-    for the BiGRU, by how often each word stands in them, rare words weighing more. Raises SettingsError where the model
-    has no linear path from input to embedding (model.residual=false).
+    for the BiGRU, by how often each word stands in them, rare words weighing more. Captions are read in blocks and
+    only their moments are kept. Raises SettingsError where the model has no linear path (model.residual=false).
     """
     if not model.settings.residual:
         raise SettingsError("train.warm_start needs model.residual=true: without it nothing linear remains to set.")
-    images = _image_means(model, train)  # [N, F]
-    if isinstance(model.text, BiGRU):
-        words, weights = _frequent_words(bank, len(model.vocabulary))
-        texts = _word_shares(bank, words) * weights  # [M, W]
-        most = model.text.embedding.embedding_dim
-    else:
-        texts, most = _state_means(model, bank), model.settings.dim  # [M, H]
-    centre_x, centre_y = images.mean(dim=0), texts.mean(dim=0)
-    owner = torch.from_numpy(train.owner)
-    counts = torch.bincount(owner, minlength=len(images)).clamp(min=1)[:, None]
-    y = texts - centre_y
-    y_of_image = torch.zeros(len(images), y.shape[1]).index_add(0, owner, y) / counts
-    size = min(model.settings.dim, most, *images.shape[1:], *texts.shape[1:])
+    device = next(model.parameters()).device
+    x = _image_means(model, train, device)  # [N, F]
+    centre = x.mean(dim=0)
+    x = x - centre
+    words = _frequent_words(bank, len(model.vocabulary)) if isinstance(model.text, BiGRU) else None
+    most = model.text.embedding.embedding_dim if isinstance(model.text, BiGRU) else model.settings.dim
+    texts = _text_moments(model, bank, words, x, torch.from_numpy(train.owner).to(device))
+    size = min(model.settings.dim, most, x.shape[1], len(texts.mean))
     ridges = settings.warm_image_ridge, settings.warm_text_ridge
-    a, b, correlations = cca(images - centre_x, y, y_of_image, *ridges, size)
-    _set_linear(model.regions.project, a, centre_x, images)
+    covariance = x.T @ x / len(x)
+    a, b, correlations = cca(covariance, texts.covariance, texts.cross, *ridges, size)
+    a, b = a * _scale(a, covariance), b * _scale(b, texts.covariance)
+    _set_linear(model.regions.project, a, centre)
     if model.regions.position is not None:
         model.regions.position.weight.zero_()
-    if isinstance(model.text, BiGRU) and model.text.skip is not None:
-        _set_words(model.text, b, centre_y, words, weights, texts)
+    if isinstance(model.text, BiGRU):
+        assert words is not None
+        _set_words(model.text, b, texts.mean, *words)
     else:
-        _set_linear(model.text.project, b, centre_y, texts)  # type: ignore[union-attr,arg-type]
+        _set_linear(model.text.project, b, texts.mean)
     return correlations
 
 
 def cca(
-    x: Tensor, y: Tensor, y_of_x: Tensor, ridge_x: float, ridge_y: float, size: int
+    covariance_x: Tensor, covariance_y: Tensor, cross: Tensor, ridge_x: float, ridge_y: float, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps a [F, size] and b [H, size] for centred x [N, F], y [M, H] and y_of_x [N, H], the mean y of each x.
+    """Maps a [F, size] and b [H, size] and their correlations [size], from covariances [F, F], [H, H] and [F, H].
 
     A ridge is given in units of the mean variance of its side.
     """
-    root_x, root_y = _inverse_root(x.T @ x / len(x), ridge_x), _inverse_root(y.T @ y / len(y), ridge_y)
-    left, correlations, right = torch.linalg.svd(root_x @ (x.T @ y_of_x / len(x)) @ root_y, full_matrices=False)
+    root_x, root_y = _inverse_root(covariance_x, ridge_x), _inverse_root(covariance_y, ridge_y)
+    left, correlations, right = torch.linalg.svd(root_x @ cross @ root_y, full_matrices=False)
     correlations = correlations[:size]
     return root_x @ left[:, :size] * correlations, root_y @ right[:size].T * correlations, correlations
 
 
 def _inverse_root(covariance: Tensor, ridge: float) -> Tensor:
     scale = covariance.diagonal().mean().clamp(min=1e-12)
-    values, vectors = torch.linalg.eigh(covariance + ridge * scale * torch.eye(len(covariance)))
+    values, vectors = torch.linalg.eigh(covariance + ridge * scale * torch.eye(len(covariance)).to(covariance))
     return vectors * values.clamp(min=1e-12).rsqrt() @ vectors.T
 
 
-def _image_means(model: Hire, split: Split) -> Tensor:
+def _image_means(model: Hire, split: Split, device: torch.device) -> Tensor:
     means = []
     for start in range(0, len(split.images), _BLOCK):
         rows = range(start, min(start + _BLOCK, len(split.images)))
-        regions = collate_regions([split.regions(row) for row in rows])
+        regions = collate_regions([split.regions(row) for row in rows]).to(device)
         means.append(masked_mean(model.regions.normalised(regions.features), regions.mask))
     return torch.cat(means)
 
 
-def _state_means(model: Hire, bank: CaptionBank) -> Tensor:
-    means = []
+@dataclass(frozen=True)
+class _Moments:
+    """Of M captions' descriptions y: mean [H], covariance [H, H], and with their images' centred x, cross [F, H]."""
+
+    mean: Tensor
+    covariance: Tensor
+    cross: Tensor
+
+
+def _text_moments(
+    model: Hire, bank: CaptionBank, words: tuple[Tensor, Tensor] | None, x: Tensor, owner: Tensor
+) -> _Moments:
+    """Every image weighs the same in `cross`, however many captions it has."""
+    weighted = x / torch.bincount(owner, minlength=len(x)).clamp(min=1)[:, None]
+    total, square, cross, sums = (torch.zeros((), device=x.device) for _ in range(4))
     for start in range(0, len(bank), _BLOCK):
-        tokens = bank.tokens(range(start, min(start + _BLOCK, len(bank))))
-        states = model.text.states(tokens) if tokens.states is None else tokens.states  # type: ignore[union-attr,operator]
-        means.append(masked_mean(states, tokens.mask))
-    return torch.cat(means)
+        rows = range(start, min(start + _BLOCK, len(bank)))
+        y = (
+            _state_means(model, bank, rows, x.device)
+            if words is None
+            else _word_shares(bank, rows, *words).to(x.device)
+        )
+        own = weighted[owner[rows.start : rows.stop]]
+        total, square, cross, sums = total + y.sum(dim=0), square + y.T @ y, cross + own.T @ y, sums + own.sum(dim=0)
+    mean = total / len(bank)
+    covariance = square / len(bank) - mean[:, None] * mean
+    return _Moments(mean, covariance, (cross - sums[:, None] * mean) / len(x))
+
+
+def _state_means(model: Hire, bank: CaptionBank, rows: range, device: torch.device) -> Tensor:
+    assert isinstance(model.text, Pretrained)
+    tokens = bank.tokens(rows).to(device)
+    return masked_mean(model.text.states(tokens) if tokens.states is None else tokens.states, tokens.mask)
 
 
 def _frequent_words(bank: CaptionBank, size: int) -> tuple[Tensor, Tensor]:
@@ -107,38 +133,36 @@ def _frequent_words(bank: CaptionBank, size: int) -> tuple[Tensor, Tensor]:
     return words, torch.log(len(bank) / documents[words].float()).sqrt()
 
 
-def _word_shares(bank: CaptionBank, words: Tensor) -> Tensor:
-    """[M, W], the share of each caption's word pieces that each of `words` makes up."""
-    column = np.full(int(max(bank.ids.max(), words.max())) + 1, -1)
+def _word_shares(bank: CaptionBank, rows: range, words: Tensor, weights: Tensor) -> Tensor:
+    """[rows, W], the share of each caption's word pieces that each of `words` makes up, times the word's weight."""
+    lengths, ids = bank.lengths[rows.start : rows.stop], bank.ids[bank.offsets[rows.start] : bank.offsets[rows.stop]]
+    column = np.full(int(max(ids.max(), words.max())) + 1, -1)
     column[words.numpy()] = np.arange(len(words))
-    caption, place = np.repeat(np.arange(len(bank)), bank.lengths), column[bank.ids]
-    shares = torch.zeros(len(bank), len(words))
-    inside = torch.from_numpy(place >= 0)
-    index = torch.from_numpy(caption)[inside], torch.from_numpy(place)[inside]
-    shares.index_put_(index, torch.ones(int(inside.sum())), accumulate=True)
-    return shares / torch.from_numpy(bank.lengths)[:, None]
+    caption, place = np.repeat(np.arange(len(rows)), lengths), column[ids]
+    inside = place >= 0
+    shares = np.zeros((len(rows), len(words)), np.float32)
+    np.add.at(shares, (caption[inside], place[inside]), 1)
+    return torch.from_numpy(shares / lengths[:, None].astype(np.float32)) * weights
 
 
-def _scale(a: Tensor, centre: Tensor, rows: Tensor) -> Tensor:
+def _scale(a: Tensor, covariance: Tensor) -> Tensor:
     """What makes the projected rows have numbers of about 1, as after a layer norm."""
-    return 1 / ((rows - centre) @ a).square().mean().sqrt().clamp(min=1e-6)
+    return ((a * (covariance @ a)).sum() / a.shape[1]).clamp(min=1e-12).rsqrt()
 
 
-def _set_linear(layer: torch.nn.Linear, a: Tensor, centre: Tensor, rows: Tensor) -> None:
-    a = a * _scale(a, centre, rows)
+def _set_linear(layer: torch.nn.Linear, a: Tensor, centre: Tensor) -> None:
     layer.weight.zero_()
     layer.bias.zero_()
     layer.weight[: a.shape[1]] = a.T
     layer.bias[: a.shape[1]] = -centre @ a
 
 
-def _set_words(text: BiGRU, b: Tensor, centre: Tensor, words: Tensor, weights: Tensor, rows: Tensor) -> None:
+def _set_words(text: BiGRU, b: Tensor, centre: Tensor, words: Tensor, weights: Tensor) -> None:
     """Each word's embedding becomes its row of the map, so that their mean is the map of the word shares."""
     assert text.skip is not None
-    b = b * _scale(b, centre, rows)
     size = b.shape[1]
     text.embedding.weight.zero_()
-    text.embedding.weight[words, :size] = b * weights[:, None]
+    text.embedding.weight[words.to(b.device), :size] = b * weights[:, None].to(b.device)
     text.skip.weight.zero_()
     text.skip.weight[range(size), range(size)] = 1
     text.skip.bias.zero_()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from hire_model.errors import DataError
 from hire_model.model.hire import Hire
 from hire_model.progress import track
 
+log = logging.getLogger(__name__)
 _ENCODE_BLOCK = 128
 # A pair keeps about so many numbers per fragment and dimension alive while it is scored (measured; see benchmarks/).
 _COPIES = 8
@@ -41,13 +43,16 @@ def similarity(
         model.train(was_training)
 
 
-def predicate_map(model: Hire, split: Split) -> np.ndarray | None:
-    """The model's index of each predicate of the data set, -1 where it knows none; None if the lists are the same."""
-    names = split.dataset.manifest.predicates
-    if names == model.predicates:
+def predicate_map(known: Sequence[str], names: Sequence[str]) -> np.ndarray | None:
+    """The place in `known`, the model's predicates, of each of `names`, -1 for a new one; None if both are the same."""
+    if tuple(names) == tuple(known):
         return None
-    known = {name: index for index, name in enumerate(model.predicates)}
-    return np.array([known.get(name, -1) for name in names] or [-1], np.int64)
+    place = {name: index for index, name in enumerate(known)}
+    mapping = np.array([place.get(name, -1) for name in names] or [-1], np.int64)
+    if names and (mapping < 0).any():
+        new = int((mapping < 0).sum())
+        log.warning("%d of %d predicates are new to the model; their relations are left out.", new, len(names))
+    return mapping
 
 
 def encode_images(model: Hire, split: Split) -> EncodedImages:
@@ -58,29 +63,44 @@ def encode_images(model: Hire, split: Split) -> EncodedImages:
             f"({split.dataset.manifest.feature_extractor}), but the model was trained on {model.feature_dim}. "
             "Extract the regions as for the training data."
         )
-    device, mapping = _device(model), predicate_map(model, split)
-    blocks = []
+    device, mapping = _device(model), predicate_map(model.predicates, split.dataset.manifest.predicates)
+    encoded = None
     for rows in _progress(len(split.images), "encode images"):
         regions = collate_regions([split.regions(i) for i in rows], mapping)
-        blocks.append(model.encode_image(regions.to(device)))
-    longest = max(block.mask.shape[1] for block in blocks)
-    return EncodedImages(
-        torch.cat([_padded(block.regions, longest) for block in blocks]),
-        torch.cat([_padded(block.mask, longest) for block in blocks]),
-        torch.cat([block.summary for block in blocks]),
-    )
+        block = model.encode_image(regions.to(device))
+        if encoded is None:
+            shape = (len(split.images), int(split.region_counts.max()))
+            encoded = EncodedImages(*_room(shape, block.regions, block.mask, block.summary))
+        _fill(rows, (encoded.regions, block.regions), (encoded.mask, block.mask), (encoded.summary, block.summary))
+    assert encoded is not None
+    return encoded
 
 
 def encode_texts(model: Hire, bank: CaptionBank) -> EncodedTexts:
     """All captions of a bank, encoded once, padded to the longest, on the model's device."""
-    device = _device(model)
-    blocks = [model.encode_text(bank.tokens(rows).to(device)) for rows in _progress(len(bank), "encode captions")]
-    longest = max(block.mask.shape[1] for block in blocks)
-    return EncodedTexts(
-        torch.cat([_padded(block.words, longest) for block in blocks]),
-        torch.cat([_padded(block.mask, longest) for block in blocks]),
-        torch.cat([block.summary for block in blocks]),
+    device, encoded = _device(model), None
+    for rows in _progress(len(bank), "encode captions"):
+        block = model.encode_text(bank.tokens(rows).to(device))
+        if encoded is None:
+            shape = (len(bank), int(bank.lengths.max()))
+            encoded = EncodedTexts(*_room(shape, block.words, block.mask, block.summary))
+        _fill(rows, (encoded.words, block.words), (encoded.mask, block.mask), (encoded.summary, block.summary))
+    assert encoded is not None
+    return encoded
+
+
+def _room(shape: tuple[int, int], fragments: Tensor, mask: Tensor, summary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Zeros for all items at once, filled block by block: a list of blocks to join would take twice the memory."""
+    return (
+        fragments.new_zeros(*shape, fragments.shape[-1]),
+        mask.new_zeros(shape),
+        summary.new_zeros(shape[0], summary.shape[-1]),
     )
+
+
+def _fill(rows: range, *pairs: tuple[Tensor, Tensor]) -> None:
+    for whole, block in pairs:
+        whole[rows.start : rows.stop, : block.shape[1]] = block  # a block is padded to its own longest item
 
 
 def score_matrix(
@@ -108,12 +128,6 @@ def score_matrix(
 
 def _trimmed(texts: EncodedTexts, length: int) -> EncodedTexts:
     return dataclasses.replace(texts, words=texts.words[:, :length], mask=texts.mask[:, :length])
-
-
-def _padded(x: Tensor, length: int) -> Tensor:
-    """x [n, m, ...] with zero rows up to [n, length, ...]."""
-    missing = length - x.shape[1]
-    return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], dim=1) if missing else x
 
 
 def _device(model: Hire) -> torch.device:

@@ -16,6 +16,7 @@ from hire_model.errors import DataError
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
 from hire_model.scoring.explain import Explanation, explain
+from hire_model.scoring.matrix import predicate_map
 
 Pair = tuple[ImageRegions, str]
 Item = TypeVar("Item")
@@ -32,14 +33,24 @@ class Hit(TypedDict):
 class Scorer:
     """Scores images, given as regions, against sentences. Higher is a better match; scores lie in -1 ... 1."""
 
-    def __init__(self, model: Hire, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, model: Hire, device: str | torch.device = "cpu", predicates: Sequence[str] | None = None
+    ) -> None:
+        """predicates: what the numbers in the images' relations mean; the model's own list without it."""
         self.model = model.eval().to(device)
         self.device = torch.device(device)
+        self.predicates = tuple(model.predicates if predicates is None else predicates)
+        self._mapping = predicate_map(model.predicates, self.predicates)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Scorer:
-        """The model in `folder`, its digests checked. Raises HireError if there is none or it is damaged."""
-        return cls(artifact.load(folder), device)
+    def load(
+        cls, folder: str | Path, device: str | torch.device = "cpu", predicates: Sequence[str] | None = None
+    ) -> Scorer:
+        """The model in `folder`, its digests checked. Raises HireError if there is none or it is damaged.
+
+        predicates: of the data set that images come from (its manifest's), where it is not the training data.
+        """
+        return cls(artifact.load(folder), device, predicates)
 
     @torch.inference_mode()
     def predict(self, pairs: Sequence[Pair]) -> np.ndarray:
@@ -80,7 +91,7 @@ class Scorer:
     def explain(self, image: ImageRegions, text: str) -> Explanation:
         """What each word of `text` looked at in `image`, and how much of the score it brought."""
         self._check(image, text, "pair 0")
-        regions = collate_regions([image]).to(self.device)
+        regions = collate_regions([image], self._mapping).to(self.device)
         tokens = CaptionBank.from_lists(self.model.vocabulary.encode([text])).tokens([0]).to(self.device)
         return explain(self.model, regions, tokens, text)
 
@@ -96,14 +107,20 @@ class Scorer:
                 f"{where}: features have shape {list(image.features.shape)}, expected [1 or more regions, "
                 f"{self.model.feature_dim}] as in the training data."
             )
-        if len(image.relations) and image.relations[:, 1].max() >= len(self.model.predicates):
-            raise DataError(
-                f"{where}: predicate {image.relations[:, 1].max()}, but the model knows {len(self.model.predicates)} "
-                "(counted from 0)."
-            )
+        if not np.isfinite(image.features).all():
+            raise DataError(f"{where}: a feature is NaN or infinite, expected finite numbers.")
+        count = len(image.features)
+        limits = {"subject": count, "predicate": len(self.predicates), "object": count}
+        for column, (name, limit) in enumerate(limits.items()):
+            wrong = (image.relations[:, column] < 0) | (image.relations[:, column] >= limit)
+            if wrong.any():
+                row = int(wrong.argmax())
+                raise DataError(
+                    f"{where}: relation {row} has {name} {image.relations[row, column]}, expected 0 to {limit - 1}."
+                )
 
     def _encode_images(self, images: Sequence[ImageRegions]) -> EncodedImages:
-        return self.model.encode_image(collate_regions(images).to(self.device))
+        return self.model.encode_image(collate_regions(images, self._mapping).to(self.device))
 
     def _encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
         bank = CaptionBank.from_lists(self.model.vocabulary.encode(texts))

@@ -14,7 +14,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from hire_model.errors import HireError
+from hire_model.errors import GO_ON, HireError
 from hire_model.settings import TrackingSettings
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,8 @@ def track(settings: TrackingSettings, name: str, run_id: str | None = None) -> I
     """A run that ends with the block: finished, or failed where an exception leaves it.
 
     Inside `mlflow run` it is the run that MLflow opened, otherwise `run_id` (a training that goes on), otherwise a new
-    one in the experiment of the settings. Raises TrackingError within seconds where no server answers.
+    one in the experiment of the settings. Raises TrackingError within seconds where no server answers. A server that is
+    away in the end hides nothing: what the block raised is raised, and the open run is only warned of.
     """
     if not settings.enabled:
         yield Run()
@@ -127,8 +128,13 @@ def track(settings: TrackingSettings, name: str, run_id: str | None = None) -> I
         mlflow.set_experiment(settings.experiment)
     log.info("Tracking in %s", uri)
     joined = run_id is not None or inside_mlflow_run()
-    with mlflow.start_run(run_id, run_name=None if joined else name, log_system_metrics=True) as active:
+    active = mlflow.start_run(run_id, run_name=None if joined else name, log_system_metrics=True)
+    status = "FAILED"
+    try:
         yield MlflowRun(active.info.run_id)
+        status = "FINISHED"
+    finally:
+        _close(active.info.run_id, status)
 
 
 @contextmanager
@@ -141,7 +147,7 @@ def handing_over(out: Path) -> Iterator[None]:
     except (MlflowException, OSError) as error:
         raise TrackingError(
             f"The training is complete and lies in {out}, but MLflow did not take all of it: {first_line(error)}. Run "
-            "the same command with --resume: it goes straight to the evaluation and hands everything over again."
+            f"{GO_ON}: it goes straight to the evaluation and hands everything over again."
         ) from error
 
 
@@ -191,6 +197,17 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, cut to what fits a sentence."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return line if len(line) <= 300 else line[:297] + "..."
+
+
+def _close(run_id: str, status: str) -> None:
+    """End the active run. Never raises: an error here would take the place of the one that is under way."""
+    import mlflow
+
+    try:
+        with _impatient():
+            mlflow.end_run(status)
+    except Exception as error:
+        log.warning("MLflow did not take the end of run %s (%s); it shows it as running.", run_id, first_line(error))
 
 
 def _known(run_id: str) -> bool:

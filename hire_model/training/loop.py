@@ -15,7 +15,7 @@ import torch
 from hire_model.batch import Batch
 from hire_model.data.loading import CaptionBank
 from hire_model.data.store import Split
-from hire_model.errors import DataError, TrainingStopped
+from hire_model.errors import GO_ON, DataError, TrainingStopped
 from hire_model.model.hire import Hire
 from hire_model.progress import clock, track
 from hire_model.settings import Settings
@@ -166,7 +166,7 @@ class _Loop:
     def _stopped(self, where: str, batch: str = "") -> TrainingStopped:
         return TrainingStopped(
             f"Stopped by {self.stop.name or 'a signal to another process'} {where} of {self.settings.epochs}{batch}. "
-            f"The checkpoint is {self.run.out / LAST}; run the same command with --resume to go on from it."
+            f"The checkpoint is {self.run.out / LAST}; run {GO_ON} to go on from it."
         )
 
     def _shown(self, batches: Steps) -> Steps:

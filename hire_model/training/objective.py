@@ -66,7 +66,7 @@ class Objective(nn.Module):
         first = sum(sizes[: self.peers.fabric.global_rank])
         image, text = hard_pairs(every, count)[first : first + len(own)].nonzero(as_tuple=True)
         chosen = self.model.score_pairs(images, texts, image, text)
-        left_out = torch.full_like(own, -torch.inf)
+        left_out = torch.full_like(own, -torch.inf, dtype=chosen.total.dtype)
         return Scores(
             total=left_out.index_put((image, text), chosen.total),
             pair=left_out.index_put((image, text), chosen.pair),

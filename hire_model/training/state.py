@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hire_model.errors import HireError, TrainingStopped
+from hire_model.errors import GO_ON, HireError, TrainingStopped
 from hire_model.settings import Settings, flatten
 from hire_model.training.record import EpochRecord, Meter
 
@@ -130,7 +130,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             last = path.parent / LAST
             kept = f"The last good checkpoint is {last}" if last.is_file() else "There is no checkpoint yet"
             raise TrainingStopped(
-                f"{path}: no space left to write it. {kept}. Free some space, then run the same command with --resume."
+                f"{path}: no space left to write it. {kept}. Free some space, then run {GO_ON}."
             ) from error
         raise
 

@@ -13,7 +13,11 @@ _NEAR = 0.01
 
 
 class StopRequest:
-    """Within it, Ctrl-C and SIGTERM only set `name`, for the loop to see after a step; a second one acts at once."""
+    """Within it, Ctrl-C and SIGTERM only set `name`, for the loop to see after a step; the same one again acts at once.
+
+    The other one only sets it, too: on Ctrl-C `mlflow run` sends SIGTERM to a training that the terminal has already
+    told, and that is writing its checkpoint.
+    """
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -28,16 +32,18 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        for number in list(self._before):
+            self._give_back(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        self._restore()
+        came = signal.Signals(number)
+        self.name = self.name or ("Ctrl-C" if came == signal.SIGINT else came.name)
+        self._give_back(came)
 
-    def _restore(self) -> None:
-        for kind, handler in self._before.items():
-            signal.signal(kind, handler)  # type: ignore[arg-type]
-        self._before = {}
+    def _give_back(self, number: signal.Signals) -> None:
+        before = self._before.pop(number, None)  # None: it came while __exit__ was giving it back
+        if before is not None:
+            signal.signal(number, before)  # type: ignore[arg-type]
 
 
 @dataclass

@@ -125,10 +125,19 @@ def test_entry_point_train(trained: list[dict[str, Any]], monkeypatch: pytest.Mo
     assert CliRunner().invoke(app, _entry("train", monkeypatch)).exit_code == 0
     said = {"recipe": "synthetic", "data": "it's here", "epochs": "2", "set": "train.lr=0.5 train.seed=9"}
     assert CliRunner().invoke(app, _entry("train", monkeypatch, **said)).exit_code == 0
+    assert [call["resume"] for call in trained] == [False, False]
     plain, other = (call["settings"] for call in trained)
     assert plain.data.path is None
     assert (other.data.path, other.train.epochs, other.train.lr) == (Path("it's here"), 2, 0.5)
     assert other.train.seed == 9
+
+
+def test_entry_point_train_resumes(trained: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    for said in ("yes", "no"):
+        assert CliRunner().invoke(app, _entry("train", monkeypatch, resume=said)).exit_code == 0
+    assert [call["resume"] for call in trained] == [True, False]
+    result = CliRunner().invoke(app, _entry("train", monkeypatch, resume="maybe"))
+    assert result.exit_code == 2 and "--resume-yes" in result.output and len(trained) == 2
 
 
 def test_entry_point_evaluate(evaluated: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +188,16 @@ def test_config_show_names_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["train.seed"] == ["5", "environment"]
     assert rows["data.test"] == ["test", "recipe synthetic"]
     assert rows["train.clip"][1] == "default"
+
+
+def test_config_show_splits_one_set_as_train_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    result = CliRunner().invoke(app, ["config", "show", "--set", "train.lr=0.25 train.out=runs/a b train.seed=3"])
+    assert result.exit_code == 0, result.output
+    said = [line.split("command line")[0].split(maxsplit=1) for line in result.output.splitlines() if "command" in line]
+    assert {key: value.strip() for key, value in said} == {
+        "train.lr": "0.25", "train.out": "runs/a b", "train.seed": "3",
+    }  # fmt: skip
 
 
 def test_config_show_changed_leaves_defaults_out() -> None:

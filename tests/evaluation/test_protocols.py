@@ -71,6 +71,8 @@ def test_named_protocols_are_those_of_the_field() -> None:
         (np.append(np.repeat(np.arange(1000), 5), 7), 1000, "f30k-1k", "image 7 has 6 captions"),
         (np.zeros(3, int), 3, Protocol("odd", folds=2), "do not divide 3"),
         (np.zeros(3, int), 3, "coco5k", "Did you mean 'coco-5k'"),
+        (np.zeros(0, int), 3, "full", "'full'.*the split holds no caption"),
+        (np.zeros(0, int), 1000, "f30k-1k", "the split holds no caption"),
     ],
 )
 def test_a_split_that_does_not_fit(owner: np.ndarray, images: int, protocol: str | Protocol, words: str) -> None:

@@ -177,7 +177,7 @@ def test_blocks_and_recomputing_change_neither_score_nor_gradient(kept, monkeypa
     found = []
     for block in (1, 1 << 30):
         monkeypatch.setattr("hire_model.model.interaction._CPU_BLOCK", block)
-        monkeypatch.setattr("hire_model.model.interaction._KEPT", kept if block == 1 else 1 << 40)
+        monkeypatch.setattr("hire_model.model.interaction._CPU_KEPT", kept if block == 1 else 1 << 40)
         model = examples.model()
         v = model.encode_image(examples.regions(images))
         total = model.score(v, model.encode_text(examples.tokens(model, captions))).total

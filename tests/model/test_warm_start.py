@@ -22,7 +22,7 @@ def test_cca_gives_the_correlation_of_two_views_of_one_thing():
     x = torch.cat([common + 0.5 * torch.randn(4000, 1), torch.randn(4000, 3)], dim=1)
     y = torch.cat([torch.randn(4000, 2), -common + 0.5 * torch.randn(4000, 1)], dim=1)
     x, y = x - x.mean(dim=0), y - y.mean(dim=0)
-    a, b, correlations = cca(x, y, y, 1e-6, 1e-6, 2)
+    a, b, correlations = cca(x.T @ x / 4000, y.T @ y / 4000, x.T @ y / 4000, 1e-6, 1e-6, 2)
     expected = abs(np.corrcoef(x[:, 0], y[:, 2])[0, 1])
     assert float(correlations[0]) == pytest.approx(expected, abs=0.01) and float(correlations[1]) < 0.1
     assert np.corrcoef((x @ a)[:, 0], (y @ b)[:, 0])[0, 1] == pytest.approx(expected, abs=0.01)

@@ -11,8 +11,17 @@ from typing import Any
 import mlflow
 import pytest
 
+from hire_model.errors import TrainingStopped
 from hire_model.settings import Settings, TrackingSettings, flatten
-from hire_model.tracking.run import DEFAULT_URI, TrackingError, connect, track, tracking_uri
+from hire_model.tracking.run import (
+    DEFAULT_URI,
+    TrackingError,
+    _impatient,
+    connect,
+    handing_over,
+    track,
+    tracking_uri,
+)
 
 
 def test_everything_that_is_told_is_kept(tracking: TrackingSettings, tmp_path: Path) -> None:
@@ -139,6 +148,33 @@ def test_metrics_outlast_a_server_that_restarts(tracking: TrackingSettings, monk
         run.metrics({"dev/rsum": 3}, step=3)
     steps = mlflow.MlflowClient().get_metric_history(run.run_id, "dev/rsum")
     assert [figure.step for figure in steps] == [1, 2, 3]
+
+
+def test_a_server_that_is_away_in_the_end_hides_no_message(tracking: TrackingSettings, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<html>")
+    words = r"training is complete.*--resume.*-P resume=yes"
+    with pytest.raises(TrackingError, match=words), track(tracking, "away") as run:
+        mlflow.set_tracking_uri(_refusing())
+        with _impatient(), handing_over(tmp_path):
+            run.artifact(tmp_path / "report.html", "evaluation")
+    assert mlflow.active_run() is None
+
+
+@pytest.mark.parametrize("error", [TrainingStopped("The checkpoint is last.pt"), ZeroDivisionError()])
+def test_a_server_that_is_away_in_the_end_is_not_waited_for(tracking: TrackingSettings, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, track(tracking, "away"):
+        mlflow.set_tracking_uri(_refusing())
+        start = time.monotonic()
+        raise error
+    assert caught.value is error and time.monotonic() - start < 30
+
+
+def test_a_run_that_cannot_be_closed_is_warned_of(tracking: TrackingSettings, caplog: pytest.LogCaptureFixture) -> None:
+    with track(tracking, "away") as run:
+        mlflow.set_tracking_uri(_refusing())
+    assert f"did not take the end of run {run.run_id}" in caplog.text
+    mlflow.set_tracking_uri(tracking.uri)
+    assert mlflow.get_run(run.run_id).info.status == "RUNNING"
 
 
 def test_tracking_that_is_off_asks_nothing_of_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

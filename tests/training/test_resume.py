@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,57 @@ def test_ctrl_c_says_how_to_go_on(workshop: Workshop) -> None:
     with pytest.raises(TrainingStopped, match=r"Ctrl-C in epoch 1 of 4, after batch 3 of \d+.*last.pt.*--resume"):
         workshop.fit(on_step=stop_at(3, kind=signal.SIGINT))
     assert Checkpoint.load(workshop.out / LAST).batch == 3
+
+
+@pytest.mark.parametrize("kinds", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_the_other_signal_too_leaves_a_checkpoint(
+    workshop: Workshop, kinds: tuple[signal.Signals, signal.Signals]
+) -> None:
+    """Under `mlflow run` Ctrl-C reaches the training from the terminal, and MLflow sends SIGTERM right after."""
+
+    def on_step(step: int) -> None:
+        if step == 3:
+            os.kill(os.getpid(), kinds[0])
+            time.sleep(0.02)
+            os.kill(os.getpid(), kinds[1])
+
+    before = _deadly()
+    try:
+        with pytest.raises(TrainingStopped, match=r"epoch 1 of 4, after batch 3.*last.pt.*-P resume=yes"):
+            workshop.fit(on_step=on_step)
+        assert all(signal.getsignal(kind) is _die for kind in kinds)
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+    assert Checkpoint.load(workshop.out / LAST).batch == 3
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_the_same_signal_again_acts_at_once(workshop: Workshop, kind: signal.Signals) -> None:
+    def on_step(step: int) -> None:
+        os.kill(os.getpid(), kind)
+        os.kill(os.getpid(), kind)
+
+    before = _deadly()
+    try:
+        with pytest.raises(_Killed):
+            workshop.fit(on_step=on_step)
+    finally:
+        for other, handler in before.items():
+            signal.signal(other, handler)
+    assert not (workshop.out / LAST).exists()
+
+
+class _Killed(BaseException):
+    """What the signal would have done to the process."""
+
+
+def _die(number: int, frame: Any) -> None:
+    raise _Killed
+
+
+def _deadly() -> dict[signal.Signals, Any]:
+    return {kind: signal.signal(kind, _die) for kind in (signal.SIGINT, signal.SIGTERM)}
 
 
 def test_a_stop_while_dev_runs_waits_for_the_epoch(workshop: Workshop) -> None:

@@ -1,0 +1,44 @@
+"""What the writer replaces, and what it never touches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hire_model.data.store import Dataset
+from hire_model.data.writer import DatasetWriter, ImageRecord
+from hire_model.errors import DataError
+
+
+def write(out: Path, overwrite: bool = False, image: str = "one") -> Dataset:
+    with DatasetWriter(out, name="t", feature_dim=2, feature_extractor="x", overwrite=overwrite) as writer:
+        writer.add(ImageRecord(image, "train", np.ones((3, 2), np.float32), ["a dog"]))
+    return Dataset.open(out)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_is_no_data_set_is_never_deleted(tmp_path: Path, overwrite: bool) -> None:
+    thesis = tmp_path / "home" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    for out in (thesis.parent, thesis):
+        with pytest.raises(DataError, match="is not a data set; --overwrite replaces only data sets"):
+            write(out, overwrite)
+    assert thesis.read_text() == "years of work" and list(tmp_path.iterdir()) == [thesis.parent]
+
+
+def test_overwrite_replaces_a_data_set(tmp_path: Path) -> None:
+    write(tmp_path / "d")
+    with pytest.raises(DataError, match=r"exists already.*--overwrite"):
+        write(tmp_path / "d", image="two")
+    assert write(tmp_path / "d", overwrite=True, image="two").split("train").image_id(0) == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_overwrite_takes_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    with pytest.raises(DataError, match="exists already"):
+        write(tmp_path / "d")
+    assert write(tmp_path / "d", overwrite=True).split("train").image_id(0) == "one"
