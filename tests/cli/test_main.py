@@ -97,17 +97,17 @@ def test_one_set_may_hold_several(items: list[str] | None, expected: list[str]) 
 
 def test_evaluate_takes_the_challenger_by_default(evaluated: list[tuple[Any, ...]]) -> None:
     CliRunner().invoke(app, ["evaluate", "--data", "d", "--set", "tracking.model_name=other"])
-    models, settings, split, figures, page = evaluated[0]
+    models, settings, split, figures, page, limit = evaluated[0]
     assert models == ["models:/other@challenger"]
-    assert (settings.data.path, split, figures, page) == (Path("d"), "test", None, None)
+    assert (settings.data.path, split, figures, page, limit) == (Path("d"), "test", None, None, 0)
 
 
 def test_evaluate_hands_on_an_ensemble(evaluated: list[tuple[Any, ...]]) -> None:
-    arguments = "evaluate --model a --model b --split dev --protocol coco-5k --json f.json --report r.html"
+    arguments = "evaluate --model a --model b --split dev --protocol coco-5k --json f.json --report r.html --limit 7"
     CliRunner().invoke(app, arguments.split())
-    models, settings, split, figures, page = evaluated[0]
+    models, settings, split, figures, page, limit = evaluated[0]
     assert (models, split, settings.evaluate.protocol) == (["a", "b"], "dev", "coco-5k")
-    assert (figures, page) == (Path("f.json"), Path("r.html"))
+    assert (figures, page, limit) == (Path("f.json"), Path("r.html"), 7)
 
 
 def _entry(name: str, monkeypatch: pytest.MonkeyPatch, **parameters: str) -> list[str]:

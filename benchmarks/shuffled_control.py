@@ -1,0 +1,48 @@
+"""The control: train and judge with the pictures dealt to the captions at random. Recall has to be that of chance.
+
+    python benchmarks/shuffled_control.py --recipe flickr8k_mini --data DATASET [--set train.epochs=1 ...]
+
+If it is above chance, figures are won by something other than matching: captions that leak, or a wrong rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from hire_model.data.chosen import Splits, open_dataset
+from hire_model.data.store import Split
+from hire_model.evaluation import protocols
+from hire_model.evaluation.ranks import chance_recall
+from hire_model.fitting import fitted, matrix_of
+from hire_model.settings import resolve
+
+
+def dealt(split: Split, seed: int) -> Split:
+    """The split with its images in another order, so that each caption has somebody else's."""
+    return dataclasses.replace(split, images=np.random.default_rng(seed).permutation(split.images))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="flickr8k_mini")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    settings = resolve(args.recipe, [f"data.path={args.data}", *args.set]).settings
+    splits = Splits.of(open_dataset(settings.data), settings.data)
+    splits = Splits(*(dealt(split, seed) for seed, split in enumerate((splits.train, splits.dev, splits.test))))
+    with tempfile.TemporaryDirectory() as folder:
+        model, _ = fitted(settings, splits, Path(folder))
+    result = protocols.judge(matrix_of(model, splits.test, settings.evaluate), splits.test.owner, bootstrap=0)
+    print({name: round(value, 1) for name, value in result.metrics().items()})
+    i2t, t2i = chance_recall(splits.test.owner, len(splits.test.images), np.array([1, 5, 10]))
+    print("chance: i2t R@1/5/10", i2t.round(1).tolist(), "t2i", t2i.round(1).tolist())
+
+
+if __name__ == "__main__":
+    main()
