@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from hire_model import fitting
 from hire_model.ablation import edges, perturb, stages, trial
 from hire_model.ablation.memory import Memory, Record
 from hire_model.ablation.perturb import KINDS, Tally, perturbed
@@ -98,7 +99,7 @@ def test_the_key_follows_what_decides_the_result() -> None:
         return trial.key_of(resolve("synthetic", overrides, environ={}).settings, digest)
 
     assert key() == key("train.out=elsewhere", "data.path=x", "train.threads=2", "tracking.enabled=false")
-    others = {key(change) for change in ("train.epochs=3", "train.seed=1", "model.dim=128", "data.test=dev")}
+    others = {key(change) for change in ("train.epochs=7", "train.seed=1", "model.dim=128", "data.test=dev")}
     assert len(others | {key(), key(digest="e")}) == 6
 
 
@@ -140,7 +141,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(
 ) -> None:
     study = _study(tiny_dataset, tmp_path / "cut", "train.epochs=2")
     whole = stages.run(dataclasses.replace(study, out=tmp_path / "whole"), ["base"])
-    real, losses = trial.fit, []
+    real, losses = fitting.fit, []
 
     def cut(*arguments: Any, **options: Any) -> Any:
         def stop(record: Any) -> None:
@@ -148,9 +149,9 @@ def test_an_interrupted_trial_goes_on_where_it_was(
             if len(losses) == 1:
                 raise TrainingStopped("Stopped by SIGTERM.")
 
-        return real(*arguments, **options, on_epoch=stop)
+        return real(*arguments, **options | {"on_epoch": stop})
 
-    monkeypatch.setattr(trial, "fit", cut)
+    monkeypatch.setattr(fitting, "fit", cut)
     with pytest.raises(TrainingStopped, match=r"'base' with seed 0.*same command goes on"):
         stages.run(study, ["base"])
     resumed = stages.run(study, ["base"])
