@@ -71,9 +71,7 @@ class Study:
 
         Raises HireError if it does not fit the protocol.
         """
-        data = settings.data
-        limit = data.dev_images if not data.test or data.test == data.dev else 0
-        split = self.dataset.split(data.test or data.dev, limit)
+        split = Splits.of(self.dataset, settings.data).test
         protocols.check_fit(split.owner, len(split.images), settings.evaluate.protocol)
         return split
 
