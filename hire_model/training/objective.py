@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hire_model.batch import Batch, EncodedImages, EncodedTexts, Scores
+from hire_model.batch import Batch, EncodedImages, EncodedTexts
 from hire_model.losses import hinge, infonce
 from hire_model.model.hire import Hire
 from hire_model.settings import TrainSettings
 from hire_model.training.engine import Peers
+
+Rows = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -53,32 +55,31 @@ class Objective(nn.Module):
         """(loss, pair loss, global loss), the same in every process. `hardest`: see `losses.hinge`."""
         images = self.model.encode_image(share.batch.regions)
         texts = self.peers.texts(self.model.encode_text(share.batch.tokens), share.sizes)
-        terms = self.terms(self._gather(self._score(images, texts, share.sizes), share.sizes), hardest)
+        total, single = self._score(images, texts, share.sizes)
+        rows = self.peers.rows
+        terms = self.terms(rows(total, share.sizes), None if single is None else rows(single, share.sizes), hardest)
         return terms.loss, terms.pair, terms.globals
 
-    def _score(self, images: EncodedImages, texts: EncodedTexts, sizes: tuple[int, ...]) -> Scores:
-        """Scores of this process's images [b] and all captions [C]; -inf where `train.mined` leaves a pair out."""
+    def _score(self, images: EncodedImages, texts: EncodedTexts, sizes: tuple[int, ...]) -> Rows:
+        """Total and global scores [b, C] of own images and all captions; total is -inf where `train.mined` skips."""
         count = self.settings.mined
         if not count or count >= sum(sizes) - 1:
-            return self.model.score(images, texts)
+            scores = self.model.score(images, texts)
+            return scores.total, scores.globals
         own = images.summary @ texts.summary.T
         every = self.peers.rows(own.detach(), sizes)
         first = sum(sizes[: self.peers.fabric.global_rank])
         image, text = hard_pairs(every, count)[first : first + len(own)].nonzero(as_tuple=True)
         chosen = self.model.score_pairs(images, texts, image, text)
         left_out = torch.full_like(own, -torch.inf, dtype=chosen.total.dtype)
-        return Scores(
-            total=left_out.index_put((image, text), chosen.total),
-            pair=left_out.index_put((image, text), chosen.pair),
-            globals=None if chosen.globals is None else own,
-        )
+        return left_out.index_put((image, text), chosen.total), None if chosen.globals is None else own
 
-    def terms(self, scores: Scores, hardest: bool) -> Terms:
-        """The terms for a square of scores whose diagonal holds the true pairs, one caption for each image."""
-        pair = self._compare(scores.total, hardest)
-        if scores.globals is None or not self.settings.global_loss:
+    def terms(self, total: Tensor, globals_: Tensor | None, hardest: bool) -> Terms:
+        """The terms for squares of scores whose diagonals hold the true pairs, one caption for each image."""
+        pair = self._compare(total, hardest)
+        if globals_ is None or not self.settings.global_loss:
             return Terms(pair, pair, torch.zeros_like(pair))
-        single = self._compare(scores.globals, hardest)
+        single = self._compare(globals_, hardest)
         return Terms(pair + self.settings.global_loss * single, pair, single)
 
     def stuck(self, size: int, hardest: bool) -> float:
@@ -91,11 +92,3 @@ class Objective(nn.Module):
         if self.settings.loss == "infonce":
             return infonce(scores, positive, self.settings.temperature)
         return hinge(scores, positive, self.settings.margin, hardest)
-
-    def _gather(self, scores: Scores, sizes: tuple[int, ...]) -> Scores:
-        rows = self.peers.rows
-        return Scores(
-            total=rows(scores.total, sizes),
-            pair=scores.pair,
-            globals=None if scores.globals is None else rows(scores.globals, sizes),
-        )
