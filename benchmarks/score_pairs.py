@@ -18,8 +18,10 @@ from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.model.hire import Hire
 from hire_model.model.layers import unit
 from hire_model.model.vocabulary import learn
-from hire_model.scoring.matrix import score_matrix
+from hire_model.scoring.matrix import score_matrix, trimmed
 from hire_model.settings import resolve
+
+BLOCK = 128
 
 
 def items(model: Hire, images: int, captions: int, regions: int, words: int) -> tuple[EncodedImages, EncodedTexts]:
@@ -45,6 +47,15 @@ def loop(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tenso
     return torch.cat(columns, dim=1)
 
 
+def blocks(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tensor:
+    """As `similarity` does it, but for the encoding: some captions at a time, those of similar length together."""
+    found, lengths = torch.empty(len(images), len(texts)), texts.mask.sum(dim=1)
+    for rows in lengths.argsort().split(BLOCK):
+        some = trimmed(texts[rows], int(lengths[rows].max()))
+        found[:, rows] = torch.from_numpy(score_matrix(model, images, some, 512 << 20))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (
@@ -66,7 +77,7 @@ def main() -> None:
     ways = {
         "a loop over captions": lambda: loop(model, images, texts),
         "one block": lambda: model.score(images, texts).total,
-        "blocks (similarity)": lambda: torch.from_numpy(score_matrix(model, images, texts, 512 << 20)),
+        "blocks (similarity)": lambda: blocks(model, images, texts),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with torch.inference_mode():

@@ -7,10 +7,12 @@ E relations of all images in the batch together, F input feature size, D embeddi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 class _Movable:
@@ -24,6 +26,12 @@ class _Movable:
             if isinstance(value := getattr(self, f.name), Tensor)
         }
         return dataclasses.replace(self, **moved)  # type: ignore[type-var]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its tensors take."""
+        values = (getattr(self, f.name) for f in dataclasses.fields(self))  # type: ignore[arg-type]
+        return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,17 +84,42 @@ class EncodedImages(_Movable):
     regions  [B, R, P] after the implicit and explicit relations, in the space in which pairs are compared
     mask     [B, R] bool
     summary  [B, D] unit vector, g_I
+    edges    [B, K, R, R] what runs from one region to another, None where the model does not match relations
     """
 
     regions: Tensor
     mask: Tensor
     summary: Tensor
+    edges: Tensor | None = None
 
     def __len__(self) -> int:
         return self.mask.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> EncodedImages:
-        return EncodedImages(self.regions[index], self.mask[index], self.summary[index])
+        edges = None if self.edges is None else self.edges[index]
+        return EncodedImages(self.regions[index], self.mask[index], self.summary[index], edges)
+
+    def alone(self, row: int) -> EncodedImages:
+        """Image `row` without padding, as a copy that does not keep the others in memory."""
+        own, n = slice(row, row + 1), int(self.mask[row].sum())
+        edges = None if self.edges is None else self.edges[own, :, :n, :n].clone()
+        return EncodedImages(
+            self.regions[own, :n].clone(), self.mask[own, :n].clone(), self.summary[own].clone(), edges
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[EncodedImages]) -> EncodedImages:
+        """The images of all parts, in order, padded to the longest."""
+        regions, mask = _padded([part.regions for part in parts]), _padded([part.mask for part in parts])
+        edges = None
+        if parts[0].edges is not None:
+            edges = parts[0].edges.new_zeros(*mask.shape[:1], parts[0].edges.shape[1], *2 * mask.shape[1:])
+            row = 0
+            for part in parts:
+                assert part.edges is not None
+                edges[row : row + len(part), :, : part.edges.shape[2], : part.edges.shape[3]] = part.edges
+                row += len(part)
+        return cls(regions, mask, torch.cat([part.summary for part in parts]), edges)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +129,38 @@ class EncodedTexts(_Movable):
     words    [C, L, P]
     mask     [C, L] bool
     summary  [C, D] unit vector, g_T
+    roles    [C, L, 2Kd] what each word is at either end of a relation, None where the model does not match relations
     """
 
     words: Tensor
     mask: Tensor
     summary: Tensor
+    roles: Tensor | None = None
 
     def __len__(self) -> int:
         return self.mask.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> EncodedTexts:
-        return EncodedTexts(self.words[index], self.mask[index], self.summary[index])
+        roles = None if self.roles is None else self.roles[index]
+        return EncodedTexts(self.words[index], self.mask[index], self.summary[index], roles)
+
+    def alone(self, row: int) -> EncodedTexts:
+        """Caption `row` without padding, as a copy that does not keep the others in memory."""
+        own, n = slice(row, row + 1), int(self.mask[row].sum())
+        roles = None if self.roles is None else self.roles[own, :n].clone()
+        return EncodedTexts(self.words[own, :n].clone(), self.mask[own, :n].clone(), self.summary[own].clone(), roles)
+
+    @classmethod
+    def join(cls, parts: Sequence[EncodedTexts]) -> EncodedTexts:
+        """The captions of all parts, in order, padded to the longest."""
+        words, mask = _padded([part.words for part in parts]), _padded([part.mask for part in parts])
+        roles = None if parts[0].roles is None else _padded([part.roles for part in parts if part.roles is not None])
+        return cls(words, mask, torch.cat([part.summary for part in parts]), roles)
+
+
+def _padded(blocks: Sequence[Tensor]) -> Tensor:
+    """Blocks [n, F, ...], one below the other, padded to the longest F with zeros."""
+    return pad_sequence([row for block in blocks for row in block], batch_first=True)
 
 
 @dataclasses.dataclass(frozen=True)

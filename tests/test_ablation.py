@@ -76,6 +76,7 @@ def test_each_variant_differs_from_its_reference_in_its_own_stage_alone() -> Non
     stage_of = {
         "implicit": {"image_implicit", "text_implicit"}, "object-word": {"object_word"},
         "object-sentence": {"object_sentence"}, "word-image": {"word_image"},
+        "relation-match": {"relation_match"},
     }  # fmt: skip
     for variant in stages.VARIANTS:
         if variant.name in ("base", "full"):
@@ -84,8 +85,8 @@ def test_each_variant_differs_from_its_reference_in_its_own_stage_alone() -> Non
         changed = {key for key in mine if mine[key] != reference[key]}
         assert changed == stage_of.get(variant.name.removeprefix(variant.reference)[1:], {"graphs"}), variant.name
     base = by_name["base"]
-    switches = ("image_implicit", "object_word", "object_sentence", "word_image")
-    assert (base["graphs"], base["text_implicit"], [base[s] for s in switches]) == ("none", "off", [False] * 4)
+    switches = ("image_implicit", "object_word", "object_sentence", "word_image", "relation_match")
+    assert (base["graphs"], base["text_implicit"], [base[s] for s in switches]) == ("none", "off", [False] * 5)
     assert by_name["full"]["graphs"] == "both" and all(by_name["full"][s] for s in switches)
 
 

@@ -60,7 +60,7 @@ def test_the_project_names_one_environment() -> None:
     project = yaml.safe_load((ROOT / "MLproject").read_text())
     assert project["python_env"] == "python_env.yaml"
     assert "conda_env" not in project and "docker_env" not in project, "MLflow refuses a project with two"
-    assert set(project["entry_points"]) == {"train", "evaluate", "validate"}
+    assert set(project["entry_points"]) == {"train", "evaluate", "validate", "package"}
 
 
 # --- scripts/setup.sh, with stand-ins for Python and pip that only note what they are asked to do

@@ -25,7 +25,7 @@ from hire_model.evaluation.result import Result, write_text
 from hire_model.model import artifact
 from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire
-from hire_model.scoring.matrix import encode_images, encode_texts, score_matrix
+from hire_model.scoring.matrix import similarity
 from hire_model.settings import Settings
 from hire_model.tracking.facts import facts
 from hire_model.training.engine import pick_device
@@ -109,10 +109,10 @@ def run(study: Study) -> EdgeTable:
 
 
 def judge_points(model: Hire, split: Split, settings: Settings) -> list[Point]:
-    """`model` on `split` at each kind and share; captions are encoded once. train.seed draws what is hit."""
+    """`model` on `split` at each kind and share. train.seed draws what is hit."""
     points: list[Point] = []
     with torch.inference_mode():
-        texts = encode_texts(model, caption_bank(model, split.texts))
+        bank = caption_bank(model, split.texts)
         for kind in KINDS:
             for share in SHARES:
                 if share == 0 and points:
@@ -120,8 +120,7 @@ def judge_points(model: Hire, split: Split, settings: Settings) -> list[Point]:
                     continue
                 log.info("%.0f %% of the edges %s", 100 * share, kind)
                 with perturbed(model, kind, share, settings.train.seed) as tally:
-                    images = encode_images(model, split)
-                matrix = score_matrix(model, images, texts, settings.evaluate.budget_mb << 20)
+                    matrix = similarity(model, split, bank, settings.evaluate.budget_mb << 20)
                 result = protocols.judge(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
                 result = result.model_copy(update={"facts": facts()})
                 relations, pairs = tally.shares

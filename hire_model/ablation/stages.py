@@ -24,12 +24,13 @@ from hire_model.evaluation.result import KS, Result, write_text
 log = logging.getLogger(__name__)
 _GRAPHS, _IMPLICIT = "model.graphs", "model.image_implicit"
 _WORD, _SENTENCE, _IMAGE = "model.object_word", "model.object_sentence", "model.word_image"
+_MATCH = "model.relation_match"
 # Stage 3 on words is switched off with stage 3 on regions; where it is on, the recipe's model.text_implicit decides.
 _NO_IMPLICIT = {_IMPLICIT: "false", "model.text_implicit": "off"}
 # Both directions are scored, whatever the recipe says: stage 7 on regions rests in a t2i model.
 _BOTH = {"model.direction": "both"}
-_NONE = _NO_IMPLICIT | _BOTH | {_GRAPHS: "none", _WORD: "false", _SENTENCE: "false", _IMAGE: "false"}
-_ALL = _BOTH | {_IMPLICIT: "true", _GRAPHS: "both", _WORD: "true", _SENTENCE: "true", _IMAGE: "true"}
+_NONE = _NO_IMPLICIT | _BOTH | {_GRAPHS: "none", _WORD: "false", _SENTENCE: "false", _IMAGE: "false", _MATCH: "false"}
+_ALL = _BOTH | {_IMPLICIT: "true", _GRAPHS: "both", _WORD: "true", _SENTENCE: "true", _IMAGE: "true", _MATCH: "true"}
 _IMPLICIT_ALONE = {key: value for key, value in _NONE.items() if key != "model.text_implicit"} | {_IMPLICIT: "true"}
 
 
@@ -48,6 +49,7 @@ VARIANTS = (
     Variant("base+spatial", _NONE | {_GRAPHS: "spatial"}, "base"),
     Variant("base+semantic", _NONE | {_GRAPHS: "semantic"}, "base"),
     Variant("base+both-graphs", _NONE | {_GRAPHS: "both"}, "base"),
+    Variant("base+both-graphs+relation-match", _NONE | {_GRAPHS: "both", _MATCH: "true"}, "base+both-graphs"),
     Variant("base+object-word", _NONE | {_WORD: "true"}, "base"),
     Variant("base+object-sentence", _NONE | {_SENTENCE: "true"}, "base"),
     Variant("base+word-image", _NONE | {_IMAGE: "true"}, "base"),
@@ -56,6 +58,7 @@ VARIANTS = (
     Variant("full-spatial", _ALL | {_GRAPHS: "semantic"}, "full"),
     Variant("full-semantic", _ALL | {_GRAPHS: "spatial"}, "full"),
     Variant("full-both-graphs", _ALL | {_GRAPHS: "none"}, "full"),
+    Variant("full-relation-match", _ALL | {_MATCH: "false"}, "full"),
     Variant("full-object-word", _ALL | {_WORD: "false"}, "full"),
     Variant("full-object-sentence", _ALL | {_SENTENCE: "false"}, "full"),
     Variant("full-word-image", _ALL | {_IMAGE: "false"}, "full"),

@@ -43,6 +43,14 @@ class Splits:
     @classmethod
     def of(cls, dataset: Dataset, data: DataSettings) -> Splits:
         """The splits named in the settings; without data.test the dev split is judged in the end too."""
-        dev = dataset.split(data.dev, data.dev_images)
-        test = dev if not data.test or data.test == data.dev else dataset.split(str(data.test))
-        return cls(dataset.split(data.train, data.train_images), dev, test)
+        dev = _split(dataset, "data.dev", data.dev, data.dev_images)
+        test = dev if not data.test or data.test == data.dev else _split(dataset, "data.test", str(data.test))
+        return cls(_split(dataset, "data.train", data.train, data.train_images), dev, test)
+
+
+def _split(dataset: Dataset, key: str, name: str, limit: int = 0) -> Split:
+    """The split that the setting `key` names."""
+    if name not in dataset.manifest.splits:
+        known = ", ".join(sorted(dataset.manifest.splits))
+        raise DataError(f"{dataset.folder}: no split '{name}'; it has {known}. Choose one: --set {key}=NAME.")
+    return dataset.split(name, limit)

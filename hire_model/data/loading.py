@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 
 from hire_model.batch import Regions, Tokens
-from hire_model.data.store import ImageRegions
+from hire_model.data.store import ImageRegions, read_rows
 
 
 def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | None = None) -> Regions:
@@ -31,10 +32,7 @@ def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | 
         boxed[row, :count] = known
         boxes[row, :count][known] = image.boxes[known]
         classes[row, :count] = image.classes
-        relations, scores = image.relations.astype(np.int64), image.relation_scores
-        if predicate_map is not None and len(relations):
-            relations[:, 1] = predicate_map[relations[:, 1]]
-            scores, relations = scores[relations[:, 1] >= 0], relations[relations[:, 1] >= 0]
+        relations, scores = renumbered(image.relations, image.relation_scores, predicate_map)
         edges.append(np.concatenate([np.full((len(relations), 1), row), relations], axis=1))
         edge_scores.append(scores)
     return Regions(
@@ -48,23 +46,40 @@ def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | 
     )
 
 
+def renumbered(
+    relations: np.ndarray, scores: np.ndarray, predicate_map: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Relations [e, 3] int64 in the model's predicates, with their scores; those new to the model are left out.
+
+    predicate_map as in `collate_regions`.
+    """
+    relations = relations.astype(np.int64)
+    if predicate_map is None or not len(relations):
+        return relations, scores
+    relations[:, 1] = predicate_map[relations[:, 1]]
+    known = relations[:, 1] >= 0
+    return relations[known], scores[known]
+
+
 class CaptionBank:
     """The word pieces of all captions of a split, tokenised once, and a frozen encoder's states of them if there are.
 
     ids      [all word pieces] int32, one caption after the other
     offsets  [captions + 1] int64, where each begins
-    states   [all word pieces, H] float16, possibly mapped from disk, or None
+    states   [all word pieces, H] float16, mapped from disk, or None
     """
 
-    def __init__(self, ids: np.ndarray, offsets: np.ndarray, states: np.ndarray | None = None) -> None:
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray, states: np.memmap | None = None) -> None:
         self.ids, self.offsets, self.states = ids, offsets, states
 
     @classmethod
-    def from_lists(cls, ids: Sequence[Sequence[int]]) -> CaptionBank:
-        """A bank of captions that are given as lists of word piece ids."""
-        offsets = np.concatenate([[0], np.cumsum([len(caption) for caption in ids])]).astype(np.int64)
-        flat = np.fromiter((piece for caption in ids for piece in caption), np.int32, int(offsets[-1]))
-        return cls(flat, offsets)
+    def from_lists(cls, ids: Iterable[Sequence[int]]) -> CaptionBank:
+        """A bank of captions that are given as lists of word piece ids; none of the lists is kept."""
+        flat, offsets = array("i"), array("q", [0])
+        for caption in ids:
+            flat.extend(caption)
+            offsets.append(len(flat))
+        return cls(np.array(flat, np.int32), np.array(offsets, np.int64))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -84,7 +99,7 @@ class CaptionBank:
             ids[row, : end - start] = self.ids[start:end]
             mask[row, : end - start] = True
             if states is not None and self.states is not None:
-                states[row, : end - start] = self.states[start:end]
+                states[row, : end - start] = read_rows(self.states, start, end - start)
         return Tokens(
             torch.from_numpy(ids), torch.from_numpy(mask), None if states is None else torch.from_numpy(states)
         )

@@ -119,8 +119,12 @@ class Manifest(BaseModel):
             )
         try:
             return cls.model_validate_json(path.read_text("utf-8"))
-        except (ValidationError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise DataError(f"{path}: not a manifest of format {FORMAT}: {error}") from error
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"])) or "the whole"
+            raise DataError(f"{path}: not a manifest of format {FORMAT}: {where}: {fault['msg']}.") from error
 
 
 def sha256_of(path: Path) -> FileFacts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,16 @@ import pyarrow.parquet as pq
 
 from hire_model.data.schema import FEATURES, PICTURES, TABLES, Manifest
 from hire_model.errors import DataError
+
+
+def read_rows(mapped: np.memmap, first: int, count: int) -> np.ndarray:
+    """[count, F], rows of a mapped npy file [n, F] from `first` on, read from disk.
+
+    A mapping's pages would stay resident: 16 GB after a pass over COCO's features.
+    """
+    width, kind = mapped.shape[1], mapped.dtype
+    offset = mapped.offset + int(first) * width * kind.itemsize
+    return np.fromfile(str(mapped.filename), kind, int(count) * width, offset=offset).reshape(-1, width)
 
 
 @dataclass(frozen=True)
@@ -66,15 +76,12 @@ class Dataset:
         return np.stack([self._table(name, column) for column in columns], axis=1)
 
     @cached_property
-    def features(self) -> np.ndarray:
-        """[regions, F], mapped from disk. Every page that is touched counts as resident memory."""
-        return np.load(self.folder / FEATURES, mmap_mode="r", allow_pickle=False)
-
-    def feature_rows(self, first: int, count: int) -> np.ndarray:
-        """[count, F], read from disk: a mapping's pages stay resident, 16 GB after a pass over COCO."""
-        kind, width = self.features.dtype, self.features.shape[1]
-        offset = self.features.offset + int(first) * width * kind.itemsize  # type: ignore[attr-defined]
-        return np.fromfile(self.folder / FEATURES, kind, int(count) * width, offset=offset).reshape(-1, width)
+    def features(self) -> np.memmap:
+        """[regions, F], mapped from disk. Every page that is touched counts as resident memory: see `read_rows`."""
+        try:
+            return np.load(self.folder / FEATURES, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.folder / FEATURES}: not a whole npy file: {error}") from error
 
     @cached_property
     def boxes(self) -> np.ndarray:
@@ -141,10 +148,14 @@ class Dataset:
 
     def regions(self, image: int) -> ImageRegions:
         """The regions and relations of image row `image`."""
+        return replace(self.layout(image), features=read_rows(self.features, *self._spans[image, :2]))
+
+    def layout(self, image: int) -> ImageRegions:
+        """The same with features of shape [r, 0]: what is drawn and named; the features are not read."""
         first, count, first_relation, relations = self._spans[image]
         rows, edges = slice(first, first + count), slice(first_relation, first_relation + relations)
         return ImageRegions(
-            self.feature_rows(first, count),
+            np.empty((count, 0), np.float32),
             self.boxes[rows],
             self.classes[rows],
             self.scores[rows],
@@ -153,8 +164,11 @@ class Dataset:
         )
 
     def split(self, name: str, limit: int = 0) -> Split:
-        """The images and captions of split `name`, only the first `limit` images if `limit` is not 0."""
-        images = np.flatnonzero(self._image_splits == name)
+        """The images and captions of split `name`, only the first `limit` images if `limit` is not 0.
+
+        An empty name takes the images of all splits.
+        """
+        images = np.flatnonzero((self._image_splits == name) | (not name))
         if not len(images):
             known = ", ".join(sorted(self.manifest.splits)) or "none at all"
             raise DataError(f"{self.folder}: no split '{name}'; it has {known}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -78,7 +79,8 @@ class DatasetWriter:
     """Writes one data set into a folder beside `out`, and moves it to `out` when it is complete.
 
     Use as a context manager; leaving it without an exception publishes the folder, an exception removes it.
-    Raises DataError if `out` is there and `overwrite` is not said, or is something else than a data set.
+    Raises DataError if `out` is there and `overwrite` is not said, or is something else than a data set, and where the
+    folder cannot be written.
     """
 
     def __init__(
@@ -96,6 +98,8 @@ class DatasetWriter:
         overwrite: bool = False,
     ) -> None:
         self.out = Path(out).expanduser()
+        if self.out.is_symlink():  # what it leads to is replaced, not the link
+            self.out = self.out.resolve()
         if self.out.exists():
             _check_replaceable(self.out, overwrite)
         self.facts: dict[str, Any] = {
@@ -113,8 +117,11 @@ class DatasetWriter:
         self.manifest: Manifest | None = None
 
     def __enter__(self) -> DatasetWriter:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
+        except OSError as error:
+            raise self._unwritten(error) from error
         self.tables = {name: _Table(name, self.folder) for name in TABLES}
         self.features: BinaryIO = (self.folder / FEATURES).open("wb")
         self.features.write(b"\0" * _HEADER_BYTES)
@@ -123,15 +130,19 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if error is None:
             try:
                 self._publish()
                 return
-            except BaseException:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                raise
-        self.features.close()
+            except BaseException as fault:
+                error = fault
+        with contextlib.suppress(OSError):  # what waits to be written has no room either
+            self.features.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        raise self._unwritten(error) if isinstance(error, OSError) else error
+
+    def _unwritten(self, error: OSError) -> DataError:
+        return DataError(f"{self.out}: cannot be written: {error}. Make room or name another place; nothing is left.")
 
     @property
     def pictures(self) -> Path:
@@ -219,13 +230,7 @@ class DatasetWriter:
         )
         (self.folder / MANIFEST).write_text(self.manifest.model_dump_json(indent=1) + "\n", "utf-8")
         self.folder.chmod(0o755)
-        if self.out.exists():
-            old = self.folder.with_name(self.folder.name + ".old")
-            os.replace(self.out, old)
-            os.replace(self.folder, self.out)
-            shutil.rmtree(old)
-        else:
-            os.replace(self.folder, self.out)
+        put_in_place(self.folder, self.out)
 
     def _write_header(self) -> None:
         """Fill in the npy header (format 1.0), for which room was left, now that the number of rows is known."""
@@ -236,6 +241,17 @@ class DatasetWriter:
         self.features.seek(0)
         self.features.write(head + text.encode("latin1").ljust(_HEADER_BYTES - 11) + b"\n")
         self.features.close()
+
+
+def put_in_place(folder: Path, out: Path) -> None:
+    """Rename a complete `folder` to `out`; what is there makes way first, and is deleted when the new one is there."""
+    if out.exists():
+        old = folder.with_name(folder.name + ".old")
+        os.replace(out, old)
+        os.replace(folder, out)
+        shutil.rmtree(old)
+    else:
+        os.replace(folder, out)
 
 
 def _check_replaceable(out: Path, overwrite: bool) -> None:

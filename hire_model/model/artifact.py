@@ -6,6 +6,7 @@ too many or too few is an error, as a model loaded half scores like chance witho
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,24 @@ from hire_model.settings import ModelSettings
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 FORMAT = 1
+_LONGEST = 400
 
 
 def save(model: Hire, folder: str | Path, facts: dict[str, Any] | None = None) -> Path:
-    """Write `model` into `folder`. `facts` is any JSON (run id, data digest, recall) that should travel with it."""
+    """Write `model` into `folder`. `facts` is any JSON (run id, data digest, recall) that should travel with it.
+
+    Raises HireError where it cannot be written.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(model, folder, facts or {})
+    except Exception as error:  # safetensors and tokenizers have errors of their own for a full disk
+        raise HireError(f"{folder}: the model cannot be written: {error}. Make room or name another place.") from error
+    return folder
+
+
+def _write(model: Hire, folder: Path, facts: dict[str, Any]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS)
     model.vocabulary.tokenizer.save(str(folder / TOKENIZER))
@@ -40,10 +53,9 @@ def save(model: Hire, folder: str | Path, facts: dict[str, Any] | None = None) -
         "predicates": list(model.predicates),
         "encoder": model.text.encoder.config.to_dict() if isinstance(model.text, Pretrained) else None,
         "sha256": {name: sha256_of(folder / name).sha256 for name in (WEIGHTS, TOKENIZER)},
-        "facts": facts or {},
+        "facts": facts,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=1, default=str) + "\n", "utf-8")
-    return folder
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -55,25 +67,41 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise HireError(f"{folder}: no model here ({CONFIG} is missing).") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise HireError(f"{path}: not valid JSON: {error}") from error
-    if config.get("format") != FORMAT:
-        raise HireError(f"{path}: format {config.get('format')!r}; this version reads format {FORMAT}.")
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise HireError(f"{path}: format {found!r}; this version reads format {FORMAT}.")
     return config
+
+
+def digest(model: Hire) -> str:
+    """SHA-256 over settings, predicates, tokenizer and weights: the same for a model and for its folder loaded again.
+
+    What was computed with a model carries it, so that it is never used with another.
+    """
+    facts = [model.settings.model_dump(mode="json"), model.predicates, model.vocabulary.tokenizer.to_str()]
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
 
 
 def load(folder: str | Path) -> Hire:
     """The model in `folder`, in evaluation mode on the CPU. Raises HireError if a file is missing, changed or unfit."""
     folder = Path(folder)
     config = read_config(folder)
-    for name, digest in config["sha256"].items():
+    digests = config.get("sha256")
+    for name in (WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise HireError(f"{folder / name}: missing from the model. Save or download it again.")
-        if sha256_of(folder / name).sha256 != digest:
+        if not isinstance(digests, dict) or sha256_of(folder / name).sha256 != digests.get(name):
             raise HireError(f"{folder / name}: its SHA-256 is not the one in {CONFIG}: damaged or exchanged.")
     try:
         settings = ModelSettings.model_validate(config["model"])
         words = Vocabulary(Tokenizer.from_file(str(folder / TOKENIZER)), settings.text.max_words)
         model = Hire(settings, config["feature_dim"], config["predicates"], words, config["encoder"])
         model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
-    except (ValidationError, SafetensorError, RuntimeError, KeyError) as error:
-        raise HireError(f"{folder}: the model cannot be loaded: {error}") from error
+    except (ValidationError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        told = " ".join(str(error).split())[:_LONGEST]  # torch names every weight, in a line each
+        raise HireError(f"{folder}: the model cannot be loaded: {told}") from error
     return model.eval()

@@ -56,6 +56,8 @@ def _blocks(split: Split) -> Iterable[np.ndarray]:
 
 
 def _say_what_is_missing(settings: ModelSettings, split: Split) -> None:
+    for key, why in settings.at_rest.items():
+        log.info("%s is on and does nothing, as %s.", key, why)
     if settings.graphs == "none":
         return
     if settings.graphs != "semantic" and np.isnan(split.dataset.boxes).any(axis=1).all():

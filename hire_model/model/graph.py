@@ -9,6 +9,7 @@ bases, so that "left of" and "holds" can pass on different things. All of it is 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -168,19 +169,23 @@ class ExplicitRelations(nn.Module):
             for part in self.fuse.weight.data.chunk(len(self.steps), dim=1):
                 part.fill_diagonal_(FIRST_SHARE)
         self.norm = None if settings.residual else nn.LayerNorm(settings.dim)
+        self.kinds = max(graph.maps for graph in graphs)
 
     def adjacencies(self, regions: Regions) -> list[Tensor]:
         """The graphs' A [K, B, R, R], one for each step."""
         graphs = [graph(regions) for graph in (self.spatial, self.semantic) if graph is not None]
-        if not self.union:
-            return graphs
-        deepest = max(len(graph) for graph in graphs)
-        padded = [torch.cat([g, g.new_zeros(deepest - len(g), *g.shape[1:])]) for g in graphs]
-        return [padded[0] + padded[1]]
+        return [_sum(graphs)] if self.union else graphs
 
-    def forward(self, v: Tensor, regions: Regions) -> Tensor:
-        """v [B, R, D] -> [B, R, D]."""
+    def forward(self, v: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
+        """v [B, R, D] -> V2 [B, R, D] and the edges of all graphs together [B, K, R, R], K = `kinds`."""
         graphs = self.adjacencies(regions)
         steps = [step(v, graph, regions.mask) for step, graph in zip(self.steps, graphs, strict=True)]
         fused = v + self.fuse(torch.cat(steps, dim=-1))
-        return fused if self.norm is None else self.norm(fused)
+        return (fused if self.norm is None else self.norm(fused)), _sum(graphs).transpose(0, 1)
+
+
+def _sum(graphs: Sequence[Tensor]) -> Tensor:
+    """Graphs [K, B, R, R] added up, those with fewer maps filled with zeros."""
+    deepest = max(len(graph) for graph in graphs)
+    padded = [torch.cat([g, g.new_zeros(deepest - len(g), *g.shape[1:])]) for g in graphs]
+    return sum(padded[1:], padded[0])

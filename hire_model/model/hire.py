@@ -20,6 +20,7 @@ from hire_model.model.graph import ExplicitRelations
 from hire_model.model.interaction import Interaction, Side, in_blocks
 from hire_model.model.layers import ImplicitRelations, linear, masked_mean, unit
 from hire_model.model.regions import RegionProjection
+from hire_model.model.relations import RelationRoles
 from hire_model.model.text import BiGRU, Pretrained
 from hire_model.model.vocabulary import Vocabulary
 from hire_model.settings import ModelSettings
@@ -66,31 +67,36 @@ class Hire(nn.Module):
         for layer in (self.to_pair_regions, self.to_pair_words):
             if layer is not None and settings.residual:  # the strongest directions of a warm start come first
                 nn.init.eye_(layer.weight)
-        self.interaction = Interaction(settings)
+        kinds = self.explicit.kinds if self.explicit is not None and settings.relation_match else 0
+        self.roles = RelationRoles(self.text.width, kinds) if kinds else None
+        self.interaction = Interaction(settings, kinds)
 
     def encode_image(self, regions: Regions) -> EncodedImages:
         """Stages 1 and 3 to 5, once per image."""
-        v = self.regions(regions)  # V0 [B, R, D]
+        v, edges = self.regions(regions), None  # V0 [B, R, D]
         if self.implicit_regions is not None:
             v = self.implicit_regions(v, regions.mask)  # V1
         if self.explicit is not None:
-            v = self.explicit(v, regions)  # V2
+            v, edges = self.explicit(v, regions)  # V2, [B, K, R, R]
         v = v * regions.mask[..., None]
         summary = unit(masked_mean(v, regions.mask))  # g_I [B, D]
-        return EncodedImages(_through(self.to_pair_regions, v), regions.mask, summary)
+        return EncodedImages(
+            _through(self.to_pair_regions, v), regions.mask, summary, None if self.roles is None else edges
+        )
 
     def encode_text(self, tokens: Tokens) -> EncodedTexts:
         """Stages 2, 3 and 5, once per caption."""
-        t = self.words(tokens)
+        t, states = self.words(tokens)
         summary = unit(masked_mean(t, tokens.mask))  # g_T [C, D]
-        return EncodedTexts(_through(self.to_pair_words, t), tokens.mask, summary)
+        roles = None if self.roles is None else self.roles(states)
+        return EncodedTexts(_through(self.to_pair_words, t), tokens.mask, summary, roles)
 
-    def words(self, tokens: Tokens) -> Tensor:
-        """Stages 2 and 3: T [C, L, D], zero where padded."""
-        t = self.text(tokens)
+    def words(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Stages 2 and 3: T [C, L, D], zero where padded, and the text encoder's states [C, L, H]."""
+        t, states = self.text(tokens)
         if self.implicit_words is not None:
             t = self.implicit_words(t, tokens.mask)
-        return t * tokens.mask[..., None]
+        return t * tokens.mask[..., None], states
 
     def score(self, images: EncodedImages, texts: EncodedTexts) -> Scores:
         """Stages 6 to 8 for each of B images against each of C captions -> [B, C]."""
@@ -105,10 +111,7 @@ class Hire(nn.Module):
 
     def sides(self, images: EncodedImages, texts: EncodedTexts) -> tuple[Side, Side]:
         """Both sides, prepared for the pair stages."""
-        return (
-            self.interaction.image_side(images.regions, images.mask),
-            self.interaction.text_side(texts.words, texts.mask),
-        )
+        return self.interaction.image_side(images), self.interaction.text_side(texts)
 
     def _scores(self, pair: Tensor, globals_: Tensor) -> Scores:
         if not self.settings.global_head:

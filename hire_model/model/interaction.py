@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.model.layers import linear, masked_mean, unit
+from hire_model.model.relations import RELATED_SHARE, RelationMatch
 from hire_model.settings import ModelSettings
 
 # A tensor of more than 32 MB is mapped and unmapped by the C library each time, which costs more than the arithmetic:
@@ -64,7 +66,8 @@ class Side:
     """What the pair stages take of images or captions, each prepared once per item: n fragments of items [...].
 
     x [..., n, P], directions [..., n, P] its unit vectors, mask [..., n], keys [..., n, 2P] for the other side's
-    `Refine` (None without stage 6), summary [..., P] the unit mean
+    `Refine` (None without stage 6), summary [..., P] the unit mean, relations: of images the edges [..., K, n, n], of
+    captions the roles [..., n, 2Kd], None where they are not matched
     """
 
     x: Tensor
@@ -72,29 +75,36 @@ class Side:
     mask: Tensor
     keys: Tensor | None
     summary: Tensor
+    relations: Tensor | None
 
     def __getitem__(self, index: Tensor | slice | None) -> Side:
         """The items at `index`, a tensor of any shape; None puts a group axis in front."""
         keys = None if self.keys is None else self.keys[index]
-        return Side(self.x[index], self.directions[index], self.mask[index], keys, self.summary[index])
+        relations = None if self.relations is None else self.relations[index]
+        return Side(self.x[index], self.directions[index], self.mask[index], keys, self.summary[index], relations)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fragments:
     """What the pair stages make of each fragment; C or B is 1 where no stage looks at the other side.
 
-    regions [G, C, B, R, P], words [G, B, C, L, P], aligned [G, B, C, L] each word's part of the alignment, None without
+    regions [G, C, B, R, P], words [G, B, C, L, P]; None without: aligned [G, B, C, L] each word's part of the
+    alignment, related [G, B, C] S_rel
     """
 
     regions: Tensor
     words: Tensor
     aligned: Tensor | None
+    related: Tensor | None
 
 
 class Interaction(nn.Module):
-    """Stages 6 to 8 for groups of images and captions."""
+    """Stages 6 to 8 for groups of images and captions.
 
-    def __init__(self, settings: ModelSettings) -> None:
+    kinds: K of the images' edges, where they are matched against the captions' relations; 0: they are not
+    """
+
+    def __init__(self, settings: ModelSettings, kinds: int) -> None:
         super().__init__()
         size = settings.pair_dim or settings.dim
         self.direction = settings.direction
@@ -103,22 +113,23 @@ class Interaction(nn.Module):
         self.on_regions = Refine(size, settings.dropout) if settings.object_word and i2t else None
         self.on_words = Refine(size, settings.dropout) if settings.object_word and t2i else None
         self.alignment = settings.alignment and settings.object_word
+        self.relations = RelationMatch(kinds) if kinds else None
         self.object_sentence = CrossLevel(size) if settings.object_sentence and i2t else None
         self.word_image = CrossLevel(size) if settings.word_image and t2i else None
         start = torch.zeros if settings.residual else torch.ones
         self.max_of_regions = nn.Parameter(start(size)) if i2t else None
         self.max_of_words = nn.Parameter(start(size)) if t2i else None
 
-    def image_side(self, regions: Tensor, mask: Tensor) -> Side:
-        """regions [B, R, P] and mask [B, R], prepared."""
-        return _side(regions, mask, self.on_words)
+    def image_side(self, images: EncodedImages) -> Side:
+        """Images, prepared."""
+        return _side(images.regions, images.mask, self.on_words, images.edges)
 
-    def text_side(self, words: Tensor, mask: Tensor) -> Side:
-        """words [C, L, P] and mask [C, L], prepared."""
-        return _side(words, mask, self.on_regions)
+    def text_side(self, texts: EncodedTexts) -> Side:
+        """Captions, prepared."""
+        return _side(texts.words, texts.mask, self.on_regions, texts.roles)
 
     def forward(self, images: Side, texts: Side) -> Tensor:
-        """Items [G, B] of images and [G, C] of captions -> S [G, B, C], the mean of the parts that are on."""
+        """Items [G, B] of images, [G, C] of captions -> S [G, B, C]: the mean of the cosines that are on, plus S_rel."""
         seen = self.fragments(images, texts)
         parts = []
         if self.max_of_regions is not None:
@@ -129,13 +140,15 @@ class Interaction(nn.Module):
             parts.append((pooled * images.summary[:, :, None]).sum(dim=-1))
         if seen.aligned is not None:
             parts.append(seen.aligned.sum(dim=-1))
-        return sum(parts[1:], parts[0]) / len(parts)
+        mean = sum(parts[1:], parts[0]) / len(parts)
+        return mean if seen.related is None else mean + RELATED_SHARE * seen.related
 
     def fragments(self, images: Side, texts: Side) -> Fragments:
         """Stages 6 and 7, as far as the directions that are scored need them."""
-        regions, words, aligned = images.x[:, None], texts.x[:, None], None
+        regions, words, aligned, related = images.x[:, None], texts.x[:, None], None, None
+        cosine = self.cosine(images, texts)
         if self.on_regions is not None or self.on_words is not None:
-            over_words, over_regions = self.attention(images, texts)
+            over_words, over_regions = self.attention(cosine, images.mask, texts.mask)
             if self.on_regions is not None and texts.keys is not None:
                 attended = (over_words @ texts.keys).unflatten(2, images.mask.shape[1:])  # [G, C, B, R, 2P]
                 regions = self.on_regions(regions, attended)
@@ -148,7 +161,13 @@ class Interaction(nn.Module):
             regions = self.object_sentence(regions, texts.summary[:, :, None])
         if self.word_image is not None:
             words = self.word_image(words, images.summary[:, :, None])
-        return Fragments(regions, words, aligned)
+        if self.relations is not None and images.relations is not None and texts.relations is not None:
+            related = self.relations(cosine, images.relations, texts.relations, images.mask, texts.mask)
+        return Fragments(regions, words, aligned, related)
+
+    def cosine(self, images: Side, texts: Side) -> Tensor:
+        """[G, C*L, B*R] of words and regions."""
+        return texts.directions.flatten(1, 2) @ images.directions.flatten(1, 2).transpose(1, 2)
 
     def _aligned(self, over_regions: Tensor, images: Side, texts: Side) -> Tensor:
         """cos(t_j, e_j) of words and what they attend (SCAN, Lee et al. 2018, eq. 6), by the length of t_j."""
@@ -157,14 +176,12 @@ class Interaction(nn.Module):
         weights = texts.x.norm(dim=-1) * texts.mask  # [G, C, L]
         return cosine * (weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6))[:, None]
 
-    def attention(self, images: Side, texts: Side) -> tuple[Tensor, Tensor]:
+    def attention(self, cosine: Tensor, v_mask: Tensor, t_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of regions over words [G, C, B*R, L] and of words over regions [G, B, C*L, R] (DIME, SCAN).
 
         The cosine goes through LeakyReLU, is scaled to length 1 over the attending axis, and softmax over the attended
         one follows; padded rows count in neither.
         """
-        v_mask, t_mask = images.mask, texts.mask
-        cosine = texts.directions.flatten(1, 2) @ images.directions.flatten(1, 2).transpose(1, 2)  # [G, C*L, B*R]
         a = nn.functional.leaky_relu(cosine, 0.1) * (t_mask.flatten(1)[:, :, None] & v_mask.flatten(1)[:, None])
         a = a.view(*t_mask.shape, *v_mask.shape[1:])  # [G, C, L, B, R]
         by_region, by_word = self.temperatures
@@ -200,8 +217,9 @@ def in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
     return torch.cat(blocks, dim=1)
 
 
-def _side(x: Tensor, mask: Tensor, other: Refine | None) -> Side:
-    return Side(x, unit(x), mask, None if other is None else other.keys(x), unit(masked_mean(x, mask)))
+def _side(x: Tensor, mask: Tensor, other: Refine | None, relations: Tensor | None) -> Side:
+    keys = None if other is None else other.keys(x)
+    return Side(x, unit(x), mask, keys, unit(masked_mean(x, mask)), relations)
 
 
 def pool(x: Tensor, mask: Tensor, max_weight: Tensor) -> Tensor:

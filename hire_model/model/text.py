@@ -24,10 +24,12 @@ class BiGRU(nn.Module):
     """Word embeddings and a bidirectional GRU, its directions averaged (SCAN, Lee et al. 2018, section 3.2).
 
     residual: the words themselves are passed on, and the GRU adds to them through a Linear that is zero at first.
+    width: H of its states, both directions
     """
 
     def __init__(self, settings: ModelSettings, words: int) -> None:
         super().__init__()
+        self.width = 2 * settings.dim
         self.embedding = nn.Embedding(words, settings.text.embedding, padding_idx=0)
         self.dropout = nn.Dropout(settings.input_dropout)
         self.gru = nn.GRU(settings.text.embedding, settings.dim, batch_first=True, bidirectional=True)
@@ -36,8 +38,8 @@ class BiGRU(nn.Module):
         self.context = Context(settings.dim) if settings.residual else None
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """[C, L, D]; zero where padded. Packed, so that the backward direction starts at the last real word."""
+    def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """T [C, L, D] and states [C, L, H]. Packed, so that the backward direction starts at the last real word."""
         words = self.dropout(self.embedding(tokens.ids))  # [C, L, E]
         lengths = tokens.mask.sum(dim=1).cpu()
         packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
@@ -45,8 +47,8 @@ class BiGRU(nn.Module):
         forward, backward = states.chunk(2, dim=-1)
         t = (forward + backward) / 2
         if self.skip is None or self.out is None or self.context is None:
-            return t
-        return self.context(self.skip(words), tokens.mask) + self.out(t)
+            return t, states
+        return self.context(self.skip(words), tokens.mask) + self.out(t), states
 
 
 class Context(nn.Module):
@@ -67,7 +69,7 @@ class Context(nn.Module):
 
 
 class Pretrained(nn.Module):
-    """A BERT-family encoder, tuned or frozen, and a linear map of its token states."""
+    """A BERT-family encoder, tuned or frozen, and a linear map of its token states; width: H of these."""
 
     def __init__(self, settings: ModelSettings, encoder_config: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -75,7 +77,8 @@ class Pretrained(nn.Module):
         self.encoder = _encoder(settings.text.checkpoint, encoder_config)
         self.encoder.requires_grad_(self.tuned)
         self.dropout = nn.Dropout(settings.input_dropout)
-        self.project = linear(self.encoder.config.hidden_size, settings.dim)
+        self.width = int(self.encoder.config.hidden_size)
+        self.project = linear(self.width, settings.dim)
 
     def train(self, mode: bool = True) -> Pretrained:
         """A frozen encoder stays in evaluation mode: its states must not change with dropout."""
@@ -89,10 +92,10 @@ class Pretrained(nn.Module):
         with contextlib.nullcontext() if self.tuned else torch.no_grad():
             return self.encoder(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """[C, L, D]; states that were computed beforehand are taken as they are."""
-        states = self.states(tokens) if tokens.states is None else tokens.states
-        return self.project(self.dropout(states))
+    def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """T [C, L, D] and states [C, L, H]; states that were computed beforehand are taken as they are."""
+        states = self.dropout(self.states(tokens) if tokens.states is None else tokens.states)
+        return self.project(states), states
 
 
 def _encoder(checkpoint: str, config: dict[str, Any] | None) -> Any:

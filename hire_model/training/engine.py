@@ -84,6 +84,7 @@ class Peers:
             words=self.rows(pad(own.words, (0, 0, 0, more)), sizes),
             mask=self.rows(mask, sizes).bool(),
             summary=self.rows(own.summary, sizes),
+            roles=None if own.roles is None else self.rows(pad(own.roles, (0, 0, 0, more)), sizes),
         )
 
     def rows(self, own: Tensor, sizes: Sequence[int]) -> Tensor:

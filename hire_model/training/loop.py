@@ -133,8 +133,8 @@ class _Loop:
         self.on_step(self.run.steps)
         if self.settings.loss == "infonce" or hardest:
             stuck = self.run.objective.stuck(sum(plan.sizes), hardest)
-            for _, pair, _ in losses:
-                if self.collapse.add(pair, stuck):
+            for _, score, _ in losses:
+                if self.collapse.add(score, stuck):
                     self._say(collapse_advice(self.settings.loss, stuck))
         return sum(loss for loss, _, _ in losses) / len(losses)
 

@@ -18,10 +18,10 @@ Rows = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class Terms:
-    """Loss of a batch: `loss` = `pair` + train.global_loss * `globals`, each a scalar."""
+    """Loss of a batch, scalars: `loss` = `score`, which is of the final score, + train.global_loss * `globals`."""
 
     loss: Tensor
-    pair: Tensor
+    score: Tensor
     globals: Tensor
 
 
@@ -52,13 +52,13 @@ class Objective(nn.Module):
         self.model, self.settings, self.peers = model, settings, peers
 
     def forward(self, share: Share, hardest: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, pair loss, global loss), the same in every process. `hardest`: see `losses.hinge`."""
+        """The three `Terms`, the same in every process. `hardest`: see `losses.hinge`."""
         images = self.model.encode_image(share.batch.regions)
         texts = self.peers.texts(self.model.encode_text(share.batch.tokens), share.sizes)
         total, single = self._score(images, texts, share.sizes)
         rows = self.peers.rows
         terms = self.terms(rows(total, share.sizes), None if single is None else rows(single, share.sizes), hardest)
-        return terms.loss, terms.pair, terms.globals
+        return terms.loss, terms.score, terms.globals
 
     def _score(self, images: EncodedImages, texts: EncodedTexts, sizes: tuple[int, ...]) -> Rows:
         """Total and global scores [b, C] of own images and all captions; total is -inf where `train.mined` skips."""
@@ -76,14 +76,14 @@ class Objective(nn.Module):
 
     def terms(self, total: Tensor, globals_: Tensor | None, hardest: bool) -> Terms:
         """The terms for squares of scores whose diagonals hold the true pairs, one caption for each image."""
-        pair = self._compare(total, hardest)
+        score = self._compare(total, hardest)
         if globals_ is None or not self.settings.global_loss:
-            return Terms(pair, pair, torch.zeros_like(pair))
+            return Terms(score, score, torch.zeros_like(score))
         single = self._compare(globals_, hardest)
-        return Terms(pair + self.settings.global_loss * single, pair, single)
+        return Terms(score + self.settings.global_loss * single, score, single)
 
     def stuck(self, size: int, hardest: bool) -> float:
-        """The pair loss of a model that scores all pairs of a batch of `size` alike: it tells nothing apart."""
+        """`Terms.score` of a model that scores all pairs of a batch of `size` alike: it tells nothing apart."""
         return float(self._compare(torch.zeros(size, size), hardest))
 
     def _compare(self, scores: Tensor, hardest: bool) -> Tensor:

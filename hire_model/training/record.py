@@ -17,29 +17,30 @@ class Meter:
     samples: int = 0
     steps: int = 0
     loss: float = 0.0
-    pair_loss: float = 0.0
+    score_loss: float = 0.0
     global_loss: float = 0.0
     grad_norm: float = 0.0
     seconds: float = 0.0
     lr: float = 0.0
 
-    def add(self, samples: int, loss: float, pair: float, single: float) -> None:
+    def add(self, samples: int, loss: float, score: float, single: float) -> None:
         """Count one batch."""
         self.batches += 1
         self.samples += samples
         self.loss += loss
-        self.pair_loss += pair
+        self.score_loss += score
         self.global_loss += single
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: mean losses over its batches, the mean norm of the gradient before clipping, `lr` of its last step (a
+    """One epoch: mean losses over its batches (`score_loss` is that of the final score, before train.global_loss times
+    `global_loss` is added), the mean norm of the gradient before clipping, `lr` of its last step (a
     tuned encoder's is lower), training time without dev, and the dev metrics."""
 
     epoch: int
     loss: float
-    pair_loss: float
+    score_loss: float
     global_loss: float
     lr: float
     grad_norm: float
@@ -54,7 +55,7 @@ class EpochRecord:
         return cls(
             epoch=epoch,
             loss=meter.loss / batches,
-            pair_loss=meter.pair_loss / batches,
+            score_loss=meter.score_loss / batches,
             global_loss=meter.global_loss / batches,
             lr=meter.lr,
             grad_norm=meter.grad_norm / steps,

@@ -22,7 +22,17 @@ from hire_model.training.optim import optimizer, scheduler
 from hire_model.training.record import EpochRecord, Meter
 from hire_model.training.sampler import BatchPlan
 from hire_model.training.seed import restore_rng, rng_states, seed_all
-from hire_model.training.state import BEST, LAST, Checkpoint, cpu_copy, fingerprint, load_weights, save_weights
+from hire_model.training.state import (
+    BEST,
+    LAST,
+    Checkpoint,
+    fingerprint,
+    frozen_digest,
+    load_weights,
+    save_weights,
+    set_trained,
+    trained,
+)
 
 
 class Run:
@@ -36,6 +46,7 @@ class Run:
         self.batches, self.peers = batches, Peers(fabric)
         train = settings.train
         model.to(fabric.device)
+        self.frozen = frozen_digest(model)
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(train.ema)) if train.ema else None
         self.objective = Objective(model, train, self.peers)
         adamw = optimizer(model, train)
@@ -58,12 +69,12 @@ class Run:
         self.wrapped.train()
         share = Share(batch.to(self.fabric.device, non_blocking=True), plan.sizes)
         with self.fabric.no_backward_sync(self.wrapped, enabled=not last):
-            loss, pair, single = self.wrapped(share, hardest)
+            loss, score, single = self.wrapped(share, hardest)
             self.fabric.backward(loss / parts)
-        self.pending.append((sum(plan.sizes), torch.stack([loss, pair, single]).detach()))
+        self.pending.append((sum(plan.sizes), torch.stack([loss, score, single]).detach()))
 
     def step(self) -> list[tuple[float, float, float]]:
-        """Clip and step; (loss, pair loss, global loss) of each batch since the last step.
+        """Clip and step; the `Terms` of each batch since the last step.
 
         Raises TrainingStopped before anything is changed if a loss or the gradient is not finite.
         """
@@ -134,9 +145,9 @@ class Run:
         rng = self.peers.everyone(rng_states())
         if self.fabric.is_global_zero:
             Checkpoint(
-                model=cpu_copy(self.model.state_dict()),
+                model=trained(self.model),
                 optimizer=self.adamw.state_dict(),
-                averaged=None if self.averaged is None else cpu_copy(self.averaged.state_dict()),
+                averaged=None if self.averaged is None else trained(self.averaged),
                 rng=rng,
                 epoch=self.epoch,
                 batch=self.batch,
@@ -146,16 +157,18 @@ class Run:
                 best_epoch=self.best_epoch,
                 settings=fingerprint(self.settings),
                 digest=self.digest,
+                frozen=self.frozen,
             ).save(self.out / LAST)
         self.fabric.barrier()
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint. Raises HireError if it belongs to other settings or data."""
         saved.check(self.settings, self.digest, self.out / LAST)
-        self.model.load_state_dict(saved.model)
+        saved.check_frozen(self.frozen, self.out / LAST)
+        set_trained(self.model, saved.model)
         self.adamw.load_state_dict(saved.optimizer)
         if self.averaged is not None and saved.averaged is not None:
-            self.averaged.load_state_dict(saved.averaged)
+            set_trained(self.averaged, saved.averaged)
         self.epoch, self.batch, self.steps = saved.epoch, saved.batch, saved.step
         self.meter, self.history, self.best_epoch = saved.meter, saved.history, saved.best_epoch
         self.scheduler = scheduler(self.adamw, self.settings.train, self.total, self.steps)

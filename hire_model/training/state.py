@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
+import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from hire_model.errors import GO_ON, HireError, TrainingStopped
@@ -19,7 +22,7 @@ from hire_model.training.record import EpochRecord, Meter
 
 LAST = "last.pt"
 BEST = "best.safetensors"
-VERSION = 1
+VERSION = 2
 
 # These may differ when a run goes on: they say how long, where and how fast, not what is learnt.
 FREE = {
@@ -34,7 +37,8 @@ class Checkpoint:
     """All that a run needs to go on as if it had never stopped.
 
     epoch, batch: the next batch to train on; step: optimizer steps done; rng: `seed.rng_states` of each process;
-    averaged: the EMA model, None without; history: the epochs that are complete
+    averaged: the EMA model, None without; history: the epochs that are complete; frozen: `frozen_digest` of the weights
+    that are not in it because training leaves them as they are
     """
 
     model: dict[str, Tensor]
@@ -49,6 +53,7 @@ class Checkpoint:
     best_epoch: int
     settings: dict[str, Any]
     digest: str
+    frozen: str
     version: int = field(default=VERSION)
 
     def save(self, path: Path) -> None:
@@ -71,7 +76,8 @@ class Checkpoint:
         try:
             plain = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises half a dozen kinds for a damaged file
-            raise HireError(f"{path}: not a checkpoint of Hire, or damaged: {error}") from error
+            words = str(error).partition("\n")[0] or type(error).__name__
+            raise HireError(f"{path}: not a checkpoint of Hire, or damaged: {words}") from error
         if not isinstance(plain, dict) or plain.get("version") != VERSION:
             raise HireError(f"{path}: a checkpoint of another version of Hire; it cannot be resumed with this one.")
         plain["meter"] = Meter(**plain["meter"])
@@ -94,6 +100,14 @@ class Checkpoint:
                 f"this one {digest[:16]}. Name the same data set, or leave out --resume to start anew."
             )
 
+    def check_frozen(self, frozen: str, path: Path) -> None:
+        """Raise HireError if the weights that the checkpoint leaves out were others; `frozen` is their digest now."""
+        if frozen != self.frozen:
+            raise HireError(
+                f"{path}: cannot resume: model.text.checkpoint='{self.settings['model.text.checkpoint']}' has other "
+                "weights than when this run began. Put the old ones back, or leave out --resume to start anew."
+            )
+
 
 def fingerprint(settings: Settings) -> dict[str, Any]:
     """The settings that a resumed run must share, as dotted keys and JSON values."""
@@ -102,17 +116,22 @@ def fingerprint(settings: Settings) -> dict[str, Any]:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """The model's weights as safetensors, atomically."""
-    from safetensors.torch import save_model
+    """The model's `trained` weights as safetensors, atomically."""
+    from safetensors.torch import save_file
 
-    write_atomically(path, lambda temporary: save_model(model, str(temporary)))
+    write_atomically(path, lambda temporary: save_file(trained(model), temporary))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put back what `save_weights` wrote."""
-    from safetensors.torch import load_model
+    """Put back what `save_weights` wrote. Raises HireError where it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-    load_model(model, str(path), device=str(next(model.parameters()).device))
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise HireError(f"{path}: the best weights are missing or damaged: {error}. Start anew.") from error
+    set_trained(model, found)
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -128,9 +147,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
         if _is_disk_full(error):
             last = path.parent / LAST
-            kept = f"The last good checkpoint is {last}" if last.is_file() else "There is no checkpoint yet"
+            kept, again = "There is no checkpoint yet", "the same command again"
+            if last.is_file():
+                kept, again = f"The last good checkpoint is {last}", GO_ON
             raise TrainingStopped(
-                f"{path}: no space left to write it. {kept}. Free some space, then run {GO_ON}."
+                f"{path}: no space left to write it. {kept}. Free some space, then run {again}."
             ) from error
         raise
 
@@ -154,6 +175,25 @@ def _is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keep a second training out of the folder. Raises HireError if there is one, or the folder cannot be written."""
+    lock = FileLock(out / ".lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise HireError(
+            f"{out}: another training is writing there. Wait for it, or name another folder: --set train.out=DIR."
+        ) from None
+    except OSError as error:
+        raise HireError(f"{out}: cannot be written: {error}. Name another folder: --set train.out=DIR.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def keep_previous(out: Path) -> None:
     """Set an earlier run's files aside, one generation of them, so that a forgotten --resume destroys nothing."""
     for name in (LAST, BEST):
@@ -161,6 +201,27 @@ def keep_previous(out: Path) -> None:
             os.replace(out / name, out / f"previous-{name}")
 
 
-def cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of tensors on the CPU."""
-    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict on the CPU without frozen parameters: those of a text encoder would be most of each checkpoint."""
+    frozen = _frozen(model)
+    return {n: tensor.detach().cpu().contiguous() for n, tensor in model.state_dict().items() if n not in frozen}
+
+
+def set_trained(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put back what `trained` gave. Raises HireError if a tensor is missing or is none of the model's."""
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    wrong = sorted({*missing, *unexpected} - _frozen(model).keys())
+    if wrong:
+        raise HireError(f"The checkpoint does not fit the model: {', '.join(wrong[:3])}. Start anew without --resume.")
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """SHA-256 of the weights that training leaves as they are."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(_frozen(model).items()):
+        digest.update(name.encode() + parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _frozen(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}

@@ -48,7 +48,7 @@ class StopRequest:
 
 @dataclass
 class CollapseWatch:
-    """Warns once when the pair loss stays at the value it has if all pairs score alike.
+    """Warns once when the final score's loss stays at the value it has if all pairs score alike.
 
     For the hardest-negative hinge that is 2 * margin (2 * B * margin where losses are summed over a batch of B): the
     model has mapped everything to one point, from where the hardest negatives do not let it out.
@@ -58,7 +58,7 @@ class CollapseWatch:
     warned: bool = False
 
     def add(self, loss: float, stuck: float) -> bool:
-        """Count one batch's pair loss; True at the moment to warn: WINDOW batches in a row within 1 % of `stuck`."""
+        """Count one batch's loss; True at the moment to warn: WINDOW batches in a row within 1 % of `stuck`."""
         self.ratios.append(loss / stuck)
         collapsed = len(self.ratios) == WINDOW and all(abs(ratio - 1) < _NEAR for ratio in self.ratios)
         if collapsed and not self.warned:

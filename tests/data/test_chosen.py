@@ -46,5 +46,5 @@ def test_the_splits_play_their_parts(tiny_dataset: Path) -> None:
 
 
 def test_an_unknown_split_is_named(tiny_dataset: Path) -> None:
-    with pytest.raises(DataError, match="no split 'val'; it has dev, test, train"):
+    with pytest.raises(DataError, match=r"no split 'val'; it has dev, test, train\. Choose one: --set data\.dev=NAME"):
         Splits.of(Dataset.open(tiny_dataset), DataSettings(dev="val"))

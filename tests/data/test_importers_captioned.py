@@ -94,6 +94,22 @@ def test_tsv_with_karpathy_splits(tmp_path: Path, restval: str, train: int) -> N
     assert "1 images of split restval" in told
 
 
+def test_only_the_first_captions_of_each_image(tmp_path: Path) -> None:
+    path = karpathy(tmp_path / "dataset_coco.json")
+    layout = json.loads(path.read_text())
+    layout["images"][0]["sentences"] = [{"raw": f"caption {k}"} for k in range(3)]
+    layout["images"][1]["sentences"] = [{"raw": "the only one"}]
+    path.write_text(json.dumps(layout))
+    notes = Notes()
+    found = read_captions(path, (), "train", notes, first=2)
+    assert [len(image.captions) for image in found.images] == [2, 1, 2, 2]
+    assert found.images[0].captions == ["caption 0", "caption 1"]
+    assert [len(image.caption_ids) for image in found.images] == [2, 1, 2, 2]
+    told = "\n".join(notes.sentences())
+    assert f"1 captions beyond an image's first 2 left out (first: image '{IMAGES[0][0]}')" in told
+    assert f"1 images with fewer than 2 captions (first: image '{IMAGES[1][0]}')" in told
+
+
 def test_several_tsv_files_and_split_restriction(tmp_path: Path) -> None:
     notes = Notes()
     files = [tsv(tmp_path / "a.tsv", (99, 7)), tsv(tmp_path / "b.tsv", (42, 43))]
@@ -276,6 +292,8 @@ def test_karpathy_faults(tmp_path: Path, harm: Callable[[dict[str, Any]], None],
         ("a.tsv", b"image\tsplit\tcaption\nx\ty\n", r"a\.tsv: line 2 has 2 columns. Expected 3"),
         ("a.tsv", b"image\tsplit\tcaption\nx\tdev\ty\nx\ttest\ty\n", r"line 3: image 'x' is in split 'test' here"),
         ("a.tsv", b"image\tsplit\tcaption\nx\tdev\t \n", r"line 2: the caption is empty"),
+        ("a.tsv", b"image\tsplit\tcaption\n", r"a\.tsv: not one image in it"),
+        ("a.json", b'{"images": []}', r"a\.json: not one image in it"),
     ],
 )
 def test_caption_file_faults(tmp_path: Path, name: str, content: bytes, message: str) -> None:

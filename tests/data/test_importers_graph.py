@@ -210,3 +210,8 @@ def test_match_equals_a_plain_loop(count: int, regions: int, seed: int, least: f
 )
 def test_resized_as_scene_graph_benchmark_does(size: tuple[int, int], want: tuple[int, int]) -> None:
     assert resized(*size) == want
+
+
+def test_the_missing_one_of_two_files_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing\.json: no such file"):
+        read_sgb(tmp_path / "nothing.json", GraphOptions())

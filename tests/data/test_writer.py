@@ -42,3 +42,31 @@ def test_overwrite_takes_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="exists already"):
         write(tmp_path / "d")
     assert write(tmp_path / "d", overwrite=True).split("train").image_id(0) == "one"
+
+
+def test_overwrite_follows_a_link(tmp_path: Path) -> None:
+    disk = tmp_path / "other disk"
+    write(disk / "d")
+    (tmp_path / "link").symlink_to(disk / "d")
+    assert write(tmp_path / "link", overwrite=True, image="two").split("train").image_id(0) == "two"
+    assert (tmp_path / "link").is_symlink() and [path.name for path in disk.iterdir()] == ["d"]
+    assert Dataset.open(disk / "d").split("train").image_id(0) == "two"
+
+
+def test_a_place_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/d: cannot be written: .*name another place"):
+        write(tmp_path / "file" / "d")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("images", [1, 4000])  # the disk is found full in the end, and in between
+def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path, images: int) -> None:
+    words = r"d: cannot be written: .*No space left.*nothing is left"
+    writing = DatasetWriter(tmp_path / "d", name="t", feature_dim=2, feature_extractor="x")
+    with pytest.raises(DataError, match=words), writing as writer:
+        writer.features.close()
+        writer.features = Path("/dev/full").open("wb")  # noqa: SIM115  the writer closes it
+        for index in range(images):
+            writer.add(ImageRecord(str(index), "train", np.ones((3, 2), np.float32), ["a dog"]))
+    assert not list(tmp_path.iterdir())

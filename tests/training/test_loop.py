@@ -34,7 +34,7 @@ def test_records_are_told_and_complete(workshop: Workshop) -> None:
     result = workshop.fit(on_epoch=told.append)
     assert told == result.history and [record.epoch for record in told] == [0, 1, 2, 3]
     for record in told:
-        assert record.loss == pytest.approx(record.pair_loss + record.global_loss)
+        assert record.loss == pytest.approx(record.score_loss + record.global_loss)
         assert record.grad_norm > 0 and record.seconds > 0 and record.samples_per_second > 0
         assert record.dev.keys() == {"rsum"}
     assert told[-1].lr == pytest.approx(2e-4) and told[1].lr == pytest.approx(2e-3)
@@ -139,6 +139,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(workshop: Workshop, monkeypatch:
         workshop.fit(workshop.settings(epochs=2), resume=True)
     assert (workshop.out / LAST).read_bytes() == before
     assert sorted(path.name for path in workshop.out.iterdir()) == [BEST, LAST]
+
+
+def test_a_disk_that_is_full_before_the_first_checkpoint(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(value: object, file: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingStopped, match=r"There is no checkpoint yet.*then run the same command again\.$"):
+        workshop.fit(workshop.settings(epochs=1))
 
 
 def test_checkpoints_inside_an_epoch(workshop: Workshop) -> None:

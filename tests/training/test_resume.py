@@ -15,11 +15,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 from workshop import Workshop  # type: ignore[import-not-found]
 
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.training.record import FitResult
-from hire_model.training.state import BEST, LAST, Checkpoint
+from hire_model.training.state import BEST, LAST, Checkpoint, alone_in
 
 
 def stop_at(*steps: int, kind: signal.Signals = signal.SIGTERM) -> Any:
@@ -232,3 +233,42 @@ def test_a_new_run_sets_the_old_one_aside(workshop: Workshop) -> None:
     old = (workshop.out / BEST).read_bytes()
     workshop.fit(workshop.settings(epochs=1, seed=1))
     assert (workshop.out / f"previous-{BEST}").read_bytes() == old != (workshop.out / BEST).read_bytes()
+
+
+def test_frozen_weights_are_not_in_a_checkpoint_and_must_be_the_same(workshop: Workshop) -> None:
+    def half_frozen(settings: Any, value: float = 0.1) -> Any:
+        model = workshop.model(settings)
+        with torch.no_grad():
+            model.text.embedding.weight.fill_(value).requires_grad_(False)
+        return model
+
+    settings = workshop.settings(ema=0.9, epochs=2)
+    result = workshop.fit(settings, half_frozen(settings))
+    saved = Checkpoint.load(workshop.out / LAST)
+    assert saved.averaged is not None
+    for kept in (saved.model, saved.averaged, load_file(result.best_weights)):
+        assert not any("embedding" in name for name in kept) and any("gru" in name for name in kept)
+    again = half_frozen(settings)
+    assert numbers(workshop.fit(settings, again, resume=True)) == numbers(result)
+    assert (again.text.embedding.weight == 0.1).all()
+    with pytest.raises(HireError, match=r"last\.pt: cannot resume: model\.text\.checkpoint=.* has other weights"):
+        workshop.fit(settings, half_frozen(settings, 0.2), resume=True)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"half")])
+def test_lost_best_weights_are_named(workshop: Workshop, damage: Any) -> None:
+    settings = workshop.settings(epochs=1)
+    damage(workshop.fit(settings).best_weights)
+    with pytest.raises(HireError, match=r"best\.safetensors: the best weights are missing or damaged"):
+        workshop.fit(settings, resume=True)
+
+
+def test_a_second_training_is_kept_out(tmp_path: Path) -> None:
+    second = pytest.raises(HireError, match=r"out: another training is writing there")
+    with alone_in(tmp_path / "out"), second, alone_in(tmp_path / "out"):
+        pass
+    with alone_in(tmp_path / "out"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HireError, match=r"file/out: cannot be written"), alone_in(tmp_path / "file" / "out"):
+        pass

@@ -51,6 +51,8 @@ class Captions:
     def __init__(self, path: Path, images: Iterable[CaptionedImage], splits: Sequence[str]) -> None:
         self.path = path
         everything = list(images)
+        if not everything:
+            raise DataError(f"{path}: not one image in it. Expected captions of one or more.")
         kept = set(chosen(splits, dict.fromkeys(image.split for image in everything), str(path)))
         self.images = [image for image in everything if image.split in kept]
         self._by_key: dict[str, int] = {}
@@ -76,10 +78,12 @@ class Captions:
             )
 
 
-def read_captions(path: Path, splits: Sequence[str], restval: str, notes: Notes) -> Captions:
+def read_captions(path: Path, splits: Sequence[str], restval: str, notes: Notes, first: int = 0) -> Captions:
     """Read Karpathy's JSON (.json) or a table of captions (.jsonl, .tsv).
 
     restval: "train" puts COCO's 30,504 images of that split into train, as papers do; "drop" leaves them out.
+    first: only an image's first so many captions are kept, 0 keeps all; 5 gives the lists of SCAN, on which COCO's
+    figures are published.
     """
     path = path.expanduser()
     if path.suffix == ".json":
@@ -88,7 +92,21 @@ def read_captions(path: Path, splits: Sequence[str], restval: str, notes: Notes)
         images = _table(path, notes)
     else:
         raise DataError(f"{path}: unknown kind of captions file. Expected Karpathy's .json, or a table .jsonl or .tsv.")
-    return Captions(path, images, splits)
+    found = Captions(path, images, splits)
+    if first:
+        _keep(found, first, notes)
+    return found
+
+
+def _keep(found: Captions, first: int, notes: Notes) -> None:
+    """Only the `first` captions of each image."""
+    for image in found.images:
+        where = f"image '{image.image_id}'"
+        if len(image.captions) > first:
+            notes.count(f"captions beyond an image's first {first} left out", where, len(image.captions) - first)
+        elif len(image.captions) < first:
+            notes.count(f"images with fewer than {first} captions", where)
+        del image.captions[first:], image.caption_ids[first:]
 
 
 def _karpathy(path: Path, restval: str, notes: Notes) -> list[CaptionedImage]:

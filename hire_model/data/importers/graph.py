@@ -149,6 +149,8 @@ def resized(width: int, height: int) -> tuple[int, int]:
 def read_sgb(path: Path, options: GraphOptions) -> Graphs:
     """Scene-Graph-Benchmark's predictions. Raises DataError naming file, image and field."""
     path = path.expanduser()
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Expected Scene-Graph-Benchmark's custom_prediction.json.")
     info_path = (options.images or path.with_name("custom_data_info.json")).expanduser()
     info = parse_json(read_bytes(info_path), str(info_path))
     names, files = (info.get(key) if isinstance(info, dict) else None for key in ("ind_to_predicates", "idx_to_files"))

