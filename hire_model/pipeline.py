@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -18,6 +19,7 @@ from hire_model.data.loading import collate_regions
 from hire_model.data.store import Dataset, Split
 from hire_model.evaluation import protocols, report
 from hire_model.evaluation.result import Result, write_json, write_text
+from hire_model.evaluation.slices import standard_slices
 from hire_model.fitting import fitted, matrix_of
 from hire_model.model import artifact
 from hire_model.model.captions import caption_bank
@@ -25,11 +27,13 @@ from hire_model.model.hire import Hire
 from hire_model.scoring.explain import Explanation, explain
 from hire_model.scoring.matrix import predicate_map
 from hire_model.settings import Resolved, Settings, flatten
-from hire_model.tracking import registry
+from hire_model.tracking import card, registry
 from hire_model.tracking.facts import facts
 from hire_model.tracking.run import Run, connect, handing_over, inside_mlflow_run, track
+from hire_model.tracking.versions import CHALLENGER
 from hire_model.training.engine import pick_device
 from hire_model.training.record import EpochRecord, FitResult
+from hire_model.training.state import LAST, Checkpoint, alone_in
 
 log = logging.getLogger(__name__)
 EXAMPLE_PAIRS = 2  # rows of the input example that travels with the model
@@ -63,10 +67,16 @@ class Evaluated:
     figures: Path | None
 
 
-def train(resolved: Resolved, name: str = "train", resume: bool = False) -> Trained | None:
+def train(
+    resolved: Resolved,
+    name: str = "train",
+    resume: bool = False,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+) -> Trained | None:
     """Train, evaluate on the test split, write the report, and log and register the model.
 
-    name: of the run. With several processes every one calls this, and only the first returns something.
+    name: of the run; on_epoch: is told of each epoch as it ends. With several processes every one calls this, and only
+    the first returns something.
     Raises HireError: data that cannot be read, an MLflow store that does not answer, training that was stopped.
     """
     settings, out = resolved.settings, resolved.settings.train.out
@@ -74,10 +84,13 @@ def train(resolved: Resolved, name: str = "train", resume: bool = False) -> Trai
     dataset = open_dataset(settings.data)
     splits = Splits.of(dataset, settings.data)
     protocols.check_fit(splits.test.owner, len(splits.test.images), settings.evaluate.protocol)
+    if resume:  # before anything is written, or the run that it would join is marked as failed
+        Checkpoint.load(out / LAST).check(settings, dataset.manifest.digest, out / LAST)
     tracking = settings.tracking if is_first() else settings.tracking.model_copy(update={"enabled": False})
-    with track(tracking, name, _earlier_run(out) if resume else None) as run:
+    alone = alone_in(out) if is_first() else contextlib.nullcontext()
+    with alone, track(tracking, name, _earlier_run(out) if resume else None) as run:
         _describe(run, resolved, dataset, splits)
-        model, found = fitted(settings, splits, out, resume, _logs_epochs(run))
+        model, found = fitted(settings, splits, out, resume, _logs_epochs(run, on_epoch))
         if not is_first():
             return None
         return _finish(model, found, splits, settings, run, uri)
@@ -142,11 +155,12 @@ def _describe(run: Run, resolved: Resolved, dataset: Dataset, splits: Splits) ->
         (out / RUN_FILE).unlink(missing_ok=True)
 
 
-def _logs_epochs(run: Run) -> Callable[[EpochRecord], None]:
+def _logs_epochs(run: Run, then: Callable[[EpochRecord], None]) -> Callable[[EpochRecord], None]:
     def on_epoch(record: EpochRecord) -> None:
         figures = {key: value for key, value in dataclasses.asdict(record).items() if key not in ("epoch", "dev")}
         named = {f"train/{key}": value for key, value in figures.items()}
         run.metrics(named | {f"dev/{key}": value for key, value in record.dev.items()}, step=record.epoch + 1)
+        then(record)
 
     return on_epoch
 
@@ -156,14 +170,16 @@ def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, r
     out, test = settings.train.out, splits.test
     history = [dataclasses.asdict(record) for record in found.history]
     matrix = matrix_of(model, test, settings.evaluate)
-    result = protocols.judge(matrix, test.owner, settings.evaluate.protocol, settings.evaluate.bootstrap)
-    result = _with_facts(result, test, {"seed": str(settings.train.seed), "mlflow run": run.run_id})
+    ranks = protocols.protocol_ranks(matrix, test.owner, settings.evaluate.protocol)
+    result = protocols.judge(matrix, test.owner, settings.evaluate.protocol, settings.evaluate.bootstrap, ranks=ranks)
+    origin = {"seed": str(settings.train.seed)} | ({"mlflow run": run.run_id} if run.tracked else {})
+    result = _with_facts(result, test, origin)
     figures = write_json(result, out / "figures.json")
     html = report.render(
         result, matrix, test, history=history, explain=_explainer(model, test), examples=settings.evaluate.examples
     )
     page = write_text(html, out / "report.html")
-    saved = artifact.save(model, out / "model", dict(result.facts) | {"metrics": result.metrics()})
+    saved, about = _saved(model, found, result, ranks, splits, settings)
     registered = registry.Registered("")
     run.metrics(result.metrics())
     write_text(json.dumps(history, indent=1) + "\n", out / "history.json")
@@ -171,12 +187,30 @@ def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, r
         with handing_over(out):
             for path in (figures, page, out / "history.json"):
                 run.artifact(path, "evaluation")
-            registered = registry.log_model(saved, _examples(test), settings.tracking, _version_tags(result, run))
+            run.artifact(saved / card.CARD)
+            predicates = test.dataset.manifest.predicates
+            tags = _version_tags(result, run)
+            registered = registry.log_model(saved, _examples(test), settings.tracking, tags, predicates, about)
     limit = settings.data.dev_images if test is splits.dev else 0
     return Trained(
         result, test.name, limit, test.dataset.folder, page, figures, saved, registered.uri, found.best_epoch,
         len(found.history), uri,
     )  # fmt: skip
+
+
+def _saved(
+    model: Hire, found: FitResult, result: Result, ranks: protocols.Ranks, splits: Splits, settings: Settings
+) -> tuple[Path, str]:
+    """The model folder, with the facts that travel with it and the card that says them; and the card's text."""
+    test, manifest = splits.test, splits.train.dataset.manifest
+    slices = standard_slices(test, ranks)
+    weights = sum(weight.numel() for weight in model.parameters())
+    known = card.card_facts(result, manifest, settings, slices, weights, len(found.history), found.best_epoch)
+    facts = dict(result.facts) | {"metrics": result.metrics(), card.FACT: known.model_dump(mode="json")}
+    folder, name = artifact.save(model, settings.train.out / "model", facts), settings.tracking.model_name
+    about = card.render(folder, name, f"models:/{name}@{CHALLENGER}")
+    write_text(about, folder / card.CARD)
+    return folder, about
 
 
 def _explainer(model: Hire, split: Split) -> Callable[[int, int], Explanation]:

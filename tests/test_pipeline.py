@@ -129,7 +129,18 @@ def test_without_mlflow_all_is_in_the_folder(tiny_dataset: Path, tmp_path: Path)
     settings = _settings(tmp_path, tiny_dataset, tracking__enabled="false", train__out=str(tmp_path / "out"))
     outcome = pipeline.train(settings)
     assert outcome is not None and outcome.registered == "" and outcome.model.is_dir()
+    assert "mlflow run" not in outcome.result.facts
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_resume_that_does_not_fit_leaves_the_earlier_run_as_it_is(trained: Trained, place: Path, tiny_dataset: Path):
+    before = (place / "runs/latest/settings.json").read_bytes()
+    with pytest.raises(HireError, match=r"cannot resume with other settings.*train\.lr"):
+        pipeline.train(_settings(place, tiny_dataset, train__lr="0.5"), resume=True)
+    assert (place / "runs/latest/settings.json").read_bytes() == before
+    mlflow.set_tracking_uri(trained.tracking_uri)
+    run = mlflow.get_run((place / "runs/latest" / pipeline.RUN_FILE).read_text().strip())
+    assert run.info.status == "FINISHED"
 
 
 def test_what_is_printed_names_the_next_step(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,14 +26,52 @@ def bootstrap_intervals(
     i2t [N], t2i [M] ranks; owner [M]; fold [N]. Images are drawn within their fold and folds averaged, as the figures
     themselves are. The same seed gives the same intervals.
     """
+    recalls = _recalls(i2t, t2i, owner, fold, draws, seed)
+    table = np.column_stack([recalls, recalls.sum(axis=1)])
+    low, high = np.percentile(table, _ends(level), axis=0)
+    names = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in KS] + ["rsum"]
+    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+
+
+def paired_interval(
+    first: tuple[np.ndarray, np.ndarray],
+    second: tuple[np.ndarray, np.ndarray],
+    owner: np.ndarray,
+    fold: np.ndarray,
+    draws: int,
+    seed: int,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of rSum(first) - rSum(second); each is (i2t [N], t2i [M]) of one model over the same queries.
+
+    Both models see the same draw of images, so what makes a draw easy for both cancels: the interval is narrower than
+    two intervals side by side suggest, and says what those cannot, whether the difference outlasts another draw.
+    """
+    ours, theirs = (_recalls(*ranks, owner, fold, draws, seed).sum(axis=1) for ranks in (first, second))
+    low, high = np.percentile(ours - theirs, _ends(level))
+    return float(low), float(high)
+
+
+def share_interval(wins: np.ndarray, asked: np.ndarray, draws: int, seed: int, level: float = 0.95) -> Interval:
+    """Interval of the share of wins, 0-100; `wins` and `asked` [groups] count per image, and images are drawn."""
+    random, groups = np.random.default_rng(seed), len(wins)
+    times = random.multinomial(groups, np.full(groups, 1 / groups), size=draws)
+    low, high = np.percentile(100 * (times @ wins) / (times @ asked), _ends(level))
+    return float(low), float(high)
+
+
+def _ends(level: float) -> list[float]:
+    return [50 * (1 - level), 50 * (1 + level)]
+
+
+def _recalls(
+    i2t: np.ndarray, t2i: np.ndarray, owner: np.ndarray, fold: np.ndarray, draws: int, seed: int
+) -> np.ndarray:
+    """[draws, 6] recalls of resampled images, folds averaged; the same seed draws the same images."""
     random = np.random.default_rng(seed)
     folds = [np.flatnonzero((fold == f) & (i2t != NO_QUERY)) for f in range(int(fold.max()) + 1)]
     hits = _hits_per_image(i2t, t2i, owner)
-    recalls = np.mean([_resampled(hits[rows], draws, random) for rows in folds], axis=0)
-    table = np.column_stack([recalls, recalls.sum(axis=1)])
-    low, high = np.percentile(table, [50 * (1 - level), 50 * (1 + level)], axis=0)
-    names = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in KS] + ["rsum"]
-    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+    return np.mean([_resampled(hits[rows], draws, random) for rows in folds], axis=0)
 
 
 def _hits_per_image(i2t: np.ndarray, t2i: np.ndarray, owner: np.ndarray) -> np.ndarray:

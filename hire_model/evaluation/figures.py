@@ -13,6 +13,7 @@ import numpy as np
 
 from hire_model.evaluation.protocols import Ranks
 from hire_model.evaluation.ranks import NO_QUERY, chance_recall
+from hire_model.evaluation.result import KS, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +64,29 @@ def recall_curve(ranks: Ranks, owner: np.ndarray, most: int = 50) -> Figure:
         axes.set(xlabel="K", ylabel="recall@K in %", ylim=(0, 102), xlim=(ks[0] - 0.3, ks[-1] + 0.3))
         axes.set_xticks([k for k in (1, 5, 10, 20, 30, 40, 50) if k <= ks[-1]])
         _legend_above(axes, 2)
+    return figure
+
+
+def recall_points(results: Mapping[str, Result]) -> Figure:
+    """R@1, R@5 and R@10 of models by name, a panel per direction; bars are the 95 % intervals, where there are any."""
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=(7.2, 3.7), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, title, side in zip(panels, ("image → text", "text → image"), ("i2t", "t2i"), strict=True):
+            for place, ((name, result), colour) in enumerate(zip(results.items(), (BLUE, ORANGE), strict=False)):
+                direction = getattr(result, side)
+                values = np.array([getattr(direction, f"r{k}") for k in KS])
+                ends = np.array([direction.intervals.get(f"r{k}", (v, v)) for k, v in zip(KS, values, strict=True)])
+                spread = np.clip([values - ends[:, 0], ends[:, 1] - values], 0, None)
+                axes.errorbar(
+                    np.arange(len(KS)) + 0.06 * place, values, spread, marker="o", color=colour, capsize=3, label=name
+                )
+            axes.set(title=title, xlabel="K", ylim=(0, 102))
+            axes.set_xticks(range(len(KS)), [str(k) for k in KS])
+        panels[0].set_ylabel("recall@K in %")
+        panels[1].legend(loc="lower right")
     return figure
 
 

@@ -101,8 +101,8 @@ def check_fit(owner: np.ndarray, images: int, protocol: str | Protocol) -> Proto
     if fault:
         raise HireError(
             f"Protocol '{protocol.name}' expects {protocol.images} images with {each} captions each "
-            f"({protocol.images * each} in all), but {fault}. Choose the split it is made for, keep {each} captions "
-            "of each image, or take protocol 'full', which judges any split."
+            f"({protocol.images * each} in all), but {fault}. Choose the split it is made for, import it with "
+            f"--captions-per-image {each}, or take protocol 'full', which judges any split."
         )
     if images % protocol.folds:
         raise HireError(f"Protocol '{protocol.name}' has {protocol.folds} folds, which do not divide {images} images.")
@@ -158,9 +158,18 @@ def judge(
         seed=seed,
         i2t=i2t,
         t2i=t2i,
-        rsum=i2t.r1 + i2t.r5 + i2t.r10 + t2i.r1 + t2i.r5 + t2i.r10,
+        rsum=_rsum(i2t, t2i),
         rsum_interval=rsum_interval,
     )
+
+
+def rsum(ranks: Ranks, owner: np.ndarray) -> float:
+    """rSum, 0-600, of the ranks of captions with `owner` [M]."""
+    return _rsum(_direction(ranks.i2t, ranks.fold), _direction(ranks.t2i, ranks.fold[owner]))
+
+
+def _rsum(i2t: Direction, t2i: Direction) -> float:
+    return i2t.r1 + i2t.r5 + i2t.r10 + t2i.r1 + t2i.r5 + t2i.r10
 
 
 def _direction(ranks: np.ndarray, fold: np.ndarray) -> Direction:

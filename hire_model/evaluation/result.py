@@ -70,6 +70,13 @@ class Result(_Frozen):
         return flat
 
 
+def check_place(path: Path) -> None:
+    """Raise HireError if `path` can never be written, so that nobody waits an hour to hear it."""
+    folder = next(parent for parent in path.expanduser().absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise HireError(f"{path}: cannot be written there. Name another place, a file in a folder of yours.")
+
+
 def write_json(result: Result, path: str | Path) -> Path:
     """Write `result` to `path`, whole or not at all; its folder is made. `Result.model_validate_json` reads it back."""
     return write_text(result.model_dump_json(indent=1) + "\n", path)

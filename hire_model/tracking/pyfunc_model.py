@@ -1,7 +1,8 @@
 """The model as MLflow serves it: MLflow runs this file to get the model ("models from code"), so nothing is pickled.
 
-A row of the table is a pair: `text` is a caption, `image` the JSON of hire_model.scoring.payload. The answer has one
-column, `score`: higher is a better match.
+A row of the table is a request of hire_model.scoring.contract as JSON text, in the column `request`. Its answer has the
+columns `status` and `body`, as of every other server: a row that is refused says so and harms no other. The parameter
+`explain` asks for explanations instead of scores. Galleries are found in the folder that HIRE_GALLERIES names.
 """
 
 from __future__ import annotations
@@ -10,39 +11,42 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow.models import set_model
+import yaml
+from mlflow.models import Model, set_model
 from mlflow.pyfunc.model import PythonModel
 
-from hire_model.errors import DataError
-
-COLUMNS = ("text", "image")
-SCORE = "score"
+REQUEST, STATUS, BODY, EXPLAIN = "request", "status", "body", "explain"
 FOLDER = "hire"  # the artifact's name: the model folder of hire_model.model.artifact
+_REGISTERED = "registered_model_meta"  # MLflow's note beside a model that it fetched from the registry
 
 
 class HirePyfunc(PythonModel):
-    """Scores (image, text) pairs with `Scorer`."""
+    """Answers requests with `Service`."""
 
     def load_context(self, context: Any) -> None:
-        """Load the model folder that was logged as an artifact."""
-        from hire_model.scoring.scorer import Scorer
+        """Load the model folder that was logged as an artifact, its digests checked."""
+        from hire_model.scoring.galleries import named
+        from hire_model.scoring.service import Service
 
-        self.scorer = Scorer.load(Path(context.artifacts[FOLDER]))
+        folder = Path(context.artifacts[FOLDER])
+        version, run_id = _origin(folder.parent.parent)
+        self.service = Service.load(folder, version=version, run_id=run_id, galleries=named())
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One score per row. Raises DataError naming the row and the field of a malformed image."""
-        from hire_model.scoring.payload import decode_image
+        """The status and the body of the answer to each row's request; a faulty one raises nothing."""
+        from hire_model.scoring.intake import Ask
 
-        missing = [column for column in COLUMNS if column not in model_input.columns]
-        if missing:
-            raise DataError(f"column '{missing[0]}' is missing; expected {COLUMNS[0]} and {COLUMNS[1]}.")
-        images = {}  # an image that recurs is decoded, and then encoded, once
-        for row, image in enumerate(model_input["image"]):
-            if image not in images:
-                images[image] = decode_image(image, f"row {row}: image")
-        rows = zip(model_input["image"], model_input["text"], strict=True)
-        scores = self.scorer.predict([(images[image], text) for image, text in rows])
-        return pd.DataFrame({SCORE: scores}, index=model_input.index)
+        explain = bool((params or {}).get(EXPLAIN))
+        replies, _ = self.service.answer([Ask(request, explain) for request in model_input[REQUEST]])
+        answers = {STATUS: [reply.status for reply in replies], BODY: [reply.body for reply in replies]}
+        return pd.DataFrame(answers, index=model_input.index)
+
+
+def _origin(folder: Path) -> tuple[str, str]:
+    """The registry version, empty for a model that was not fetched from a registry, and the run id."""
+    note = folder / _REGISTERED
+    version = yaml.safe_load(note.read_text("utf-8"))["model_version"] if note.is_file() else ""
+    return str(version), str(Model.load(folder).run_id or "")
 
 
 set_model(HirePyfunc())

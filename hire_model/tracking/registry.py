@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hire_model.data.loading import renumbered
 from hire_model.data.store import ImageRegions
+from hire_model.model import artifact
+from hire_model.scoring.matrix import predicate_map
 from hire_model.scoring.payload import encode_image
 from hire_model.settings import HOME, TrackingSettings
 from hire_model.tracking.run import TrackingError, connect, first_line
+from hire_model.tracking.versions import CHALLENGER, cut
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
-ALIAS = "challenger"
 CONFIG = "config.json"
 # What a served model imports; the versions are those of the interpreter that trained it, hence of requirements.lock.
 REQUIRES = (
-    "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pydantic-settings", "safetensors", "tokenizers", "torch",
-    "transformers",
+    "cachetools", "faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pydantic-settings", "pyyaml",
+    "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 
 
@@ -40,19 +45,26 @@ def log_model(
     pairs: Sequence[tuple[ImageRegions, str]],
     settings: TrackingSettings,
     tags: Mapping[str, str],
+    predicates: Sequence[str] | None = None,
+    card: str = "",
 ) -> Registered:
     """Log the model folder with the active run as a pyfunc; register it and move the alias 'challenger' to it.
 
-    pairs: a few (image, text) pairs that become the input example; tags: facts of the version, such as its recalls.
+    pairs: a few (image, text) pairs that become the input example; predicates: what the numbers in their relations
+    mean, the model's own list without it; tags: facts of the version, such as its recalls; card: its description.
     """
     import mlflow
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    from hire_model.tracking.pyfunc_model import COLUMNS, FOLDER, SCORE
+    from hire_model.tracking.pyfunc_model import BODY, EXPLAIN, FOLDER, REQUEST, STATUS
 
+    known = artifact.read_config(folder)["predicates"]
+    example = request_table(pairs, predicate_map(known, known if predicates is None else predicates))
     signature = ModelSignature(
-        Schema([ColSpec(DataType.string, column) for column in COLUMNS]), Schema([ColSpec(DataType.float, SCORE)])
+        Schema([ColSpec(DataType.string, REQUEST)]),
+        Schema([ColSpec(DataType.long, STATUS), ColSpec(DataType.string, BODY)]),
+        ParamSchema([ParamSpec(EXPLAIN, DataType.boolean, False)]),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -63,23 +75,36 @@ def log_model(
             code_paths=[str(HOME)],
             pip_requirements=requirements(),
             signature=signature,
-            input_example=pair_table(pairs),
+            input_example=example,
             registered_model_name=settings.model_name if settings.register_model else None,
         )
     if not settings.register_model:
         return Registered(info.model_uri)
     client, number = mlflow.MlflowClient(), str(info.registered_model_version)
+    if card:
+        client.update_model_version(settings.model_name, number, cut(card))
     for key, value in tags.items():
         client.set_model_version_tag(settings.model_name, number, key, value)
-    client.set_registered_model_alias(settings.model_name, ALIAS, number)
-    return Registered(f"models:/{settings.model_name}@{ALIAS}", number)
+    client.set_registered_model_alias(settings.model_name, CHALLENGER, number)
+    return Registered(f"models:/{settings.model_name}@{CHALLENGER}", number)
 
 
-def pair_table(pairs: Sequence[tuple[ImageRegions, str]]) -> pd.DataFrame:
-    """The table that the pyfunc model takes: columns text and image, a row per pair."""
+def request_table(pairs: Sequence[tuple[ImageRegions, str]], mapping: np.ndarray | None = None) -> pd.DataFrame:
+    """The table that the pyfunc model takes, of one row: the request to score `pairs`.
+
+    mapping: as of `scoring.matrix.predicate_map`, where the images' data set has other predicates than the model: the
+    request has the model's numbers.
+    """
     import pandas as pd
 
-    return pd.DataFrame({"text": [text for _, text in pairs], "image": [encode_image(image) for image, _ in pairs]})
+    from hire_model.tracking.pyfunc_model import REQUEST
+
+    asked = []
+    for image, text in pairs:
+        relations, scores = renumbered(image.relations, image.relation_scores, mapping)
+        known = replace(image, relations=relations, relation_scores=scores)
+        asked.append({"image": json.loads(encode_image(known)), "text": text})
+    return pd.DataFrame({REQUEST: [json.dumps({"pairs": asked})]})
 
 
 def requirements() -> list[str]:
@@ -94,7 +119,7 @@ def requirements() -> list[str]:
 
 
 def fetch(model: str | Path, settings: TrackingSettings) -> Path:
-    """The local folder of a model: `model` is models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a folder.
+    """The local folder of a model: `model` is models:/NAME@CHALLENGER, models:/NAME/VERSION, runs:/..., or a folder.
 
     Raises TrackingError that says what was looked for, and where.
     """

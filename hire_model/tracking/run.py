@@ -20,6 +20,8 @@ from hire_model.settings import TrackingSettings
 log = logging.getLogger(__name__)
 DEFAULT_URI = "sqlite:///mlflow.db"
 _CHECK_SECONDS = 5
+ANSWER_SECONDS = 20  # for what must arrive: a store under load may take its time, a store that is away may not
+UPLOAD_SECONDS = 120  # a store answers an upload only when it has kept all of it
 _PARAMS_AT_ONCE = 100  # MLflow's own limit for a batch
 _LONGEST_DIGEST = 36  # MLflow's column; the whole digest is a tag
 
@@ -63,10 +65,11 @@ class MlflowRun(Run):
     def params(self, values: Mapping[str, Any]) -> None:
         import mlflow
 
-        known = mlflow.MlflowClient().get_run(self.run_id).data.params
-        fresh = [(key, value) for key, value in values.items() if key not in known]
-        for start in range(0, len(fresh), _PARAMS_AT_ONCE):
-            mlflow.log_params(dict(fresh[start : start + _PARAMS_AT_ONCE]))
+        with telling("take the run's settings"):
+            known = mlflow.MlflowClient().get_run(self.run_id).data.params
+            fresh = [(key, value) for key, value in values.items() if key not in known]
+            for start in range(0, len(fresh), _PARAMS_AT_ONCE):
+                mlflow.log_params(dict(fresh[start : start + _PARAMS_AT_ONCE]))
 
     @override
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
@@ -74,7 +77,7 @@ class MlflowRun(Run):
 
         self._waiting.append(({key: float(value) for key, value in values.items()}, step))
         try:
-            with _impatient():
+            with impatient():
                 while self._waiting:
                     figures, at = self._waiting[0]
                     mlflow.log_metrics(figures, step=at)
@@ -86,7 +89,8 @@ class MlflowRun(Run):
     def tags(self, values: Mapping[str, str]) -> None:
         import mlflow
 
-        mlflow.set_tags(dict(values))
+        with telling("take the run's tags"):
+            mlflow.set_tags(dict(values))
 
     @override
     def dataset(self, folder: Path, name: str, digest: str, context: str) -> None:
@@ -96,15 +100,17 @@ class MlflowRun(Run):
 
         source = LocalArtifactDatasetSource(str(folder.resolve()))
         kept = MetaDataset(source, name=name, digest=digest[:_LONGEST_DIGEST])  # type: ignore[abstract]
-        mlflow.log_input(kept, context=context)
-        mlflow.set_tag(f"dataset.{context}.digest", digest)
+        with telling("take the run's data set"):
+            mlflow.log_input(kept, context=context)
+            mlflow.set_tag(f"dataset.{context}.digest", digest)
 
     @override
     def artifact(self, path: Path, folder: str | None = None) -> None:
         import mlflow
 
         keep = mlflow.log_artifacts if path.is_dir() else mlflow.log_artifact
-        keep(str(path), artifact_path=folder)
+        with telling(f"take {path.name}", UPLOAD_SECONDS):
+            keep(str(path), artifact_path=folder)
 
 
 @contextmanager
@@ -143,11 +149,47 @@ def handing_over(out: Path) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
 
     try:
-        yield
-    except (MlflowException, OSError) as error:
+        with impatient(UPLOAD_SECONDS):
+            yield
+    except (MlflowException, OSError, TrackingError) as error:
         raise TrackingError(
             f"The training is complete and lies in {out}, but MLflow did not take all of it: {first_line(error)}. Run "
             f"{GO_ON}: it goes straight to the evaluation and hands everything over again."
+        ) from error
+
+
+@contextmanager
+def impatient(seconds: int = _CHECK_SECONDS) -> Iterator[None]:
+    """MLflow retries for minutes by default. Inside, it retries once and waits for an answer for `seconds` at most."""
+    bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    before = {key: os.environ.get(key) for key in bounds}
+    os.environ.update(bounds)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def telling(what: str, seconds: int = ANSWER_SECONDS) -> Iterator[None]:
+    """Around a question or an order to MLflow: no long retries, and its errors are one TrackingError.
+
+    what: ends the sentence "MLflow's store ... did not", such as "take the run's tags".
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with impatient(seconds):
+            yield
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"MLflow's store {mlflow.get_tracking_uri()} did not {what}: {first_line(error)}. Look whether it is up "
+            "and has room."
         ) from error
 
 
@@ -173,7 +215,7 @@ def connect(settings: TrackingSettings) -> str:
     uri = tracking_uri(settings)
     mlflow.set_tracking_uri(uri)
     try:
-        with _impatient():
+        with impatient():
             mlflow.MlflowClient().search_experiments(max_results=1)
     except Exception as error:
         raise TrackingError(
@@ -204,7 +246,7 @@ def _close(run_id: str, status: str) -> None:
     import mlflow
 
     try:
-        with _impatient():
+        with impatient():
             mlflow.end_run(status)
     except Exception as error:
         log.warning("MLflow did not take the end of run %s (%s); it shows it as running.", run_id, first_line(error))
@@ -217,19 +259,3 @@ def _known(run_id: str) -> bool:
         return mlflow.get_run(run_id).info.lifecycle_stage == "active"
     except mlflow.MlflowException:
         return False
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """MLflow retries for minutes by default; neither the first question nor an epoch's figures are worth that wait."""
-    bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_CHECK_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-    before = {key: os.environ.get(key) for key in bounds}
-    os.environ.update(bounds)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value

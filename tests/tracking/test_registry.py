@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from hire_model.data.store import Dataset, Split
-from hire_model.errors import DataError
+from hire_model.data.store import Dataset, ImageRegions, Split
 from hire_model.model import artifact
 from hire_model.model.build import build
+from hire_model.scoring.matrix import predicate_map
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import ModelSettings, TrackingSettings, resolve
 from hire_model.tracking import registry
@@ -56,19 +58,22 @@ def test_registered_with_alias_tags_signature_and_example(logged: Logged) -> Non
     assert str(version.version) == logged.registered.version and version.run_id == logged.run_id
     assert version.tags["full.rsum"] == "12.5"
     info = mlflow.models.get_model_info(logged.registered.uri)
-    assert info.signature.inputs.input_names() == ["text", "image"]
-    assert info.signature.outputs.input_names() == ["score"]
+    assert info.signature.inputs.input_names() == ["request"]
+    assert info.signature.outputs.input_names() == ["status", "body"]
     assert info.saved_input_example_info is not None
 
 
 def test_the_pyfunc_scores_as_the_scorer_does(logged: Logged, model_folder: Path, split: Split) -> None:
     pairs = [(split.regions(i % len(split.images)), text) for i, text in enumerate(split.texts[:12])]
     served = mlflow.pyfunc.load_model(logged.registered.uri)
-    table = registry.pair_table(pairs).set_index(np.arange(100, 112))
+    table = pd.concat([registry.request_table(pairs), registry.request_table(pairs[:1])]).set_index(np.arange(100, 102))
     answer = served.predict(table)
-    assert list(answer.columns) == ["score"] and list(answer.index) == list(range(100, 112))
-    np.testing.assert_allclose(answer["score"], Scorer.load(model_folder).predict(pairs), atol=1e-5)
-    assert len(set(answer["score"])) > 1
+    assert list(answer.columns) == ["status", "body"] and list(answer.index) == [100, 101]
+    told, expected = [json.loads(body) for body in answer["body"]], Scorer.load(model_folder).predict(pairs)
+    np.testing.assert_allclose(told[0]["scores"], expected, atol=1e-5)
+    np.testing.assert_allclose(told[1]["scores"], expected[:1], atol=1e-5)
+    assert told[0]["model"]["version"] == logged.registered.version and told[0]["model"]["run_id"] == logged.run_id
+    assert len(set(told[0]["scores"])) > 1
 
 
 def test_nothing_is_pickled_and_the_code_is_inside(logged: Logged) -> None:
@@ -112,12 +117,41 @@ def test_fetch_says_what_is_missing(tracking: TrackingSettings, tmp_path: Path) 
         registry.fetch(tmp_path, tracking)
 
 
-def test_a_malformed_row_is_named(logged: Logged, split: Split) -> None:
+def test_a_malformed_row_is_answered_and_harms_no_other(logged: Logged, split: Split) -> None:
     served = mlflow.pyfunc.load_model(logged.registered.uri)
-    table = registry.pair_table([(split.regions(0), "a"), (split.regions(1), "b")])
-    table.loc[1, "image"] = "{}"
-    with pytest.raises(DataError, match=r"row 1: image\.features"):
-        served.predict(table)
+    good = registry.request_table([(split.regions(0), "a")])
+    bad = pd.DataFrame({"request": ['{"pairs": [{"image": {"features": 3}, "text": "a"}]}']})
+    answer = served.predict(pd.concat([good, bad], ignore_index=True))
+    assert answer["status"].tolist() == [200, 400]
+    assert json.loads(answer["body"][1])["path"] == "pairs[0].image.features"
+
+
+def _in_other_numbers(image: ImageRegions, known: Sequence[str]) -> tuple[ImageRegions, list[str]]:
+    """The same image as a data set has it that lists the model's predicates backwards, after one of its own."""
+    names = ["of its own", *reversed(known)]
+    relations = image.relations.copy()
+    relations[:, 1] = [names.index(known[predicate]) for predicate in relations[:, 1]]
+    unknown = np.array([[0, 0, 1]], relations.dtype)
+    scores = np.append(image.relation_scores, np.float32(1))
+    return replace(image, relations=np.concatenate([relations, unknown]), relation_scores=scores), names
+
+
+def test_a_data_set_with_other_predicates_is_put_into_the_models(
+    tracking: TrackingSettings, model_folder: Path, split: Split
+) -> None:
+    image = next(image for image in map(split.regions, range(8)) if len(set(image.relations[:, 1])) > 1)
+    scorer = Scorer.load(model_folder)
+    other, names = _in_other_numbers(image, scorer.model.predicates)
+    mapping = predicate_map(scorer.model.predicates, names)
+    right, wrong = registry.request_table([(image, "a")]), registry.request_table([(other, "a")])
+    assert registry.request_table([(other, "a")], mapping).equals(right) and not wrong.equals(right)
+    with track(tracking, "other predicates"):
+        found = registry.log_model(model_folder, [(other, "a")], tracking, {}, names)
+    example = mlflow.pyfunc.load_model(found.uri).input_example
+    assert example.equals(right)
+    np.testing.assert_allclose(
+        scorer.predict([(image, "a")]), Scorer.load(model_folder, predicates=names).predict([(other, "a")])
+    )
 
 
 def test_logged_without_registering(tracking: TrackingSettings, model_folder: Path, split: Split) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from hire_model.errors import TrainingStopped
 from hire_model.settings import Settings, TrackingSettings, flatten
 from hire_model.tracking.run import (
     DEFAULT_URI,
+    Run,
     TrackingError,
-    _impatient,
     connect,
     handing_over,
+    impatient,
     track,
     tracking_uri,
 )
@@ -155,7 +157,7 @@ def test_a_server_that_is_away_in_the_end_hides_no_message(tracking: TrackingSet
     words = r"training is complete.*--resume.*-P resume=yes"
     with pytest.raises(TrackingError, match=words), track(tracking, "away") as run:
         mlflow.set_tracking_uri(_refusing())
-        with _impatient(), handing_over(tmp_path):
+        with impatient(), handing_over(tmp_path):
             run.artifact(tmp_path / "report.html", "evaluation")
     assert mlflow.active_run() is None
 
@@ -175,6 +177,37 @@ def test_a_run_that_cannot_be_closed_is_warned_of(tracking: TrackingSettings, ca
     assert f"did not take the end of run {run.run_id}" in caplog.text
     mlflow.set_tracking_uri(tracking.uri)
     assert mlflow.get_run(run.run_id).info.status == "RUNNING"
+
+
+def test_what_a_store_does_not_take_is_one_clear_error_within_seconds(
+    tracking: TrackingSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "page.html").write_text("<html>")
+    orders: dict[str, Callable[[Run], None]] = {
+        "settings": lambda run: run.params({"a": 1}),
+        "tags": lambda run: run.tags({"a": "b"}),
+        "data set": lambda run: run.dataset(tmp_path, "a", "b", "c"),
+        "page.html": lambda run: run.artifact(tmp_path / "page.html"),
+    }
+    with track(tracking, "away") as run:
+        mlflow.set_tracking_uri(_refusing())
+        for what, order in orders.items():
+            start = time.monotonic()
+            with pytest.raises(TrackingError, match=rf"store http.* did not take .*{what}: .*Look whether it is up"):
+                order(run)
+            assert time.monotonic() - start < 60, what
+        mlflow.set_tracking_uri(tracking.uri)
+
+
+def test_a_server_that_answers_no_upload_is_not_waited_for_long(tracking: TrackingSettings) -> None:
+    import os
+
+    from hire_model.tracking.run import UPLOAD_SECONDS
+
+    with handing_over(Path("run")):
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == str(UPLOAD_SECONDS)
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
 def test_tracking_that_is_off_asks_nothing_of_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

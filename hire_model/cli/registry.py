@@ -1,0 +1,154 @@
+"""`hire gate`, `promote`, `rollback`, `registry show`, `card`: from a trained version to the one in force, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hire_model.gate import Decision
+    from hire_model.settings import TrackingSettings
+    from hire_model.tracking.versions import Version
+
+app = typer.Typer(help="Look at the registered model.", no_args_is_help=True)
+NOT_PASSED = 1  # exit status; 2 is an error, as everywhere
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As with 'hire train'; repeatable.")]
+
+
+def gate(
+    version: Annotated[str, typer.Option(help="A version's number, or an alias.")] = "challenger",
+    data: Annotated[
+        str, typer.Option(metavar="DATASET", help="A data set folder; the relational scenes without.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="The split to judge on.")] = "test",
+    protocol: Annotated[str, typer.Option(help="full, f30k-1k, coco-5k or coco-1k-5fold.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="Only the split's first images; 0 takes all.")] = 0,
+    recipe: Annotated[str, typer.Option(help="A recipe by name or path, for the team's rules ([gate]).")] = "",
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the decision as JSON.")] = None,
+    set_: Set = None,
+) -> None:
+    """Judge a version by the rules of the settings, and against the champion. Exit status 1: it did not pass."""
+    from hire_model.cli.main import overrides
+    from hire_model.settings import resolve
+
+    settings = resolve(recipe or None, overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
+    from hire_model import judging  # seconds of imports, after what may be wrong with the settings is known
+    from hire_model.evaluation.result import write_text
+
+    decision = judging.gate(settings, version, split, limit).decision
+    if json:
+        write_text(decision.model_dump_json(indent=1) + "\n", json)
+    _print_decision(decision, settings.tracking)
+    if not decision.passed:
+        raise typer.Exit(NOT_PASSED)
+
+
+def promote(
+    version: Annotated[str, typer.Option(help="A version's number, or an alias.")] = "challenger",
+    force: Annotated[str, typer.Option(metavar="REASON", help="Promote without a passed gate; recorded.")] = "",
+    set_: Set = None,
+) -> None:
+    """Make a version that passed the gate the champion."""
+    settings = _tracking(set_)
+    from hire_model.tracking import promotion
+
+    print(promotion.promote(settings, version, force).summary())
+
+
+def rollback(set_: Set = None) -> None:
+    """Make the version that the champion replaced the champion again."""
+    settings = _tracking(set_)
+    from hire_model.tracking import promotion
+
+    print(promotion.rollback(settings).summary())
+
+
+@app.command()
+def show(set_: Set = None) -> None:
+    """Print the versions, the newest first, with aliases, recall and decision."""
+    settings = _tracking(set_)
+    from rich.console import Console
+
+    from hire_model.tracking import promotion, versions
+
+    found = versions.listed(settings)
+    console = Console(highlight=False)
+    if not found:
+        console.print(f"'{settings.model_name}' has no version yet; 'hire train' registers one.")
+        return
+    console.print(_table(settings.model_name, found))
+    for line in promotion.history(settings):
+        console.print(f"  {line}", soft_wrap=True, style="dim")
+
+
+def card(
+    model: Annotated[str, typer.Option(help="A version's number, an alias, or a model folder.")] = "champion",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there instead of printing it.")] = None,
+    ablation: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="stages.json of 'hire ablate stages' on the same data.")
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Print or write the model card, with the decision of the gate if there is one."""
+    settings = _tracking(set_)
+    from hire_model.evaluation.result import write_text
+    from hire_model.tracking.card import card_of
+
+    text = card_of(model, settings, ablation)
+    if out is None:
+        print(text)
+    else:
+        print(f"  card  {write_text(text, out)}")
+
+
+def _tracking(set_: list[str] | None) -> TrackingSettings:
+    from hire_model.cli.main import overrides
+    from hire_model.settings import resolve
+
+    return resolve(None, overrides(set_)).settings.tracking
+
+
+def _print_decision(decision: Decision, settings: TrackingSettings) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    rows = decision.rows()
+    table = Table(*rows[0], box=SIMPLE)
+    for row in rows:
+        table.add_row(*row.values(), style="red" if row["verdict"] == "failed" else "")
+    console.print(table)
+    for reason in decision.reasons():
+        console.print(f"  {reason}", soft_wrap=True)
+    console.print(decision.summary(), soft_wrap=True)
+    if decision.passed:
+        console.print(f"\nNext:\n  hire promote --version {decision.version}", soft_wrap=True)
+
+
+def _table(name: str, found: list[Version]) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from hire_model.tracking.versions import DECISION, JUDGED_AGAINST, RSUM
+
+    table = Table("version", "aliases", "rSum", "gate", "against", "judged on", "run", title=name, box=SIMPLE)
+    for one in found:
+        tags = one.tags
+        trained = next((value for key, value in tags.items() if key.endswith(".rsum") and key != RSUM), "")
+        ground = tags.get("gate.split", tags.get("split", ""))
+        table.add_row(
+            one.number,
+            ", ".join(one.aliases),
+            tags.get(RSUM, trained),
+            tags.get(DECISION, "not judged"),
+            tags.get(JUDGED_AGAINST, ""),
+            f"{ground}, {tags.get('gate.data.digest', tags.get('data.digest', ''))[:8]}",
+            one.run_id[:8],
+        )
+    return table

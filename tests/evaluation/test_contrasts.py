@@ -1,0 +1,106 @@
+"""Contrast captions: what becomes of a caption, and on relational scenes that the change makes it untrue."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hire_model.data.synthetic import scenes
+from hire_model.data.synthetic.relations import Claim, facts, holds
+from hire_model.evaluation.contrasts import CONTRASTS, colour, negation, shuffle, swap
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ("A man rides a horse.", "A horse rides a man."),
+        ("a dog on a box", "a box on a dog"),
+        ("A man in a blue shirt is riding a horse", "A horse is riding a man in a blue shirt"),
+        ("A red hat is worn by a woman", "A woman is worn by a red hat"),
+        ("Under a brown table there is a cat.", "Under a cat there is a brown table."),
+        ("To the left of a car there is a boy in red", "To the left of a boy in red there is a car"),
+        ("A ball in the hand of a girl", "A girl in the hand of a ball"),
+        ("Two dogs run; a cat chases the bird", "Two dogs run; the bird chases a cat"),
+    ],
+)
+def test_subject_and_object_change_places(text: str, changed: str) -> None:
+    assert swap(text) == changed
+
+
+@pytest.mark.parametrize(
+    "text", ["A dog next to a cat", "A man is being watched by a boy", "A dog", "", "a dog on a dog", "A man and a dog"]
+)
+def test_what_may_hold_both_ways_or_has_no_relation_is_left_alone(text: str) -> None:
+    assert swap(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ("A red hat on a blue car", "A blue hat on a red car"),
+        ("Red ball, blue box", "Blue ball, red box"),
+        ("an orange bag on a white table", "a white bag on an orange table"),
+        ("a red ball, a red box and a green cup", "a green ball, a red box and a red cup"),
+        ("a brown and black dog", None),  # the same dog, the other way round
+        ("a red ball beside a blue ball", None),
+        ("a red ball", None),
+    ],
+)
+def test_colours_change_places(text: str, changed: str | None) -> None:
+    assert colour(text) == changed
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ("A man rides a horse", "No man rides a horse"),
+        ("two dogs run", "no dogs run"),
+        ("To the left of a car there is a boy", "To the left of no car there is a boy"),
+        ("Dogs run", "No dogs run"),
+        ("", None),
+    ],
+)
+def test_negation(text: str, changed: str | None) -> None:
+    assert negation(text) == changed
+
+
+@given(st.lists(st.text("abcdefg", min_size=1), min_size=0, max_size=12).map(" ".join))
+def test_shuffling_keeps_the_words_and_changes_their_order(text: str) -> None:
+    mixed = shuffle(text)
+    assert mixed == shuffle(text), "the same at every call"
+    if mixed is None:
+        assert len(set(text.split())) < 4
+    else:
+        assert sorted(mixed.split()) == sorted(text.split()) and mixed.split() != text.split()
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_taken_and_a_contrast_is_never_the_caption(text: str) -> None:
+    for change in CONTRASTS.values():
+        changed = change(text)
+        assert changed is None or changed.lower() != text.lower()
+
+
+def test_on_relational_scenes_an_exchanged_relation_is_false() -> None:
+    """Captions with one relation: the text is exchanged as the claim is, and the scene contradicts it."""
+    asked = true = 0
+    for _, _, scene, captions, _ in scenes({"test": 120}, seed=5):
+        known = facts(scene)
+        for caption in captions:
+            claim = caption.claim
+            changed = swap(caption.text)
+            if changed is None or len(claim.relations) != 1:
+                continue
+            subject, predicate, object_ = claim.relations[0]
+            asked += 1
+            true += holds(Claim(claim.things, ((object_, predicate, subject),)), scene, known)
+            assert sorted(_words(changed)) == sorted(_words(caption.text))
+    assert asked > 200
+    assert true <= 0.01 * asked, "a person left of a person: now and then there is another pair"
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
