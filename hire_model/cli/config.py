@@ -28,4 +28,7 @@ def show(
         origin = resolved.origins[key]
         if not changed or origin != "default":
             table.add_row(key, str(value), f"[dim]{origin}[/dim]" if origin == "default" else origin)
-    Console().print(table)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for key, why in resolved.settings.model.at_rest.items():
+        console.print(f"{key} is on and does nothing, as {why}.", highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,15 +40,17 @@ def synth(
 
 @app.command()
 def verify(dataset: Folder) -> None:
-    """Check digests, tables and every feature; exit with status 1 if there is an error."""
+    """Check that a data set is whole: digests, columns, what points where; exit with status 1 if there is an error.
+
+    'hire data validate' does this first, and then judges the content.
+    """
     from hire_model.data.verify import verify
 
     findings = verify(dataset)
-    errors = sum(finding.level == "error" for finding in findings)
     for finding in findings:
         typer.echo(str(finding))
-    typer.echo(f"{dataset}: {errors} errors, {len(findings) - errors} warnings")
-    if errors:
+    typer.echo(f"{dataset}: {len(findings)} errors")
+    if findings:
         raise typer.Exit(1)
 
 
@@ -76,7 +79,8 @@ def written(out: Path) -> None:
     )
     console.print(_counts(manifest))
     console.print(f"Written to {out}, version {manifest.digest[:12]}.")
-    console.print(f"Next:  hire data verify {out}\n       hire train --data {out}")
+    typed = shlex.quote(str(out))
+    console.print(f"Next:  hire data validate {typed}\n       hire train --data {typed}")
 
 
 def _counts(manifest: Manifest) -> Table:

@@ -97,6 +97,12 @@ def _with_common(command: Callable[..., None]) -> Callable[..., None]:
 CaptionFile = Annotated[
     Path, typer.Option(help="Karpathy's dataset_*.json, or a table of image, split, caption (.jsonl or .tsv).")
 ]
+FirstOption = Annotated[
+    int,
+    typer.Option(
+        "--captions-per-image", min=0, help="Only an image's first so many captions; 5 for protocol coco-5k. 0: all."
+    ),
+]
 RestvalOption = Annotated[Restval, typer.Option(help="COCO's restval: into train, as papers do, or left out.")]
 
 
@@ -122,6 +128,7 @@ def butd_tsv(
     source: Annotated[list[Path], typer.Argument(metavar="FILE...", help="One or more TSV files.")],
     captions: CaptionFile,
     restval: RestvalOption = Restval.train,
+    first: FirstOption = 0,
     *,
     common: Common,
 ) -> None:
@@ -131,7 +138,8 @@ def butd_tsv(
     from hire_model.data.importers.captioned import read_captions
 
     notes = Notes()
-    _write(butd_tsv(source, read_captions(captions, common.split or (), restval.value, notes), notes), common)
+    known = read_captions(captions, common.split or (), restval.value, notes, first)
+    _write(butd_tsv(source, known, notes), common)
 
 
 @app.command()
@@ -140,6 +148,7 @@ def npz(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with one npz file per image.")],
     captions: CaptionFile,
     restval: RestvalOption = Restval.train,
+    first: FirstOption = 0,
     classes: Annotated[Path | None, typer.Option(help="Text file with the name of each class id, one a line.")] = None,
     *,
     common: Common,
@@ -152,8 +161,8 @@ def npz(
 
     notes = Notes()
     names = read_vocabulary(classes, notes) if classes else ()
-    found = npz(source, read_captions(captions, common.split or (), restval.value, notes), notes, names)
-    _write(found, common)
+    known = read_captions(captions, common.split or (), restval.value, notes, first)
+    _write(npz(source, known, notes, names), common)
 
 
 def _write(source: Source, common: Common) -> None:

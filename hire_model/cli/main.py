@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,10 @@ import typer
 from hire_model.cli.ablate import app as ablate_app
 from hire_model.cli.config import app as config_app
 from hire_model.cli.data import app as data_app
+from hire_model.cli.gallery import app as gallery_app
+from hire_model.cli.gallery import search
+from hire_model.cli.registry import app as registry_app
+from hire_model.cli.registry import card, gate, promote, rollback
 from hire_model.errors import HireError
 
 app = typer.Typer(
@@ -24,6 +30,29 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(ablate_app, name="ablate")
 app.add_typer(config_app, name="config")
+app.add_typer(registry_app, name="registry")
+for command in (gate, promote, rollback, card):
+    app.command()(command)
+app.add_typer(gallery_app, name="gallery")
+app.command()(search)
+
+
+def _add_commands_of_other_packages() -> None:
+    """What expectations, flows and serving add (pyproject.toml, hire.commands): "data.validate" is a command of `data`.
+
+    This way `hire` is one command, and hire_model still imports none of them.
+    """
+    groups = {"": app, "data": data_app}
+    for point in sorted(entry_points(group="hire.commands"), key=lambda point: point.name):
+        group, _, name = point.name.rpartition(".")
+        found = point.load()
+        if isinstance(found, typer.Typer):
+            groups[group].add_typer(found, name=name)
+        else:
+            groups[group].command(name)(found)
+
+
+_add_commands_of_other_packages()
 
 Recipe = Annotated[str, typer.Option(help="A recipe by name (hire_model/recipes), or the path of a TOML file.")]
 Set = Annotated[
@@ -45,7 +74,7 @@ Resume = Annotated[
 def _main(debug: Debug = False) -> None:
     """Runs before each command; `run` looks for --debug itself, as it has to know after a failure too."""
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("matplotlib", "PIL", "urllib3", "git", "httpx", "fsspec", "lightning_fabric"):
+    for noisy in ("matplotlib", "PIL", "urllib3", "git", "httpx", "fsspec", "lightning_fabric", "faiss"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
@@ -82,9 +111,12 @@ def evaluate(
     set_: Set = None,
 ) -> None:
     """Evaluate a model, or an ensemble of several, on a split."""
+    from hire_model.evaluation.result import check_place
     from hire_model.settings import resolve
 
     settings = resolve(None, overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
+    for path in filter(None, (json, report)):
+        check_place(path)
     from hire_model import pipeline
     from hire_model.cli import show
 
@@ -102,11 +134,20 @@ def overrides(items: list[str] | None, **options: str | int) -> list[str]:
 
 
 def run() -> None:
-    """Entry point: a user's mistake is one message on stderr and exit status 2, without a traceback unless --debug."""
+    """Entry point: a user's mistake is one message on stderr and exit status 2, without a traceback unless --debug.
+
+    SIGTERM ends a command as an exception does, so that no half-written folder stays behind.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except HireError as error:
         if "--debug" in sys.argv:
             raise
         print(f"hire: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder without permission: what no message of ours has foreseen
+        if "--debug" in sys.argv:
+            raise
+        print(f"hire: {error}. ('hire --debug ...' shows where that arose.)", file=sys.stderr)
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,12 +50,12 @@ def trained(outcome: Trained | None) -> None:
     _list(console, {"report": outcome.report, "figures": outcome.figures, "model": outcome.model})
     if outcome.registered:
         console.print(f"  registered  {outcome.registered}")
-    address = outcome.registered or str(outcome.model)
+    address, data = (shlex.quote(str(name)) for name in (outcome.registered or outcome.model, outcome.data))
     console.print("\nNext:")
     limit = f" --limit {outcome.limit}" if outcome.limit else ""
-    console.print(f"  hire evaluate --model {address} --data {outcome.data} --split {outcome.split}" + limit)
+    console.print(f"  hire evaluate --model {address} --data {data} --split {outcome.split}" + limit)
     if outcome.tracking_uri:
-        console.print(f"  mlflow ui --backend-store-uri {outcome.tracking_uri}")
+        console.print(f"  mlflow ui --backend-store-uri {shlex.quote(outcome.tracking_uri)}")
 
 
 def evaluated(outcome: Evaluated) -> None:

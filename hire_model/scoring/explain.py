@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hire_model.batch import Regions, Tokens
+from hire_model.batch import EncodedImages, Regions, Tokens
 from hire_model.model.hire import Hire
 from hire_model.model.interaction import Side
 from hire_model.model.layers import EPS
+from hire_model.model.relations import RELATED_SHARE
 
 MARKS = "[marks]"  # what the start and end mark of a caption bring, as one entry
 
@@ -34,20 +35,26 @@ class Explanation:
 
 @torch.inference_mode()
 def explain(model: Hire, regions: Regions, tokens: Tokens, text: str) -> Explanation:
-    """Explain one image against one caption; `tokens` are those of `text`.
+    """Explain one image against one caption; `tokens` are those of `text`."""
+    return explain_encoded(model, model.encode_image(regions), tokens, text)
+
+
+@torch.inference_mode()
+def explain_encoded(model: Hire, images: EncodedImages, tokens: Tokens, text: str) -> Explanation:
+    """Explain one encoded image against one caption; `tokens` are those of `text`.
 
     The score is linear in the unnormalised summary of the words and in their refined vectors once the pooling is
     given, so it splits into one part per word piece exactly; the parts of a word's pieces are added up.
     """
-    images, texts = model.encode_image(regions), model.encode_text(tokens)
+    texts = model.encode_text(tokens)
     v, t = (side[None] for side in model.sides(images, texts))
     parts = _pair_parts(model, v, t)
     score = model.score(images, texts).total[0, 0]
     if model.settings.global_head:
         weight = model.settings.global_weight
-        single = _summary_parts(model.words(tokens)[0], tokens.mask[0], images.summary[0])
+        single = _summary_parts(model.words(tokens)[0][0], tokens.mask[0], images.summary[0])
         parts = (1 - weight) * parts + weight * single
-    attention = model.interaction.attention(v, t)[1][0, 0]  # [L, R]
+    attention = model.interaction.attention(model.interaction.cosine(v, t), v.mask, t.mask)[1][0, 0]  # [L, R]
     words, owner = model.vocabulary.words(text)
     places = torch.tensor([len(words) if place < 0 else place for place in owner], device=parts.device)
     count = len(words) + 1
@@ -70,7 +77,11 @@ def _pair_parts(model: Hire, v: Side, t: Side) -> Tensor:
         parts.append(each @ v.summary[0, 0] * _inverse_norm(total))
     if seen.aligned is not None:
         parts.append(seen.aligned[0, 0, 0])
-    return sum(parts[1:], parts[0]) / len(parts)
+    mean = sum(parts[1:], parts[0]) / len(parts)
+    if stage.relations is not None and v.relations is not None and t.relations is not None:
+        related = stage.relations.by_word(stage.cosine(v, t), v.relations, t.relations, v.mask, t.mask)
+        return mean + RELATED_SHARE * related
+    return mean
 
 
 def _summary_parts(x: Tensor, mask: Tensor, against: Tensor) -> Tensor:

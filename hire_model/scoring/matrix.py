@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.loading import CaptionBank, collate_regions
@@ -37,8 +36,7 @@ def similarity(
     model.eval()
     try:
         with torch.inference_mode():
-            images, texts = encode_images(model, split), encode_texts(model, bank)
-            return score_matrix(model, images, texts, budget_bytes, out)
+            return _filled(model, encode_images(model, split), bank, budget_bytes, out)
     finally:
         model.train(was_training)
 
@@ -57,83 +55,95 @@ def predicate_map(known: Sequence[str], names: Sequence[str]) -> np.ndarray | No
 
 def encode_images(model: Hire, split: Split) -> EncodedImages:
     """All images of a split, encoded once, padded to the longest, on the model's device."""
-    if split.dataset.manifest.feature_dim != model.feature_dim:
-        raise DataError(
-            f"{split.dataset.folder}: features of {split.dataset.manifest.feature_dim} numbers "
-            f"({split.dataset.manifest.feature_extractor}), but the model was trained on {model.feature_dim}. "
-            "Extract the regions as for the training data."
-        )
-    device, mapping = _device(model), predicate_map(model.predicates, split.dataset.manifest.predicates)
-    encoded = None
-    for rows in _progress(len(split.images), "encode images"):
-        regions = collate_regions([split.regions(i) for i in rows], mapping)
-        block = model.encode_image(regions.to(device))
+    blocks, encoded = encoding_blocks(range(len(split.images))), None
+    for block, rows in zip(image_blocks(model, split, track(blocks, "encode images")), blocks, strict=True):
         if encoded is None:
             shape = (len(split.images), int(split.region_counts.max()))
-            encoded = EncodedImages(*_room(shape, block.regions, block.mask, block.summary))
-        _fill(rows, (encoded.regions, block.regions), (encoded.mask, block.mask), (encoded.summary, block.summary))
+            encoded = _room(shape, block)
+        some, regions = slice(rows.start, rows.stop), block.mask.shape[1]  # a block is padded to its own longest image
+        encoded.regions[some, :regions], encoded.mask[some, :regions] = block.regions, block.mask
+        encoded.summary[some] = block.summary
+        if encoded.edges is not None and block.edges is not None:
+            encoded.edges[some, :, :regions, :regions] = block.edges
     assert encoded is not None
     return encoded
 
 
-def encode_texts(model: Hire, bank: CaptionBank) -> EncodedTexts:
-    """All captions of a bank, encoded once, padded to the longest, on the model's device."""
-    device, encoded = _device(model), None
-    for rows in _progress(len(bank), "encode captions"):
-        block = model.encode_text(bank.tokens(rows).to(device))
-        if encoded is None:
-            shape = (len(bank), int(bank.lengths.max()))
-            encoded = EncodedTexts(*_room(shape, block.words, block.mask, block.summary))
-        _fill(rows, (encoded.words, block.words), (encoded.mask, block.mask), (encoded.summary, block.summary))
-    assert encoded is not None
-    return encoded
+def image_blocks(model: Hire, split: Split, blocks: Iterable[range]) -> Iterator[EncodedImages]:
+    """The split's images, encoded one of `blocks` after the other on the model's device.
+
+    Raises DataError where the data set's features are not of the size that the model takes.
+    """
+    manifest = split.dataset.manifest
+    if manifest.feature_dim != model.feature_dim:
+        raise DataError(
+            f"{split.dataset.folder}: features of {manifest.feature_dim} numbers ({manifest.feature_extractor}), but "
+            f"the model was trained on {model.feature_dim}. Extract the regions as for the training data."
+        )
+    device, mapping = _device(model), predicate_map(model.predicates, manifest.predicates)
+    for rows in blocks:
+        yield model.encode_image(collate_regions([split.regions(i) for i in rows], mapping).to(device))
 
 
-def _room(shape: tuple[int, int], fragments: Tensor, mask: Tensor, summary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Zeros for all items at once, filled block by block: a list of blocks to join would take twice the memory."""
-    return (
-        fragments.new_zeros(*shape, fragments.shape[-1]),
-        mask.new_zeros(shape),
-        summary.new_zeros(shape[0], summary.shape[-1]),
+def text_blocks(model: Hire, bank: CaptionBank, blocks: Iterable[range | np.ndarray]) -> Iterator[EncodedTexts]:
+    """The bank's captions, encoded one of `blocks` after the other on the model's device."""
+    device = _device(model)
+    for rows in blocks:
+        yield model.encode_text(bank.tokens(rows).to(device))
+
+
+def encoding_blocks(rows: range) -> list[range]:
+    """`rows` in the blocks in which items are encoded."""
+    return [
+        range(start, min(start + _ENCODE_BLOCK, rows.stop)) for start in range(rows.start, rows.stop, _ENCODE_BLOCK)
+    ]
+
+
+def _room(shape: tuple[int, int], block: EncodedImages) -> EncodedImages:
+    """Zeros for all images at once, filled block by block: a list of blocks to join would take twice the memory."""
+    return EncodedImages(
+        block.regions.new_zeros(*shape, block.regions.shape[-1]),
+        block.mask.new_zeros(shape),
+        block.summary.new_zeros(shape[0], block.summary.shape[-1]),
+        None if block.edges is None else block.edges.new_zeros(shape[0], block.edges.shape[1], shape[1], shape[1]),
     )
 
 
-def _fill(rows: range, *pairs: tuple[Tensor, Tensor]) -> None:
-    for whole, block in pairs:
-        whole[rows.start : rows.stop, : block.shape[1]] = block  # a block is padded to its own longest item
-
-
-def score_matrix(
-    model: Hire, images: EncodedImages, texts: EncodedTexts, budget_bytes: int, out: np.ndarray | None = None
+def _filled(
+    model: Hire, images: EncodedImages, bank: CaptionBank, budget_bytes: int, out: np.ndarray | None
 ) -> np.ndarray:
-    """Scores [N, M] of encoded items. Captions go in order of length: short ones are not padded to the longest."""
+    """Scores [N, M]; captions go in order of length, and only some are held: COCO's 25,000 take 5 GB at P = 1024."""
     if out is None:
-        out = np.empty((len(images), len(texts)), np.float32)
-    fragments = images.mask.shape[1] + texts.mask.shape[1]
-    pair_bytes = 4 * _COPIES * fragments * images.regions.shape[-1]
-    if images.regions.device.type == "cpu":
-        budget_bytes = min(budget_bytes, _CACHE_BYTES)
-    columns = max(1, min(len(texts), int((2 * budget_bytes / pair_bytes) ** 0.5)))
-    rows = max(1, min(len(images), budget_bytes // (pair_bytes * columns)))
-    lengths = texts.mask.sum(dim=1)
-    order = torch.argsort(lengths, stable=True)
-    for chosen in track(order.split(columns), "score pairs"):
-        block = _trimmed(texts[chosen], int(lengths[chosen].max()))
-        places = chosen.cpu().numpy()
-        for start in range(0, len(images), rows):
-            scores = model.score(images[slice(start, start + rows)], block).total
-            out[start : start + rows, places] = scores.float().cpu().numpy()
+        out = np.empty((len(images), len(bank)), np.float32)
+    order = np.argsort(bank.lengths, kind="stable")
+    blocks = np.split(order, range(_ENCODE_BLOCK, len(order), _ENCODE_BLOCK))
+    for texts, rows in zip(text_blocks(model, bank, track(blocks, "score pairs")), blocks, strict=True):
+        out[:, rows] = score_matrix(model, images, texts, budget_bytes)
     return out
 
 
-def _trimmed(texts: EncodedTexts, length: int) -> EncodedTexts:
-    return dataclasses.replace(texts, words=texts.words[:, :length], mask=texts.mask[:, :length])
+def score_matrix(model: Hire, images: EncodedImages, texts: EncodedTexts, budget_bytes: int) -> np.ndarray:
+    """Scores [N, C] float32 of encoded items, in blocks."""
+    out = np.empty((len(images), len(texts)), np.float32)
+    fragments = images.mask.shape[1] + texts.mask.shape[1]
+    one = 4 * _COPIES * fragments * images.regions.shape[-1]  # bytes of a pair
+    if images.regions.device.type == "cpu":
+        budget_bytes = min(budget_bytes, _CACHE_BYTES)
+    columns = max(1, min(len(texts), int((2 * budget_bytes / one) ** 0.5)))
+    rows = max(1, min(len(images), budget_bytes // (one * columns)))
+    for left in range(0, len(texts), columns):
+        block = texts[slice(left, left + columns)]
+        for top in range(0, len(images), rows):
+            scores = model.score(images[slice(top, top + rows)], block).total
+            out[top : top + rows, left : left + columns] = scores.float().cpu().numpy()
+    return out
+
+
+def trimmed(texts: EncodedTexts, length: int) -> EncodedTexts:
+    """Captions that were padded to more than `length` word pieces, without what none of them has."""
+    roles = None if texts.roles is None else texts.roles[:, :length]
+    return dataclasses.replace(texts, words=texts.words[:, :length], mask=texts.mask[:, :length], roles=roles)
 
 
 def _device(model: Hire) -> torch.device:
     return next(model.parameters()).device
-
-
-def _progress(count: int, what: str) -> Iterator[range]:
-    blocks = [range(start, min(start + _ENCODE_BLOCK, count)) for start in range(0, count, _ENCODE_BLOCK)]
-    yield from track(blocks, what)

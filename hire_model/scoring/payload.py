@@ -11,6 +11,7 @@ Base64 because one image of 36 x 2048 numbers takes 197 kB so in float16, and 0.
 from __future__ import annotations
 
 import base64
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -19,8 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hire_model.data.store import ImageRegions
 from hire_model.errors import DataError
 
-Index = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+_LARGEST = 2**31 - 1  # classes and relations are int32
+Size = Annotated[int, Field(ge=1, strict=True)]
+Index = Annotated[int, Field(ge=0, le=_LARGEST, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
 class _Strict(BaseModel):
@@ -31,7 +34,7 @@ class ArrayPayload(_Strict):
     """An array of two axes as base64 of its little-endian bytes."""
 
     dtype: Literal["float16", "float32"]
-    shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    shape: tuple[Size, Size]
     data: str
 
     @classmethod
@@ -46,17 +49,20 @@ class ArrayPayload(_Strict):
     def _whole(self) -> Self:
         expected = self.shape[0] * self.shape[1] * np.dtype(self.dtype).itemsize
         try:
-            given = len(base64.b64decode(self.data, validate=True))
+            given = len(self._raw)
         except ValueError as error:  # binascii.Error is one
             raise ValueError(f"data is not base64: {error}") from error
         if given != expected:
             raise ValueError(f"data holds {given} bytes, but {self.dtype} of shape {list(self.shape)} takes {expected}")
         return self
 
+    @cached_property
+    def _raw(self) -> bytes:
+        return base64.b64decode(self.data, validate=True)
+
     def array(self) -> np.ndarray:
         """The array [rows, columns], in its own dtype."""
-        raw = base64.b64decode(self.data)
-        return np.frombuffer(raw, np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape).astype(self.dtype)
+        return np.frombuffer(self._raw, np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape).astype(self.dtype)
 
 
 class ImagePayload(_Strict):
@@ -64,8 +70,8 @@ class ImagePayload(_Strict):
 
     features: ArrayPayload
     boxes: ArrayPayload | None = None
-    classes: list[Annotated[int, Field(ge=-1)]] | None = None
-    relations: list[tuple[Index, Index, Index, Share]] = []
+    classes: Annotated[list[Annotated[int, Field(ge=-1, le=_LARGEST, strict=True)]], Field(fail_fast=True)] | None = None
+    relations: Annotated[list[tuple[Index, Index, Index, Share]], Field(fail_fast=True)] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -98,15 +104,19 @@ def _check_boxes(boxes: ArrayPayload, regions: int) -> None:
 
 def encode_image(image: ImageRegions) -> str:
     """The JSON text of an image's regions; `decode_image` gives the same numbers back."""
+    return image_payload(image).model_dump_json()
+
+
+def image_payload(image: ImageRegions) -> ImagePayload:
+    """An image's regions, to be sent. Raises pydantic's ValidationError where no server would take them."""
     boxed = not np.isnan(image.boxes).all()
     edges = zip(image.relations.tolist(), image.relation_scores.tolist(), strict=True)
-    payload = ImagePayload(
+    return ImagePayload(
         features=ArrayPayload.of(np.asarray(image.features)),
         boxes=ArrayPayload.of(image.boxes.astype(np.float32)) if boxed else None,
         classes=image.classes.tolist(),
         relations=[(subject, predicate, object_, score) for (subject, predicate, object_), score in edges],
     )
-    return payload.model_dump_json()
 
 
 def decode_image(text: str, where: str = "image") -> ImageRegions:

@@ -15,7 +15,7 @@ from hire_model.data.store import ImageRegions
 from hire_model.errors import DataError
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
-from hire_model.scoring.explain import Explanation, explain
+from hire_model.scoring.explain import Explanation, explain_encoded
 from hire_model.scoring.matrix import predicate_map
 
 Pair = tuple[ImageRegions, str]
@@ -31,7 +31,7 @@ class Hit(TypedDict):
 
 
 class Scorer:
-    """Scores images, given as regions, against sentences. Higher is a better match; scores lie in -1 ... 1."""
+    """Scores images, given as regions, against sentences: higher is a better match, within -1.5 ... 1.5."""
 
     def __init__(
         self, model: Hire, device: str | torch.device = "cpu", predicates: Sequence[str] | None = None
@@ -59,19 +59,17 @@ class Scorer:
         Raises DataError naming the pair whose image does not fit the model or whose sentence is no text.
         """
         for row, (image, text) in enumerate(pairs):
-            self._check(image, text, f"pair {row}")
+            self.check(image, text, f"pair {row}")
         images, image_index = _distinct([pair[0] for pair in pairs], id)
         texts, text_index = _distinct([pair[1] for pair in pairs], str)
         scores = np.empty(len(pairs), np.float32)
-        encoded_images = [self._encode_images(images[i : i + _BLOCK]) for i in range(0, len(images), _BLOCK)]
-        encoded_texts = [self._encode_texts(texts[i : i + _BLOCK]) for i in range(0, len(texts), _BLOCK)]
+        encoded_images = [self.encode_images(images[i : i + _BLOCK]) for i in range(0, len(images), _BLOCK)]
+        encoded_texts = [self.encode_texts(texts[i : i + _BLOCK]) for i in range(0, len(texts), _BLOCK)]
         blocks = np.stack([image_index // _BLOCK, text_index // _BLOCK], axis=1)
         for block in np.unique(blocks, axis=0):
             rows = np.flatnonzero((blocks == block).all(axis=1))
-            for some in np.array_split(rows, -(-len(rows) // _BLOCK)):
-                index = [torch.from_numpy(side[some] % _BLOCK).to(self.device) for side in (image_index, text_index)]
-                found = self.model.score_pairs(encoded_images[block[0]], encoded_texts[block[1]], *index)
-                scores[some] = found.total.float().cpu().numpy()
+            index = [side[rows] % _BLOCK for side in (image_index, text_index)]
+            scores[rows] = self.score(encoded_images[block[0]], encoded_texts[block[1]], *index)
         return scores
 
     def rank(
@@ -90,12 +88,16 @@ class Scorer:
 
     def explain(self, image: ImageRegions, text: str) -> Explanation:
         """What each word of `text` looked at in `image`, and how much of the score it brought."""
-        self._check(image, text, "pair 0")
-        regions = collate_regions([image], self._mapping).to(self.device)
-        tokens = CaptionBank.from_lists(self.model.vocabulary.encode([text])).tokens([0]).to(self.device)
-        return explain(self.model, regions, tokens, text)
+        self.check(image, text, "pair 0")
+        return self.explain_encoded(self.encode_images([image]), text)
 
-    def _check(self, image: ImageRegions, text: str, where: str) -> None:
+    def explain_encoded(self, image: EncodedImages, text: str) -> Explanation:
+        """The same for one image that is encoded already."""
+        tokens = CaptionBank.from_lists(self.model.vocabulary.encode([text])).tokens([0]).to(self.device)
+        return explain_encoded(self.model, image, tokens, text)
+
+    def check(self, image: ImageRegions, text: str, where: str) -> None:
+        """Raise DataError, beginning with `where`, if the image does not fit the model or the sentence is no text."""
         if not isinstance(text, str):
             raise DataError(f"{where}: the sentence is {type(text).__name__}, expected str.")
         if not isinstance(image, ImageRegions):
@@ -119,12 +121,28 @@ class Scorer:
                     f"{where}: relation {row} has {name} {image.relations[row, column]}, expected 0 to {limit - 1}."
                 )
 
-    def _encode_images(self, images: Sequence[ImageRegions]) -> EncodedImages:
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[ImageRegions]) -> EncodedImages:
+        """All that scoring needs of images that `check` has passed, padded to the longest."""
         return self.model.encode_image(collate_regions(images, self._mapping).to(self.device))
 
-    def _encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
+        """All that scoring needs of sentences, padded to the longest."""
         bank = CaptionBank.from_lists(self.model.vocabulary.encode(texts))
         return self.model.encode_text(bank.tokens(range(len(bank))).to(self.device))
+
+    @torch.inference_mode()
+    def score(
+        self, images: EncodedImages, texts: EncodedTexts, image_index: np.ndarray, text_index: np.ndarray
+    ) -> np.ndarray:
+        """Scores [K] float32 of the pairs (image_index[k], text_index[k]) of encoded items, in blocks."""
+        scores = np.empty(len(image_index), np.float32)
+        for start in range(0, len(scores), _BLOCK):
+            some = slice(start, start + _BLOCK)
+            index = [torch.from_numpy(side[some]).to(self.device) for side in (image_index, text_index)]
+            scores[some] = self.model.score_pairs(images, texts, *index).total.float().cpu().numpy()
+        return scores
 
 
 def _distinct(items: Sequence[Item], key: Callable[[Item], object]) -> tuple[list[Item], np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +29,9 @@ def test_import_verify_show(source: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     done = hire("data", "import", "scan", str(source), "--out", out, "--extractor", "noise", "--name", "dogs [1]")
     assert done.returncode == 0, done.stderr
-    assert "5 captions per image" in done.stdout and f"hire data verify {out}" in done.stdout
+    assert "5 captions per image" in done.stdout and f"hire data validate {out}" in done.stdout
     assert "importing images: 2/2" in done.stderr
-    assert hire("data", "verify", out).stdout.endswith("0 errors, 0 warnings\n")
+    assert hire("data", "verify", out).stdout.endswith(": 0 errors\n")
     shown = hire("data", "show", out).stdout
     assert "dogs [1]" in shown and "noise" in shown and "a dog 4" in shown and "a dog 5" not in shown
     again = hire("data", "import", "scan", str(source), "--out", out)
@@ -58,20 +59,34 @@ def test_npz_with_a_graph(tmp_path: Path) -> None:
     folder.mkdir()
     boxes = np.array([[0, 0, 50, 50], [50, 50, 100, 100]])
     np.savez(folder / "7.npz", x=np.ones((2, 3)), bbox=boxes, image_w=100, image_h=100, classes=np.array([0, 1]))
-    (tmp_path / "captions.tsv").write_text("image\tsplit\tcaption\n7\tdev\ta dog on a mat\n", "utf-8")
+    (tmp_path / "captions.tsv").write_text("image\tsplit\tcaption\n7\tdev\ta dog on a mat\n7\tdev\ttoo much\n", "utf-8")
     (tmp_path / "names.txt").write_text("dog\nmat\n", "utf-8")
     ends = [dict(zip("xywh", (x, x, 50, 50), strict=True)) for x in (0, 50)]
     graph = [{"image_id": 7, "relationships": [{"predicate": "on", "subject": ends[0], "object": ends[1]}]}]
     (tmp_path / "relationships.json").write_text(json.dumps(graph), "utf-8")
     words = ["data", "import", "npz", str(folder), "--captions", str(tmp_path / "captions.tsv")]
     words += ["--classes", str(tmp_path / "names.txt"), "--vg", str(tmp_path / "relationships.json")]
-    done = hire(*words, "--out", str(tmp_path / "out"))
+    done = hire(*words, "--out", str(tmp_path / "out"), "--captions-per-image", "1")
     assert done.returncode == 0, done.stderr
-    assert "dog (0) on mat (1)" in hire("data", "show", str(tmp_path / "out")).stdout
+    shown = hire("data", "show", str(tmp_path / "out")).stdout
+    assert "dog (0) on mat (1)" in shown and "a dog on a mat" in shown and "too much" not in shown
     both = hire(*words, "--sgb", "x.json", "--out", str(tmp_path / "other"))
     assert both.returncode == 2 and "--sgb and --vg both name a graph" in both.stderr
 
 
 def test_butd_tsv_has_its_options() -> None:
     shown = hire("data", "import", "butd-tsv", "--help").stdout
-    assert all(option in shown for option in ("FILE...", "--captions", "--restval", "--out", "--sgb"))
+    assert all(
+        option in shown for option in ("FILE...", "--captions", "--restval", "--captions-per-image", "--out", "--sgb")
+    )
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_no_half_written_folder(tmp_path: Path, kind: signal.Signals) -> None:
+    command = [sys.executable, "-m", "hire_model", "data", "synth", "--out", "out", "--train", "20000"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None and "drawing scenes" in process.stderr.readline()
+        assert [path.name[:5] for path in tmp_path.iterdir()] == [".out."]
+        process.send_signal(kind)
+        assert process.wait(timeout=120) == 128 + kind
+    assert not list(tmp_path.iterdir())

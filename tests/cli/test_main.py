@@ -203,3 +203,60 @@ def test_config_show_splits_one_set_as_train_does(monkeypatch: pytest.MonkeyPatc
 def test_config_show_changed_leaves_defaults_out() -> None:
     result = CliRunner().invoke(app, ["config", "show", "--changed", "--set", "train.lr=0.25"])
     assert "train.lr" in result.output and "train.clip" not in result.output
+
+
+def test_config_show_says_what_is_at_rest() -> None:
+    words = ["config", "show", "--changed", "--set", "model.direction=t2i"]
+    said = CliRunner().invoke(app, words).output
+    assert "model.object_sentence is on and does nothing, as model.direction=t2i." in said
+    assert "does nothing" not in CliRunner().invoke(app, [*words, "--set", "model.object_sentence=false"]).output
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.lr=inf", "finite"),
+        ("train.out=", "expected the name of a folder"),
+        ("data.path=", "expected the name of a folder"),
+        ("train=3", "'train' is a group of settings; name one of them, such as 'train.out'"),
+        ("model.text.max_words=2", "greater than or equal to 3"),
+        ("model.dim=6", "model: model.dim=6 is no multiple"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused(
+    setting: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hire", "config", "show", "--set", setting])
+    with pytest.raises(SystemExit) as caught:
+        run()
+    assert caught.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["folder", "file/x.json"])
+def test_evaluate_asks_first_whether_figures_can_be_written(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hire", "evaluate", "--model", "nothing", "--json", place])
+    with pytest.raises(SystemExit):
+        run()
+    assert f"{place}: cannot be written there" in capsys.readouterr().err
+
+
+def test_an_unforeseen_fault_of_the_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hire_model import pipeline
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device", "runs/x")
+
+    monkeypatch.setattr(pipeline, "train", fail)
+    monkeypatch.setattr(sys, "argv", ["hire", "train"])
+    with pytest.raises(SystemExit) as caught:
+        run()
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and said.startswith("hire: [Errno 28] No space left on device: 'runs/x'")
+    assert len(said.splitlines()) == 1 and "--debug" in said

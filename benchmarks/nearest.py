@@ -1,0 +1,104 @@
+"""FAISS over made-up unit vectors: how long flat, IVF and HNSW take to find a shortlist, and how much of it they find.
+
+    python benchmarks/nearest.py [--items 10000 100000 1000000] [--dim 256] [--shortlist 200] [--threads 2]
+
+The vectors lie near a surface of 32 dimensions, as learned ones do, and a query is an item with noise, as a caption is
+near its picture. One query at a time, as a user asks; the median is given. "Found" is the share of the flat scan's
+shortlist. Memory is that of the index alone: flat and IVF stay on disk and are mapped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+INNER = faiss.METRIC_INNER_PRODUCT
+
+
+def vectors(items: int, dim: int, queries: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    plane = random.normal(size=(32, dim)).astype(np.float32)
+
+    def placed(latent: np.ndarray) -> np.ndarray:
+        x = latent @ plane + random.normal(size=(len(latent), dim), scale=0.5).astype(np.float32)
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    latent = random.normal(size=(items, 32)).astype(np.float32)
+    near = latent[random.integers(0, items, queries)]
+    return placed(latent), placed(near + random.normal(size=near.shape, scale=0.7).astype(np.float32))
+
+
+def search_time(find, queries: np.ndarray) -> tuple[float, list[np.ndarray]]:
+    seconds, found = [], []
+    for row in range(len(queries)):
+        started = time.perf_counter()
+        found.append(find(queries[row : row + 1]))
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds), found
+
+
+def share(found: list[np.ndarray], truth: list[np.ndarray]) -> float:
+    return 100 * float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, truth, strict=True)]))
+
+
+def built(kind: str, x: np.ndarray, folder: Path):
+    started = time.perf_counter()
+    index = faiss.index_factory(x.shape[1], kind, INNER)
+    if not index.is_trained:
+        lists = index.nlist
+        index.train(x[:: max(1, len(x) // (lists * 40))])
+    index.add(x)
+    seconds = time.perf_counter() - started
+    path = folder / "index"
+    faiss.write_index(index, str(path))
+    mapped = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    return mapped, seconds, path.stat().st_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    for name, default in (("dim", 256), ("shortlist", 200), ("queries", 50), ("threads", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    args = parser.parse_args()
+    faiss.omp_set_num_threads(args.threads)
+    print(f"{'items':>9} {'index':<12} {'effort':>7} {'ms/query':>9} {'found %':>8} {'built s':>8} {'MB':>6}")
+    for items in args.items:
+        x, queries = vectors(items, args.dim, args.queries, np.random.default_rng(0))
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            np.save(folder / "x.npy", x)
+            x = np.load(folder / "x.npy", mmap_mode="r")
+
+            def scan(query: np.ndarray, x: np.ndarray = x) -> np.ndarray:
+                return faiss.knn(query, x, args.shortlist, metric=INNER)[1][0]
+
+            scan(queries[:1])
+            took, truth = search_time(scan, queries)
+            print(f"{items:9,} {'flat':<12} {'':>7} {took:9.2f} {100:8.1f} {0:8.1f} {x.nbytes >> 20:6}", flush=True)
+            lists = 1 << round(np.log2(4 * items**0.5))
+            for kind, efforts in ((f"IVF{lists},Flat", (8, 16, 32, 64, 128)), ("HNSW32,Flat", (200, 400, 800))):
+                index, seconds, size = built(kind, x, folder)
+                for effort in efforts:
+                    if kind.startswith("IVF"):
+                        index.nprobe = effort
+                    else:
+                        index.hnsw.efSearch = effort
+                    took, found = search_time(lambda q, i=index: i.search(q, args.shortlist)[1][0], queries)
+                    print(
+                        f"{items:9,} {kind.split(',')[0]:<12} {effort:7} {took:9.2f} {share(found, truth):8.1f} "
+                        f"{seconds:8.1f} {size >> 20:6}",
+                        flush=True,
+                    )
+                del index
+
+
+if __name__ == "__main__":
+    print(f"cores: {os.cpu_count()}, faiss {faiss.__version__}")
+    main()
