@@ -110,7 +110,7 @@ class Run:
             kept += f", the best weights are in {self.out / BEST}"
         return (
             f"The {what} is not finite (NaN or infinite) at step {self.steps + 1}, epoch {self.epoch + 1}, batch "
-            f"{self.batch + 1} of {self.batches}. {kept}. Check the data with 'hire data verify', then start again "
+            f"{self.batch + 1} of {self.batches}. {kept}. Check the data with 'hire data validate', then start again "
             "with a lower train.lr, a smaller train.clip or train.precision=fp32."
         )
 

@@ -1,0 +1,149 @@
+"""Planting faults in a data set so that only the content is wrong: digests and counts are written anew after each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest, SplitCounts, sha256_of
+
+Plant = Callable[[Path], int | None]
+"""Harms the data set in a folder, and says at which row of its file that must be found (None: not at a row)."""
+
+
+def read(folder: Path, table: str) -> dict[str, list[Any]]:
+    """The columns of a table as lists."""
+    return pq.read_table(folder / f"{table}.parquet").to_pydict()
+
+
+def write(folder: Path, table: str, columns: dict[str, list[Any]]) -> None:
+    """Write the columns back with the format's types."""
+    pq.write_table(pa.table(columns, schema=TABLES[table]), folder / f"{table}.parquet")
+
+
+def sign(folder: Path) -> None:
+    """Write the files' digests into the manifest."""
+    manifest = Manifest.read(folder)
+    files = {name: sha256_of(folder / name) for name in manifest.files}
+    (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(), "utf-8")
+
+
+def count(folder: Path) -> None:
+    """Write what the tables hold of each split into the manifest, and the digests."""
+    images = pd.DataFrame(read(folder, "images"))
+    captions = Counter(images["split"].iloc[read(folder, "captions")["image"]])
+    sums = images.groupby("split", sort=False)[["n_regions", "n_relations"]].sum()
+    splits = {
+        str(name): SplitCounts(images=int(size), captions=captions[name], regions=regions, relations=relations)
+        for name, size, (regions, relations) in zip(
+            sums.index, images["split"].value_counts()[sums.index], sums.to_numpy().tolist(), strict=True
+        )
+    }
+    manifest = Manifest.read(folder).model_copy(update={"splits": splits})
+    (folder / MANIFEST).write_text(manifest.model_dump_json(), "utf-8")
+    sign(folder)
+
+
+def cells(table: str, rows: Sequence[int], report: int | None = None, counted: bool = True, **values: Any) -> Plant:
+    """Set columns of some rows; a callable value is called with the old one. Found at `report`, or at the first."""
+
+    def plant(folder: Path) -> int:
+        columns = read(folder, table)
+        for name, value in values.items():
+            for row in rows:
+                columns[name][row] = value(columns[name][row]) if callable(value) else value
+        write(folder, table, columns)
+        (count if counted else sign)(folder)
+        return rows[0] if report is None else report
+
+    return plant
+
+
+def cell(table: str, row: int, column: str, value: Any) -> Plant:
+    """Set one cell and nothing else: the manifest's counts stay as they were."""
+    return cells(table, [row], counted=False, **{column: value})
+
+
+def both(first: Plant, second: Plant) -> Plant:
+    """Plant two, found where the first is."""
+
+    def plant(folder: Path) -> int | None:
+        row = first(folder)
+        second(folder)
+        return row
+
+    return plant
+
+
+def features(change: Callable[[np.ndarray], np.ndarray | None], row: int | None) -> Plant:
+    """Change the array of features, in place or by the array that `change` gives back."""
+
+    def plant(folder: Path) -> int | None:
+        array = np.load(folder / FEATURES)
+        changed = change(array)
+        np.save(folder / FEATURES, array if changed is None else changed)
+        sign(folder)
+        return row
+
+    return plant
+
+
+def file(name: str, change: Callable[[bytes], bytes], signed: bool = True) -> Plant:
+    """Change the bytes of one file."""
+
+    def plant(folder: Path) -> None:
+        path = folder / name
+        path.write_bytes(change(path.read_bytes()))
+        if signed:
+            sign(folder)
+
+    return plant
+
+
+def columns(table: str, change: Callable[[pa.Table], pa.Table]) -> Plant:
+    """Change a table as a whole, its columns and types."""
+
+    def plant(folder: Path) -> None:
+        path = folder / f"{table}.parquet"
+        pq.write_table(change(pq.read_table(path)), path)
+        sign(folder)
+
+    return plant
+
+
+def image_copy(noise: float, shuffled: bool) -> Plant:
+    """Give an image of the test split the features and boxes of one of the training split with as many regions.
+
+    noise is the standard deviation of what is added to each number, as a share of the features' own.
+    """
+
+    def plant(folder: Path) -> int:
+        images, regions, array = read(folder, "images"), read(folder, "regions"), np.load(folder / FEATURES)
+        rows = range(len(images["split"]))
+        source, target = next(
+            (a, b)
+            for b in rows
+            for a in rows
+            if (images["split"][a], images["split"][b]) == ("train", "test")
+            and images["n_regions"][a] == images["n_regions"][b]
+        )
+        rng, size = np.random.default_rng(0), images["n_regions"][source]
+        old, new = images["first_region"][source], images["first_region"][target]
+        order = rng.permutation(size) if shuffled else np.arange(size)
+        copied = array[old + order].astype(np.float32)
+        array[new : new + size] = copied + noise * copied.std() * rng.standard_normal(copied.shape)
+        for name in ("x1", "y1", "x2", "y2"):
+            regions[name][new : new + size] = [regions[name][old + k] for k in order.tolist()]
+        np.save(folder / FEATURES, array)
+        write(folder, "regions", regions)
+        sign(folder)
+        return target
+
+    return plant

@@ -1,0 +1,148 @@
+"""The tables that the suites judge: those of the data set, with what each row's judgement needs beside it.
+
+A frame's index is the row in the file. A suite may name every column; docs/validation.md lists them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expectations.features import Measures, measure, nearest_elsewhere
+from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest
+from hire_model.data.store import Dataset
+from hire_model.data.verify import verify
+
+NORM_FACTOR = 10.0
+"""How far from the median norm of the reference split a norm may be where no range was learned."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame to judge: the suite's name, the file that a message names, and the columns that tell whose a row is."""
+
+    name: str
+    file: str
+    frame: pd.DataFrame
+    context: tuple[str, ...] = ()
+
+
+def manifest_table(folder: Path, manifest: Manifest) -> Table:
+    """A row per file: what `hire data verify` finds wrong with it, the features' width and type as stored."""
+    findings = verify(folder)
+    files = [MANIFEST, *(f"{table}.parquet" for table in TABLES), FEATURES]
+    frame = pd.DataFrame({"file": files})
+    frame["finding"] = [" ".join(f.message for f in findings if f.file == file) or None for file in files]
+    frame["feature_dim"] = [manifest.feature_dim if file == FEATURES else np.nan for file in files]
+    frame["feature_dtype"] = [manifest.feature_dtype if file == FEATURES else None for file in files]
+    frame["feature_extractor"] = [manifest.feature_extractor if file == FEATURES else None for file in files]
+    return Table("manifest", MANIFEST, frame, ("file",))
+
+
+class Tables:
+    """The content of one data set, whose structure is sound, as tables. None is kept: build one, judge it, drop it."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def build(self, name: str) -> Table:
+        """The table of the suite `name`."""
+        builders = {
+            "captions": self.captions,
+            "images": self.images,
+            "relations": self.relations,
+            "regions": self.regions,
+            "splits": self.splits,
+        }
+        return builders[name]()
+
+    def _read(self, name: str) -> pd.DataFrame:
+        pa.default_memory_pool().release_unused()  # what the table before took
+        return pq.read_table(self.data.folder / f"{name}.parquet").to_pandas(split_blocks=True, self_destruct=True)
+
+    @cached_property
+    def _images(self) -> pd.DataFrame:
+        return self._read("images")
+
+    @cached_property
+    def _measures(self) -> tuple[Measures, np.ndarray, np.ndarray]:
+        """What the pass over the features leaves, without the signatures; each image's nearest elsewhere, how far."""
+        found = measure(self.data, self._images["n_regions"].to_numpy(np.int64))
+        rows, apart = nearest_elsewhere(found.signatures, self._images["split"].to_numpy())
+        return replace(found, signatures=found.signatures[:0].copy()), rows, apart
+
+    @cached_property
+    def parameters(self) -> dict[str, float]:
+        """What a suite may write as {"$PARAMETER": name}: what is right for this data set and no other."""
+        norms, images = self._measures[0].norms, self._images
+        reference = "train" if (images["split"] == "train").any() else images["split"].mode()[0]
+        own = np.repeat(images["split"].to_numpy() == reference, images["n_regions"])
+        middle = float(np.median(norms[own]))
+        return {
+            "classes": len(self.data.manifest.classes),
+            "predicates": len(self.data.manifest.predicates),
+            "norm_low": middle / NORM_FACTOR,
+            "norm_high": middle * NORM_FACTOR,
+        }
+
+    def captions(self) -> Table:
+        """caption_id, image, text; image_id and split of the image; `plain`, the text that near duplicates share."""
+        frame = self._read("captions")
+        frame["image_id"] = pd.Categorical.from_codes(frame["image"], self._images["image_id"])
+        frame["split"] = pd.Categorical(self._images["split"]).take(frame["image"])
+        frame["plain"] = plain(frame["text"])
+        return Table("captions", "captions.parquet", frame, ("image_id", "split"))
+
+    def images(self) -> Table:
+        """The images' columns; n_captions; `lost_picture`, the name of a picture that is not there."""
+        frame = self._images.copy()
+        owners = pq.read_table(self.data.folder / "captions.parquet", columns=["image"])["image"].to_numpy()
+        frame["n_captions"] = np.bincount(owners, minlength=len(frame))
+        lost = [bool(name) and self.data.picture(row) is None for row, name in enumerate(frame["picture"].fillna(""))]
+        frame["lost_picture"] = frame["picture"].where(np.array(lost, bool))
+        return Table("images", "images.parquet", frame, ("image_id", "split"))
+
+    def regions(self) -> Table:
+        """The regions' columns; image_id; `norm`, `bad` numbers of the features; `box_parts`, how many of four."""
+        frame = self._read("regions")
+        # Great Expectations compares native 64-bit columns at once, and all others value by value in Python
+        frame = frame.astype({name: "int64" if name == "class_id" else "float64" for name in frame.columns})
+        frame["box_parts"] = np.isfinite(frame[["x1", "y1", "x2", "y2"]]).sum(axis=1)
+        frame["norm"], frame["bad"] = self._measures[0].norms, self._measures[0].bad
+        frame["image_id"] = self._of_images("n_regions")
+        return Table("regions", f"regions.parquet, {FEATURES}", frame, ("image_id",))
+
+    def relations(self) -> Table:
+        """The relations' columns; image_id; `n_regions` of the image."""
+        frame = self._read("relations")
+        frame = frame.astype({name: "float64" if name == "score" else "int64" for name in frame.columns})
+        counts = self._images["n_regions"].to_numpy(np.int64)
+        frame["n_regions"] = np.repeat(counts, self._images["n_relations"])
+        frame["image_id"] = self._of_images("n_relations")
+        return Table("relations", "relations.parquet", frame, ("image_id",))
+
+    def splits(self) -> Table:
+        """A row per image: image_id, split, picture; `apart`, how far its features are from the nearest image of
+        another split (0: the same), and `nearest`, which one that is."""
+        frame = self._images[["image_id", "split", "picture"]].copy()
+        _, rows, frame["apart"] = self._measures
+        ids, splits = frame["image_id"].to_numpy(), frame["split"].to_numpy()
+        frame["nearest"] = [f"row {row}, {ids[row]}, {splits[row]}" if row >= 0 else None for row in rows.tolist()]
+        return Table("splits", "images.parquet", frame, ("image_id", "split", "nearest"))
+
+    def _of_images(self, counts: str) -> pd.Categorical:
+        """The image_id of each row of a table of which an image has `counts` rows; one number a row is held."""
+        images = self._images
+        return pd.Categorical.from_codes(np.repeat(np.arange(len(images)), images[counts]), images["image_id"])
+
+
+def plain(texts: pd.Series) -> pd.Series:
+    """Texts without case, punctuation, articles and spare white space: what near duplicates have in common."""
+    bare = texts.str.lower().str.replace(r"[^\w\s]", " ", regex=True)
+    return bare.str.replace(r"\b(a|an|the)\b", " ", regex=True).str.replace(r"\s+", " ", regex=True).str.strip()

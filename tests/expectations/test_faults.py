@@ -1,0 +1,31 @@
+"""Each planted fault is found by its suite, at its severity, at its row; and none is found where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from expectations.check import validate
+from expectations.faults import FAULTS, Fault, copy, find
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault.what for fault in FAULTS])
+def test_found(fault: Fault, tiny_dataset: Path, tmp_path: Path) -> None:
+    found = find(fault, copy(tiny_dataset, tmp_path / "data"))
+    assert found is not None and found.message.startswith(("manifest.json", f"{fault.suite}.parquet", "images.parquet"))
+
+
+def test_there_are_enough_kinds_and_none_is_told_twice() -> None:
+    assert len(FAULTS) >= 40
+    assert len({fault.what for fault in FAULTS}) == len(FAULTS)
+
+
+def test_a_sound_data_set_raises_no_alarm(tiny_dataset: Path) -> None:
+    validation = validate(tiny_dataset)
+    assert validation.ok and validation.failed("warning") == [], validation.summary()
+
+
+def test_a_fault_that_is_not_there_is_not_found(tiny_dataset: Path, tmp_path: Path) -> None:
+    nothing = Fault("nothing", "captions", "has letters", lambda folder: None)
+    assert find(nothing, copy(tiny_dataset, tmp_path / "data")) is None
