@@ -1,6 +1,6 @@
 # Two commands on a fresh machine with Python 3.11 and pip: `make train` and `make test`. Each sets up what is missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint clean
+.PHONY: help setup train pipeline stop test lint clean
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHON
@@ -14,6 +14,12 @@ setup: ## Make .venv from requirements.lock and register it with MLflow; does no
 train: setup ## Train, evaluate and register the default model: `mlflow run . -e train`
 	PATH="$(CURDIR)/.venv/bin:$$PATH" mlflow run . -e train
 	@command -v hire >/dev/null || echo "(hire and mlflow are in .venv/bin: first type  . .venv/bin/activate)"
+
+pipeline: setup ## Prefect: start server and worker in the background, and deploy hire/retrain
+	@scripts/pipeline.sh
+
+stop: ## Prefect: stop what 'make pipeline' has started
+	@scripts/pipeline.sh stop
 
 test: setup ## Run the tests; ARGS="-k name" goes to pytest
 	.venv/bin/python -m pytest $(ARGS)

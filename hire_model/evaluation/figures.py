@@ -144,6 +144,28 @@ def robustness_plot(lines: Mapping[str, Mapping[float, Sequence[float]]], ylabel
     return figure
 
 
+def two_samples(learned: np.ndarray, asked: np.ndarray) -> Figure:
+    """Shares in % of the values of two samples: steps for numbers, bars for kinds (str), the most frequent first."""
+    with _style():
+        figure, axes = _canvas(4.8, 2.8)
+        named = (("learned", learned, BLUE, "-"), ("asked", asked, ORANGE, "--"))
+        if learned.dtype.kind in "fi":
+            edges = np.histogram_bin_edges(np.concatenate([learned, asked]), 24)
+            for label, sample, colour, dash in named:
+                share = 100 * np.histogram(sample, edges)[0] / len(sample)
+                axes.stairs(share, edges, color=colour, linestyle=dash, linewidth=2, label=label)
+        else:
+            kinds, counts = np.unique(np.concatenate([learned, asked]), return_counts=True)
+            kinds = kinds[np.argsort(-counts, kind="stable")][:12]
+            for shift, (label, sample, colour, _) in zip((-0.2, 0.2), named, strict=True):
+                share = [100 * float((sample == kind).mean()) for kind in kinds]
+                axes.bar(np.arange(len(kinds)) + shift, share, 0.4, color=colour, label=label)
+            axes.set_xticks(range(len(kinds)), kinds.tolist(), rotation=40, ha="right")
+        axes.set_ylabel("share in %")
+        _legend_above(axes, 2)
+    return figure
+
+
 def inline_svg(figure: Figure, label: str) -> str:
     """The figure as an <svg> element for HTML: scales with the page, takes its ink from the page, names no address."""
     with _style():

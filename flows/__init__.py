@@ -1,0 +1,11 @@
+"""Prefect flows: `hire` and its parts, validate, train, evaluate, gate, promote, package; and `monitor`."""
+
+from __future__ import annotations
+
+import os
+
+# For Prefect's temporary server, as it has to be said before Prefect is imported: no usage statistics are sent, and a
+# busy machine may take more than Prefect's 20 seconds to start it.
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

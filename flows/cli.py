@@ -1,0 +1,79 @@
+"""Commands that this package adds to `hire` (pyproject.toml, hire.commands). Prefect is imported inside them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hire_model.errors import HireError
+
+
+class Name(StrEnum):
+    """The flows, by the file that each lies in."""
+
+    retrain = "retrain"
+    validate = "validate"
+    train = "train"
+    evaluate = "evaluate"
+    gate = "gate"
+    promote = "promote"
+    package = "package"
+
+
+def flow(
+    name: Annotated[Name, typer.Argument(help="retrain is the whole; the others are its parts.")],
+    recipe: Annotated[str | None, typer.Option(help="A recipe by name, or the path of a TOML file.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DATASET", help="A data set folder.")] = None,
+    version: Annotated[str | None, typer.Option(help="challenger, champion, previous, or a number.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key; repeatable.")] = None,
+    fresh: Annotated[bool | None, typer.Option("--fresh", help="Train from the beginning in any case.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Stop the training after so many hours.")] = None,
+) -> None:
+    """Run a flow here and now, on the Prefect server if one is running, on a temporary one otherwise.
+
+    Exit status: 0 done, 1 the version did not pass the gate, 2 failed.
+    """
+    module = import_module(f"flows.{name}")
+    chosen = module.hire if name is Name.retrain else getattr(module, name)
+    given: dict[str, Any] = dict(recipe=recipe, data=data, version=version, overrides=set_, fresh=fresh, hours=hours)
+    given = {key: value for key, value in given.items() if value is not None}
+    known = chosen.parameters.properties
+    if unknown := sorted(given.keys() - known.keys()):
+        raise HireError(f"hire flow {name}: takes no {unknown[0]}; its parameters are {', '.join(known)}.")
+    state = chosen(**given, return_state=True)
+    state.result()  # raises what the flow raised
+    from flows.gate import REJECTED
+
+    if state.name == REJECTED:
+        raise typer.Exit(1)
+
+
+def monitor(
+    journal: Annotated[Path, typer.Option(metavar="FOLDER", help="As given to 'hire serve --journal'.")],
+    data: Annotated[str, typer.Option(metavar="DATASET", help="What the model has learned from.")] = "",
+    model: Annotated[str, typer.Option(help="models:/hire@champion, or a model folder; the champion without it.")] = "",
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report, one HTML file.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key; repeatable.")] = None,
+) -> None:
+    """Compare what a server was asked with what its model has learned; exit status 1 on drift."""
+    from hire_model.cli.main import overrides
+    from hire_model.evaluation.result import check_place, write_text
+    from hire_model.settings import resolve
+
+    settings = resolve(None, overrides(set_, data__path=data)).settings
+    if report:
+        check_place(report)
+    from expectations.monitor import monitor as compare
+
+    found = compare(journal, model or f"models:/{settings.tracking.model_name}@champion", settings)
+    typer.echo(found.drift.summary())
+    for row in found.drift.rows():
+        typer.echo(f"  {row['figure']:<30} {row['verdict']:<11} {row['learned']} → {row['asked']}")
+    if report:
+        typer.echo(f"Report: {write_text(found.page, report)}")
+    if found.drift.verdict == "drift":
+        raise typer.Exit(1)

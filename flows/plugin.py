@@ -1,0 +1,70 @@
+"""Prefect's own command, told about this project: it finds the local server, or says what to start.
+
+Without a server `prefect deployment run` starts a temporary one, schedules a run there that nobody executes, and ends.
+Prefect calls this hook at its start in the project's folder (prefect.toml, and the entry point in pyproject.toml).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from prefect.plugins import HookContext, SetupResult, register_hook
+
+POOL = "hire"
+START = "Start server and worker with 'make pipeline'."
+_NEED_A_SERVER = ("deployment", "deploy", "worker", "work-pool")
+_SECONDS = 5
+
+
+@register_hook
+def setup_environment(*, ctx: HookContext) -> SetupResult | None:
+    """Name the local server to Prefect where one answers; end a command that would schedule into the void.
+
+    A server that the user has named (PREFECT_API_URL, a profile) is used as it is. Flows that are called where no
+    server is named or running go on with Prefect's temporary one.
+    """
+    command = [word for word in sys.argv[1:] if word not in ("--prompt", "--no-prompt")]
+    command = command if Path(sys.argv[0]).stem == "prefect" else []
+    url = ctx.api_url or _local_address()
+    answers = _answers(f"{url}/health")
+    if not answers and command and command[0] in _NEED_A_SERVER and "--help" not in command:
+        _refuse(f"No Prefect server answers at {url}.")
+    ours = command[:2] == ["deployment", "run"] and any(word.startswith("hire/") for word in command[2:])
+    if answers and ours and _has_no_worker(f"{url}/work_pools/{POOL}"):
+        _refuse(f"The server at {url} is there, but no worker for the pool '{POOL}': the run would wait for ever.")
+    return SetupResult(env={"PREFECT_API_URL": url}) if answers and not ctx.api_url else None
+
+
+def _local_address() -> str:
+    from prefect.settings import get_current_settings
+
+    api = get_current_settings().server.api
+    return f"http://{api.host}:{api.port}/api"
+
+
+def _answers(url: str) -> bool:
+    """Whether somebody is there, be it to say that we may not ask."""
+    try:
+        urllib.request.urlopen(url, timeout=_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _has_no_worker(pool: str) -> bool:
+    """Whether the server says so; False where it has no such pool, or does not tell us."""
+    try:
+        with urllib.request.urlopen(pool, timeout=_SECONDS) as answer:
+            return json.load(answer).get("status") == "NOT_READY"
+    except (OSError, ValueError):
+        return False
+
+
+def _refuse(why: str) -> None:
+    raise SystemExit(f"hire: {why} {START}")

@@ -1,0 +1,43 @@
+"""Flow `hire`, the picture of the system: from a data set to a champion that can be served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.states import Completed
+
+from flows.alone import alone
+from flows.evaluate import evaluate
+from flows.gate import gate, rejected
+from flows.notify import HOOKS
+from flows.package import package
+from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, settings_of
+from flows.promote import promote
+from flows.train import train
+from flows.validate import validate
+
+
+@flow(name="hire", log_prints=True, **HOOKS)
+def hire(
+    recipe: Recipe = "synthetic",
+    data: Data = "",
+    overrides: Overrides = (),
+    fresh: Fresh = False,
+    hours: Hours = 24.0,
+) -> Any:
+    """Validate, train, evaluate, gate, promote, package.
+
+    Data that fail validation end the run as Failed before anything is trained. A version that does not pass the gate
+    ends it as Completed by the name 'Rejected': the champion stays, and nothing is packaged.
+    """
+    with alone(settings_of(recipe, data, overrides).settings):
+        validate(recipe, data, overrides)
+        version = train(recipe, data, overrides, fresh, hours)
+        evaluate(version, recipe, data, overrides)
+        decision = gate(version, recipe, data, overrides)
+        if not decision.passed:
+            return rejected(decision)
+        promote(version, recipe, overrides)
+        archive = package(version, recipe, overrides)
+    return Completed(message=f"Version {version} is the champion; its archive is {archive}")

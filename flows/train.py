@@ -1,0 +1,70 @@
+"""Flow `train`: a training that an interruption does not lose, registered as the challenger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, task
+
+from flows import artifacts
+from flows.alone import alone
+from flows.folder import TrainingFolder
+from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, settings_of
+from flows.retries import ON_IO
+from hire_model.errors import HireError
+from hire_model.settings import Resolved
+
+
+@flow(name="train", log_prints=True)
+def train(
+    recipe: Recipe = "synthetic",
+    data: Data = "",
+    overrides: Overrides = (),
+    fresh: Fresh = False,
+    hours: Hours = 24.0,
+) -> str:
+    """Train and register a model; returns the number of its version.
+
+    An interrupted training with the same data, settings and code goes on from its checkpoint, and a finished one is not
+    repeated; with `fresh` it begins anew in either case. Raises HireError where settings, data or MLflow are not in
+    order, or another retrain is at work.
+    """
+    resolved = settings_of(recipe, data, overrides)
+    with alone(resolved.settings):
+        folder = TrainingFolder.of(resolved.settings)
+        if fresh:
+            folder.forget()
+        version = fit.with_options(timeout_seconds=hours * 3600)(resolved, Path(recipe).stem, folder)
+    artifacts.link("training-report", folder.out / "report.html", f"Training and figures of version {version}")
+    return version
+
+
+@task(name="fit", log_prints=True, **ON_IO)
+def fit(resolved: Resolved, name: str, folder: TrainingFolder) -> str:
+    """Train, or take up what lies in `folder`; a retry takes it up too. Returns the version's number."""
+    from hire_model import pipeline
+    from hire_model.tracking import versions
+    from hire_model.training.record import EpochRecord
+
+    settings = resolved.settings
+    if not (settings.tracking.enabled and settings.tracking.register_model):
+        raise HireError(
+            "The flow works on registered models: leave tracking.enabled and tracking.register_model as they are, or "
+            "train without the flow ('hire train')."
+        )
+    if folder.version and folder.version in {version.number for version in versions.listed(settings.tracking)}:
+        print(f"Version {folder.version} came of the same data, settings and code; nothing to train.")
+        return folder.version
+    resume = folder.resumable
+    print(f"{'Going on from the checkpoint' if resume else 'Training from the beginning'} in {folder.out}")
+    if not resume:
+        folder.begin()
+    show = artifacts.progress("training", f"{settings.train.epochs} epochs")
+
+    def on_epoch(record: EpochRecord) -> None:
+        show((record.epoch + 1) / settings.train.epochs)
+
+    pipeline.train(resolved, name, resume, on_epoch)
+    version = versions.find(settings.tracking, "challenger").number
+    folder.end(version)
+    return version

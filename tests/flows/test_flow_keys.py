@@ -1,0 +1,78 @@
+"""What a cached result depends on, and when a training may be taken up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.folder import TrainingFolder
+from flows.keys import code_digest, data_key, folder_digest, key_of
+from flows.parameters import judged_split, settings_of
+from hire_model.errors import SettingsError
+from hire_model.training.state import BEST, LAST
+
+
+@pytest.fixture
+def data(tiny_dataset: Path, tmp_path: Path) -> Path:
+    shutil.copytree(tiny_dataset, tmp_path / "data", symlinks=True)
+    return tmp_path / "data"
+
+
+def test_a_data_set_counts_by_its_digest_and_by_what_lies_on_the_disk(data: Path) -> None:
+    before = data_key(data)
+    assert data_key(data) == before
+    table = data / "captions.parquet"  # as large as before, and the manifest says nothing of it
+    os.utime(table, ns=(table.stat().st_atime_ns, table.stat().st_mtime_ns + 1_000))
+    assert data_key(data) != before and data_key(data)[0] == before[0]
+
+
+def test_a_model_counts_by_each_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "weights").write_bytes(b"abc")
+    before = folder_digest(tmp_path)
+    (tmp_path / "weights").write_bytes(b"abd")
+    changed = folder_digest(tmp_path)
+    (tmp_path / "weights").rename(tmp_path / "other")
+    assert len({before, changed, folder_digest(tmp_path)}) == 3
+
+
+def test_code_counts_by_package() -> None:
+    assert code_digest("flows") == code_digest("flows") != code_digest("expectations")
+
+
+def test_keys_tell_their_parts_apart() -> None:
+    assert key_of("a", "bc") != key_of("ab", "c") and key_of(Path("x"), 1) == key_of(Path("x"), 1)
+
+
+def test_a_folder_is_taken_up_by_the_same_training_only(data: Path, tmp_path: Path) -> None:
+    def folder(*more: str) -> TrainingFolder:
+        overrides = ["model.preset=tiny", f"train.out={tmp_path / 'out'}", *more]
+        return TrainingFolder.of(settings_of("synthetic", str(data), overrides).settings)
+
+    first = folder()
+    first.out.mkdir()
+    (first.out / LAST).write_bytes(b"of an earlier training")
+    (first.out / BEST).write_bytes(b"of an earlier training")
+    assert not first.resumable and not first.version
+    first.begin()
+    assert not first.resumable, "the earlier training's checkpoint is not this one's"
+    assert (first.out / f"previous-{LAST}").is_file() and (first.out / f"previous-{BEST}").is_file()
+    (first.out / LAST).write_bytes(b"of this one")
+    assert folder().resumable and not folder().version
+    assert not folder("train.epochs=7").resumable and not folder("train.seed=1").resumable
+    first.end("4")
+    assert folder().version == "4" and folder("train.seed=1").version == ""
+    folder().forget()
+    assert not folder().resumable and not folder().version
+
+
+def test_parameters_are_settings() -> None:
+    settings = settings_of("synthetic", "some/where", ["train.epochs=7", "data.dev_images=5"]).settings
+    assert (settings.data.path, settings.train.epochs) == (Path("some/where"), 7)
+    assert judged_split(settings) == ("test", 0)
+    assert judged_split(settings_of("", "", ["data.dev_images=5"]).settings) == ("dev", 5)
+    with pytest.raises(SettingsError, match=r"train\.epochs"):
+        settings_of("synthetic", "", ["train.epoch=7"])

@@ -1,0 +1,62 @@
+"""I/O is tried again, verdicts are not."""
+
+from __future__ import annotations
+
+import errno
+
+import httpx
+import pytest
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
+from prefect.task_engine import TaskRunTimeoutError
+from sqlalchemy.exc import OperationalError
+
+from flows.retries import passes
+from hire_model.errors import DataError, HireError
+from hire_model.tracking.promotion import PromotionBusy
+
+
+def _from(cause: BaseException) -> HireError:
+    try:
+        raise HireError("the store does not answer") from cause
+    except HireError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError("no"),
+        TimeoutError("late"),
+        httpx.ConnectError("no"),
+        requests.ConnectionError("no"),
+        OSError(errno.EIO, "I/O error"),
+        OperationalError("SELECT 1", {}, Exception("database is locked")),
+        MlflowException("503", TEMPORARILY_UNAVAILABLE),
+        PromotionBusy("another promotion is under way"),
+        _from(requests.ConnectionError("no")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_passes(error: BaseException) -> None:
+    assert passes(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("captions.parquet, row 7: empty"),
+        HireError("settings"),
+        FileNotFoundError(errno.ENOENT, "gone"),
+        OSError(errno.ENOSPC, "full"),
+        PermissionError(errno.EACCES, "no"),
+        TaskRunTimeoutError("too long"),
+        MlflowException("no such version", RESOURCE_DOES_NOT_EXIST),
+        ValueError("a bug"),
+        _from(FileNotFoundError(errno.ENOENT, "gone")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_stays(error: BaseException) -> None:
+    assert not passes(error)
