@@ -1,0 +1,153 @@
+"""`hire package`: a registered version as one archive. The same version gives the same bytes, wherever it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from hire_model.data.schema import FileFacts, sha256_of
+from hire_model.model import artifact
+from hire_model.packaging import verify
+from hire_model.packaging.rehearse import rehearse
+from hire_model.packaging.verify import GOLDEN, MANIFEST, MODEL, SERVER_MANIFEST, ArchiveError, ArchiveManifest, Golden
+from hire_model.scoring.payload import decode_image
+from hire_model.scoring.scorer import Scorer
+from hire_model.settings import Settings
+from hire_model.tracking import packages, registry, versions
+
+NAME = "hire"  # in the address /predictions/hire
+GOLDEN_PAIRS = 8
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
+_DIGITS = 6
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A published archive: where it lies, its SHA-256, and the registry version in it."""
+
+    path: Path
+    sha256: str
+    version: str
+
+
+def package(version: str, settings: Settings, handler: Path, out: Path) -> Packaged:
+    """Make OUT/VERSION/hire.mar of a registered version and tell the registry its path and SHA-256.
+
+    version: champion, challenger, another alias, or a number; handler: the adapter's file, the one class of which
+    answers requests. The archive appears whole, and only after its golden pairs were scored from it in a clean
+    interpreter. Raises HireError: no such version, a damaged model, no example pairs, other scores.
+    """
+    found = versions.find(settings.tracking, version)
+    model = registry.fetch(found.uri, settings.tracking)
+    with tempfile.TemporaryDirectory(prefix="hire-package-") as scratch:
+        stage = Path(scratch, "stage")
+        shutil.copytree(model, stage / MODEL)
+        golden = golden_of(model, packages.example_request(found, settings.tracking)["pairs"])
+        (stage / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
+        raw = _archiver(stage, handler, found.number, Path(scratch))
+        target = out.expanduser() / found.number / f"{NAME}.mar"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            _rezip(raw, _facts(model, found.number, found.run_id), partial)
+            verify.verify(partial)
+            apart = rehearse(partial)
+            if not apart <= Golden.TOLERANCE:
+                raise ArchiveError(
+                    f"{found.uri}: scored from the archive, the golden pairs differ by {apart:.1e} from what the model "
+                    f"gives here; at most {Golden.TOLERANCE} was expected. Nothing was published."
+                )
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    digest = sha256_of(target).sha256
+    packages.record(found, settings.tracking, target, digest)
+    return Packaged(target, digest, found.number)
+
+
+def golden_of(model: Path, pairs: list[dict[str, Any]]) -> Golden:
+    """A request for the first of `pairs`, with the scores that the model in folder `model` gives them.
+
+    Rounded, so that the last bit of a float does not make another archive.
+    """
+    chosen = pairs[:GOLDEN_PAIRS]
+    decoded = [
+        (decode_image(json.dumps(pair["image"]), f"golden pair {i}"), pair["text"]) for i, pair in enumerate(chosen)
+    ]
+    scores = Scorer.load(model).predict(decoded)
+    return Golden(request={"pairs": chosen}, scores=[round(float(score), _DIGITS) for score in scores])
+
+
+def _facts(model: Path, version: str, run_id: str) -> ArchiveManifest:
+    """All but the files. From the model's own facts, so that they do not depend on where and when it is packaged."""
+    facts = artifact.read_config(model)["facts"]
+    return ArchiveManifest(
+        model=NAME,
+        version=version,
+        run_id=run_id,
+        dataset_digest=facts.get("data digest", ""),
+        git_commit=facts.get("git.commit", ""),
+        files={},
+    )
+
+
+def _archiver(stage: Path, handler: Path, version: str, scratch: Path) -> Path:
+    """What torch-model-archiver makes. It empties and uses TMPDIR/NAME, so it gets a TMPDIR of its own."""
+    private = scratch / "tmp"
+    private.mkdir()
+    command = [
+        str(Path(sys.executable).with_name("torch-model-archiver")), "--model-name", NAME, "--version", version,
+        "--handler", str(handler), "--extra-files", str(stage), "--export-path", str(scratch),
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, env=os.environ | {"TMPDIR": str(private)}, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise ArchiveError("torch-model-archiver is not installed: pip install 'hire-model[serving]'.") from error
+    if done.returncode:
+        raise ArchiveError(f"torch-model-archiver failed: {(done.stderr or done.stdout).strip()[-600:]}")
+    return scratch / f"{NAME}.mar"
+
+
+def _rezip(raw: Path, facts: ArchiveManifest, target: Path) -> None:
+    """The same files in order of name and without times, and our manifest of them.
+
+    Nothing is compressed: weights hardly shrink, and another zlib would give other bytes.
+    """
+    files = {}
+    with zipfile.ZipFile(raw) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as sink:
+        for name in sorted(source.namelist()):
+            with source.open(name) as content:
+                files[name] = _add(sink, name, _timeless(content.read()) if name == SERVER_MANIFEST else content)
+        manifest = facts.model_copy(update={"files": files})
+        _add(sink, MANIFEST, io.BytesIO(manifest.model_dump_json(indent=1).encode() + b"\n"))
+
+
+def _timeless(server_manifest: bytes) -> BinaryIO:
+    made = json.loads(server_manifest) | {"createdOn": "01/01/1980 00:00:00"}
+    return io.BytesIO(json.dumps(made, indent=1, sort_keys=True).encode())
+
+
+def _add(sink: zipfile.ZipFile, name: str, content: IO[bytes]) -> FileFacts:
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.external_attr = (stat.S_IFREG | 0o644) << 16
+    digest, size = hashlib.sha256(), 0
+    with sink.open(entry, "w", force_zip64=True) as file:
+        while chunk := content.read(_CHUNK):
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+    return FileFacts(bytes=size, sha256=digest.hexdigest())

@@ -1,0 +1,95 @@
+"""An archive's golden pairs, scored by its own handler as a server would: unpack, load, ask.
+
+`python -I -m hire_model.packaging.rehearse ARCHIVE` does so in an interpreter that knows nothing of this one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hire_model.errors import HireError
+from hire_model.packaging.verify import GOLDEN, SERVER_MANIFEST, ArchiveError, Golden, extract
+
+TIMEOUT_S = 600
+# One thread, as in a serving worker, and nothing from this process's environment that changes what Python does.
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "HF_HOME")
+_SINGLE = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class _Context:
+    """As much of TorchServe's context as a handler may use."""
+
+    def __init__(self, folder: Path) -> None:
+        self.system_properties = {"model_dir": str(folder), "batch_size": 1}
+        self.metrics = None
+        self.status = 0
+
+    def get_request_header(self, idx: int, key: str) -> str | None:
+        return None
+
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
+        self.status = code
+
+    def set_response_content_type(self, idx: int, value: str) -> None:
+        pass
+
+
+def rehearse(archive: Path) -> float:
+    """The largest difference between the golden scores and what the archive gives in a clean interpreter.
+
+    Raises ArchiveError with the last lines of that interpreter where it fails.
+    """
+    command = [sys.executable, "-I", "-m", "hire_model.packaging.rehearse", str(archive.resolve())]
+    environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _SINGLE
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_S, check=False, cwd=archive.parent
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ArchiveError(f"{archive}: its golden pairs were not scored within {TIMEOUT_S} s.") from error
+    if done.returncode:
+        raise ArchiveError(f"{archive}: its golden pairs cannot be scored: {done.stderr.strip()[-600:]}")
+    return float(done.stdout.split()[-1])
+
+
+def difference(archive: Path) -> float:
+    """The same in this interpreter."""
+    with tempfile.TemporaryDirectory(prefix="hire-rehearsal-") as scratch:
+        folder = Path(scratch)
+        extract(archive, folder)
+        server = json.loads((folder / SERVER_MANIFEST).read_text("utf-8"))
+        golden = Golden.model_validate_json((folder / GOLDEN).read_text("utf-8"))
+        handler, context = _handler(folder / server["model"]["handler"])(), _Context(folder)
+        handler.initialize(context)
+        answers = handler.handle([{"body": json.dumps(golden.request).encode()}], context)
+        if context.status != 200:
+            raise ArchiveError(f"{archive}: its golden request was answered with {context.status}: {answers[0]}")
+        return golden.difference(json.loads(answers[0])["scores"])
+
+
+def _handler(path: Path) -> Any:
+    """The one class that the handler file defines: the server takes no file with two."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    own = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == path.stem]
+    if len(own) != 1:
+        raise ArchiveError(f"{path.name}: defines {len(own)} classes; the server expects exactly one.")
+    return own[0]
+
+
+if __name__ == "__main__":
+    try:
+        print(difference(Path(sys.argv[1])))
+    except HireError as error:
+        sys.exit(str(error))

@@ -1,0 +1,75 @@
+// What the page asks of `hire demo`. Addresses are relative: the token is part of the page's own.
+
+const EXPLAINED = 16; // pairs that one request may ask to be explained (Limits in hire_model/scoring/intake.py)
+const known = new Map(); // image facts by id
+
+/** A question that got no answer; the message is for the user. */
+export class Refused extends Error {}
+
+async function ask(address, options) {
+  let response;
+  try {
+    response = await fetch(address, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused("The server does not answer. Is “hire demo” still running?");
+  }
+  const answer = await response.json().catch(() => null);
+  if (response.ok && answer) return answer;
+  const said = answer?.message ?? answer?.detail;
+  throw new Refused(typeof said === "string" ? `Refused: ${said}` : `The server failed (${response.status}).`);
+}
+
+const post = (address, request, signal) =>
+  ask(address, { method: "POST", body: JSON.stringify(request), signal });
+const predict = (request, signal) => post("predictions/hire", request, signal);
+const stored = (id) => ({ gallery: "gallery", id });
+
+export const gallery = () => ask("gallery");
+export const pictureAddress = (id) => `picture?id=${encodeURIComponent(id)}`;
+
+/** Size, boxes, classes and relations of an image. */
+export async function image(id, signal) {
+  if (!known.has(id)) {
+    const found = await ask(`image?id=${encodeURIComponent(id)}`, { signal });
+    if (found.picture && !(found.width && found.height)) Object.assign(found, await sizeOf(id));
+    known.set(id, found);
+  }
+  return known.get(id);
+}
+
+async function sizeOf(id) {
+  const picture = new Image();
+  picture.src = pictureAddress(id);
+  await picture.decode().catch(() => null);
+  return { width: picture.naturalWidth, height: picture.naturalHeight };
+}
+
+/** The images that fit the sentence best: {hits: [{id, score, place}], reranked, note}, size of the gallery. */
+export async function findImages(text, count, signal) {
+  const answer = await predict({ gallery: "gallery", texts: [text], top_k: count }, signal);
+  return { ...answer.results[0], size: answer.size };
+}
+
+/** The captions of the gallery that fit the image best: [{text, score}]. */
+export async function findCaptions(id, count, signal) {
+  const answer = await predict({ gallery: "gallery", images: [stored(id)], top_k: count }, signal);
+  return answer.results[0].hits.map((hit) => ({ text: hit.id, score: hit.score }));
+}
+
+/** The sentences, best first: [{text, score}]. */
+export async function rank(id, texts, signal) {
+  const request = { images: [stored(id)], texts, top_k: texts.length, rank: "texts" };
+  const answer = await predict(request, signal);
+  return answer.results[0].map((hit) => ({ text: texts[hit.index], score: hit.score }));
+}
+
+/** Of each pair {id, text}: {words, weights[word][region], contributions, boxes, score}. */
+export async function explain(pairs, signal) {
+  const explanations = [];
+  for (let start = 0; start < pairs.length; start += EXPLAINED) {
+    const some = pairs.slice(start, start + EXPLAINED).map(({ id, text }) => ({ image: stored(id), text }));
+    explanations.push(...(await post("explanations/hire", { pairs: some }, signal)).explanations);
+  }
+  return explanations;
+}

@@ -1,0 +1,130 @@
+"""From a registered version to an archive: the same bytes twice, its golden pairs scored from it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from registered import RegisteredModel
+
+from hire_model.data.schema import sha256_of
+from hire_model.data.store import Dataset
+from hire_model.errors import HireError
+from hire_model.model import artifact
+from hire_model.packaging import archive as module
+from hire_model.packaging.archive import Packaged, package
+from hire_model.packaging.rehearse import difference, rehearse
+from hire_model.packaging.verify import GOLDEN, MANIFEST, ArchiveError, Golden, verify
+from hire_model.scoring.payload import decode_image
+from hire_model.scoring.scorer import Scorer
+from hire_model.tracking.packages import example_request, packaged
+from hire_model.tracking.run import TrackingError
+from hire_model.tracking.versions import find
+from serving import HANDLER
+
+
+@pytest.fixture(scope="module")
+def made(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFactory) -> Packaged:
+    return package("challenger", registered_model.settings, HANDLER, tmp_path_factory.mktemp("archives"))
+
+
+def test_the_registry_knows_path_and_digest(made: Packaged, registered_model: RegisteredModel) -> None:
+    assert made.path.parts[-2:] == ("1", "hire.mar") and made.sha256 == sha256_of(made.path).sha256
+    found = packaged("1", registered_model.settings.tracking)
+    assert (found.path, found.sha256, found.version.number) == (made.path, made.sha256, "1")
+
+
+def test_twice_the_same_bytes(made: Packaged, registered_model: RegisteredModel, tmp_path: Path) -> None:
+    handler = tmp_path / "elsewhere" / "handler.py"
+    handler.parent.mkdir()
+    handler.write_bytes(HANDLER.read_bytes())
+    again = package("1", registered_model.settings, handler, tmp_path / "out")
+    assert again.path.read_bytes() == made.path.read_bytes()
+    assert [path.name for path in again.path.parent.iterdir()] == ["hire.mar"], "nothing half-made is left"
+
+
+def test_what_is_inside(made: Packaged, registered_model: RegisteredModel) -> None:
+    manifest = verify(made.path, made.sha256)
+    version = find(registered_model.settings.tracking, "1")
+    facts = artifact.read_config(registered_model.folder)["facts"]
+    assert (manifest.version, manifest.run_id) == ("1", version.run_id)
+    assert manifest.dataset_digest == Dataset.open(registered_model.dataset).manifest.digest
+    assert manifest.git_commit == facts.get("git.commit", "")
+    with zipfile.ZipFile(made.path) as opened:
+        assert set(opened.namelist()) == {*manifest.files, MANIFEST}
+        assert {entry.date_time for entry in opened.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        for path in registered_model.folder.iterdir():
+            assert opened.read(f"model/{path.name}") == path.read_bytes(), "the registry's artifact, unchanged"
+        golden = Golden.model_validate_json(opened.read(GOLDEN))
+    example = example_request(version, registered_model.settings.tracking)
+    pairs = [(decode_image(json.dumps(pair["image"])), pair["text"]) for pair in example["pairs"]]
+    expected = Scorer.load(registered_model.folder).predict(pairs)
+    np.testing.assert_allclose(golden.scores, expected[: len(golden.scores)], atol=1e-6)
+
+
+def test_the_golden_pairs_come_out_right_in_a_clean_interpreter(made: Packaged) -> None:
+    assert rehearse(made.path) <= Golden.TOLERANCE
+
+
+def _changed(source: Path, target: Path, name: str, content: bytes) -> Path:
+    """A copy of an archive, one file of it exchanged and entered in the manifest."""
+    import hashlib
+
+    with zipfile.ZipFile(source) as opened:
+        files = {entry: opened.read(entry) for entry in opened.namelist()}
+    manifest = json.loads(files[MANIFEST])
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    files |= {name: content, MANIFEST: json.dumps(manifest).encode()}
+    with zipfile.ZipFile(target, "w") as archive:
+        for entry, value in files.items():
+            archive.writestr(entry, value)
+    return target
+
+
+def test_other_scores_are_seen(made: Packaged, tmp_path: Path) -> None:
+    with zipfile.ZipFile(made.path) as opened:
+        golden = json.loads(opened.read(GOLDEN))
+    golden["scores"][0] += 1e-3
+    harmed = _changed(made.path, tmp_path / "a.mar", GOLDEN, json.dumps(golden).encode())
+    with pytest.raises(HireError, match="golden pairs are off by"):  # already the handler does not serve it
+        difference(harmed)
+    with pytest.raises(ArchiveError, match="golden pairs cannot be scored"):
+        rehearse(harmed)
+
+
+def test_a_handler_with_two_classes_is_not_published(
+    made: Packaged, registered_model: RegisteredModel, tmp_path: Path
+) -> None:
+    handler = tmp_path / "handler.py"
+    handler.write_text(HANDLER.read_text("utf-8") + "\n\nclass Second:\n    pass\n")
+    with pytest.raises(ArchiveError, match="defines 2 classes"):
+        package("1", registered_model.settings, handler, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.mar"))
+    assert packaged("1", registered_model.settings.tracking).sha256 == made.sha256, (
+        "the registry knows only the good one"
+    )
+
+
+def test_a_digest_that_does_not_match_the_model(
+    registered_model: RegisteredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    harmed = shutil.copytree(registered_model.folder, tmp_path / "model")
+    weights = bytearray((harmed / artifact.WEIGHTS).read_bytes())
+    weights[-1] ^= 1
+    (harmed / artifact.WEIGHTS).write_bytes(weights)
+    monkeypatch.setattr(module.registry, "fetch", lambda *_: harmed)
+    with pytest.raises(HireError, match="SHA-256"):
+        package("1", registered_model.settings, HANDLER, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.mar"))
+
+
+def test_a_version_that_is_not_there_or_not_packaged(registered_model: RegisteredModel, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="no version or alias '99'"):
+        package("99", registered_model.settings, HANDLER, tmp_path)
+    with pytest.raises(TrackingError, match="no version or alias 'champion'"):
+        packaged("champion", registered_model.settings.tracking)

@@ -1,0 +1,72 @@
+"""Real servers of one archive and one gallery, started once for all tests that only ask them; killed in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import Server, running
+from registered import RegisteredModel
+
+from hire_model.data.store import Dataset, Split
+from hire_model.model import artifact
+from hire_model.packaging.archive import package
+from hire_model.scoring.building import build
+from hire_model.scoring.galleries import VARIABLE
+from hire_model.tracking.packages import Archive, packaged
+from serving import HANDLER, instance, lit, server
+from serving.instance import Instance
+
+
+@pytest.fixture(scope="session")
+def scenes(tiny_dataset: Path) -> Split:
+    return Dataset.open(tiny_dataset).split("test")
+
+
+@pytest.fixture(scope="session")
+def galleries(registered_model: RegisteredModel, scenes: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the gallery 'scenes'."""
+    folder = tmp_path_factory.mktemp("galleries")
+    build(artifact.load(registered_model.folder), scenes, folder / "scenes", captions=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def archived(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    package("1", registered_model.settings, HANDLER, tmp_path_factory.mktemp("archived"))
+    return packaged("1", registered_model.settings.tracking)
+
+
+@pytest.fixture(scope="session")
+def torchserve(archived: Archive, galleries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """Its folder's parent is the folder of `hire serve`."""
+    folder = tmp_path_factory.mktemp("torchserve")
+    [port] = instance.free_ports(1)
+    try:
+        yield server.serve(archived, folder, port=port, galleries=galleries)
+    finally:
+        server.stop(folder)
+
+
+@pytest.fixture(scope="session")
+def litserve(archived: Archive, galleries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("lit")
+    [port] = instance.free_ports(1)
+    options = ["--archive", str(archived.path), "--port", str(port), "--folder", str(folder)]
+    found = Server(f"http://127.0.0.1:{port}", folder / lit.KEYS)
+    with running("serving.lit", [*options, "--galleries", str(galleries)], folder, found, {}):
+        yield found
+
+
+@pytest.fixture(scope="session")
+def mlflow_serve(
+    registered_model: RegisteredModel, galleries: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """`mlflow models serve`, in a folder that has nothing of this project: the code is the model's own."""
+    folder, tracking = tmp_path_factory.mktemp("mlflow-serve"), registered_model.settings.tracking
+    [port] = instance.free_ports(1)
+    options = ["models", "serve", "-m", f"models:/{tracking.model_name}/1", "--port", str(port), "--env-manager=local"]
+    environment = {VARIABLE: str(galleries), "MLFLOW_TRACKING_URI": tracking.uri, "DO_NOT_TRACK": "true"}
+    with running("mlflow", options, folder, Server(f"http://127.0.0.1:{port}"), environment) as found:
+        yield found

@@ -1,0 +1,37 @@
+"""An untrained model and a gallery of relational scenes, with captions and pictures, for the demo page."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scoring"))
+import gallery_examples
+
+from hire_model.model import artifact
+from hire_model.scoring.gallery import Gallery
+from hire_model.scoring.service import Service
+from serving.demo import GALLERY
+
+
+@dataclass(frozen=True)
+class Example:
+    model: Path
+    folder: Path
+    gallery: Gallery
+    service: Service
+
+
+def model_in(place: Path, dataset: Path, seed: int = 0) -> Path:
+    """The folder of a model that nobody trained; another for another seed."""
+    return artifact.save(gallery_examples.model_of(gallery_examples.split_of(dataset), seed), place)
+
+
+def example_in(place: Path, dataset: Path) -> Example:
+    saved, split = model_in(place / "model", dataset), gallery_examples.split_of(dataset)
+    model = artifact.load(saved)
+    gallery = gallery_examples.gallery_of(model, split, place / "gallery", captions=True, address=str(saved))
+    service = Service.load(saved)
+    service.intake.galleries.keep(GALLERY, gallery)
+    return Example(saved, place / "gallery", gallery, service)

@@ -1,0 +1,236 @@
+"""Requests that mean harm: a corpus made by hand, good requests spoiled at random, and what schemathesis makes of the
+OpenAPI file. All of it follows from the seed, so input 1234 is the same one tomorrow."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import gzip
+import json
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from serving.contract import EXPLANATIONS, OPENAPI, PREDICTIONS
+
+JSON_TYPE = ("Content-Type", "application/json")
+HUGE = 10**400
+DEEP = 2_000
+VALUES: list[Any] = [
+    None, True, False, 0, -0.0, -1, 1, 2**31, 2**63, -(2**63) - 1, HUGE, 1e308, float("nan"), float("inf"), 0.5, "", " ",
+    "0", "NaN", "null", "\x00", "\ud800", "\udfff x", "a" * 2_001, "é" * 1_999, "\u202e\u0000\uffff", "../../etc/passwd",
+    "..", "scenes/../scenes", "file:///etc/passwd", "%00", "${jndi:ldap://127.0.0.1/a}", "{{7*7}}", "'; DROP TABLE a;--",
+    [], {}, [[]], [None], {"": None}, [0] * 1_000, ["a"] * 300, {"$ref": "#"}, {"__class__": "x"}, [1, 2], [2**40, 2**40],
+    [1, -1], [0, 0], [1.0, 2.0], [3, 1_000_000_000], {"gallery": "scenes"}, {"gallery": "scenes", "id": "\ud800"},
+    {"gallery": "..", "id": "x"}, {"gallery": "scenes", "id": 0}, {"b64": "aGVsbG8="}, "data:image/png;base64,iVBORw0KGgo=",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A request, and in words what is wrong with it."""
+
+    what: str
+    body: bytes
+    path: str = PREDICTIONS
+    headers: tuple[tuple[str, str], ...] = (JSON_TYPE,)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it reaches the model's code as it is: any server then answers as `Service` does."""
+        return self.headers == (JSON_TYPE,) and self.path in (PREDICTIONS, EXPLANATIONS)
+
+
+    @property
+    def form(self) -> bool:
+        """Whether TorchServe's HTTP code decodes it; that answers 500 to some, and the proxy lets none through."""
+        return any(value.startswith(("application/x-www-form", "multipart/")) for _, value in self.headers)
+
+
+def inputs(pair: dict[str, Any], count: int, seed: int = 0) -> Iterator[Hostile]:
+    """`count` hostile requests: the corpus first, then spoiled requests, and from the schema every fifth.
+
+    pair: a good {"image": regions, "text": sentence}; the server has its image in gallery 'scenes' under some id.
+    """
+    yield from islice(corpus(pair), count)
+    left = count - sum(1 for _ in corpus(pair))
+    if left <= 0:
+        return
+    by_schema = iter(from_schema(left // 5, seed))
+    chance = random.Random(seed)
+    for number in range(left):
+        made = next(by_schema, None) if number % 5 == 0 else None
+        yield made or spoiled(chance, pair, number)
+
+
+def corpus(pair: dict[str, Any]) -> Iterator[Hostile]:
+    """Made by hand: bodies, then what HTTP adds."""
+    for path in (PREDICTIONS, EXPLANATIONS):
+        for what, body in _bodies(pair):
+            yield Hostile(what, body, path)
+    yield from _transport(json.dumps({"pairs": [pair]}).encode())
+
+
+def _bodies(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+    text = json.dumps({"pairs": [pair]})
+    for bare in ("", " ", "null", "true", "0", "-0", "1e999", "NaN", "[]", "{}", '"a"', "{", "}", "\x00", "{'a': 1}", "//"):
+        yield f"body {bare!r}", bare.encode()
+    yield "UTF-16", text.encode("utf-16")
+    yield "byte order mark", b"\xef\xbb\xbf" + text.encode()
+    yield "not UTF-8", text.replace('"text": "', '"text": "\udcff').encode("utf-8", "surrogateescape")
+    yield "an encoded surrogate", text.replace('"text": "', '"text": "\ud800').encode("utf-8", "surrogatepass")
+    yield "JSON and more", text.encode() + b"{}"
+    yield "JSON cut off", text.encode()[:-9]
+    yield "a JPEG", b"\xff\xd8\xff\xe0" + bytes(2_000)
+    yield "a pickle", b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93."
+    for opening, closing in (("[", "]"), ('{"a":', "}"), ('{"pairs":[', "]}"), ('{"pairs":[{"image":', "}]}")):
+        yield f"{DEEP} deep {opening}", (opening * DEEP + "1" + closing * DEEP).encode()
+        yield f"endless {opening}", (opening * 200_000).encode()
+    yield "a key twice", b'{"pairs": [], ' + text.encode()[1:]
+    yield "a key twice, the good one first", text.encode()[:-1] + b', "pairs": []}'
+    yield "eight million zeros", b'{"pairs": [' + b"0," * 8_000_000 + b"0]}"
+    yield "half a million zeros", b'{"pairs": [' + b"0," * 499_000 + b"0]}"
+    for keys in (49_000, 1_000_000):
+        yield f"{keys} keys", b'{"pairs": [{' + b",".join(b'"%d":0' % number for number in range(keys)) + b"}]}"
+    yield "an id of 16 MB", json.dumps({"pairs": [{"image": {"gallery": "scenes", "id": "a" * 16_000_000}, "text": "a"}]}).encode()
+    yield "a number of 16 million digits", b'{"pairs": [' + b"9" * 16_000_000 + b"]}"
+    yield "a text of a million", json.dumps({"pairs": [pair | {"text": "a " * 500_000}]}).encode()
+    yield "a word of 1,999 letters", json.dumps({"pairs": [pair | {"text": "x" * 1_999}]}).encode()
+    yield "100,000 texts", json.dumps({"gallery": "scenes", "texts": ["a"] * 100_000}).encode()
+    stored = [{"gallery": "scenes", "id": "0"}] * 60_000
+    yield "3.6 billion pairs", json.dumps({"images": stored, "texts": ["a"] * 60_000}).encode()
+    yield "65 images", json.dumps({"images": [pair["image"]] * 65, "texts": ["a"]}).encode()
+    yield "both queries", json.dumps({"gallery": "scenes", "texts": ["a"], "images": [pair["image"]]}).encode()
+    for shape in ([2**31, 2**31], [1, 10**12], [10**100, 1], [0, 8], [-1, -8], [1], [1, 1, 1], "1x1", [1.5, 2]):
+        yield f"shape {shape}", _image(pair, features=pair["image"]["features"] | {"shape": shape})
+    for dtype in ("float64", "object", "|O", "int8", "", None, 0):
+        yield f"dtype {dtype}", _image(pair, features=pair["image"]["features"] | {"dtype": dtype})
+    for number in (np.nan, np.inf, np.finfo("f4").max, 1e30, 1e19):
+        filled = _filled(pair["image"]["features"], number)
+        yield f"features {number}", _image(pair, features=filled)
+        yield f"search by features {number}", json.dumps({"gallery": "scenes", "images": [{"features": filled}]}).encode()
+    yield "base64 with spaces", _image(pair, features=pair["image"]["features"] | {"data": " AA =" * 9})
+    yield "relations to nowhere", _image(pair, relations=[[0, 0, 99, 0.5]])
+    yield "an unknown predicate", _image(pair, relations=[[0, 2**31 - 1, 0, 0.5]])
+    yield "100,000 relations", _image(pair, relations=[[0, 0, 0, 0.5]] * 100_000)
+
+
+def _image(pair: dict[str, Any], **fields: Any) -> bytes:
+    return json.dumps({"pairs": [pair | {"image": pair["image"] | fields}]}).encode()
+
+
+def _filled(features: dict[str, Any], number: float) -> dict[str, Any]:
+    raw = np.full(features["shape"], number, "<f4").tobytes()
+    return {"dtype": "float32", "shape": features["shape"], "data": base64.b64encode(raw).decode()}
+
+
+def _transport(good: bytes) -> Iterator[Hostile]:
+    for kind in ("text/plain", "application/xml", "application/x-pickle", "image/jpeg", "application/json; charset=utf-16",
+                 "", "application/x-www-form-urlencoded", "multipart/form-data", "multipart/form-data; boundary=x"):  # fmt: skip
+        yield Hostile(f"content type {kind!r}", good, headers=(("Content-Type", kind),))
+    form = (("Content-Type", "application/x-www-form-urlencoded"),)
+    for body in (b"body=%7B%7D", b"data=a&body=b&model_name=x", b"&" * 10_000, b"a=" * 5_000, b"%" * 1_000, b"=%ZZ"):
+        yield Hostile(f"form {body[:20]!r}", body, headers=form)
+    part = b'--x\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n'
+    for name, more, content in ((b"body", b"", good), (b"data", b'; filename="../../a"', good), (b"", b"", b""),
+                                (b"body", b"\r\nContent-Transfer-Encoding: nonsense", good)):  # fmt: skip
+        for end in (b"--x--\r\n", b"", b"--x"):
+            body = part % (name, more, content) + end
+            yield Hostile("multipart", body, headers=(("Content-Type", "multipart/form-data; boundary=x"),))
+    bomb = _gzipped(b'{"pairs": [' + b" " * 50_000_000 + b"]}")
+    for encoding, body in (("gzip", _gzipped(good)), ("gzip", bomb), ("gzip", good), ("deflate", zlib.compress(good)),
+                           ("br", good), ("nonsense", good), ("gzip, gzip", _gzipped(_gzipped(good)))):  # fmt: skip
+        yield Hostile(f"content encoding {encoding}", body, headers=(JSON_TYPE, ("Content-Encoding", encoding)))
+    for path in ("/predictions/hire/99", "/predictions/hire/x", "/predictions/hire/-1", "/predictions/nobody",
+                 "/predictions/hire/..%2f..%2fetc", "/predictions/%00", "/predictions/hire?body=1&data=2",
+                 "/explanations/hire?explain=False", "/models", "/models?url=file:///etc/passwd", "/workflows",
+                 "/wfpredict/a", "/api-description", "/" + "a" * 3_000, "//", "/predictions"):  # fmt: skip
+        yield Hostile(f"path {path[:40]}", good, path)
+    for name, value in (("explain", "True"), ("X-" + "a" * 1_000, "b"), ("Cookie", "a" * 5_000), ("ts_request_sequence_id", "1"),
+                        ("Accept", "image/png"), ("Range", "bytes=0-1"), ("Upgrade", "h2c")):  # fmt: skip
+        yield Hostile(f"header {name[:20]}", good, headers=(JSON_TYPE, (name, value)))
+
+
+def _gzipped(body: bytes) -> bytes:
+    return gzip.compress(body, mtime=0)
+
+
+def spoiled(chance: random.Random, pair: dict[str, Any], number: int) -> Hostile:
+    """A good request with one or two things wrong: values exchanged, keys lost, added or double, bytes damaged."""
+    image, stored = pair["image"], {"gallery": "scenes", "id": "0"}
+    request: dict[str, Any] = copy.deepcopy(
+        chance.choice([
+            {"pairs": [pair, pair]}, {"pairs": [{"image": stored, "text": "a"}]}, {"gallery": "scenes", "texts": ["a dog"]},
+            {"images": [image], "texts": ["a", "b"], "top_k": 1, "rank": "texts"},
+            {"gallery": "scenes", "images": [image], "top_k": 2, "shortlist": 4},
+        ])
+    )  # fmt: skip
+    for _ in range(chance.randint(1, 2)):
+        _spoil(chance, request)
+    body = json.dumps(request, ensure_ascii=chance.random() < 0.7).encode("utf-8", "surrogatepass")
+    if chance.random() < 0.2:
+        body = _damaged(chance, body)
+    return Hostile(f"spoiled request {number}", body, chance.choice([PREDICTIONS, PREDICTIONS, EXPLANATIONS]))
+
+
+def _spoil(chance: random.Random, request: Any) -> None:
+    """Walk down at random and exchange, remove or add something there."""
+    here = request
+    while True:
+        keys = list(here) if isinstance(here, dict) else list(range(len(here)))
+        if not keys:
+            return
+        key = chance.choice(keys)
+        below = here[key]
+        if isinstance(below, dict | list) and below and chance.random() < 0.8:
+            here = below
+            continue
+        deed = chance.random()
+        if deed < 0.7:
+            here[key] = copy.deepcopy(chance.choice(VALUES))
+        elif deed < 0.85:
+            del here[key]
+        elif isinstance(here, dict):
+            here[chance.choice(["", "image", "texts", "features", "\x00", "__proto__", "a" * 500])] = chance.choice(VALUES)
+        else:
+            here.extend(copy.deepcopy(here) * chance.choice([1, 3, 40]))
+        return
+
+
+def _damaged(chance: random.Random, body: bytes) -> bytes:
+    place = chance.randrange(len(body) or 1)
+    deed = chance.random()
+    if deed < 0.4:
+        return body[:place]
+    if deed < 0.7:
+        return body[:place] + chance.randbytes(chance.randint(1, 4)) + body[place + 1 :]
+    return body[:place] + body[chance.randrange(len(body) or 1) :]
+
+
+def from_schema(count: int, seed: int) -> list[Hostile]:
+    """What schemathesis makes of serving/openapi.json: bodies that fit the schema, and bodies that do not."""
+    import schemathesis
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+    from schemathesis import GenerationMode
+
+    schema = schemathesis.openapi.from_dict(json.loads(OPENAPI.read_text("utf-8")))
+    made: list[Hostile] = []
+    ways = [(path, mode) for path in (PREDICTIONS, EXPLANATIONS) for mode in GenerationMode]
+    for path, mode in ways:
+
+        def gather(case: Any) -> None:
+            body = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
+            made.append(Hostile(f"schemathesis, {mode.name.lower()}", body, path))  # noqa: B023  called in this turn
+
+        few = settings(
+            max_examples=count // len(ways) + 1, deadline=None, database=None, phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        seeded(seed)(few(given(case=schema[path]["POST"].as_strategy(generation_mode=mode))(gather)))()
+    return made[:: max(1, len(made) // count)][:count] if count else []

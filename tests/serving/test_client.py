@@ -1,0 +1,199 @@
+"""The client: typed answers and errors, tries until a deadline that holds, and nothing told to strangers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted import drips, drops, hangs, says, scripted
+
+from hire_model.data.store import Split
+from serving import calls, client
+from serving.client import (
+    AsyncHireClient,
+    BadRequest,
+    ClientError,
+    DeadlineExceeded,
+    HireClient,
+    NotFound,
+    StoredImage,
+    TooLarge,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
+
+MODEL = {"name": "hire", "version": "1", "run_id": "r", "weights_sha256": "0"}
+SCORED = says(200, json.dumps({"model": MODEL, "scores": [0.5]}).encode())
+NO_TOKEN = {"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}
+PAIR = [(StoredImage(gallery="g", id="1"), "a dog")]
+
+
+def _fault(status: int, path: str) -> bytes:
+    return json.dumps({"status": status, "path": path, "message": "why", "model": MODEL}).encode()
+
+
+@pytest.mark.parametrize(
+    "fault", [says(500), says(503, b'{"code": 503, "type": "x", "message": "busy"}'), says(507), says(502), drops]
+)
+def test_what_passes_is_tried_again(fault: Any) -> None:
+    with scripted(fault, fault, SCORED) as server, HireClient(server.address) as hire:
+        answer = hire.score(PAIR)
+    assert answer.scores == [0.5] and answer.model.version == "1"
+    assert len(server.bodies) == 3 and len(set(server.bodies)) == 1, "the same request each time"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "path"),
+    [
+        (400, _fault(400, "pairs[0].image"), BadRequest, "pairs[0].image"),
+        (404, _fault(404, "gallery"), NotFound, "gallery"),
+        (413, _fault(413, ""), TooLarge, ""),
+        (413, b"", TooLarge, ""),
+        (429, b"<html>slow down</html>", TooManyRequests, ""),
+        (401, b'{"detail": "Wrong token."}', Unauthorized, ""),
+        (400, json.dumps(NO_TOKEN).encode(), Unauthorized, ""),
+        (405, b"", ClientError, ""),
+        (302, b"", ClientError, ""),
+        (200, b"<html>welcome</html>", ClientError, ""),
+    ],
+)
+def test_what_is_refused_is_not(status: int, body: bytes, kind: type[ClientError], path: str) -> None:
+    with (
+        scripted(says(status, body)) as server,
+        HireClient(server.address, lambda: "t") as hire,
+        pytest.raises(ClientError) as caught,
+    ):
+        hire.score(PAIR)
+    assert type(caught.value) is kind and (caught.value.status, caught.value.path) == (status, path)
+    assert str(caught.value) and len(server.bodies) == 1
+
+
+@given(
+    status=st.integers(201, 599),
+    content=st.binary() | st.just(b"[" * 100_000) | st.text().map(json.dumps).map(str.encode),
+)
+def test_whatever_comes_back_is_an_error_of_its_status(status: int, content: bytes) -> None:
+    error = calls.refusal(status, content)
+    assert error.status == status and str(error) and isinstance(error, Unavailable) == (status >= 500)
+
+
+def test_a_server_that_hangs_is_asked_again_after_a_while() -> None:
+    with scripted(hangs(20), SCORED) as server, HireClient(server.address, attempt=0.5) as hire:
+        assert hire.score(PAIR).scores == [0.5]
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"), [(hangs(20), DeadlineExceeded), (drips(20), DeadlineExceeded), (says(503), Unavailable)]
+)
+def test_no_call_outlasts_its_deadline(step: Any, kind: type[ClientError]) -> None:
+    with scripted(step) as server, HireClient(server.address, deadline=100) as hire:
+        begun = time.monotonic()
+        with pytest.raises(ClientError, match="no answer within 1 s") as caught:
+            hire.score(PAIR, deadline=1)
+        took = time.monotonic() - begun
+    assert type(caught.value) is kind and 0.9 < took < 4
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    with HireClient("http://127.0.0.1:9") as hire:
+        with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:9"):
+            hire.score(PAIR, deadline=0.5)
+        assert hire.health(deadline=0.3) is False
+    with pytest.raises(ClientError, match="no address of a server"):
+        HireClient("localhost:8080")
+    with pytest.raises(ClientError, match="nowhere: no such folder"):
+        HireClient(tmp_path / "nowhere")
+    with HireClient(tmp_path) as hire, pytest.raises(Unavailable, match="Start one: hire serve"):
+        hire.score(PAIR, deadline=0.5)
+    hire.close()
+    with pytest.raises(ClientError, match="has been closed"):
+        hire.health()
+
+
+def test_a_refused_token_is_read_anew_once(tmp_path: Path) -> None:
+    keys = tmp_path / "key_file.json"
+    keys.write_text('{"inference": {"key": "old"}}')
+    refused = says(400, json.dumps(NO_TOKEN).encode())
+
+    def renewed(request: Any) -> None:
+        keys.write_text('{"inference": {"key": "new"}}')
+        refused(request)
+
+    with scripted(renewed, SCORED) as server, HireClient(server.address, keys) as hire:
+        assert hire.score(PAIR).scores == [0.5] and hire.score(PAIR).scores == [0.5]
+    assert [one["Authorization"] for one in server.headers] == ["Bearer old", "Bearer new", "Bearer new"]
+    keys.unlink()
+    with HireClient("http://127.0.0.1:9", keys) as hire, pytest.raises(Unauthorized, match=r"key_file\.json"):
+        hire.score(PAIR)
+
+
+def test_no_more_connections_than_told() -> None:
+    def slow(request: Any) -> None:
+        time.sleep(0.05)
+        SCORED(request)
+
+    with (
+        scripted(slow) as server,
+        HireClient(server.address, connections=3) as hire,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        answers = list(pool.map(lambda _: hire.score(PAIR), range(24)))
+    assert len(answers) == 24 and server.most == 3
+
+
+def test_the_environments_proxy_gets_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(SCORED) as server, scripted(SCORED) as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.address)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        with HireClient(server.address) as hire:
+            hire.score(PAIR)
+    assert len(server.bodies) == 1 and not proxy.bodies
+
+
+def test_a_fault_that_the_client_sees_itself_is_not_sent(scenes: Split) -> None:
+    image = scenes.regions(0)
+    broken = replace(image, features=np.full_like(image.features, np.nan))
+    with scripted(SCORED) as server, HireClient(server.address) as hire:
+        for call, path in (
+            (lambda: hire.score([(image, "a"), (broken, "b")]), "pairs[1].image"),
+            (lambda: hire.score([(image, "")]), "pairs[0].text"),
+            (lambda: hire.score([]), "pairs"),
+            (lambda: hire.matrix([image, broken], ["a"]), "images[1]"),
+            (lambda: hire.score([(image, "\ud800")]), "pairs[0].text"),
+            (lambda: hire.score([("photo.jpg", "a")]), "pairs[0].image"),  # type: ignore[list-item]
+            (lambda: hire.rank([image], ["a"], top_k=0), "top_k"),
+            (lambda: hire.search("../etc", ["a"]), "gallery"),
+            (lambda: hire.search("g"), ""),
+        ):
+            with pytest.raises(BadRequest) as caught:
+                call()
+            assert (caught.value.path, caught.value.status) == (path, 0)
+    assert not server.bodies
+
+
+def test_a_client_that_nobody_closes_does_not_keep_python_from_ending() -> None:
+    code = "from serving.client import HireClient; HireClient('http://127.0.0.1:9').health(deadline=0.1); print('end')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "end\n" and not done.stderr
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def public(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert public(HireClient) == public(AsyncHireClient)
+    assert set(client.__all__) <= set(vars(client)) and calls.Image is not None

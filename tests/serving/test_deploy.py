@@ -1,0 +1,106 @@
+"""The files of serving/deploy fit each other and the server, as far as can be told without a container engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from serving.instance import CONFIG, Instance
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "serving" / "deploy"
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PROMQL = {"sum", "rate", "max", "absent", "job", "hire", "or", "up", "e6", "e3", "m", "__rate_interval"}
+
+
+def _asked_of_metrics() -> dict[str, set[str]]:
+    """By query: the names in it that are neither PromQL's nor Prometheus's own."""
+    panels = json.loads((DEPLOY / "grafana.json").read_text("utf-8"))["panels"]
+    alerts = yaml.safe_load((DEPLOY / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]] + [rule["expr"] for rule in alerts]
+    return {query: set(NAME.findall(query)) - PROMQL for query in queries}
+
+
+def test_every_query_names_metrics_that_are_configured() -> None:
+    settings = yaml.safe_load((CONFIG / "metrics.yaml").read_text("utf-8"))
+    known = {one["name"] for part in ("ts_metrics", "model_metrics") for some in settings[part].values() for one in some}
+    asked = _asked_of_metrics()
+    assert len(asked) >= 15 and all(names <= known for names in asked.values()), asked
+    shown = set().union(*asked.values())
+    assert known - shown == {"WorkerThreadTime"}, "what nobody looks at need not be counted"
+
+
+@pytest.mark.live
+def test_every_query_names_metrics_that_the_server_has(torchserve: Instance) -> None:
+    headers = {"Authorization": f"Bearer {torchserve.token()}"}
+    body = (torchserve.folder / "example.json").read_bytes()
+    httpx.post(f"{torchserve.address}/predictions/hire", content=body, headers=headers, timeout=60).raise_for_status()
+    [target] = json.loads((torchserve.folder / "targets.json").read_text("utf-8"))
+    assert target["labels"] == {"version": "1"}
+    text = httpx.get(f"http://{target['targets'][0]}/metrics", timeout=60).text
+    found = set(re.findall(r"^# TYPE (\S+)", text, re.M)) | {"QueueTime"}
+    missing = {name for names in _asked_of_metrics().values() for name in names} - found
+    assert not missing, f"{missing} not among {sorted(found)}"
+    assert (torchserve.folder / "token.conf").read_text() == (
+        f'proxy_set_header Authorization "Bearer {torchserve.token()}";\n'
+    )
+
+
+def test_prometheus_takes_its_files() -> None:
+    promtool = shutil.which("promtool") or pytest.skip("promtool is not installed: apt-get install -y prometheus")
+    subprocess.run([promtool, "check", "config", "prometheus.yml"], cwd=DEPLOY, check=True, timeout=60)
+
+
+def test_limits_of_proxy_and_server_are_the_same() -> None:
+    proxy, server = (DEPLOY / "nginx.conf").read_text("utf-8"), (CONFIG / "config.properties").read_text("utf-8")
+    [size], [seconds] = re.findall(r"client_max_body_size (\d+)m;", proxy), re.findall(r"read_timeout (\d+)s;", proxy)
+    assert f"max_request_size={int(size) << 20}\n" in server
+    assert int(seconds) > int(re.findall(r"default_response_timeout=(\d+)", server)[0])
+
+
+def test_the_container_file_copies_what_is_there() -> None:
+    lines = (DEPLOY / "Containerfile").read_text("utf-8").replace("\\\n", " ").splitlines()
+    steps = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    assert {step for step, _ in steps} <= {"FROM", "RUN", "WORKDIR", "COPY", "USER", "ENV", "ENTRYPOINT"}
+    sources = [source for step, rest in steps if step == "COPY" for source in shlex.split(rest)[:-1]]
+    assert sources and all((ROOT / source).exists() for source in sources)
+    [image] = [rest for step, rest in steps if step == "FROM"]
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-bookworm", image), "a version, not latest"
+    assert [rest for step, rest in steps if step == "USER"] == ["hire"]
+    [entry] = [json.loads(rest) for step, rest in steps if step == "ENTRYPOINT"]
+    script = ROOT / Path(entry[0]).relative_to("/opt/hire")
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", script], check=True, timeout=60)
+
+
+def test_the_compose_file() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
+    serve, prometheus = compose["services"]["serve"], compose["services"]["prometheus"]
+    assert (ROOT / serve["build"]["dockerfile"]).is_file() and (DEPLOY / serve["build"]["context"]).resolve() == ROOT
+    assert serve["cap_drop"] == ["ALL"] and serve["read_only"] and serve["ports"] == ["8443:8443"]
+    assert prometheus["network_mode"] == "service:serve" and "ports" not in prometheus
+    local = [one.split(":")[0] for one in prometheus["volumes"] if one.startswith("./")]
+    assert len(local) == 2 and all((DEPLOY / one).is_file() for one in local)
+
+
+def test_compose_takes_its_file() -> None:
+    command = shutil.which("docker-compose") or pytest.skip("no docker-compose: apt-get install -y docker-compose")
+    environment = os.environ | {"HIRE_HOME": "/srv/hire", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
+    subprocess.run(
+        [command, "-f", "compose.yaml", "config", "--quiet"], cwd=DEPLOY, env=environment, check=True, timeout=120
+    )
+
+
+def test_without_a_client_that_is_known_nothing_starts(tmp_path: Path) -> None:
+    environment = os.environ | {"HIRE_SERVE_FOLDER": str(tmp_path / "serve")}
+    said = subprocess.run([DEPLOY / "run"], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert said.returncode == 2 and "clients.conf: no client is known" in said.stderr

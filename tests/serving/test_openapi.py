@@ -1,0 +1,59 @@
+"""The OpenAPI file is what the contract makes, and its schemas take what the contract takes."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+
+from hire_model.scoring.contract import RequestFault, parse
+from hire_model.scoring.payload import ArrayPayload
+from serving import contract
+
+IMAGE = {"features": json.loads(ArrayPayload.of(np.ones((2, 3), np.float32)).model_dump_json())}
+
+
+def test_the_file_is_not_stale() -> None:
+    assert contract.OPENAPI.read_text("utf-8") == contract.text(), "run: python -m serving.contract"
+
+
+def test_every_reference_is_there() -> None:
+    document = contract.openapi()
+    known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    used = {part.split('"')[0] for part in json.dumps(document).split('"$ref": "')[1:]}
+    assert used and used <= known
+
+
+@pytest.mark.parametrize(
+    ("request_", "good"),
+    [
+        ({"pairs": [{"image": IMAGE, "text": "a"}]}, True),
+        ({"images": [IMAGE, {"gallery": "g", "id": "1"}], "texts": ["a"], "top_k": 2, "rank": "texts"}, True),
+        ({"gallery": "g", "texts": ["a"]}, True),
+        ({}, False),
+        ({"pairs": []}, False),
+        ({"pairs": [{"image": IMAGE, "text": 3}]}, False),
+        ({"pairs": [{"image": "picture", "text": "a"}]}, False),
+        ({"gallery": "../g", "texts": ["a"]}, False),
+        ({"images": [IMAGE], "texts": ["a"], "top_k": 0}, False),
+    ],
+)
+def test_schema_and_contract_agree(request_: dict[str, object], good: bool) -> None:
+    document = contract.openapi()
+    body = document["paths"][contract.PREDICTIONS]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validator = jsonschema.Draft202012Validator(body | {"components": document["components"]})
+    assert validator.is_valid(request_) == good
+    try:
+        parse(json.dumps(request_))
+    except RequestFault:
+        assert not good
+    else:
+        assert good
+
+
+def test_the_document_is_openapi() -> None:
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis reads the document as a client would")
+    schema = schemathesis.openapi.from_dict(contract.openapi())
+    assert {operation.ok().path for operation in schema.get_all_operations()} == set(contract.openapi()["paths"])
