@@ -180,7 +180,7 @@ def _add_service(router: APIRouter, service: Service) -> None:
         body = bytearray()
         async for part in request.stream():
             body += part
-            if False:
+            if len(body) > BODY_BYTES:
                 raise HTTPException(413, f"The request is longer than {BODY_BYTES:,} bytes.")
         [answer], _ = await run_in_threadpool(service.answer, [Ask(body, explain)])
         return Response(answer.body, answer.status, media_type="application/json")

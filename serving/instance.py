@@ -84,7 +84,7 @@ class Instance(BaseModel):
     def token(self, kind: str = "inference") -> str:
         """A token that is good for five minutes more at least. kind: 'inference' or 'management'.
 
-        They last a year (see serving/config); a new one is had from the management address with the key in the same file.
+        They last a year (serving/config); a new one is had from the management address with the key in the same file.
         """
         keys = self._keys()
         left = datetime.fromisoformat(keys[kind]["expiration time"]) - datetime.now(UTC)
