@@ -22,12 +22,16 @@ JSON_TYPE = ("Content-Type", "application/json")
 HUGE = 10**400
 DEEP = 2_000
 VALUES: list[Any] = [
-    None, True, False, 0, -0.0, -1, 1, 2**31, 2**63, -(2**63) - 1, HUGE, 1e308, float("nan"), float("inf"), 0.5, "", " ",
-    "0", "NaN", "null", "\x00", "\ud800", "\udfff x", "a" * 2_001, "é" * 1_999, "\u202e\u0000\uffff", "../../etc/passwd",
-    "..", "scenes/../scenes", "file:///etc/passwd", "%00", "${jndi:ldap://127.0.0.1/a}", "{{7*7}}", "'; DROP TABLE a;--",
-    [], {}, [[]], [None], {"": None}, [0] * 1_000, ["a"] * 300, {"$ref": "#"}, {"__class__": "x"}, [1, 2], [2**40, 2**40],
+    None, True, False, 0, -0.0, -1, 1, 2**31, 2**63, -(2**63) - 1, HUGE, 1e308, float("nan"), float("inf"), 0.5,
+    "", " ",
+    "0", "NaN", "null", "\x00", "\ud800", "\udfff x", "a" * 2_001, "é" * 1_999, "\u202e\u0000\uffff",
+    "../../etc/passwd", "..", "scenes/../scenes", "file:///etc/passwd", "%00", "${jndi:ldap://127.0.0.1/a}", "{{7*7}}",
+    "'; DROP TABLE a;--",
+    [], {}, [[]], [None], {"": None}, [0] * 1_000, ["a"] * 300, {"$ref": "#"}, {"__class__": "x"}, [1, 2],
+    [2**40, 2**40],
     [1, -1], [0, 0], [1.0, 2.0], [3, 1_000_000_000], {"gallery": "scenes"}, {"gallery": "scenes", "id": "\ud800"},
-    {"gallery": "..", "id": "x"}, {"gallery": "scenes", "id": 0}, {"b64": "aGVsbG8="}, "data:image/png;base64,iVBORw0KGgo=",
+    {"gallery": "..", "id": "x"}, {"gallery": "scenes", "id": 0}, {"b64": "aGVsbG8="},
+    "data:image/png;base64,iVBORw0KGgo=",
 ]  # fmt: skip
 
 
@@ -44,7 +48,6 @@ class Hostile:
     def plain(self) -> bool:
         """Whether it reaches the model's code as it is: any server then answers as `Service` does."""
         return self.headers == (JSON_TYPE,) and self.path in (PREDICTIONS, EXPLANATIONS)
-
 
     @property
     def form(self) -> bool:
@@ -78,7 +81,7 @@ def corpus(pair: dict[str, Any]) -> Iterator[Hostile]:
 
 def _bodies(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     text = json.dumps({"pairs": [pair]})
-    for bare in ("", " ", "null", "true", "0", "-0", "1e999", "NaN", "[]", "{}", '"a"', "{", "}", "\x00", "{'a': 1}", "//"):
+    for bare in (*"0{}", "", " ", "null", "true", "-0", "1e999", "NaN", "[]", "{}", '"a"', "\x00", "{'a': 1}", "//"):
         yield f"body {bare!r}", bare.encode()
     yield "UTF-16", text.encode("utf-16")
     yield "byte order mark", b"\xef\xbb\xbf" + text.encode()
@@ -97,7 +100,8 @@ def _bodies(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     yield "half a million zeros", b'{"pairs": [' + b"0," * 499_000 + b"0]}"
     for keys in (49_000, 1_000_000):
         yield f"{keys} keys", b'{"pairs": [{' + b",".join(b'"%d":0' % number for number in range(keys)) + b"}]}"
-    yield "an id of 16 MB", json.dumps({"pairs": [{"image": {"gallery": "scenes", "id": "a" * 16_000_000}, "text": "a"}]}).encode()
+    long = {"image": {"gallery": "scenes", "id": "a" * 16_000_000}, "text": "a"}
+    yield "an id of 16 MB", json.dumps({"pairs": [long]}).encode()
     yield "a number of 16 million digits", b'{"pairs": [' + b"9" * 16_000_000 + b"]}"
     yield "a text of a million", json.dumps({"pairs": [pair | {"text": "a " * 500_000}]}).encode()
     yield "a word of 1,999 letters", json.dumps({"pairs": [pair | {"text": "x" * 1_999}]}).encode()
@@ -113,7 +117,8 @@ def _bodies(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     for number in (np.nan, np.inf, np.finfo("f4").max, 1e30, 1e19):
         filled = _filled(pair["image"]["features"], number)
         yield f"features {number}", _image(pair, features=filled)
-        yield f"search by features {number}", json.dumps({"gallery": "scenes", "images": [{"features": filled}]}).encode()
+        search = {"gallery": "scenes", "images": [{"features": filled}]}
+        yield f"search by features {number}", json.dumps(search).encode()
     yield "base64 with spaces", _image(pair, features=pair["image"]["features"] | {"data": " AA =" * 9})
     yield "relations to nowhere", _image(pair, relations=[[0, 0, 99, 0.5]])
     yield "an unknown predicate", _image(pair, relations=[[0, 2**31 - 1, 0, 0.5]])
@@ -130,8 +135,9 @@ def _filled(features: dict[str, Any], number: float) -> dict[str, Any]:
 
 
 def _transport(good: bytes) -> Iterator[Hostile]:
-    for kind in ("text/plain", "application/xml", "application/x-pickle", "image/jpeg", "application/json; charset=utf-16",
-                 "", "application/x-www-form-urlencoded", "multipart/form-data", "multipart/form-data; boundary=x"):  # fmt: skip
+    for kind in ("text/plain", "application/xml", "application/x-pickle", "image/jpeg", "",
+                 "application/json; charset=utf-16", "application/x-www-form-urlencoded", "multipart/form-data",
+                 "multipart/form-data; boundary=x"):  # fmt: skip
         yield Hostile(f"content type {kind!r}", good, headers=(("Content-Type", kind),))
     form = (("Content-Type", "application/x-www-form-urlencoded"),)
     for body in (b"body=%7B%7D", b"data=a&body=b&model_name=x", b"&" * 10_000, b"a=" * 5_000, b"%" * 1_000, b"=%ZZ"):
@@ -151,7 +157,8 @@ def _transport(good: bytes) -> Iterator[Hostile]:
                  "/explanations/hire?explain=False", "/models", "/models?url=file:///etc/passwd", "/workflows",
                  "/wfpredict/a", "/api-description", "/" + "a" * 3_000, "//", "/predictions"):  # fmt: skip
         yield Hostile(f"path {path[:40]}", good, path)
-    for name, value in (("explain", "True"), ("X-" + "a" * 1_000, "b"), ("Cookie", "a" * 5_000), ("ts_request_sequence_id", "1"),
+    for name, value in (("explain", "True"), ("X-" + "a" * 1_000, "b"), ("Cookie", "a" * 5_000),
+                        ("ts_request_sequence_id", "1"),
                         ("Accept", "image/png"), ("Range", "bytes=0-1"), ("Upgrade", "h2c")):  # fmt: skip
         yield Hostile(f"header {name[:20]}", good, headers=(JSON_TYPE, (name, value)))
 
@@ -165,7 +172,8 @@ def spoiled(chance: random.Random, pair: dict[str, Any], number: int) -> Hostile
     image, stored = pair["image"], {"gallery": "scenes", "id": "0"}
     request: dict[str, Any] = copy.deepcopy(
         chance.choice([
-            {"pairs": [pair, pair]}, {"pairs": [{"image": stored, "text": "a"}]}, {"gallery": "scenes", "texts": ["a dog"]},
+            {"pairs": [pair, pair]}, {"pairs": [{"image": stored, "text": "a"}]},
+            {"gallery": "scenes", "texts": ["a dog"]},
             {"images": [image], "texts": ["a", "b"], "top_k": 1, "rank": "texts"},
             {"gallery": "scenes", "images": [image], "top_k": 2, "shortlist": 4},
         ])
@@ -196,7 +204,8 @@ def _spoil(chance: random.Random, request: Any) -> None:
         elif deed < 0.85:
             del here[key]
         elif isinstance(here, dict):
-            here[chance.choice(["", "image", "texts", "features", "\x00", "__proto__", "a" * 500])] = chance.choice(VALUES)
+            added = chance.choice(["", "image", "texts", "features", "\x00", "__proto__", "a" * 500])
+            here[added] = chance.choice(VALUES)
         else:
             here.extend(copy.deepcopy(here) * chance.choice([1, 3, 40]))
         return

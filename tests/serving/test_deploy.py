@@ -32,7 +32,9 @@ def _asked_of_metrics() -> dict[str, set[str]]:
 
 def test_every_query_names_metrics_that_are_configured() -> None:
     settings = yaml.safe_load((CONFIG / "metrics.yaml").read_text("utf-8"))
-    known = {one["name"] for part in ("ts_metrics", "model_metrics") for some in settings[part].values() for one in some}
+    known = {
+        one["name"] for part in ("ts_metrics", "model_metrics") for some in settings[part].values() for one in some
+    }
     asked = _asked_of_metrics()
     assert len(asked) >= 15 and all(names <= known for names in asked.values()), asked
     shown = set().union(*asked.values())
@@ -94,13 +96,13 @@ def test_the_compose_file() -> None:
 
 def test_compose_takes_its_file() -> None:
     command = shutil.which("docker-compose") or pytest.skip("no docker-compose: apt-get install -y docker-compose")
-    environment = os.environ | {"HIRE_HOME": "/srv/hire", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
+    environment = os.environ | {"PROJECT_HOME": "/srv/hire", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
     subprocess.run(
         [command, "-f", "compose.yaml", "config", "--quiet"], cwd=DEPLOY, env=environment, check=True, timeout=120
     )
 
 
 def test_without_a_client_that_is_known_nothing_starts(tmp_path: Path) -> None:
-    environment = os.environ | {"HIRE_SERVE_FOLDER": str(tmp_path / "serve")}
+    environment = os.environ | {"SERVE_FOLDER": str(tmp_path / "serve")}
     said = subprocess.run([DEPLOY / "run"], env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 2 and "clients.conf: no client is known" in said.stderr

@@ -47,6 +47,9 @@ class Load:
             for one in threads:
                 one.join()
 
+    def said(self) -> str:
+        return f"{self.right} requests answered right, {len(self.lost)} lost, slowest {self.slowest:.1f} s"
+
     def _ask(self, number: int) -> None:
         turn = number
         with HireClient(self.folder, deadline=DEADLINE_S) as client:
@@ -83,7 +86,7 @@ def test_a_worker_killed_every_few_seconds(torchserve: Instance, load: Load) -> 
         before = load.right
         server.wait(torchserve)
         time.sleep(EVERY_S)
-    print(f"\n{len(killed)} kills, {load.right} requests answered right, {len(load.lost)} lost, slowest {load.slowest:.1f} s")
+    print(f"\n{len(killed)} kills, {load.said()}")
     assert len(killed) >= KILLS and not load.lost and load.right > before, load.lost[:3]
     assert server.healthy(torchserve) and len(_workers(process)) == 1
 
@@ -97,7 +100,8 @@ def test_slow_clients_half_requests_and_large_bodies(torchserve: Instance, load:
     ]  # fmt: skip
     nonsense = [
         b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", bytes(10_000), head + b"Content-Length: -1\r\n\r\n{}",
-        head + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", head + b"Content-Length: 99999999999\r\n\r\n",
+        head + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        head + b"Content-Length: 99999999999\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ]  # fmt: skip
     with load.running(), contextlib.ExitStack() as stack:
@@ -119,7 +123,7 @@ def test_slow_clients_half_requests_and_large_bodies(torchserve: Instance, load:
         end = time.monotonic() + DEADLINE_S
         while load.right < before + 30 and time.monotonic() < end:
             time.sleep(0.2)
-    print(f"\n{load.right} requests answered right, {len(load.lost)} lost, slowest {load.slowest:.1f} s")
+    print(f"\n{load.said()}")
     assert not load.lost and load.right >= before + 30, load.lost[:3]
     assert server.healthy(torchserve)
 

@@ -1,6 +1,6 @@
 """Hostile inputs: no 5xx, no neighbour harmed, memory bounded, the server well afterwards.
 
-A share of them runs with all tests. All of them:  HIRE_HOSTILE=5000 python -m pytest tests/serving/test_hostile.py -s
+A share of them runs with all tests. All of them:  HOSTILE=5000 python -m pytest tests/serving/test_hostile.py -s
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from serving import server
 from serving.contract import EXPLANATIONS
 from serving.instance import Instance
 
-COUNT = int(os.environ.get("HIRE_HOSTILE", "0"))
+COUNT = int(os.environ.get("HOSTILE", "0"))
 IN_PROCESS, SERVED = COUNT or 500, COUNT or 300
 REFUSED = {400, 404, 405, 413, 415}
 ASK_S, SLOW_S = 60.0, 15.0  # TorchServe would end the worker after 15 s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import socket
 import subprocess
@@ -130,26 +131,28 @@ def test_no_server_behind_it(client: httpx.Client, door: tuple[str, Path], tmp_p
 def test_another_version_takes_over_unnoticed(tmp_path: Path) -> None:
     """As `hire serve` does it, for a client that never tries again."""
     answers, end = [], threading.Event()
-    with nothing(tmp_path, "old") as old, nothing(tmp_path, "new") as new:
-        with proxy(tmp_path, files_for(tmp_path, old)) as address, httpx.Client(timeout=60) as client:
+    with contextlib.ExitStack() as stack:
+        old, new = (stack.enter_context(nothing(tmp_path, name)) for name in ("old", "new"))
+        address = stack.enter_context(proxy(tmp_path, files_for(tmp_path, old)))
+        client = stack.enter_context(httpx.Client(timeout=60))
 
-            def ask() -> None:
-                while not end.wait(0.03):
-                    answers.append(client.post(f"http://{address}{PREDICTIONS}", content=b"{}", headers=JSON))
+        def ask() -> None:
+            while not end.wait(0.03):
+                answers.append(client.post(f"http://{address}{PREDICTIONS}", content=b"{}", headers=JSON))
 
-            threads = [threading.Thread(target=ask) for _ in range(2)]
-            for one in threads:
-                one.start()
-            time.sleep(0.5)
-            server._switch(tmp_path, new)
-            server._drain(old)
-            process = old.process()
-            assert process is not None
-            process.kill()
-            time.sleep(1)
-            end.set()
-            for one in threads:
-                one.join()
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for one in threads:
+            one.start()
+        time.sleep(0.5)
+        server._switch(tmp_path, new)
+        server._drain(old)
+        process = old.process()
+        assert process is not None
+        process.kill()
+        time.sleep(1)
+        end.set()
+        for one in threads:
+            one.join()
     assert {answer.status_code for answer in answers} == {200}
     told = [ast.literal_eval(answer.text) for answer in answers]
     assert {name for name, *_ in told} == {"old", "new"}
@@ -177,9 +180,10 @@ def test_before_a_real_server(torchserve: Instance, scenes: Split, tmp_path: Pat
     """Right scores, the contract's faults as they are, and of the corpus nothing gets a 5xx."""
     pair = {"image": json.loads(encode_image(scenes.regions(0))), "text": scenes.texts[0]}
     body = json.dumps({"pairs": [pair]}).encode()
-    with proxy(tmp_path, files_for(tmp_path, torchserve)) as address, httpx.Client(
-        base_url=f"http://{address}", timeout=60, trust_env=False
-    ) as client:
+    with (
+        proxy(tmp_path, files_for(tmp_path, torchserve)) as address,
+        httpx.Client(base_url=f"http://{address}", timeout=60, trust_env=False) as client,
+    ):
         answer = client.post(PREDICTIONS, content=body, headers=JSON)
         assert answer.json() == server.ask(torchserve, {"pairs": [pair]}).json()
         assert client.get("/ping").json() == {"status": "Healthy"}
