@@ -129,7 +129,7 @@ class Interaction(nn.Module):
         return _side(texts.words, texts.mask, self.on_regions, texts.roles)
 
     def forward(self, images: Side, texts: Side) -> Tensor:
-        """Items [G, B] of images, [G, C] of captions -> S [G, B, C]: the mean of the cosines that are on, plus S_rel."""
+        """Items [G, B] and [G, C] of both sides -> S [G, B, C]: the mean of the cosines that are on, and S_rel."""
         seen = self.fragments(images, texts)
         parts = []
         if self.max_of_regions is not None:

@@ -190,9 +190,10 @@ def _private(path: str, flags: int) -> int:
 
 def of_text(text: str, vocabulary: Vocabulary) -> dict[str, Any]:
     """The figures of a sentence, by the names of `Line`."""
-    pieces, unknown = vocabulary.encode([text])[0], vocabulary.tokenizer.token_to_id(UNKNOWN)
-    marks = vocabulary.tokenizer.num_special_tokens_to_add(False)
-    return {"words": len(text.split()), "unknown": pieces.count(unknown) / max(1, len(pieces) - marks)}
+    pieces, tokenizer = vocabulary.encode([text])[0], vocabulary.tokenizer
+    unknown = sum(piece == tokenizer.token_to_id(UNKNOWN) for piece in pieces)
+    marks = tokenizer.num_special_tokens_to_add(False)
+    return {"words": len(text.split()), "unknown": unknown / max(1, len(pieces) - marks)}
 
 
 def of_picture(picture: Picture) -> dict[str, Any]:

@@ -70,7 +70,9 @@ class ImagePayload(_Strict):
 
     features: ArrayPayload
     boxes: ArrayPayload | None = None
-    classes: Annotated[list[Annotated[int, Field(ge=-1, le=_LARGEST, strict=True)]], Field(fail_fast=True)] | None = None
+    classes: Annotated[list[Annotated[int, Field(ge=-1, le=_LARGEST, strict=True)]], Field(fail_fast=True)] | None = (
+        None
+    )
     relations: Annotated[list[tuple[Index, Index, Index, Share]], Field(fail_fast=True)] = []
 
     @model_validator(mode="after")

@@ -217,9 +217,7 @@ class Service:
 
     def _explain(self, job: _Job) -> ExplanationAnswer:
         explanations = []
-        for place, (picture, image, text) in enumerate(
-            zip(job.taken.images, job.images, job.taken.texts, strict=True)
-        ):
+        for place, (picture, image, text) in enumerate(zip(job.taken.images, job.images, job.taken.texts, strict=True)):
             why = self.scorer.explain_encoded(image, text)
             if not np.isfinite([why.score, *why.contributions, *why.weights.ravel()]).all():
                 raise _unscorable(f"pairs[{place}].image")

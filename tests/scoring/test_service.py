@@ -122,7 +122,9 @@ def test_what_is_too_much_is_refused_with_its_place(split: Split, tmp_path: Path
     cases = [
         ({"pairs": [{"image": kept, "text": "a"}] * 41}, "pairs", "41 pairs"),
         ({"images": [kept] * 5, "texts": ["a"] * 9}, "", "45 pairs"),
-        ({"images": [kept] * 100_000, "texts": ["a"] * 100_000}, "", "10000000000 pairs"),
+        ({"images": [kept] * 20_000, "texts": ["a"] * 20_000}, "", "400000000 pairs"),
+        ({"images": [kept] * 30_000, "texts": ["a"]}, "", "60002 keys"),
+        ({"images": [kept], "texts": ["a"] * 500_000}, "", "500005 items"),
         ({"images": [few] * 4, "texts": ["a"]}, "", "4 images sent"),
         ({"images": [kept], "texts": [str(i) for i in range(13)]}, "", "13 texts"),
         ({"images": [kept], "texts": ["b" * 101]}, "texts[0]", "101 characters"),
