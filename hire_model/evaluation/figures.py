@@ -150,7 +150,10 @@ def two_samples(learned: np.ndarray, asked: np.ndarray) -> Figure:
         figure, axes = _canvas(4.8, 2.8)
         named = (("learned", learned, BLUE, "-"), ("asked", asked, ORANGE, "--"))
         if learned.dtype.kind in "fi":
-            edges = np.histogram_bin_edges(np.concatenate([learned, asked]), 24)
+            both = np.concatenate([learned, asked])
+            step = np.ceil(max(1.0, np.ptp(both) / 24))
+            whole = np.arange(both.min() - 0.5, both.max() + step + 0.5, step)  # counts: no bin without a whole number
+            edges = whole if (both == both.round()).all() else np.histogram_bin_edges(both, 24)
             for label, sample, colour, dash in named:
                 share = 100 * np.histogram(sample, edges)[0] / len(sample)
                 axes.stairs(share, edges, color=colour, linestyle=dash, linewidth=2, label=label)
@@ -158,7 +161,7 @@ def two_samples(learned: np.ndarray, asked: np.ndarray) -> Figure:
             kinds, counts = np.unique(np.concatenate([learned, asked]), return_counts=True)
             kinds = kinds[np.argsort(-counts, kind="stable")][:12]
             for shift, (label, sample, colour, _) in zip((-0.2, 0.2), named, strict=True):
-                share = [100 * float((sample == kind).mean()) for kind in kinds]
+                share = np.array([100 * (sample == kind).mean() for kind in kinds])
                 axes.bar(np.arange(len(kinds)) + shift, share, 0.4, color=colour, label=label)
             axes.set_xticks(range(len(kinds)), kinds.tolist(), rotation=40, ha="right")
         axes.set_ylabel("share in %")

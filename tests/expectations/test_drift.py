@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from expectations.distributions import FEW, Distribution, common, distance, mixture
+from expectations.distributions import FEW, Distribution, distance, grouped, mixture
 from expectations.drift import Drift, compare
 from hire_model.scoring.journal import Line
 from hire_model.scoring.reference import Reference
@@ -121,7 +121,7 @@ def test_chance_is_no_drift(count: int) -> None:
 
     def kinds(rng: np.random.Generator) -> Distribution:
         shares = (1 - PLACES) / (1 - PLACES).sum()
-        both = common(rng.choice(CLASSES, 2000, p=shares), rng.choice(CLASSES, count, p=shares))
+        both = grouped(rng.choice(CLASSES, 2000, p=shares), rng.choice(CLASSES, count, p=shares))
         return Distribution("class", *both, 2000)
 
     assert alarms(numbers, 300) <= 5 / 300

@@ -1,0 +1,145 @@
+"""The flow `monitor`, its retrain, and `hire monitor`, on journals that a service has written."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from real_servers import Servers
+from registered import RegisteredModel
+from typer.testing import CliRunner
+
+import flows.monitor
+from expectations.monitor import monitor as compare
+from flows.monitor import DRIFT, monitor, watch
+from hire_model.cli.main import app
+from hire_model.data.store import Dataset
+from hire_model.errors import HireError
+from hire_model.scoring.intake import Ask
+from hire_model.scoring.journal import Journal, JournalSettings
+from hire_model.scoring.payload import encode_image
+from hire_model.scoring.service import Service
+from hire_model.settings import Settings
+
+
+def ask_all(model: Path, dataset: Path, out: Path, add: str = "", count: int = 120) -> Path:
+    """The journal of a service that was asked for `count` pairs of the training split, with `add` to each sentence."""
+    split, service = Dataset.open(dataset).split("train"), Service.load(model, version="1")
+    service.journal = Journal(JournalSettings(out, 1.0), service.facts, service.scorer.model.vocabulary)
+    for row in range(count):
+        image, text = json.loads(encode_image(split.regions(row))), split.texts[int((split.owner < row).sum())]
+        [reply], _ = service.answer([Ask(json.dumps({"pairs": [{"image": image, "text": text + add}]}))])
+        assert reply.status == 200, reply.body
+        while not service.journal._queue.empty():
+            time.sleep(0.001)
+    service.journal.close()
+    return out
+
+
+@pytest.fixture(scope="module")
+def usual(registered_model: RegisteredModel, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ask_all(registered_model.folder, scenes, tmp_path_factory.mktemp("usual"))
+
+
+@pytest.fixture(scope="module")
+def drifted(registered_model: RegisteredModel, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences that are far longer than those that were learned."""
+    return ask_all(registered_model.folder, scenes, tmp_path_factory.mktemp("drifted"), " and so on" * 4)
+
+
+def overrides(registered: RegisteredModel, place: Path) -> list[str]:
+    return [f"tracking.uri={registered.settings.tracking.uri}", f"train.out={place / 'runs' / 'latest'}"]
+
+
+def command(registered: RegisteredModel, scenes: Path, journal: Path, *more: str) -> list[str]:
+    return ["monitor", "--journal", str(journal), "--data", str(scenes), "--model", str(registered.folder), *more]
+
+
+def test_the_command_says_no_drift_and_writes_a_report(
+    registered_model: RegisteredModel, scenes: Path, usual: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "drift.html"
+    done = CliRunner().invoke(app, command(registered_model, scenes, usual, "--report", str(page)))
+    assert done.exit_code == 0, done.output
+    assert "no drift, 120 pairs" in done.output
+    html = page.read_text()
+    assert html.count("<svg") == 8
+    assert "http:" not in html and "https:" not in html
+    assert "<script" not in html
+
+
+def test_the_command_exits_1_on_drift(registered_model: RegisteredModel, scenes: Path, drifted: Path) -> None:
+    done = CliRunner().invoke(app, command(registered_model, scenes, drifted))
+    assert done.exit_code == 1, done.output
+    assert "words of the sentence (drift)" in done.output
+
+
+def test_few_pairs_are_no_drift(registered_model: RegisteredModel, scenes: Path, tmp_path: Path) -> None:
+    few = ask_all(registered_model.folder, scenes, tmp_path / "few", " and so on" * 9, count=20)
+    done = CliRunner().invoke(app, command(registered_model, scenes, few))
+    assert done.exit_code == 0, done.output
+    assert "too few: 20 pairs" in done.output
+
+
+def test_lines_of_another_model_do_not_count(
+    registered_model: RegisteredModel, scenes: Path, usual: Path, tmp_path: Path
+) -> None:
+    for part in usual.iterdir():
+        text = part.read_text()
+        weights = json.loads(text.splitlines()[0])["weights"]
+        (tmp_path / part.name).write_text(text.replace(weights, "0" * 64))
+    settings = Settings.model_validate({"data": {"path": scenes, "test": "test"}})
+    found = compare(tmp_path, str(registered_model.folder), settings)
+    assert (found.drift.pairs, found.drift.verdict) == (0, "too few")
+
+
+def test_the_form_and_the_deployment() -> None:
+    form = monitor.parameters
+    assert form.properties and not form.required
+    assert all(len(field["description"]) > 20 for field in form.properties.values())
+    assert (watch.name, monitor.name) == ("hire", "monitor")
+
+
+@flow(name="elsewhere")
+def stand_in(recipe: str = "", data: str = "", overrides: list[str] | None = None) -> None:
+    raise AssertionError("nobody runs this")
+
+
+@pytest.fixture
+def elsewhere(here: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deployment that stands for hire/retrain, which nobody works on."""
+    stand_in.to_deployment("retrain").apply()
+    monkeypatch.setattr(flows.monitor, "RETRAIN", "elsewhere/retrain")
+
+
+@pytest.mark.live
+def test_the_flow_reports_and_starts_one_retrain_where_asked(
+    elsewhere: None, here: Servers, registered_model: RegisteredModel, scenes: Path, usual: Path, drifted: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    given = {"version": "1", "data": str(scenes), "overrides": overrides(registered_model, tmp_path)}
+    state = monitor(str(usual), **given, retrain=True, return_state=True)
+    assert (state.name, state.result()) == ("Completed", "no drift")
+    assert (tmp_path / "runs" / "monitored" / "drift.html").is_file()
+    assert here.runs("elsewhere") == []
+    for retrain in (False, True, True):
+        state = monitor(str(drifted), **given, retrain=retrain, return_state=True)
+        assert (state.name, state.result()) == (DRIFT, "drift")
+        assert ("elsewhere/retrain" in state.message) == retrain
+    [run] = here.runs("elsewhere")
+    assert run["parameters"] == {"data": str(scenes), "overrides": given["overrides"]}
+    assert here.artifacts("drift") and here.artifacts("drift-report")
+
+
+@pytest.mark.live
+def test_a_retrain_that_cannot_be_started_says_what_to_do(
+    here: Servers, registered_model: RegisteredModel, scenes: Path, drifted: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(flows.monitor, "RETRAIN", "nobody/retrain")
+    given = {"version": "1", "data": str(scenes), "overrides": overrides(registered_model, tmp_path)}
+    with pytest.raises(HireError, match="make pipeline"):
+        monitor(str(drifted), **given, retrain=True)
