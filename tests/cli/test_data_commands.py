@@ -84,7 +84,13 @@ def test_butd_tsv_has_its_options() -> None:
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_no_half_written_folder(tmp_path: Path, kind: signal.Signals) -> None:
     command = [sys.executable, "-m", "hire_model", "data", "synth", "--out", "out", "--train", "20000"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+
+    def as_in_a_terminal() -> None:  # where the tests run in the background, SIGINT would be ignored from the start
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal
+    ) as process:
         assert process.stderr is not None and "drawing scenes" in process.stderr.readline()
         assert [path.name[:5] for path in tmp_path.iterdir()] == [".out."]
         process.send_signal(kind)
