@@ -18,7 +18,7 @@ from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.model.hire import Hire
 from hire_model.model.layers import unit
 from hire_model.model.vocabulary import learn
-from hire_model.scoring.matrix import score_matrix, trimmed
+from hire_model.scoring.matrix import score_matrix
 from hire_model.settings import resolve
 
 BLOCK = 128
@@ -51,7 +51,8 @@ def blocks(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Ten
     """As `similarity` does it, but for the encoding: some captions at a time, those of similar length together."""
     found, lengths = torch.empty(len(images), len(texts)), texts.mask.sum(dim=1)
     for rows in lengths.argsort().split(BLOCK):
-        some = trimmed(texts[rows], int(lengths[rows].max()))
+        longest, some = int(lengths[rows].max()), texts[rows]
+        some = EncodedTexts(some.words[:, :longest], some.mask[:, :longest], some.summary)
         found[:, rows] = torch.from_numpy(score_matrix(model, images, some, 512 << 20))
     return found
 

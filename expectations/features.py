@@ -50,11 +50,12 @@ def measure(data: Dataset, counts: np.ndarray) -> Measures:
     projection = torch.randn(dim, _DIRECTIONS, generator=random) / _DIRECTIONS**0.5
     for images, rows in _blocks(counts, dim * data.features.dtype.itemsize):
         block = torch.from_numpy(read_rows(data.features, rows.start, rows.stop - rows.start)).float()
-        finite = torch.isfinite(block)
-        if not finite.all():
-            block.masked_fill_(~finite, 0.0)
-        norms[rows] = torch.linalg.vector_norm(block, dim=1).numpy()
-        bad[rows] = (~finite).sum(dim=1).numpy()
+        norm, bad[rows] = torch.linalg.vector_norm(block, dim=1), 0
+        if not torch.isfinite(norm).all():  # a NaN or an infinity shows there; each number is looked at only then
+            finite = torch.isfinite(block)
+            bad[rows] = (~finite).sum(dim=1).numpy()
+            norm = torch.linalg.vector_norm(block.masked_fill_(~finite, 0.0), dim=1)
+        norms[rows] = norm.numpy()
         boxes = np.nan_to_num(data.boxes[rows], nan=0.0, posinf=0.0, neginf=0.0)
         weights = torch.from_numpy(np.concatenate([np.ones((len(boxes), 1), np.float32), boxes], axis=1))
         spread = ((block @ projection)[:, :, None] * weights[:, None]).flatten(1)

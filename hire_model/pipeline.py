@@ -17,6 +17,7 @@ import torch
 from hire_model.data.chosen import Splits, open_dataset
 from hire_model.data.loading import collate_regions
 from hire_model.data.store import Dataset, Split
+from hire_model.errors import GO_ON, HireError, TrainingStopped
 from hire_model.evaluation import protocols, report
 from hire_model.evaluation.result import Result, write_json, write_text
 from hire_model.evaluation.slices import standard_slices
@@ -93,7 +94,13 @@ def train(
         model, found = fitted(settings, splits, out, resume, _logs_epochs(run, on_epoch))
         if not is_first():
             return None
-        return _finish(model, found, splits, settings, run, uri)
+        try:
+            return _finish(model, found, splits, settings, run, uri)
+        except KeyboardInterrupt as stopped:
+            raise TrainingStopped(
+                f"Stopped by Ctrl-C after the last epoch. The training is complete and lies in {out}; run {GO_ON}: it "
+                "goes straight to the evaluation."
+            ) from stopped
 
 
 def evaluate(
@@ -110,6 +117,8 @@ def evaluate(
     MLflow inside `mlflow run`.
     Raises HireError: no such model, split or protocol, or features of another size than the model's.
     """
+    if not split:  # which would take them all, those it was trained on among them
+        raise HireError("split: no name is given; 'hire data show' lists those of a data set.")
     chosen = open_dataset(settings.data).split(split, limit)
     protocol = protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
     folders = [registry.fetch(model, settings.tracking) for model in models]

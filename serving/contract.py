@@ -18,22 +18,10 @@ from hire_model.scoring.contract import (
     ExplanationAnswer,
     Fault,
     MatrixAnswer,
-    MatrixRequest,
-    ModelFacts,
     PairsAnswer,
-    PairsRequest,
     RankedAnswer,
-    RequestFault,
     SearchAnswer,
-    SearchRequest,
-    StoredImage,
 )
-
-__all__ = [
-    "EXPLANATION", "EXPLANATIONS", "OPENAPI", "PREDICTION", "PREDICTIONS", "ExplanationAnswer", "Fault",
-    "MatrixAnswer", "MatrixRequest", "ModelFacts", "PairsAnswer", "PairsRequest", "RankedAnswer", "RequestFault",
-    "SearchAnswer", "SearchRequest", "ServerFault", "StoredImage", "openapi",
-]  # fmt: skip
 
 PREDICTIONS, EXPLANATIONS = "/predictions/hire", "/explanations/hire"
 OPENAPI = Path(__file__).with_name("openapi.json")

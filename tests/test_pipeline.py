@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from hire_model import pipeline
 from hire_model.cli import show
 from hire_model.data.store import Dataset
-from hire_model.errors import HireError
+from hire_model.errors import HireError, TrainingStopped
 from hire_model.evaluation.result import Result
 from hire_model.pipeline import Trained
 from hire_model.settings import Resolved, resolve
@@ -110,6 +111,23 @@ def test_resuming_a_finished_training_hands_it_over_again(trained: Trained, plac
     mlflow.set_tracking_uri(trained.tracking_uri)
     runs = mlflow.search_runs(experiment_names=["hire"], output_format="list")
     assert len(runs) == 1, "the resumed training joins its run"
+
+
+def test_ctrl_c_after_the_last_epoch_says_how_to_go_on(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = _settings(tmp_path, tiny_dataset, tracking__enabled="false", train__out=str(tmp_path / "out"))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.report, "render", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(TrainingStopped, match=r"training is complete and lies in .*out.*--resume"):
+            pipeline.train(settings)
+    again = pipeline.train(settings, resume=True)
+    assert again is not None and again.epochs == 1
+
+
+def test_an_evaluation_of_no_split_is_refused(trained: Trained, place: Path, tiny_dataset: Path) -> None:
+    with pytest.raises(HireError, match=r"split: no name is given"):
+        pipeline.evaluate([str(trained.model)], _settings(place, tiny_dataset).settings, "")
 
 
 def test_a_wrong_address_fails_before_anything_is_done(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hire_model.evaluation import figures
+from hire_model.evaluation.pages import page
 
 
 def render(
@@ -21,7 +22,6 @@ def render(
     findings: what is wrong, a sentence each; rows: the table, with a column per key; facts: where it comes from;
     samples: by name what was learned and what was asked, as for `figures.two_samples`.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     words = "Shares of the values that were learned and that were asked: {}."
@@ -30,14 +30,8 @@ def render(
         for name, both in samples.items()
         if min(map(len, both))
     }
-    environment = Environment(
-        loader=PackageLoader("hire_model.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("drift.html.j2").render(
+    return page(
+        "drift.html.j2",
         verdict=verdict,
         findings=findings,
         rows=rows,

@@ -12,6 +12,7 @@ import numpy as np
 
 from hire_model.evaluation import figures, slices
 from hire_model.evaluation.examples import Example, Explain, choose
+from hire_model.evaluation.pages import page
 from hire_model.evaluation.protocols import Ensemble, find_protocol, protocol_ranks
 from hire_model.evaluation.ranks import chance_recall
 from hire_model.evaluation.result import KS, Result
@@ -40,7 +41,6 @@ def render(
     examples    queries shown in all: the best and the worst of both directions
     Raises HireError as `protocol_ranks` does.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     matrix = similarity.matrix if isinstance(similarity, Ensemble) else similarity
@@ -51,14 +51,8 @@ def render(
         label = "Training loss and dev rSum per epoch."
         curves["Training"] = figures.inline_svg(figures.training_curve(history), label)
     script = files("hire_model.evaluation").joinpath("templates/report.js").read_text("utf-8")
-    environment = Environment(
-        loader=PackageLoader("hire_model.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         result=result,
         facts=_ordered(result.facts),
         ks=KS,

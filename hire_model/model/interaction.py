@@ -204,7 +204,9 @@ def in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
     one = 4 * len(images.mask) * fragments * images.x.shape[-1]  # bytes of one tensor for all images and one caption
     on_cpu = images.x.device.type == "cpu"
     size = max(1, (_CPU_BLOCK if on_cpu else _GPU_BLOCK) // one)
-    kept = one * len(texts.mask) * _TENSORS
+    # what the relation match keeps of them: both ends of each region, and as much again along the edges
+    matched = 0 if texts.relations is None else 8 * images.mask.numel() * texts.relations.shape[-1]
+    kept = (one * _TENSORS + matched) * len(texts.mask)
     again = torch.is_grad_enabled() and kept > (_CPU_KEPT if on_cpu else _GPU_KEPT)
     blocks = []
     for start in range(0, len(texts.mask), size):

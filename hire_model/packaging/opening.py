@@ -24,6 +24,7 @@ def service_of(folder: Path) -> Service:
     apart = golden.difference(service.scores(golden.request))
     if not apart <= Golden.TOLERANCE:
         raise HireError(f"{folder}: the golden pairs are off by {apart:.1e}; this machine scores differently.")
+    service.intake.galleries.open_all()
     if journal := JournalSettings.from_environment():  # not before: the golden pairs are nobody's request
         service.journal = Journal(journal, service.facts, service.scorer.model.vocabulary)
     return service

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +99,7 @@ class Intake:
         _bound(len(set(texts)), self.limits.texts, "texts", "")
         for place, text in enumerate(texts):
             _bound(len(text), self.limits.characters, "characters", text_path.format(place))
-        pictures = [self._picture(image, image_path.format(place)) for place, image in enumerate(images)]
+        pictures = self._pictures(images, image_path)
         return Taken(request, pictures, texts, *index, probe=ask.probe)
 
     def _bound_marks(self, body: bytes | bytearray | str) -> None:
@@ -129,9 +130,20 @@ class Intake:
         _bound(len(request.texts or request.images or ()) * scored, self.limits.pairs, "pairs to score", "")
         return gallery, shortlist
 
-    def _picture(self, image: ImagePayload | StoredImage, path: str) -> Picture:
-        if isinstance(image, StoredImage):
-            return self._stored(image, path)
+    def _pictures(self, images: Sequence[ImagePayload | StoredImage], path: str) -> list[Picture]:
+        """The images, ready; one of a gallery that recurs, as in pairs of one image, is looked up once."""
+        stored: dict[StoredImage, Picture] = {}
+        pictures = []
+        for place, image in enumerate(images):
+            if isinstance(image, StoredImage):
+                if image not in stored:
+                    stored[image] = self._stored(image, path.format(place))
+                pictures.append(stored[image])
+            else:
+                pictures.append(self._picture(image, path.format(place)))
+        return pictures
+
+    def _picture(self, image: ImagePayload, path: str) -> Picture:
         _bound(image.features.shape[0], self.limits.regions, "regions", f"{path}.features")
         _bound(len(image.relations), self.limits.relations, "relations", f"{path}.relations")
         regions = image_regions(image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -137,12 +136,6 @@ def score_matrix(model: Hire, images: EncodedImages, texts: EncodedTexts, budget
             scores = model.score(images[slice(top, top + rows)], block).total
             out[top : top + rows, left : left + columns] = scores.float().cpu().numpy()
     return out
-
-
-def trimmed(texts: EncodedTexts, length: int) -> EncodedTexts:
-    """Captions that were padded to more than `length` word pieces, without what none of them has."""
-    roles = None if texts.roles is None else texts.roles[:, :length]
-    return dataclasses.replace(texts, words=texts.words[:, :length], mask=texts.mask[:, :length], roles=roles)
 
 
 def _device(model: Hire) -> torch.device:

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from real_servers import CARRIED, PATIENCE, ROOT, Servers, clean_environment, command, free_port, running, wait_for
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_at_work() -> Iterator[None]:
+    """Prefect's threads end with a test: they go on asking a server, and draw from `random`, which others seed."""
+    yield
+    for service in (APILogWorker, EventsWorker):
+        service.drain_all(timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ SMALL = [
     "train.epochs=2",
     "train.batch=16",
     "train.threads=1",
+    "data.workers=1",  # forks within a flow
     "evaluate.bootstrap=50",
     "evaluate.examples=1",
     "gate.min_shuffle=0",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import prefect
 import pytest
 from prefect import Flow
 from real_servers import Servers
@@ -105,6 +107,21 @@ def test_io_is_tried_again_and_a_verdict_is_not(here: Servers, data: Path, monke
     with pytest.raises(DataError, match="row 7"):
         at_once(data)
     assert judge.calls == 1
+
+
+@pytest.mark.live
+def test_a_process_forked_in_a_flow_ends_well(here: Servers) -> None:
+    """As the workers of a data loader are; a log line has started Prefect's services before."""
+
+    @prefect.flow(log_prints=True)
+    def forks() -> int | None:
+        print("one line")
+        child = multiprocessing.get_context("fork").Process(target=int)
+        child.start()
+        child.join(60)
+        return child.exitcode
+
+    assert forks() == 0
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from hire_model.data.store import Split
 from hire_model.packaging.opening import service_of
 from hire_model.packaging.verify import extract
 from hire_model.scoring.galleries import VARIABLE
+from hire_model.scoring.gallery import Gallery
 from hire_model.scoring.intake import Ask
 from hire_model.scoring.payload import encode_image
 from hire_model.scoring.scorer import Scorer
@@ -201,6 +202,17 @@ def test_the_service_scores_as_the_scorer(service: Service, registered_model: Re
     expected = scorer.predict([(scenes.regions(i), text) for i in range(4) for text in scenes.texts[:5]])
     _, answer = _direct(service, json.dumps(cases["matrix"][0]).encode(), False)
     np.testing.assert_allclose(np.ravel(answer["scores"]), expected, atol=1e-5)
+
+
+def test_galleries_are_opened_before_the_first_request(
+    unpacked: Path, galleries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Digests of gigabytes are checked then, while a request has seconds."""
+    monkeypatch.setenv(VARIABLE, str(galleries))
+    service = service_of(unpacked)
+    monkeypatch.delattr(Gallery, "open")
+    status, _ = _direct(service, b'{"gallery": "scenes", "texts": ["a dog"]}', False)
+    assert status == 200
 
 
 @pytest.mark.parametrize("case", GOOD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import random
 import signal
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -26,8 +26,8 @@ from hire_model.training.state import BEST, LAST, Checkpoint, alone_in
 def stop_at(*steps: int, kind: signal.Signals = signal.SIGTERM) -> Any:
     def on_step(step: int) -> None:
         if step in steps:
-            everyone = [*psutil.Process().children(), psutil.Process()]  # a scheduler signals loader workers, too,
-            names = [str(process.pid) for process in everyone]
+            everyone = [*multiprocessing.active_children(), multiprocessing.current_process()]
+            names = [str(process.pid) for process in everyone]  # a scheduler signals loader workers, too,
             subprocess.run(["kill", f"-{kind.value}", *names], check=True)  # and from outside
 
     return on_step
