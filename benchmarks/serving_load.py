@@ -1,6 +1,6 @@
 """Requests per second and latency of TorchServe with our handler, beside a handler that does nothing and `Scorer`.
 
-    python benchmarks/serving_load.py DATASET --version champion [--seconds 3] [--batch 1] [--json FILE]
+    python benchmarks/serving_load.py DATASET --version champion [--split test] [--seconds 3] [--batch 1] [--json FILE]
 
 DATASET gives 64 images and sentences (repeated, with other numbers, where it has fewer); the version must be packaged
 (`hire package`). Requests ask for 1, 16 or 64 pairs: "ids" of gallery images; "known" images sent along that the server
@@ -212,11 +212,10 @@ def pairs_of(split: Split) -> list[tuple[ImageRegions, str]]:
     ]
 
 
-def run(dataset: Path, archive: Archive, seconds: float, batch: int, out: Path | None) -> None:
+def run(split: Split, archive: Archive, seconds: float, batch: int, out: Path | None) -> None:
     """Measure, print, and write `out`."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        split = Dataset.open(dataset).split("test")
         extract(archive.path, place / "unpacked")
         scorer = Scorer.load(place / "unpacked" / "model")
         build(scorer.model, split, place / "galleries" / "load", captions=False)
@@ -247,12 +246,17 @@ def run(dataset: Path, archive: Archive, seconds: float, batch: int, out: Path |
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
+    parser.add_argument("--split", default="test")
     parser.add_argument("--version", default="champion")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    run(args.dataset, packaged(args.version, resolve(None).settings.tracking), args.seconds, args.batch, args.json)
+    split, archive = (
+        Dataset.open(args.dataset).split(args.split),
+        packaged(args.version, resolve(None).settings.tracking),
+    )
+    run(split, archive, args.seconds, args.batch, args.json)
 
 
 if __name__ == "__main__":

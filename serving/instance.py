@@ -35,7 +35,7 @@ from hire_model.scoring.journal import JournalSettings
 CONFIG = Path(__file__).parent / "config"
 RECORD, TOKENS, PROPERTIES = "server.json", "key_file.json", "config.properties"
 JAVA_LINE = "sudo apt-get install -y openjdk-17-jre-headless   (or: conda install -c conda-forge openjdk=17)"
-_JAVA = ("-Xms64m", "-Xmx512m", "-XX:MaxDirectMemorySize=256m", "-XX:+ExitOnOutOfMemoryError")
+_JAVA = ("-Xms64m", "-Xmx1g", "-XX:MaxDirectMemorySize=1g", "-XX:+ExitOnOutOfMemoryError")
 # What a worker needs of the environment. Nothing else gets in: a server has no business with this user's secrets.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "JAVA_HOME", "TZ")
 _SINGLE = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
