@@ -27,6 +27,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import torch
 
 from hire_model.data.store import Dataset, ImageRegions, Split
 from hire_model.packaging.verify import extract
@@ -214,6 +215,7 @@ def pairs_of(split: Split) -> list[tuple[ImageRegions, str]]:
 
 def run(split: Split, archive: Archive, seconds: float, batch: int, out: Path | None) -> None:
     """Measure, print, and write `out`."""
+    torch.set_num_threads(1)  # in process, too
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         extract(archive.path, place / "unpacked")
