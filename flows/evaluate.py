@@ -28,7 +28,8 @@ def evaluate(version: Version = "champion", recipe: Recipe = "", data: Data = ""
     results = {}
     for name, (uri, folder) in models.items():
         slug = name.replace(" ", "-")
-        page = settings.train.out.parent / "evaluated" / f"{slug}.html"
+        about = figures_key(folder, settings)[:8]  # of other data or settings there is another page
+        page = settings.train.out.parent / "evaluated" / f"{slug}-{about}.html"
         figures = judged.with_options(refresh_cache=not page.is_file())(uri, folder, settings, page)
         results[name] = Result.model_validate(figures)
         artifacts.link(f"report-{slug}", page, f"Report of {name}")
@@ -52,13 +53,17 @@ def fetched(settings: Settings, version: str) -> dict[str, tuple[str, Path]]:
     return {name: (found.uri, registry.fetch(found.uri, settings.tracking)) for name, found in chosen.items()}
 
 
-def _key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+def figures_key(folder: Path, settings: Settings) -> str:
+    """What the figures of the model in `folder` depend on: it, the data, the settings of evaluation, the code."""
     from hire_model.data.chosen import open_dataset
 
-    settings: Settings = parameters["settings"]
     data = data_key(open_dataset(settings.data).folder)
     how = settings.evaluate.model_dump(mode="json"), judged_split(settings)
-    return key_of("evaluate", folder_digest(parameters["folder"]), data, how, code_digest("hire_model"))
+    return key_of("evaluate", folder_digest(folder), data, how, code_digest("hire_model"))
+
+
+def _key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    return figures_key(parameters["folder"], parameters["settings"])
 
 
 @task(

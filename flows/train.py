@@ -67,7 +67,8 @@ def fit(resolved: Resolved, name: str, folder: TrainingFolder) -> str:
     def on_epoch(record: EpochRecord) -> None:
         show((record.epoch + 1) / settings.train.epochs)
 
-    pipeline.train(resolved, name, resume, on_epoch)
-    version = versions.find(settings.tracking, "challenger").number
-    folder.end(version)
-    return version
+    trained = pipeline.train(resolved, name, resume, on_epoch)
+    if trained is None:
+        raise HireError("The flow trains in one process: start it without torchrun.")
+    folder.end(trained.version)
+    return trained.version

@@ -53,6 +53,7 @@ class Trained:
     figures: Path
     model: Path
     registered: str
+    version: str
     best_epoch: int
     epochs: int
     tracking_uri: str
@@ -194,6 +195,7 @@ def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, r
     write_text(json.dumps(history, indent=1) + "\n", out / "history.json")
     if run.tracked:
         with handing_over(out):
+            run.flush()
             for path in (figures, page, out / "history.json"):
                 run.artifact(path, "evaluation")
             run.artifact(saved / card.CARD)
@@ -202,8 +204,8 @@ def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, r
             registered = registry.log_model(saved, _examples(test), settings.tracking, tags, predicates, about)
     limit = settings.data.dev_images if test is splits.dev else 0
     return Trained(
-        result, test.name, limit, test.dataset.folder, page, figures, saved, registered.uri, found.best_epoch,
-        len(found.history), uri,
+        result, test.name, limit, test.dataset.folder, page, figures, saved, registered.uri,
+        registered.version, found.best_epoch, len(found.history), uri,
     )  # fmt: skip
 
 

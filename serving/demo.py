@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from hire_model.data.schema import PICTURES
-from hire_model.errors import DataError, HireError
+from hire_model.errors import HireError
 from hire_model.scoring.gallery import Gallery
 from hire_model.scoring.intake import Ask, Limits
 from hire_model.scoring.service import Service
@@ -145,10 +145,10 @@ def _add_page(router: APIRouter) -> None:
 
 def _add_gallery(router: APIRouter, gallery: Gallery, model: str) -> None:
     def row_of(id: str) -> int:
-        try:
-            return int(gallery.find([id])[0])
-        except DataError as error:
-            raise HTTPException(404, "There is no such picture in the gallery.") from error
+        row = gallery.find(id)
+        if row is None:
+            raise HTTPException(404, "There is no such picture in the gallery.")
+        return row
 
     @router.get("/gallery")
     def facts() -> GalleryFacts:

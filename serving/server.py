@@ -9,6 +9,7 @@ A client that reads `current` anew before it tries again loses no request, nor d
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ from hire_model.tracking.packages import Archive
 from serving.contract import PREDICTIONS
 from serving.instance import RECORD, Instance, ServeError, free_ports, is_free, start
 
+log = logging.getLogger(__name__)
 EXAMPLE = "example.json"  # a request, for the curl line
 TOKEN, TARGETS = "token.conf", "targets.json"  # for the proxy, and for Prometheus (serving/deploy)
 CURRENT, UPSTREAM, PROXY_PID = "current", "upstream.conf", "nginx.pid"
@@ -202,9 +204,11 @@ def _switch(folder: Path, new: Instance) -> None:
     os.replace(link, folder / CURRENT)
     write_text(f"server 127.0.0.1:{new.inference_port};\n", folder / UPSTREAM)
     try:
-        os.kill(int((folder / PROXY_PID).read_text("utf-8")), signal.SIGHUP)  # nginx reads its configuration anew
-    except (FileNotFoundError, ProcessLookupError, ValueError):
-        return
+        proxy = psutil.Process(int((folder / PROXY_PID).read_text("utf-8")))
+        if proxy.name() == "nginx":  # a file that was left behind may name anybody
+            proxy.send_signal(signal.SIGHUP)  # it reads its configuration anew
+    except (FileNotFoundError, psutil.Error, ValueError) as error:
+        log.debug("No proxy was told: %s", error)
 
 
 def _drain(old: Instance) -> None:

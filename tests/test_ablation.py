@@ -76,7 +76,7 @@ def test_each_variant_differs_from_its_reference_in_its_own_stage_alone() -> Non
     stage_of = {
         "implicit": {"image_implicit", "text_implicit"}, "object-word": {"object_word"},
         "object-sentence": {"object_sentence"}, "word-image": {"word_image"},
-        "relation-match": {"relation_match"},
+        "relation-match": {"relation_match"}, "alignment": {"alignment"},
     }  # fmt: skip
     for variant in stages.VARIANTS:
         if variant.name in ("base", "full"):

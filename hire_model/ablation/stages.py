@@ -59,6 +59,7 @@ VARIANTS = (
     Variant("full-semantic", _ALL | {_GRAPHS: "spatial"}, "full"),
     Variant("full-both-graphs", _ALL | {_GRAPHS: "none"}, "full"),
     Variant("full-relation-match", _ALL | {_MATCH: "false"}, "full"),
+    Variant("full-alignment", _ALL | {"model.alignment": "false"}, "full"),
     Variant("full-object-word", _ALL | {_WORD: "false"}, "full"),
     Variant("full-object-sentence", _ALL | {_SENTENCE: "false"}, "full"),
     Variant("full-word-image", _ALL | {_IMAGE: "false"}, "full"),

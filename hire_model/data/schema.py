@@ -85,7 +85,10 @@ class FileFacts(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a data set is. `digest` is its version: it changes with the content and with nothing else."""
+    """What a data set is. `digest` is its version: of its files' bytes and its vocabularies.
+
+    Another version of pyarrow may write other bytes for the same content, and so gives another digest.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -246,10 +246,10 @@ class DatasetWriter:
 def put_in_place(folder: Path, out: Path) -> None:
     """Rename a complete `folder` to `out`; what is there makes way first, and is deleted when the new one is there."""
     if out.exists():
-        old = folder.with_name(folder.name + ".old")
-        os.replace(out, old)
+        away = Path(tempfile.mkdtemp(prefix=f"{folder.name}.old.", dir=folder.parent))  # none that a killed run left
+        os.replace(out, away / out.name)
         os.replace(folder, out)
-        shutil.rmtree(old)
+        shutil.rmtree(away)
     else:
         os.replace(folder, out)
 

@@ -11,6 +11,7 @@ import numpy as np
 from hire_model.evaluation.pictures import Scene, load_scene, region_labels
 from hire_model.evaluation.protocols import Ranks
 from hire_model.evaluation.ranks import NO_QUERY
+from hire_model.scoring.explain import MARKS
 
 if TYPE_CHECKING:
     from hire_model.data.store import Split
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 TOP = 3
 _CANDIDATES = 200
 _LINKS = 8
-_SPECIAL = {"[marks]", "[CLS]", "[SEP]", "[PAD]", "<s>", "</s>", "<pad>"}
 
 
 class Explanation(Protocol):
@@ -26,7 +26,7 @@ class Explanation(Protocol):
 
     @property
     def words(self) -> Sequence[str]:
-        """The words or word pieces."""
+        """The words, and `MARKS` for what the marks of start and end bring."""
 
     @property
     def weights(self) -> np.ndarray:
@@ -49,7 +49,6 @@ class Word:
     """A word, what it adds to the score (`strength` 0-1 of the pair's strongest), its regions as 'region:weight'."""
 
     text: str
-    spaced: bool
     contribution: float
     strength: float
     regions: str
@@ -181,17 +180,17 @@ def explained_words(why: Explanation) -> Iterator[Word]:
     """The words for display, without the tokenizer's own marks."""
     strongest = float(np.abs(why.contributions).max()) or 1.0
     for text, weights, contribution in zip(why.words, why.weights, why.contributions, strict=True):
-        if text in _SPECIAL:
+        if text == MARKS:
             continue
         top = [int(region) for region in np.argsort(-weights)[:5]]
         regions = " ".join(f"{region}:{weights[region]:.3f}" for region in top if weights[region] >= 0.001)
         share = abs(float(contribution)) / strongest
-        yield Word(text.removeprefix("##"), not text.startswith("##"), float(contribution), share, regions)
+        yield Word(text, float(contribution), share, regions)
 
 
 def strongest_links(why: Explanation, labels: Sequence[str]) -> Iterator[Link]:
     """For the words that contribute most, in the caption's order: the region each attends to most."""
-    telling = [i for i in np.argsort(-np.abs(why.contributions)) if why.words[i] not in _SPECIAL][:_LINKS]
+    telling = [i for i in np.argsort(-np.abs(why.contributions)) if why.words[i] != MARKS][:_LINKS]
     for i in sorted(telling):
         region = int(np.argmax(why.weights[i]))
         yield Link(why.words[i], labels[region], round(100 * float(why.weights[i][region])))

@@ -61,6 +61,6 @@ def _say_what_is_missing(settings: ModelSettings, split: Split) -> None:
     if settings.graphs == "none":
         return
     if settings.graphs != "semantic" and np.isnan(split.dataset.boxes).any(axis=1).all():
-        log.warning("No region has a box: the spatial graph is the identity.")
+        log.warning("No region has a box: the spatial graph has no edges.")
     if settings.graphs != "spatial" and not split.relation_counts.any():
-        log.warning("No image has relations: the semantic graph is the identity.")
+        log.warning("No image has relations: the semantic graph has no edges.")

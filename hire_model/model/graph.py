@@ -55,7 +55,8 @@ class SpatialGraph(nn.Module):
 
     def forward(self, regions: Regions) -> Tensor:
         """[K, B, R, R], zero between unboxed regions; the diagonal is added later."""
-        pairs = regions.boxed[:, :, None] & regions.boxed[:, None]
+        own = torch.eye(regions.mask.shape[1], dtype=torch.bool, device=regions.mask.device)
+        pairs = regions.boxed[:, :, None] & regions.boxed[:, None] & ~own
         if self.kind == "iou":
             return ((iou(regions.boxes) >= self.threshold) & pairs)[None].to(regions.boxes.dtype)
         if self.kind == "polar":

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from hire_model.batch import EncodedImages, EncodedTexts
@@ -26,7 +27,7 @@ from hire_model.data.loading import CaptionBank
 from hire_model.data.schema import MANIFEST, PICTURES, TABLES, sha256_of
 from hire_model.data.store import Split
 from hire_model.data.writer import put_in_place
-from hire_model.errors import HireError
+from hire_model.errors import DataError, HireError
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
 from hire_model.progress import track
@@ -78,12 +79,18 @@ def build(
     as it is. Raises HireError where `out` holds something else, unless it is a gallery and `overwrite` is said.
     """
     out = Path(out).expanduser()
+    if captions and not len(split.captions):
+        raise DataError(f"{split.dataset.folder}: split '{split.name}' has no captions to encode.")
     key = key_of(artifact.digest(model), split.dataset.manifest, split.name, captions)
     if out.exists() and (found := _standing(out, key, overwrite)):
         return Built(found, 0)
     model.eval()
     try:
-        return _built(model, split, out, key, address, captions, shard)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+            return _built(model, split, out, key, address, captions, shard)
+    except Timeout as error:
+        raise HireError(f"{out}: another process is building it. Wait until it is there, or name another.") from error
     except OSError as error:
         raise HireError(
             f"{out}: building stopped: {error}. When that is mended, the same command goes on where it was."

@@ -29,7 +29,7 @@ class Galleries:
     def __init__(self, folder: Path | None, scorer: Scorer) -> None:
         self.folder, self.scorer = folder, scorer
         self._lock = Lock()
-        self._open: dict[str, tuple[int, Gallery]] = {}
+        self._open: dict[str, tuple[int, Gallery | None]] = {}  # None: cannot be used, as long as it is the same
         self._kept: dict[str, Gallery] = {}
 
     def keep(self, name: str, gallery: Gallery) -> None:
@@ -51,8 +51,11 @@ class Galleries:
         with self._lock:
             known = self._open.get(name)
             if known is None or known[0] != stamp:
-                known = self._open[name] = (stamp, self._checked(manifest.parent, name, path))
-            return known[1]
+                known = self._open[name] = (stamp, self._checked(manifest.parent, name))
+        if known[1] is None:
+            message = f"gallery '{name}' does not fit this model, or is damaged; build it again with this version."
+            raise RequestFault(404, path, message)
+        return known[1]
 
     def open_all(self) -> None:
         """Open every gallery that is there now: its digests are checked, which takes longer than a request may."""
@@ -60,12 +63,11 @@ class Galleries:
             with contextlib.suppress(RequestFault):  # it is in the log; requests for it are told
                 self.open(manifest.parent.name, "")
 
-    def _checked(self, folder: Path, name: str, path: str) -> Gallery:
+    def _checked(self, folder: Path, name: str) -> Gallery | None:
         try:
             gallery = Gallery.open(folder)
             gallery.check_model(self.scorer.model)
         except HireError as error:
             log.error("Gallery %s: %s", name, error)  # the answer tells no path of this machine
-            message = f"gallery '{name}' does not fit this model, or is damaged; build it again with this version."
-            raise RequestFault(404, path, message) from error
+            return None
         return gallery

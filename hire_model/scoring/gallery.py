@@ -17,7 +17,6 @@ pictures stay where they are. `building.build` writes a gallery; nothing in it i
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -30,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hire_model.batch import EncodedImages
 from hire_model.data.schema import MANIFEST, FileFacts, Manifest, sha256_of
 from hire_model.data.store import Dataset, ImageRegions
-from hire_model.errors import DataError, HireError
+from hire_model.errors import HireError
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
 from hire_model.scoring.shelf import CaptionShelf, ImageShelf, ShelfFacts, shelf_files
@@ -133,14 +132,9 @@ class Gallery:
     def _places(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.ids.tolist())}
 
-    def find(self, ids: Sequence[str]) -> np.ndarray:
-        """Rows [n] int64 of the images called `ids`. Raises DataError naming the first that is not in the gallery."""
-        for name in ids:
-            if name not in self._places:
-                near = difflib.get_close_matches(str(name), self._places, 1)
-                hint = f" Did you mean '{near[0]}'?" if near else f" Its ids are like '{self.ids[0]}'."
-                raise DataError(f"gallery {self.folder}: no image '{name}' among {len(self):,}.{hint}")
-        return np.array([self._places[name] for name in ids], np.int64)
+    def find(self, image_id: str) -> int | None:
+        """The row of the image called `image_id`, None where there is none."""
+        return self._places.get(image_id)
 
     def encoded(self, rows: Sequence[int] | np.ndarray) -> EncodedImages:
         """The images `rows`, as the model encoded them, on the CPU, padded to the longest of them."""

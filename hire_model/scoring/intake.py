@@ -155,13 +155,11 @@ class Intake:
 
     def _stored(self, image: StoredImage, path: str) -> Picture:
         gallery = self.galleries.open(image.gallery, f"{path}.gallery")
-        try:
-            row = gallery.find([image.id])
-        except DataError as error:
-            message = f"there is no image '{image.id}' in gallery '{image.gallery}'."  # and no path of this machine
-            raise RequestFault(404, f"{path}.id", message) from error
-        layout = gallery.layout(int(row[0]))
-        return Picture(gallery.encoded(row), layout.boxes, layout.classes)
+        row = gallery.find(image.id)
+        if row is None:
+            raise RequestFault(404, f"{path}.id", f"there is no image '{image.id}' in gallery '{image.gallery}'.")
+        layout = gallery.layout(row)
+        return Picture(gallery.encoded([row]), layout.boxes, layout.classes)
 
 
 def _bound(count: int, limit: int, what: str, path: str) -> None:

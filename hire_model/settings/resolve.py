@@ -17,7 +17,10 @@ from hire_model.errors import SettingsError
 from hire_model.settings.groups import ENV_PREFIX, ModelSettings, Settings
 
 HOME = Path(__file__).parent.parent
-OTHER_VARIABLES = {"HIRE_SHARED_DATA", "HIRE_CACHE"}  # read elsewhere, not settings
+# Read elsewhere, not settings.
+OTHER_VARIABLES = {
+    "HIRE_SHARED_DATA", "HIRE_CACHE", "HIRE_GALLERIES", "HIRE_JOURNAL", "HIRE_JOURNAL_SHARE", "HIRE_JOURNAL_TEXT",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

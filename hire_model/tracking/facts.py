@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from hire_model import __version__
 from hire_model.settings import HOME
@@ -34,8 +35,13 @@ def facts() -> dict[str, str]:
         "torch": _version("torch"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["hire", *sys.argv[1:]]),
+        "command": shlex.join([_program(), *sys.argv[1:]]),
     }
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).name
+    return "hire" if name == "__main__.py" else name
 
 
 def _version(package: str) -> str:

@@ -42,6 +42,9 @@ class Run:
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Record figures, of epoch `step` if given."""
 
+    def flush(self) -> None:
+        """Send what the store did not take yet. Raises TrackingError where it still does not."""
+
     def tags(self, values: Mapping[str, str]) -> None:
         """Record facts in words."""
 
@@ -73,17 +76,25 @@ class MlflowRun(Run):
 
     @override
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        import mlflow
-
         self._waiting.append(({key: float(value) for key, value in values.items()}, step))
         try:
-            with impatient():
-                while self._waiting:
-                    figures, at = self._waiting[0]
-                    mlflow.log_metrics(figures, step=at)
-                    self._waiting.pop(0)
+            self._send()
         except Exception as error:  # hours of training must not end because a server restarts
             log.warning("MLflow took no metrics (%s); they are sent again with the next ones.", first_line(error))
+
+    @override
+    def flush(self) -> None:
+        with telling("take the run's metrics"):
+            self._send()
+
+    def _send(self) -> None:
+        import mlflow
+
+        with impatient():
+            while self._waiting:
+                figures, at = self._waiting[0]
+                mlflow.log_metrics(figures, step=at)
+                self._waiting.pop(0)
 
     @override
     def tags(self, values: Mapping[str, str]) -> None:

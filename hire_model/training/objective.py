@@ -84,7 +84,10 @@ class Objective(nn.Module):
 
     def stuck(self, size: int, hardest: bool) -> float:
         """`Terms.score` of a model that scores all pairs of a batch of `size` alike: it tells nothing apart."""
-        return float(self._compare(torch.zeros(size, size), hardest))
+        scores, count = torch.zeros(size, size), self.settings.mined
+        if count and count < size - 1:
+            scores = scores.masked_fill(~hard_pairs(scores, count), -torch.inf)
+        return float(self._compare(scores, hardest))
 
     def _compare(self, scores: Tensor, hardest: bool) -> Tensor:
         scores = scores.float()

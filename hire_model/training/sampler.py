@@ -47,7 +47,7 @@ class CaptionSampler:
         return [self._share(epoch, index, batches[index]) for index in range(start, len(batches))]
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """All batches of `epoch`, as captions [<= batch + 1] int64."""
+        """All batches of `epoch`, as captions [n] int64: `batch` of them, the last fewer or, for a rest, a few more."""
         rng = np.random.default_rng([self.seed, _STREAM, epoch])
         shuffled = rng.permutation(len(self.owner))
         by_image = shuffled[np.argsort(self.owner[shuffled], kind="stable")]

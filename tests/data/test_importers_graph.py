@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +70,12 @@ def test_scene_graph_benchmark(tmp_path: Path) -> None:
     np.testing.assert_allclose(regions.relation_scores, [0.6, 0.4, 0.3], rtol=1e-6)
     assert len(data.split("dev").regions(1).relations) == 0
     assert "1 images without a graph" in notes and "1 relations dropped" in notes
+
+
+def test_rows_of_a_split_are_no_names(tmp_path: Path) -> None:
+    unnamed = dataclasses.replace(source(), named=False)
+    with pytest.raises(DataError, match=r"names its images, and the source does not.*_names\.txt"):
+        with_graphs(unnamed, read_sgb(sgb(tmp_path), GraphOptions()))
 
 
 def test_only_the_best_relations_are_kept(tmp_path: Path) -> None:

@@ -37,6 +37,16 @@ def test_overwrite_replaces_a_data_set(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
+def test_overwrite_after_a_run_that_was_killed_while_it_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "d")
+    with monkeypatch.context() as patch:
+        patch.setattr("hire_model.data.writer.shutil.rmtree", lambda path: None)
+        write(tmp_path / "d", overwrite=True, image="two")
+    assert write(tmp_path / "d", overwrite=True, image="three").split("train").image_id(0) == "three"
+
+
 def test_overwrite_takes_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     with pytest.raises(DataError, match="exists already"):

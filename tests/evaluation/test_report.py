@@ -15,6 +15,7 @@ from PIL import Image
 from hire_model.data.store import Dataset, Split
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.evaluation import protocols, report
+from hire_model.scoring.explain import MARKS
 
 HOSTILE = "<script>alert('x')</script> a \"dog\" & <img src=x onerror=alert(1)>"
 HISTORY = [{"epoch": i, "loss": 2.0 - i, "dev": {"rsum": 100.0 + i}} for i in range(2)]
@@ -63,7 +64,7 @@ def page(split: Split, explained: bool = True, protocol: str | protocols.Protoco
     scores[split.owner, np.arange(len(split.owner))] += 1.5
 
     def explain(image: int, caption: int) -> Why:
-        words = ["[CLS]", *split.texts[caption].split(), "##ing"]
+        words = [*split.texts[caption].split(), MARKS]
         parts = np.linspace(-0.02, 0.05, len(words))
         return Why(words, random.dirichlet([0.3] * 3, len(words)), parts, float(parts.sum()))
 
@@ -152,8 +153,7 @@ def test_words_point_at_regions_that_are_drawn(full: str) -> None:
     assert {region for region, _ in pairs} == {"0", "1", "2"}
     assert all(0 < float(weight) <= 1 for _, weight in pairs)
     assert {attrs["data-region"] for attrs in parsed.all("g", "region")} == {"0", "1"}  # region 2 has no box
-    assert "[CLS]" not in full
-    assert ">ing<" in full
+    assert MARKS not in full
     assert re.search(r"<li>dogs → (dog 0|&lt;b&gt;tree 1|region 2) \(\d+ %\)</li>", full)
 
 

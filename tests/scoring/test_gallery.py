@@ -12,16 +12,20 @@ import gallery_examples
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.store import Dataset
-from hire_model.errors import DataError, HireError
+from hire_model.errors import HireError
 from hire_model.model import artifact
 from hire_model.scoring import building, matrix
 from hire_model.scoring.building import build
+from hire_model.scoring.contract import RequestFault
+from hire_model.scoring.galleries import Galleries
 from hire_model.scoring.gallery import Gallery
+from hire_model.scoring.scorer import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +94,7 @@ def test_ids_and_what_is_drawn_come_with_each_image(model, tiny_dataset, name, t
     gallery = gallery_examples.gallery_of(model, split, tmp_path / "g")
     ids = [split.image_id(row) for row in range(len(split.images))]
     assert gallery.ids.tolist() == ids
-    np.testing.assert_array_equal(gallery.find(ids[::-1]), np.arange(len(ids))[::-1])
+    assert [gallery.find(name) for name in ids] == list(range(len(ids))) and gallery.find(ids[0] + "x") is None
     for row in range(len(ids)):
         here, there = gallery.layout(row), split.regions(row)
         assert here.features.shape == (len(there.boxes), 0)
@@ -100,10 +104,10 @@ def test_ids_and_what_is_drawn_come_with_each_image(model, tiny_dataset, name, t
         assert gallery.size(row) == tuple(split.dataset.image_sizes[split.images[row]])
 
 
-def test_an_unknown_id_is_named_with_the_nearest(built):
-    known = str(built.ids[7])
-    with pytest.raises(DataError, match=rf"no image '{known}x' among 40. Did you mean"):
-        built.find([known, known + "x"])
+def test_one_build_at_a_time(model, split, tmp_path):
+    with FileLock(tmp_path / ".g.lock"), pytest.raises(HireError, match="another process is building it"):
+        gallery_examples.gallery_of(model, split, tmp_path / "g")
+    assert len(gallery_examples.gallery_of(model, split, tmp_path / "g")) == len(split.images)
 
 
 @settings(max_examples=12, deadline=None)
@@ -132,7 +136,7 @@ def test_neither_shards_nor_interruptions_change_anything(model, tiny_dataset, b
         found, expected = Gallery.open(out).encoded(range(40)), built.encoded(range(40))
         torch.testing.assert_close(found.regions, expected.regions, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(found.summary, expected.summary, atol=1e-6, rtol=1e-5)
-        assert [path.name for path in Path(name).iterdir()] == ["g"]
+        assert {path.name for path in Path(name).iterdir()} == {"g", ".g.lock"}
         assert not (out / "parts").exists() and not (out / "key.json").exists()
 
 
@@ -227,3 +231,22 @@ def test_a_full_disk_is_one_message_and_the_build_goes_on(model, split, tmp_path
         with pytest.raises(HireError, match=r"No space left on device.*the same command goes on"):
             build(model, split, tmp_path / "g", shard=16)
     assert build(model, split, tmp_path / "g", shard=16).encoded == 40 - 16
+
+
+def test_captions_of_a_split_without_any_are_refused(model, split, tmp_path):
+    bare = dataclasses.replace(split, captions=split.captions[:0], owner=split.owner[:0])
+    with pytest.raises(HireError, match="has no captions to encode"):
+        build(model, bare, tmp_path / "g", captions=True)
+
+
+def test_a_gallery_that_cannot_be_used_is_opened_once(model, split, tmp_path, monkeypatch):
+    gallery_examples.gallery_of(model, split, tmp_path / "g")
+    (tmp_path / "g" / "images-lengths.npy").write_bytes(b"damaged")
+    opened = []
+    kept = Gallery.open
+    monkeypatch.setattr(Gallery, "open", lambda folder: opened.append(folder) or kept(folder))
+    galleries = Galleries(tmp_path, Scorer(model))
+    for _ in range(3):
+        with pytest.raises(RequestFault, match="build it again"):
+            galleries.open("g", "gallery")
+    assert len(opened) == 1

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import HireError
 from hire_model.scoring import journal
+from hire_model.scoring.galleries import VARIABLE
 from hire_model.scoring.intake import Ask
 from hire_model.scoring.journal import Journal, JournalSettings, Line, read
 from hire_model.scoring.service import Service
+from hire_model.settings import resolve
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +226,8 @@ def test_a_bad_share_is_told(share: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_off_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(journal.FOLDER, raising=False)
     assert JournalSettings.from_environment() is None
+
+
+def test_the_variables_of_a_server_are_no_settings(tmp_path: Path) -> None:
+    variables = JournalSettings(tmp_path).environment() | {VARIABLE: str(tmp_path)}
+    assert resolve("synthetic", environ=variables).settings == resolve("synthetic", environ={}).settings

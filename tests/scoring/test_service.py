@@ -93,7 +93,7 @@ def test_search_says_what_the_gallery_says(service: Service, split: Split) -> No
         assert [hit["place"] for hit in result["hits"]] == [hit.place for hit in expected.hits]
         assert result["reranked"] == 5 and result["note"] == expected.note
     sent, kept = image(split.regions(2)), stored(split, 2)
-    expected = search_captions(service.scorer, gallery, gallery.encoded(gallery.find([split.image_id(2)])), 4)
+    expected = search_captions(service.scorer, gallery, gallery.encoded([gallery.find(split.image_id(2))]), 4)
     for query in (sent, kept):
         [result] = _good(service, {"gallery": GALLERY, "images": [query], "top_k": 4})["results"]
         np.testing.assert_allclose(

@@ -146,8 +146,11 @@ def test_metrics_outlast_a_server_that_restarts(tracking: TrackingSettings, monk
     with track(tracking, "flaky") as run:
         run.metrics({"dev/rsum": 1}, step=1)
         run.metrics({"dev/rsum": 2}, step=2)
+        with pytest.raises(TrackingError, match="did not take the run's metrics"):
+            run.flush()
         down[0] = False
         run.metrics({"dev/rsum": 3}, step=3)
+        run.flush()
     steps = mlflow.MlflowClient().get_metric_history(run.run_id, "dev/rsum")
     assert [figure.step for figure in steps] == [1, 2, 3]
 

@@ -45,6 +45,7 @@ class Source:
     images       how many images `records` gives at most, for the progress bar
     records      gives the images one by one; it is called once
     predicates   empty if the source has no relations
+    named        whether images have names of their own; else a number is all that is known of them
     """
 
     description: str
@@ -54,6 +55,7 @@ class Source:
     classes: tuple[str, ...] = ()
     predicates: tuple[str, ...] = ()
     notes: Notes = field(default_factory=Notes)
+    named: bool = True
 
 
 @dataclass(frozen=True)

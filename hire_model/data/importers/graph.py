@@ -92,6 +92,11 @@ def with_graphs(source: Source, graphs: Graphs) -> Source:
                 f"of the boxes (--graph-frame, now {graphs.options.frame}), and --graph-iou {graphs.options.iou:g}."
             )
 
+    if not source.named:  # row 5 of a split is not image 5 of COCO or Visual Genome
+        raise DataError(
+            f"{graphs.path}: names its images, and the source does not. For the SCAN layout add SPLIT_names.txt, the "
+            "name of each image on a line, in the order of the features."
+        )
     if source.predicates:
         source.notes.say(f"The source's own relations are replaced by those of {graphs.path.name}.")
     return dataclasses.replace(source, predicates=graphs.predicates, records=records)

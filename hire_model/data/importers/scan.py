@@ -63,6 +63,7 @@ def scan(folder: Path, *, splits: Sequence[str] = (), captions_per_image: str = 
         classes=classes,
         predicates=predicates,
         notes=notes,
+        named=all(split.names is not None or split.owners.names for split in opened),
     )
 
 
