@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from expectations.suites import NAMES, paths
+from expectations.suites import NAMES, build, paths
 from hire_model.data.schema import Manifest
 from hire_model.data.store import Dataset
+from hire_model.errors import HireError
 
 Severity = Literal["error", "warning"]
 
@@ -81,10 +82,14 @@ def validate(dataset: Path, *, suites: Path | None = None, docs: Path | None = N
     """
     dataset = dataset.expanduser()
     manifest, files = Manifest.read(dataset), paths(suites)
+    if docs is not None:
+        _make(docs.expanduser())
     from expectations.judge import Judge  # takes seconds, so what may be wrong before is known before
     from expectations.tables import Tables, manifest_table
 
     judge = Judge()
+    for path in files.values():
+        build(path)  # a suite that cannot be used is not found out after all features were read
     checks = judge.judge(manifest_table(dataset, manifest), files["manifest"], {})
     if all(check.ok for check in checks):
         tables = Tables(Dataset.open(dataset))
@@ -94,3 +99,12 @@ def validate(dataset: Path, *, suites: Path | None = None, docs: Path | None = N
     if docs is not None:
         judge.write_docs(docs.expanduser(), f"{manifest.name}, version {manifest.digest[:12]}")
     return Validation(manifest.digest, checks)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HireError(
+            f"{folder}: no data docs can be written there: {error.strerror}. Name another folder."
+        ) from error

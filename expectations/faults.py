@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from expectations.check import Check, Severity, validate
-from expectations.planting import Plant, both, cell, cells, columns, features, file, image_copy
+from expectations.planting import Plant, both, cell, cells, columns, features, file, image_copy, manifest
 from hire_model.data.schema import FEATURES
 from hire_model.evaluation.result import write_text
 from hire_model.progress import track
@@ -60,8 +60,11 @@ MANIFEST_FAULTS = [
     _whole("features are one number narrower", "expected float16", features(lambda a: a[:, 1:], None)),
     _whole("features are one row short", "expected float16", features(lambda a: a[1:], None)),
     _whole("features.npy is no npy file", "not a whole npy", file(FEATURES, lambda b: b"0" * len(b))),
-    _whole("two images have the same id", "repeated image_id", cells("images", [0, 3], image_id="same")),
-    _whole("an image has no id", "empty or repeated", cell("images", 2, "image_id", "")),
+    _whole("two images have the same id", "image_id empty, repeated", cells("images", [0, 3], image_id="same")),
+    _whole("an image has no id", "image_id empty, repeated", cell("images", 2, "image_id", "")),
+    _whole("an image's id ends in a space", "white space", cell("images", 2, "image_id", "train-2 ")),
+    _whole("two classes have the same name", "classes: 2 names", manifest(lambda m: {"classes": ["dog", *m.classes]})),
+    _whole("a predicate has no name", "predicates: 1 names", manifest(lambda m: {"predicates": ["", *m.predicates]})),
     _whole("an image has no regions", "without regions", cell("images", 1, "n_regions", 0)),
     _whole("an image begins at a wrong region", "first_region out of", cell("images", 2, "first_region", 5)),
     _whole("an image begins at a wrong relation", "first_relation out", cell("images", 9, "first_relation", 0)),
@@ -73,6 +76,8 @@ CAPTION_FAULTS = [
     Fault("a caption is empty", "captions", "has letters", cell("captions", 5, "text", " ")),
     Fault("a caption is punctuation", "captions", "has letters", cell("captions", 7, "text", "... 3")),
     Fault("a caption has no id", "captions", "has an id", cell("captions", 8, "caption_id", "")),
+    Fault("a caption's id ends in a space", "captions", "white space", cell("captions", 8, "caption_id", "x ")),
+    Fault("a caption holds a NUL", "captions", "control character", cell("captions", 8, "text", "a dog\0s"), "warning"),
     Fault("two captions have the same id", "captions", "same id", cells("captions", [4, 9], caption_id="c")),
     Fault("a caption of one word", "captions", "3 to 90", cell("captions", 6, "text", "dog"), "warning"),
     Fault("a caption of 100 words", "captions", "3 to 90", cell("captions", 6, "text", "a dog " * 50), "warning"),

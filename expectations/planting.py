@@ -107,6 +107,16 @@ def file(name: str, change: Callable[[bytes], bytes], signed: bool = True) -> Pl
     return plant
 
 
+def manifest(change: Callable[[Manifest], dict[str, Any]]) -> Plant:
+    """Change fields of the manifest, and nothing else."""
+
+    def plant(folder: Path) -> None:
+        found = Manifest.read(folder)
+        (folder / MANIFEST).write_text(found.model_copy(update=change(found)).model_dump_json(), "utf-8")
+
+    return plant
+
+
 def columns(table: str, change: Callable[[pa.Table], pa.Table]) -> Plant:
     """Change a table as a whole, its columns and types."""
 

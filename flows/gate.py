@@ -26,13 +26,18 @@ def gate(version: Version = "challenger", recipe: Recipe = "", data: Data = "", 
     decision = decided(settings_of(recipe, data, overrides).settings, version)
     artifacts.markdown("gate", decision.markdown())
     artifacts.table("gate-rules", decision.rows(), decision.summary())
-    print(decision.summary())
+    print(_told(decision))
     return decision if decision.passed else rejected(decision)
 
 
 def rejected(decision: Decision) -> Any:
     """The state of a flow that has come to a no; a flow that calls this one as a sub-flow gets the decision itself."""
-    return Completed(name=REJECTED, message=decision.summary(), data=decision)
+    return Completed(name=REJECTED, message=_told(decision), data=decision)
+
+
+def _told(decision: Decision) -> str:
+    """The decision in a sentence, and a line for each rule that failed."""
+    return "\n".join([decision.summary(), *decision.reasons()])
 
 
 @task(name="decide", log_prints=True, timeout_seconds=6 * 3600, **ON_IO)

@@ -116,9 +116,10 @@ class Decision(_Frozen):
         against = f"against version {self.champion}" if self.champion else "with no champion to beat"
         ground = self.evidence.ground
         where = f"on {ground.data} ({ground.split}, {ground.images} images, digest {ground.digest[:16]}), {against}"
+        asked = sum(check.verdict != "reported" for check in self.checks)
         if self.passed:
-            return f"Version {self.version} passed all {len(self.checks)} checks {where}."
-        return f"Version {self.version} failed {len(self.failed())} of {len(self.checks)} checks {where}."
+            return f"Version {self.version} passed all {asked} checks {where}."
+        return f"Version {self.version} failed {len(self.failed())} of {asked} checks {where}."
 
     def rows(self) -> list[dict[str, str]]:
         """A row per rule, for a table."""

@@ -31,7 +31,7 @@ if ! answers; then
     quietly prefect server start --background
     for _ in $(seq 60); do answers && break; sleep 1; done
 fi
-echo "pipeline: deploying hire/retrain and hire/evaluate"
+echo "pipeline: deploying hire/retrain, hire/evaluate and hire/monitor"
 prefect work-pool inspect hire >/dev/null 2>&1 || quietly prefect work-pool create hire --type process
 quietly prefect --no-prompt deploy --all
 if ! alive; then

@@ -100,7 +100,7 @@ def explain(pairs: Pairs) -> Call[ExplanationAnswer]:
 
 def matrix(images: Iterable[Image], texts: Sequence[str]) -> Call[MatrixAnswer]:
     """The score of each image with each sentence."""
-    body = _body(MatrixRequest, images=_images(images), texts=list(texts))
+    body = _body(MatrixRequest, images=_images(images), texts=_texts(texts))
     return Call(PREDICTIONS, body, partial(_answer, MatrixAnswer))
 
 
@@ -108,7 +108,7 @@ def rank(
     images: Iterable[Image], texts: Sequence[str], top_k: int, rank: Literal["images", "texts"]
 ) -> Call[RankedAnswer]:
     """The best images for each sentence, or (rank='texts') sentences for each image."""
-    body = _body(MatrixRequest, images=_images(images), texts=list(texts), top_k=top_k, rank=rank)
+    body = _body(MatrixRequest, images=_images(images), texts=_texts(texts), top_k=top_k, rank=rank)
     return Call(PREDICTIONS, body, partial(_answer, RankedAnswer))
 
 
@@ -123,12 +123,18 @@ def search(
     body = _body(
         SearchRequest,
         gallery=gallery,
-        texts=None if texts is None else list(texts),
+        texts=None if texts is None else _texts(texts),
         images=None if images is None else _images(images),
         top_k=top_k,
         shortlist=shortlist,
     )
     return Call(PREDICTIONS, body, partial(_answer, SearchAnswer))
+
+
+def _texts(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):  # a sequence, too: of letters
+        raise BadRequest(f"expected a list of sentences, as in [{texts!r}], and not one sentence.", 0, "texts")
+    return list(texts)
 
 
 def ping() -> Call[bool]:

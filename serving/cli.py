@@ -60,6 +60,7 @@ def serve(
         found = server.status(folder)
         _show(found)
         raise typer.Exit(0 if found and found.healthy else 1)
+    from hire_model.errors import HireError
     from hire_model.evaluation.result import check_place
     from hire_model.scoring.journal import JournalSettings
     from hire_model.settings import resolve
@@ -69,6 +70,8 @@ def serve(
     noted = JournalSettings(journal, journal_share, journal_text) if journal else None
     if noted:
         check_place(noted.folder / "part")
+    if galleries and not galleries.is_dir():
+        raise HireError(f"--galleries {galleries}: no such folder; 'hire gallery build' makes 'galleries'.")
     running = server.serve(
         packaged(version, resolve(None).settings.tracking), folder, port=port, workers=workers, galleries=galleries,
         journal=noted,

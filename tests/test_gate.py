@@ -65,6 +65,8 @@ def test_what_meets_every_rule_passes() -> None:
     assert decision.passed and decision.reasons() == [] and decision.champion == "3"
     assert {check.verdict for check in decision.checks} == {"passed"}
     assert len(decision.checks) == 2 + 1 + 4 + 1 + 3
+    lenient = decide(evidence(), comparison(), STRICT.model_copy(update={"max_mb": 0}))
+    assert "passed all 10 checks" in lenient.summary(), "a figure without a limit is told, and no check"
     assert "passed all 11 checks" in decision.summary() and "against version 3" in decision.summary()
 
 

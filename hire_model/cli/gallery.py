@@ -73,6 +73,8 @@ def search(
     """Find the pictures of a gallery that fit a sentence."""
     from hire_model.scoring.gallery import Gallery
 
+    if not all(text.strip() for text in texts):
+        raise HireError("TEXT: a sentence is empty. Say what to look for, in quotes.")
     found = Gallery.open(only(gallery))
     scorer = _scorer(model or found.manifest.address)
     from hire_model.scoring.search import SHORTLIST

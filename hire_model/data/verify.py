@@ -47,7 +47,7 @@ def verify(folder: str | Path) -> list[Finding]:
     found = list(_files(folder, manifest)) or list(_schemas(folder))
     if not found:
         data = Dataset(folder, manifest)
-        found = [*_images(data), *_header(data)]
+        found = [*_names(manifest), *_images(data), *_header(data)]
     return found
 
 
@@ -89,12 +89,21 @@ def _rows(file: str, bad: np.ndarray, what: str, values: Sequence[Any] | np.ndar
         yield Finding(file, f"{what}: {len(rows):,} of {len(bad):,} rows, {first}.")
 
 
+def _names(manifest: Manifest) -> Iterator[Finding]:
+    for what, names in (("classes", manifest.classes), ("predicates", manifest.predicates)):
+        counts = Counter(names)
+        wrong = [name for name in names if not name.strip() or counts[name] > 1]
+        if wrong:
+            yield Finding("manifest.json", f"{what}: {len(wrong)} names are empty or repeated, first '{wrong[0]}'.")
+
+
 def _images(data: Dataset) -> Iterator[Finding]:
     """Ids, spans that lie end to end, and the manifest's counts."""
     file = "images.parquet"
     ids, spans = data.image_ids, data._spans
     seen = Counter(ids.tolist())
-    yield from _rows(file, np.array([not i or seen[i] > 1 for i in ids.tolist()]), "empty or repeated image_id", ids)
+    odd = np.array([not i or i != i.strip() or seen[i] > 1 for i in ids.tolist()])
+    yield from _rows(file, odd, "image_id empty, repeated or with white space around it", ids)
     yield from _rows(file, spans[:, 1] < 1, "an image without regions", ids)
     for first, count, name in ((0, 1, "regions"), (2, 3, "relations")):
         starts = np.concatenate([[0], np.cumsum(spans[:, count])])

@@ -232,7 +232,8 @@ def parse(body: bytes | bytearray | str, explain: bool = False) -> Request:
         fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
     path, message = json_path(fault["loc"]), fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "json_invalid":
-        message = f"the body is not JSON ({message}); {NO_PICTURES}"
+        begins = (body if isinstance(body, str) else bytes(body[:64]).decode("latin-1")).lstrip()[:1]
+        message = f"the body is not JSON ({message})" + (f"; {NO_PICTURES}" if begins not in ("", "{", "[") else "")
     raise RequestFault(400, path, message)
 
 

@@ -127,7 +127,8 @@ class Intake:
         if shelf is None:
             raise RequestFault(400, "images", f"gallery '{request.gallery}' was built without sentences.")
         scored = min(shortlist, len(shelf)) if self.scorer.model.settings.global_head else len(shelf)
-        _bound(len(request.texts or request.images or ()) * scored, self.limits.pairs, "pairs to score", "")
+        asked = len(request.texts or request.images or ())
+        _bound(asked * scored, self.limits.pairs, f"pairs to score ({asked} queries, a shortlist of {scored})", "")
         return gallery, shortlist
 
     def _pictures(self, images: Sequence[ImagePayload | StoredImage], path: str) -> list[Picture]:

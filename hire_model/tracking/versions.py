@@ -62,7 +62,7 @@ def find(settings: TrackingSettings, version: str) -> Version:
     if found is not None:
         return found
     known = listed(settings)
-    have = ", ".join([one.number, *one.aliases][-1] for one in known[:10])
+    have = ", ".join(" = ".join([one.number, *one.aliases]) for one in known[:10])
     there = f"there are {have}" if known else "the model has none yet; 'hire train' registers one"
     raise TrackingError(f"'{name}' has no version or alias '{version}': {there}. See 'hire registry show'.")
 
@@ -71,6 +71,8 @@ def find_in(client: MlflowClient, name: str, version: str) -> Version | None:
     """The version with that number or alias, or None; for callers that hold a client of `registry`."""
     from mlflow.exceptions import MlflowException
 
+    if not version:
+        return None
     try:
         by_number = version.isdecimal()
         ask = client.get_model_version if by_number else client.get_model_version_by_alias

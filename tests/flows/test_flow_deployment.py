@@ -87,7 +87,11 @@ def test_a_worse_model_is_rejected(retrained: str, here: Servers, project: Path,
     assert not (project / f"runs/archives/{worse}").exists()
     rows = json.loads(here.artifacts("recall")[0]["data"])
     assert [row["model"] for row in rows] == [f"version {worse}", "champion 1"]
-    assert "failed 1 of" in state.message and "against version 1" in state.message
+    assert (
+        "failed 1 of" in state.message
+        and "\nno worse than the champion: " in state.message
+        and "against version 1" in state.message
+    )
     assert "champion" in here.artifacts("gate")[0]["data"]
 
 

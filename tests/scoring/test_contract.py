@@ -75,6 +75,8 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(RequestFault, match="not JSON") as caught:
         parse(body)
     assert (caught.value.status, caught.value.path) == (400, "")
+    said = "raw pictures" in caught.value.message
+    assert said == (body[:1] not in (b"", b"{", b"[")), "only of what is no half JSON"
 
 
 def test_the_three_shapes() -> None:

@@ -43,6 +43,12 @@ def _fault(status: int, path: str) -> bytes:
     return json.dumps({"status": status, "path": path, "message": "why", "model": MODEL}).encode()
 
 
+def test_a_sentence_is_no_list_of_sentences() -> None:
+    wrong = pytest.raises(BadRequest, match=r"expected a list of sentences, as in \['a dog'\]")
+    with HireClient("http://127.0.0.1:1", "token") as client, wrong:
+        client.search("g", "a dog")
+
+
 @pytest.mark.parametrize(
     "fault", [says(500), says(503, b'{"code": 503, "type": "x", "message": "busy"}'), says(507), says(502), drops]
 )

@@ -33,6 +33,11 @@ def test_a_version_that_is_not_there(at_store: Path) -> None:
             CliRunner().invoke(app, command, catch_exceptions=False)
 
 
+def test_a_folder_of_galleries_that_is_not_there(at_store: Path) -> None:
+    with pytest.raises(HireError, match="--galleries nowhere: no such folder"):
+        CliRunner().invoke(app, ["serve", "--galleries", "nowhere"], catch_exceptions=False)
+
+
 def test_nothing_to_stop_and_no_status(at_store: Path) -> None:
     assert "No server was running" in CliRunner().invoke(app, ["serve", "--stop"]).stdout
     status = CliRunner().invoke(app, ["serve", "--status"])

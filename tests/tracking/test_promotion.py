@@ -94,7 +94,7 @@ def test_nothing_to_go_back_to(hire: TrackingSettings) -> None:
 
 
 def test_no_such_version_says_what_there_is(hire: TrackingSettings) -> None:
-    for unknown in ("9", "nobody"):
+    for unknown in ("9", "nobody", ""):
         with pytest.raises(PromotionError, match=f"no version or alias '{unknown}'"):
             promote(hire, unknown)
         with pytest.raises(TrackingError, match=r"there are 3, 2, 1\."):
