@@ -73,6 +73,7 @@ def here(servers: Servers, project: Path, monkeypatch: pytest.MonkeyPatch) -> It
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", servers.mlflow)
     before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(servers.mlflow)  # an earlier test may have named another
     home = Path(servers.env["PREFECT_HOME"])
     with temporary_settings(
         {PREFECT_API_URL: servers.prefect, PREFECT_HOME: home, PREFECT_LOCAL_STORAGE_PATH: home / "storage"}
