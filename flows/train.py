@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from prefect import flow, task
 
-from flows import artifacts, forks
+from flows import artifacts
 from flows.alone import alone
 from flows.folder import TrainingFolder
 from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, settings_of
 from flows.retries import ON_IO
 from hire_model.errors import HireError
 from hire_model.settings import Resolved
-
-os.register_at_fork(after_in_child=forks.forget_services)  # the data loader's workers
 
 
 @flow(name="train", log_prints=True)
