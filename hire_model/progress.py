@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
+from hire_model.stopping import heed
+
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 10.0
 _FASTEST_LINES = 1.0
@@ -22,13 +24,14 @@ def track(
 
     total defaults to len(iterable) where it has one. status, if given, is asked for a few words to show behind (a
     loss, say). On a terminal this is one bar; elsewhere one line every ten seconds or ten per cent, and a last one.
+    A signal that was to end the command ends it between two items, whatever became of its exception.
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    if sys.stderr.isatty():
-        yield from _bar(iterable, description, total, status)
-    else:
-        yield from _lines(iterable, description, total, status)
+    shown = _bar if sys.stderr.isatty() else _lines
+    for item in shown(iterable, description, total, status):
+        yield item
+        heed()
 
 
 def _bar(iterable: Iterable[T], description: str, total: int | None, status: Callable[[], str] | None) -> Iterator[T]:

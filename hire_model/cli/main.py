@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import signal
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,6 +19,7 @@ from hire_model.cli.gallery import search
 from hire_model.cli.registry import app as registry_app
 from hire_model.cli.registry import card, gate, promote, rollback
 from hire_model.errors import HireError
+from hire_model.stopping import end_on_signals
 
 app = typer.Typer(
     help="Image-text matching over detected regions, boxes and scene graphs.",
@@ -134,11 +134,8 @@ def overrides(items: list[str] | None, **options: str | int) -> list[str]:
 
 
 def run() -> None:
-    """Entry point: a user's mistake is one message on stderr and exit status 2, without a traceback unless --debug.
-
-    SIGTERM ends a command as an exception does, so that no half-written folder stays behind.
-    """
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """Entry point: a user's mistake is one message on stderr and exit status 2, without a traceback unless --debug."""
+    end_on_signals()
     try:
         app()
     except HireError as error:
