@@ -19,7 +19,7 @@ import pyarrow as pa
 from expectations.check import Check, Severity, validate
 from expectations.planting import Plant, both, cell, cells, columns, features, file, image_copy, manifest
 from hire_model.data.schema import FEATURES
-from hire_model.evaluation.result import write_text
+from hire_model.files import write_text
 from hire_model.progress import track
 
 NAN, INF = float("nan"), float("inf")

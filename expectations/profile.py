@@ -23,7 +23,7 @@ from hire_model.data.schema import Manifest
 from hire_model.data.store import Dataset
 from hire_model.data.verify import verify
 from hire_model.errors import DataError
-from hire_model.evaluation.result import write_text
+from hire_model.files import write_text
 
 ROOM = 0.1
 """How far beyond the seen a range reaches, as a share."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows.keys import code_digest, data_key, key_of
 from hire_model.data.chosen import open_dataset
-from hire_model.evaluation.result import write_text
+from hire_model.files import write_text
 from hire_model.settings import Settings
 from hire_model.training.state import LAST, keep_previous
 

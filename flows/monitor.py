@@ -17,7 +17,7 @@ from flows.notify import HOOKS
 from flows.parameters import Data, Journal, Overrides, Recipe, Retrain, Version, settings_of
 from flows.retries import ON_IO
 from hire_model.errors import HireError
-from hire_model.evaluation.result import write_text
+from hire_model.files import write_text
 from hire_model.settings import Settings
 
 DRIFT = "Drift"  # the name of the state: the flow has done its work, and found some

@@ -19,8 +19,8 @@ from hire_model.evaluation.behaviour import behaviours
 from hire_model.evaluation.bootstrap import paired_interval
 from hire_model.evaluation.calibration import calibration
 from hire_model.evaluation.protocols import Protocol, Ranks
-from hire_model.evaluation.result import write_text
 from hire_model.evaluation.speed import speed
+from hire_model.files import write_text
 from hire_model.fitting import matrix_of
 from hire_model.gate import Comparison, Decision, Evidence, Ground, decide
 from hire_model.model import artifact

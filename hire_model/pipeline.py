@@ -19,8 +19,9 @@ from hire_model.data.loading import collate_regions
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import GO_ON, HireError, TrainingStopped
 from hire_model.evaluation import protocols, report
-from hire_model.evaluation.result import Result, write_json, write_text
+from hire_model.evaluation.result import Result, write_json
 from hire_model.evaluation.slices import standard_slices
+from hire_model.files import write_text
 from hire_model.fitting import fitted, matrix_of
 from hire_model.model import artifact
 from hire_model.model.captions import caption_bank

@@ -61,7 +61,7 @@ def serve(
         _show(found)
         raise typer.Exit(0 if found and found.healthy else 1)
     from hire_model.errors import HireError
-    from hire_model.evaluation.result import check_place
+    from hire_model.files import check_place
     from hire_model.scoring.journal import JournalSettings
     from hire_model.settings import resolve
     from hire_model.tracking.packages import packaged

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from hire_model.evaluation.result import write_text
+from hire_model.files import write_text
 from hire_model.scoring.contract import (
     EXPLANATION,
     PREDICTION,

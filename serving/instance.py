@@ -27,7 +27,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from hire_model.errors import HireError
-from hire_model.evaluation.result import write_text
+from hire_model.files import write_text
 from hire_model.packaging.verify import verify
 from hire_model.scoring.galleries import VARIABLE
 from hire_model.scoring.journal import JournalSettings

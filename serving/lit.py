@@ -19,6 +19,7 @@ from fastapi import Depends, HTTPException, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from litserve import LitAPI, LitServer
 
+from hire_model.files import whole
 from hire_model.packaging.verify import extract
 from hire_model.scoring.galleries import VARIABLE
 from hire_model.scoring.intake import Ask
@@ -84,10 +85,8 @@ def write_token(folder: Path) -> str:
     """A new token in FOLDER/key_file.json, readable by its owner only."""
     token = secrets.token_urlsafe(32)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, temporary = tempfile.mkstemp(dir=folder)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump({"inference": {"key": token}}, file)
-    os.replace(temporary, folder / KEYS)
+    with whole(folder / KEYS, 0o600) as partial:
+        partial.write_text(json.dumps({"inference": {"key": token}}), "utf-8")
     return token
 
 

@@ -25,7 +25,7 @@ import httpx
 import psutil
 from filelock import FileLock, Timeout
 
-from hire_model.evaluation.result import write_text
+from hire_model.files import write_text
 from hire_model.packaging.verify import GOLDEN, Golden, verify
 from hire_model.scoring.contract import PROBE
 from hire_model.scoring.journal import JournalSettings

@@ -21,7 +21,8 @@ from hire_model.ablation.trial import Planned, Study, train
 from hire_model.data.store import Split
 from hire_model.errors import SettingsError
 from hire_model.evaluation import figures, protocols
-from hire_model.evaluation.result import Result, write_text
+from hire_model.evaluation.result import Result
+from hire_model.files import write_text
 from hire_model.model import artifact
 from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire

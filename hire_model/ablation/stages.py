@@ -19,7 +19,8 @@ from hire_model.ablation.tables import Origin, Spread, Table
 from hire_model.ablation.trial import Planned, Study, judge, train
 from hire_model.data.store import Split
 from hire_model.errors import HireError
-from hire_model.evaluation.result import KS, Result, write_text
+from hire_model.evaluation.result import KS, Result
+from hire_model.files import write_text
 
 log = logging.getLogger(__name__)
 _GRAPHS, _IMPLICIT = "model.graphs", "model.image_implicit"

@@ -97,7 +97,7 @@ class Study:
 def key_of(settings: Settings, digest: str) -> str:
     """A short name of what is trained and judged, and on which data: the same for the same results."""
     flat = flatten(settings.model_dump(mode="json"))
-    kept = {k: v for k, v in flat.items() if k not in _FREE and not k.startswith("tracking.")}
+    kept = {k: v for k, v in flat.items() if k not in _FREE and not k.startswith(("tracking.", "gate."))}
     return hashlib.sha256(json.dumps([digest, kept], sort_keys=True).encode()).hexdigest()[:16]
 
 

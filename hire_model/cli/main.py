@@ -111,7 +111,7 @@ def evaluate(
     set_: Set = None,
 ) -> None:
     """Evaluate a model, or an ensemble of several, on a split."""
-    from hire_model.evaluation.result import check_place
+    from hire_model.files import check_place
     from hire_model.settings import resolve
 
     settings = resolve(None, overrides(set_, data__path=data, evaluate__protocol=protocol)).settings

@@ -38,7 +38,7 @@ def gate(
 
     settings = resolve(recipe or None, overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
     from hire_model import judging  # seconds of imports, after what may be wrong with the settings is known
-    from hire_model.evaluation.result import write_text
+    from hire_model.files import write_text
 
     decision = judging.gate(settings, version, split, limit).decision
     if json:
@@ -96,7 +96,7 @@ def card(
 ) -> None:
     """Print or write the model card, with the decision of the gate if there is one."""
     settings = _tracking(set_)
-    from hire_model.evaluation.result import write_text
+    from hire_model.files import write_text
     from hire_model.tracking.card import card_of
 
     text = card_of(model, settings, ablation)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hire_model.errors import HireError
+from hire_model.files import write_text
 
 KS = (1, 5, 10)
 Interval = tuple[float, float]
@@ -70,32 +68,6 @@ class Result(_Frozen):
         return flat
 
 
-def check_place(path: Path) -> None:
-    """Raise HireError if `path` can never be written, so that nobody waits an hour to hear it."""
-    folder = next(parent for parent in path.expanduser().absolute().parents if parent.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise HireError(f"{path}: cannot be written there. Name another place, a file in a folder of yours.")
-
-
 def write_json(result: Result, path: str | Path) -> Path:
     """Write `result` to `path`, whole or not at all; its folder is made. `Result.model_validate_json` reads it back."""
     return write_text(result.model_dump_json(indent=1) + "\n", path)
-
-
-def write_text(text: str, path: str | Path) -> Path:
-    """Write `text` to `path` through a temporary file beside it, so that no reader ever sees half a file."""
-    path = Path(path).expanduser()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(temporary).chmod(0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise HireError(f"{path}: cannot be written: {error.strerror or error}. Name another place.") from error
-    return path

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from hire_model.data.loading import CaptionBank
 from hire_model.errors import HireError
+from hire_model.files import whole
 from hire_model.model.hire import Hire
 from hire_model.model.text import Pretrained
 from hire_model.model.vocabulary import Vocabulary
@@ -83,18 +84,13 @@ def _write_states(text: Pretrained, bank: CaptionBank, path: Path, shape: tuple[
     order = np.argsort(-bank.lengths, kind="stable")  # the longest first: what does not fit shows at once
     blocks = [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
     device, row_bytes = next(text.parameters()).device, 2 * shape[1]
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     text.eval()
-    try:
-        with partial.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
-            begin = file.tell()
-            for rows in track(blocks, "text states"):
-                with torch.inference_mode():
-                    found = text.states(bank.tokens(rows).to(device)).half().cpu().numpy()
-                for row, values in zip(rows, found, strict=True):
-                    file.seek(begin + int(bank.offsets[row]) * row_bytes)
-                    file.write(values[: bank.lengths[row]].tobytes())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as partial, partial.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        begin = file.tell()
+        for rows in track(blocks, "text states"):
+            with torch.inference_mode():
+                found = text.states(bank.tokens(rows).to(device)).half().cpu().numpy()
+            for row, values in zip(rows, found, strict=True):
+                file.seek(begin + int(bank.offsets[row]) * row_bytes)
+                file.write(values[: bank.lengths[row]].tobytes())

@@ -28,6 +28,7 @@ from hire_model.data.schema import MANIFEST, PICTURES, TABLES, sha256_of
 from hire_model.data.store import Split
 from hire_model.data.writer import put_in_place
 from hire_model.errors import DataError, HireError
+from hire_model.files import whole
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
 from hire_model.progress import track
@@ -189,15 +190,15 @@ def _shelf(folder: Path, side: _Side, shard: int) -> tuple[ShelfFacts, int]:
 
 def _write_shard(folder: Path, path: Path, parts: list[_Items]) -> None:
     """One shard: its records last, as their file says that the shard is complete."""
-    kept, unfinished = folder / _PARTS, folder / _PARTS / f"{path.stem}.{os.getpid()}.npy"
+    kept = folder / _PARTS
     arrays = {
         kept / lengths_name(path.stem): torch.cat([part.mask.sum(dim=1) for part in parts]).int(),
         kept / summary_name(path.stem): torch.cat([part.summary for part in parts]),
         path: torch.cat([_record(part.alone(row)) for part in parts for row in range(len(part))]),
     }
     for place, tensor in arrays.items():
-        np.save(unfinished, tensor.cpu().numpy())
-        os.replace(unfinished, place)  # never half a file
+        with whole(place) as partial:
+            np.save(partial, tensor.cpu().numpy())
 
 
 def _record(item: _Items) -> Tensor:

@@ -7,7 +7,7 @@ import dataclasses
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from hire_model.errors import GO_ON, HireError, TrainingStopped
+from hire_model.files import whole
 from hire_model.settings import Settings, flatten
 from hire_model.training.record import EpochRecord, Meter
 
@@ -62,11 +63,8 @@ class Checkpoint:
         plain["meter"] = dataclasses.asdict(self.meter)
         plain["history"] = [dataclasses.asdict(record) for record in self.history]
 
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:  # given a path, torch does not say that the disk is full
-                torch.save(plain, file)
-
-        write_atomically(path, write)
+        with _safely(path) as partial, partial.open("wb") as file:  # given a path, torch does not say that it is full
+            torch.save(plain, file)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -119,7 +117,8 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """The model's `trained` weights as safetensors, atomically."""
     from safetensors.torch import save_file
 
-    write_atomically(path, lambda temporary: save_file(trained(model), temporary))
+    with _safely(path) as partial:
+        save_file(trained(model), partial)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -134,34 +133,22 @@ def load_weights(model: nn.Module, path: Path) -> None:
     set_trained(model, found)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, see it safely on disk, and move it to `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def _safely(path: Path) -> Iterator[Path]:
+    """`whole`. Raises TrainingStopped if the disk is full, saying what is left and how to go on."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if _is_disk_full(error):
-            last = path.parent / LAST
-            kept, again = "There is no checkpoint yet", "the same command again"
-            if last.is_file():
-                kept, again = f"The last good checkpoint is {last}", GO_ON
-            raise TrainingStopped(
-                f"{path}: no space left to write it. {kept}. Free some space, then run {again}."
-            ) from error
-        raise
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with whole(path) as partial:
+            yield partial
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        last = path.parent / LAST
+        kept, again = "There is no checkpoint yet", "the same command again"
+        if last.is_file():
+            kept, again = f"The last good checkpoint is {last}", GO_ON
+        raise TrainingStopped(
+            f"{path}: no space left to write it. {kept}. Free some space, then run {again}."
+        ) from error
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

@@ -175,26 +175,6 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["figures.json"]
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(HireError, match="cannot be written"):
-        write_json(judge(*matrix(), bootstrap=0), tmp_path / "file" / "figures.json")
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_json(judge(*matrix(), bootstrap=0), tmp_path / "figures.json")
-    before = path.read_bytes()
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(HireError, match="No space left"):
-        write_json(judge(*matrix(seed=1), bootstrap=0), path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["figures.json"]
-
-
 def test_ranks_know_their_fold() -> None:
     ranks = protocol_ranks(*matrix(20), Protocol("folded", folds=4))
     assert ranks.fold.tolist() == np.repeat(np.arange(4), 5).tolist()

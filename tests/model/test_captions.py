@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,13 +109,13 @@ def test_a_folder_that_cannot_be_written(frozen, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk(frozen, tmp_path, monkeypatch):
-    """The partial file is a link to a device without room, as a full disk is."""
+    """The partial file is a device without room, as on a full disk."""
     cache = tmp_path / "cache"
     cache.mkdir()
     real_open = Path.open
 
     def full(path: Path, *args, **options):
-        return real_open(Path("/dev/full") if path.name.endswith(f".{os.getpid()}") else path, *args, **options)
+        return real_open(Path("/dev/full") if path.name.startswith(".states-") else path, *args, **options)
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(HireError, match=r"No space left.*HIRE_CACHE"):

@@ -1,0 +1,48 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hire_model.errors import HireError
+from hire_model.files import check_place, whole, write_text
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "states.npy"
+    with whole(path, 0o600) as partial:
+        partial.write_bytes(b"half")
+        assert not path.exists() and partial.suffix == ".npy"  # or numpy would write elsewhere
+    assert path.read_bytes() == b"half" and path.stat().st_mode & 0o777 == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write_text("old", tmp_path / "file")
+    with pytest.raises(KeyboardInterrupt), whole(path) as partial:
+        partial.write_text("new")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_text("old", tmp_path / "figures.json")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(HireError, match="No space left"):
+        write_text("new", path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    inside = write_text("", tmp_path / "file") / "figures.json"
+    with pytest.raises(HireError, match="cannot be written"):
+        write_text("x", inside)
+    with pytest.raises(HireError, match="cannot be written"):
+        check_place(inside)
+    check_place(tmp_path / "new" / "figures.json")
