@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,8 +116,12 @@ def test_ctrl_c_after_the_last_epoch_says_how_to_go_on(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = _settings(tmp_path, tiny_dataset, tracking__enabled="false", train__out=str(tmp_path / "out"))
+
+    def stopped(*args: object, **options: object) -> str:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.report, "render", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
+        patch.setattr(pipeline.report, "render", stopped)
         with pytest.raises(TrainingStopped, match=r"training is complete and lies in .*out.*--resume"):
             pipeline.train(settings)
     again = pipeline.train(settings, resume=True)
