@@ -12,8 +12,9 @@ _HOMES = {
     "Scorer": "hire_model.scoring.scorer",
     "Dataset": "hire_model.data.store",
     "HireError": "hire_model.errors",
+    "fetch": "hire_model.tracking.registry",
 }
-__all__ = ["Dataset", "Hire", "HireError", "Scorer", "__version__"]
+__all__ = ["Dataset", "Hire", "HireError", "Scorer", "__version__", "fetch"]
 
 
 def __getattr__(name: str) -> Any:

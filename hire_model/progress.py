@@ -66,7 +66,8 @@ def _lines(iterable: Iterable[T], description: str, total: int | None, status: C
         if (tenth or now - last >= _SECONDS_BETWEEN_LINES) and done != total:
             _print_line(description, done, total, now - start, status)
             last, shown = now, done
-    _print_line(description, done, total, time.monotonic() - start, status)
+    if done:
+        _print_line(description, done, total, time.monotonic() - start, status)
 
 
 def _print_line(

@@ -19,12 +19,14 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
 import psutil
 from filelock import FileLock, Timeout
 
+from hire_model.data.schema import MANIFEST
 from hire_model.files import write_text
 from hire_model.packaging.verify import GOLDEN, Golden, verify
 from hire_model.scoring.contract import PROBE
@@ -63,8 +65,8 @@ def serve(
 ) -> Instance:
     """Put the version of `archive` in force, and return once its golden pairs were scored right through the server.
 
-    Raises HireError: no Java, a tampered archive, a server that does not come up or scores differently; whatever was
-    in force before then stays so.
+    Raises HireError: no Java, a tampered archive, a server that does not come up or scores differently, or that cannot
+    use a gallery where another is in force; that one then stays so. A first server only warns of such a gallery.
     """
     verify(archive.path, archive.sha256)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -93,6 +95,7 @@ def _replace(
         )
         try:
             wait(new)
+            _check_galleries(new, galleries, first=old is None)
             _announce(new)
         except BaseException:
             new.stop()
@@ -172,6 +175,21 @@ def ask(
     """One request with a token. A probe is not written to the server's journal."""
     headers = {"Authorization": f"Bearer {instance.token()}"} | ({PROBE: "1"} if probe else {})
     return httpx.post(f"{instance.address}{path}", json=request, headers=headers, timeout=timeout)
+
+
+def _check_galleries(new: Instance, folder: Path | None, *, first: bool) -> None:
+    """Have the server `new` open every gallery in `folder`: one belongs to the model that has encoded it."""
+    for manifest in sorted(folder.glob(f"*/{MANIFEST}")) if folder else []:
+        answer = ask(new, {"gallery": manifest.parent.name, "texts": ["a"], "top_k": 1}, probe=True)
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            message = (
+                f"{manifest.parent}: version {new.version} cannot use this gallery, as another model encoded it or it is "
+                f"damaged. Build one: hire gallery build DATASET --model models:/NAME/{new.version} "
+                f"--out FOLDER/{manifest.parent.name}, then hire serve --galleries FOLDER."
+            )
+            if not first:
+                raise ServeError(f"{message} The version that was served still is.")
+            log.warning("%s Until then it is refused.", message)
 
 
 def healthy(instance: Instance) -> bool:

@@ -33,6 +33,10 @@ def test_many_fast_items_print_few_lines(capsys: pytest.CaptureFixture[str]) -> 
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_nothing_to_do_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(track([], "counting")) == [] and capsys.readouterr().err == ""
+
+
 def test_unknown_total(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(track(iter("ab"), "streaming")) == ["a", "b"]
     assert capsys.readouterr().err.startswith("streaming: 2, ")

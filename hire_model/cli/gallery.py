@@ -83,7 +83,7 @@ def search(
     answers = search_in(scorer, found, texts, top, shortlist or max(SHORTLIST, top))
     for text, answer in zip(texts, answers, strict=True):
         typer.echo(f"{text}\n{_lines(_hits(answer, found))}")
-        typer.echo(f"{answer.reranked:,} of {len(found):,} images scored. {answer.note}\n")
+        typer.echo(f"{answer.reranked:,} of {len(found):,} images scored. {answer.note}".rstrip() + "\n")
 
 
 def _scorer(address: str) -> Scorer:

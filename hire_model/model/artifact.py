@@ -64,7 +64,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
-        raise HireError(f"{folder}: no model here ({CONFIG} is missing).") from error
+        hint = " hire_model.fetch makes a folder of an address of MLflow's." if ":/" in str(folder) else ""
+        raise HireError(f"{folder}: no model here ({CONFIG} is missing).{hint}") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise HireError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:

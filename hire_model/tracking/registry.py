@@ -118,14 +118,14 @@ def requirements() -> list[str]:
     return pins
 
 
-def fetch(model: str | Path, settings: TrackingSettings) -> Path:
+def fetch(model: str | Path, settings: TrackingSettings | None = None) -> Path:
     """The local folder of a model: `model` is models:/NAME@CHALLENGER, models:/NAME/VERSION, runs:/..., or a folder.
 
     Raises TrackingError that says what was looked for, and where.
     """
     text = str(model)
     if text.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
-        return _inside(_download(text, settings), text)
+        return _inside(_download(text, settings or TrackingSettings()), text)
     return _inside(Path(text).expanduser(), text)
 
 

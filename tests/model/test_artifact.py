@@ -48,6 +48,8 @@ def test_a_changed_file_is_refused(tmp_path, name):
 def test_a_missing_file_and_a_missing_folder_are_named(tmp_path):
     with pytest.raises(HireError, match="no model here"):
         artifact.load(tmp_path / "nothing")
+    with pytest.raises(HireError, match=r"hire_model\.fetch makes a folder"):
+        artifact.load("models:/hire@champion")
     artifact.save(examples.model(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(HireError, match=r"model\.safetensors: missing"):

@@ -20,6 +20,7 @@ import pytest
 from registered import RegisteredModel
 
 from hire_model.data.store import Dataset, Split
+from hire_model.errors import HireError
 from hire_model.model import artifact
 from hire_model.packaging.archive import package
 from hire_model.packaging.verify import ArchiveError
@@ -174,6 +175,23 @@ def test_a_tampered_archive_changes_nothing(running: Instance, archive: Archive,
     with pytest.raises(ArchiveError, match="SHA-256"):
         server.serve(Archive(archive.version, harmed, archive.sha256), place / "run")
     assert server.current(place / "run") == running and server.healthy(running)
+
+
+def test_a_gallery_of_another_model_keeps_the_version_that_can_use_its_own(
+    running: Instance, archive: Archive, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange = place / "strange" / "scenes"
+    shutil.copytree(place / "galleries" / "scenes", strange, symlinks=True)
+    (strange / "images-lengths.npy").write_bytes(b"damaged")
+    with pytest.raises(HireError, match=r"strange/scenes: version 1 cannot use.*hire gallery build.*still is"):
+        server.serve(archive, place / "run", port=running.inference_port, galleries=strange.parent)
+    assert server.current(place / "run") == running and server.healthy(running)
+    server._check_galleries(running, place / "galleries", first=False)
+    (place / "galleries" / "broken").mkdir()
+    (place / "galleries" / "broken" / "manifest.json").write_text("{}")
+    server._check_galleries(running, place / "galleries", first=True)
+    assert "broken: version 1 cannot use" in caplog.text
+    shutil.rmtree(place / "galleries" / "broken")
 
 
 def test_another_version_takes_over_and_no_request_is_lost(

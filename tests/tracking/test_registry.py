@@ -110,6 +110,16 @@ def test_fetch_takes_a_folder_and_the_folder_of_a_run(model_folder: Path, tracki
     assert registry.fetch(model_folder.parent, tracking) == model_folder
 
 
+def test_fetch_without_settings_asks_the_store_of_the_environment(
+    logged: Logged, tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hire_model
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", logged.tracking.uri)
+    folder = hire_model.fetch(f"models:/{logged.tracking.model_name}@challenger")
+    assert (folder / "config.json").is_file()
+
+
 def test_fetch_says_what_is_missing(tracking: TrackingSettings, tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="models:/nobody@challenger is not in"):
         registry.fetch("models:/nobody@challenger", tracking)
