@@ -183,8 +183,8 @@ def _check_galleries(new: Instance, folder: Path | None, *, first: bool) -> None
         answer = ask(new, {"gallery": manifest.parent.name, "texts": ["a"], "top_k": 1}, probe=True)
         if answer.status_code == HTTPStatus.NOT_FOUND:
             message = (
-                f"{manifest.parent}: version {new.version} cannot use this gallery, as another model encoded it or it is "
-                f"damaged. Build one: hire gallery build DATASET --model models:/NAME/{new.version} "
+                f"{manifest.parent}: version {new.version} cannot use this gallery, as another model encoded it, or it "
+                f"is damaged. Build one: hire gallery build DATASET --model models:/NAME/{new.version} "
                 f"--out FOLDER/{manifest.parent.name}, then hire serve --galleries FOLDER."
             )
             if not first:
