@@ -7,14 +7,17 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import yaml
+from proxies import find_nginx
 
-from serving.instance import CONFIG, Instance
+from serving.instance import CONFIG, Instance, free_ports
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "serving" / "deploy"
@@ -106,3 +109,32 @@ def test_without_a_client_that_is_known_nothing_starts(tmp_path: Path) -> None:
     environment = os.environ | {"SERVE_FOLDER": str(tmp_path / "serve")}
     said = subprocess.run([DEPLOY / "run"], env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 2 and "clients.conf: no client is known" in said.stderr
+
+
+def test_the_proxy_ends_with_the_server(tmp_path: Path) -> None:
+    """A stand-in for `hire` serves for as long as its folder has `current`, which --stop takes away, as it does."""
+    nginx, hire, folder = find_nginx(), tmp_path / "bin" / "hire", tmp_path / "serve"
+    folder.mkdir()
+    (folder / "clients.conf").write_text('"Bearer a" somebody;\n')
+    (folder / "listen.conf").write_text(f"listen 127.0.0.1:{free_ports(1)[0]};\n")
+    hire.parent.mkdir()
+    hire.write_text(
+        "#!/bin/sh\n"
+        f"cd {folder}\n"
+        'case "$*" in\n'
+        "*--status*) test -d current ;;\n"
+        "*--stop*) rm -rf current ;;\n"
+        "*) mkdir current; touch current/token.conf; echo 'server 127.0.0.1:9;' > upstream.conf ;;\n"
+        "esac\n"
+    )
+    hire.chmod(0o755)
+    path = f"{hire.parent}:{Path(nginx).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"SERVE_FOLDER": str(folder), "PATH": path}
+    with subprocess.Popen([DEPLOY / "run"], env=environment, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and "The proxy listens" in running.stdout.readline()
+        pid = int((folder / "nginx.pid").read_text())
+        subprocess.run([hire, "serve", "--stop"], check=True, timeout=60)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=60) == 0
+    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
+    assert not psutil.pid_exists(pid)
