@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from serving import server
 
 Version = Annotated[str, typer.Option(help="champion, challenger, or a version's number.")]
-Folder = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the server's files, logs and tokens lie.")]
+Folder = Annotated[
+    Path, typer.Option(metavar="FOLDER", file_okay=False, help="Where the server's files, logs and tokens lie.")
+]
 
 
 def package(

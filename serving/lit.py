@@ -93,7 +93,9 @@ def write_token(folder: Path) -> str:
 def main(
     archive: Annotated[Path, typer.Option(metavar="FILE", help="Made by 'hire package'.")],
     port: Annotated[int, typer.Option(min=1024, max=65535, help="Of 127.0.0.1.")] = 8090,
-    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the token is put.")] = Path("runs/lit"),
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", file_okay=False, help="Where the token is put.")] = Path(
+        "runs/lit"
+    ),
     galleries: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The folder of galleries by name.")] = None,
 ) -> None:
     """Serve an archive with LitServe until ctrl-C."""

@@ -44,6 +44,13 @@ def test_nothing_to_stop_and_no_status(at_store: Path) -> None:
     assert status.exit_code == 1 and "hire serve" in status.stdout
 
 
+def test_a_folder_that_is_a_file(at_store: Path) -> None:
+    (at_store / "taken").touch()
+    for more in ([], ["--stop"], ["--status"]):
+        done = CliRunner().invoke(app, ["serve", "--folder", "taken", *more])
+        assert done.exit_code == 2 and "is a file" in done.output
+
+
 def test_the_curl_line_names_the_files_of_the_server(tmp_path: Path) -> None:
     line = curl_line("http://127.0.0.1:1/predictions/hire", tmp_path)
     assert f"{tmp_path}/current/key_file.json" in line and f"@{tmp_path}/current/example.json" in line
