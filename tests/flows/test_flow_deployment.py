@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import shutil
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from real_servers import SMALL, WORSE, Servers, command
+from prefect.blocks.webhook import Webhook
+from real_servers import SMALL, WORSE, Servers, await_that, command
+
+from flows.notify import BLOCK
 
 pytestmark = pytest.mark.live
 
@@ -112,3 +118,24 @@ def test_bad_data_stop_before_training(here: Servers, project: Path, scenes: Pat
     assert not (project / "runs/bad").exists()
     shown = json.loads(here.artifacts("validation")[0]["data"])
     assert shown[0]["result"] == "failed"
+
+
+def test_a_webhook_hears_of_a_run_that_was_killed(
+    deployed: Servers, here: Servers, heard: tuple[str, list[dict[str, str]]], project: Path, scenes: Path
+) -> None:
+    url, words = heard
+    asyncio.run(Webhook(url=url).asave(BLOCK, overwrite=True))
+    try:
+        long = json.dumps([*SMALL, "train.epochs=1000", "train.out=runs/killed"])
+        given = ("-p", f"data={json.dumps(str(scenes))}", "-p", f"overrides={long}")
+        done = command(deployed, project, "prefect", "deployment", "run", "hire/retrain", *given)
+        run = re.findall(r"UUID: (\S+)", done.stdout)[0]
+        await_that(lambda: deployed.ask(f"flow_runs/{run}")["state"]["name"] == "Running")
+        engines = [one for one in psutil.process_iter(["cmdline"]) if "prefect.engine" in (one.info["cmdline"] or [])]
+        for engine in engines:
+            if engine.environ().get("PREFECT__FLOW_RUN_ID") == run:
+                engine.kill()
+        await_that(lambda: bool(words))
+    finally:
+        asyncio.run(Webhook.adelete(BLOCK))
+    assert (words[0]["flow"], words[0]["state"]) == ("hire", "Crashed")

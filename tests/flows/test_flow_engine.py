@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import prefect
@@ -122,26 +118,6 @@ def test_a_process_forked_in_a_flow_ends_well(here: Servers) -> None:
         return child.exitcode
 
     assert forks() == 0
-
-
-@pytest.fixture
-def heard() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """The address of a webhook, and what it was told."""
-    words: list[dict[str, str]] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            words.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *said: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/hook", words
-    server.shutdown()
 
 
 @pytest.mark.live
