@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import hire_model  # noqa: F401  # before torch, for what it says to OpenMP
+
 if TYPE_CHECKING:
     from registered import RegisteredModel
 

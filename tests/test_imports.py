@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,3 +27,12 @@ def test_the_contract_about_mlflow_leaves_no_module_out() -> None:
     modules = {path.stem for path in (ROOT / "hire_model").glob("*.py")}
     packages = {path.parent.name for path in (ROOT / "hire_model").glob("*/__init__.py")}
     assert named == {f"hire_model.{name}" for name in (modules | packages) - {"__init__", "tracking"}}
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_idle_threads_wait_and_a_users_own_choice_stays(given: dict[str, str], expected: str) -> None:
+    # Of any use only where it is said before torch is loaded.
+    program = "import os, sys, hire_model; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    rest = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", program], env=rest | given, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == [expected, "False"], done.stderr
