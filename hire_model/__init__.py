@@ -7,9 +7,11 @@ import os
 from importlib import import_module
 from typing import Any
 
-# Read by OpenMP when torch is loaded. Without it torch's threads wait for each other in a busy loop, which on a machine
-# that does something else too takes a training step from half a second to five.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read by GNU OpenMP when torch is loaded: how often a thread asks whether the others are done before it sleeps. Its own
+# 300,000 turns take cores from whatever else runs, and a busy machine then trains a tenth as fast; these cost an idle
+# one two per cent (docs/results.md).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
 _HOMES = {

@@ -29,10 +29,12 @@ def test_the_contract_about_mlflow_leaves_no_module_out() -> None:
     assert named == {f"hire_model.{name}" for name in (modules | packages) - {"__init__", "tracking"}}
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_idle_threads_wait_and_a_users_own_choice_stays(given: dict[str, str], expected: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_idle_threads_soon_sleep_and_a_users_own_choice_stays(given: dict[str, str], expected: str) -> None:
     # Of any use only where it is said before torch is loaded.
-    program = "import os, sys, hire_model; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    rest = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    program = "import os, sys, hire_model; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    rest = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", program], env=rest | given, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.split() == [expected, "False"], done.stderr
