@@ -137,14 +137,17 @@ def _table(name: str, found: list[Version]) -> Table:
 
     from hire_model.tracking.versions import DECISION, JUDGED_AGAINST, RSUM
 
-    table = Table("version", "aliases", "rSum", "gate", "against", "judged on", "run", title=name, box=SIMPLE)
+    table = Table(title=name, box=SIMPLE)
+    for heading in ("version", "aliases", "rSum", "gate", "against", "judged on", "run"):
+        # A narrow terminal may wrap what the version was judged on, never cut an alias off.
+        table.add_column(heading, no_wrap=heading != "judged on")
     for one in found:
         tags = one.tags
         trained = next((value for key, value in tags.items() if key.endswith(".rsum") and key != RSUM), "")
         ground = tags.get("gate.split", tags.get("split", ""))
         table.add_row(
             one.number,
-            ", ".join(one.aliases),
+            "\n".join(one.aliases),
             tags.get(RSUM, trained),
             tags.get(DECISION, "not judged"),
             tags.get(JUDGED_AGAINST, ""),
