@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from hire_model.data.chosen import Splits
 from hire_model.data.store import Split
@@ -17,7 +16,7 @@ from hire_model.model.hire import Hire
 from hire_model.model.warm_start import warm_start
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import EvaluateSettings, Settings
-from hire_model.training.engine import pick_device
+from hire_model.training.engine import own_device
 from hire_model.training.loop import fit
 from hire_model.training.record import EpochRecord, FitResult
 from hire_model.training.seed import seed_all
@@ -32,7 +31,7 @@ def fitted(
 ) -> tuple[Hire, FitResult]:
     """Build, start, and train; the model holds the weights of its best dev epoch. Raises as `training.loop.fit`."""
     seed_all(settings.train.seed)
-    model = build(settings.model, splits.train).to(torch.device(pick_device(settings.train)))
+    model = build(settings.model, splits.train).to(own_device(settings.train))
     train_bank, dev_bank = caption_bank(model, splits.train.texts), caption_bank(model, splits.dev.texts)
     if settings.train.warm_start and not resume:
         warm_start(model, splits.train, train_bank, settings.train)

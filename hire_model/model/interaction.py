@@ -8,6 +8,7 @@ mined images is a group with C = 1. So one piece of code scores matrices, pairs 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -208,15 +209,21 @@ def in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
     matched = 0 if texts.relations is None else 8 * images.mask.numel() * texts.relations.shape[-1]
     kept = (one * _TENSORS + matched) * len(texts.mask)
     again = torch.is_grad_enabled() and kept > (_CPU_KEPT if on_cpu else _GPU_KEPT)
-    blocks = []
-    for start in range(0, len(texts.mask), size):
-        block = texts[slice(start, start + size)]
-        if again:
-            scores = checkpoint(interaction, images[None], block[None], use_reentrant=False)
-        else:
-            scores = interaction(images[None], block[None])
-        blocks.append(scores[0])
-    return torch.cat(blocks, dim=1)
+    score = partial(_again, interaction) if again else interaction
+    starts = range(0, len(texts.mask), size)
+    return torch.cat([score(images[None], texts[slice(start, start + size)][None])[0] for start in starts], dim=1)
+
+
+def _again(interaction: Interaction, images: Side, texts: Side) -> Tensor:
+    """The block's scores, computed once more in the backward pass, with the same dropout.
+
+    torch keeps the random state of the devices of the tensors that it is handed, and does not look into a `Side`.
+    """
+
+    def scores(_: Tensor, images: Side, texts: Side) -> Tensor:
+        return interaction(images, texts)
+
+    return checkpoint(scores, images.x, images, texts, use_reentrant=False)
 
 
 def _side(x: Tensor, mask: Tensor, other: Refine | None, relations: Tensor | None) -> Side:

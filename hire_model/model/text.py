@@ -42,8 +42,9 @@ class BiGRU(nn.Module):
         """T [C, L, D] and states [C, L, H]. Packed, so that the backward direction starts at the last real word."""
         words = self.dropout(self.embedding(tokens.ids))  # [C, L, E]
         lengths = tokens.mask.sum(dim=1).cpu()
-        packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=tokens.ids.shape[1])
+        with torch.autocast(words.device.type, enabled=False):  # cuDNN's GRU would run in fp16, whose gradients vanish
+            packed = pack_padded_sequence(words.float(), lengths, batch_first=True, enforce_sorted=False)
+            states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=tokens.ids.shape[1])
         forward, backward = states.chunk(2, dim=-1)
         t = (forward + backward) / 2
         if self.skip is None or self.out is None or self.context is None:
@@ -69,7 +70,11 @@ class Context(nn.Module):
 
 
 class Pretrained(nn.Module):
-    """A BERT-family encoder, tuned or frozen, and a linear map of its token states; width: H of these."""
+    """A BERT-family encoder, tuned or frozen, and a linear map of its token states; width: H of these.
+
+    text.lexical: a learned vector per word piece, zero at first, is added to that map: what a word means in these
+    captions, where that is more than a general encoder knows of it (ours).
+    """
 
     def __init__(self, settings: ModelSettings, encoder_config: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -79,6 +84,10 @@ class Pretrained(nn.Module):
         self.dropout = nn.Dropout(settings.input_dropout)
         self.width = int(self.encoder.config.hidden_size)
         self.project = linear(self.width, settings.dim)
+        self.words = None
+        if settings.text.lexical:
+            self.words = nn.Embedding(int(self.encoder.config.vocab_size), settings.dim)
+            nn.init.zeros_(self.words.weight)
 
     def train(self, mode: bool = True) -> Pretrained:
         """A frozen encoder stays in evaluation mode: its states must not change with dropout."""
@@ -95,18 +104,28 @@ class Pretrained(nn.Module):
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """T [C, L, D] and states [C, L, H]; states that were computed beforehand are taken as they are."""
         states = self.dropout(self.states(tokens) if tokens.states is None else tokens.states)
-        return self.project(states), states
+        t = self.project(states)
+        return (t if self.words is None else t + self.words(tokens.ids)), states
 
 
 def _encoder(checkpoint: str, config: dict[str, Any] | None) -> Any:
-    """The checkpoint with its weights, or from `config` an empty encoder whose weights an artifact will fill in."""
+    """The checkpoint with its weights, or from `config` an empty encoder whose weights an artifact will fill in.
+
+    Without the pooler over the first token, which no score reads.
+    """
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # it loads in a second, and its bar spoils the log
     if config is not None:
-        return AutoModel.from_config(AutoConfig.for_model(**config)).float()
-    try:
-        return AutoModel.from_pretrained(checkpoint_folder(checkpoint), use_safetensors=True, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise SettingsError(unreachable(checkpoint)) from error
+        encoder = AutoModel.from_config(AutoConfig.for_model(**config)).float()
+    else:
+        try:
+            encoder = AutoModel.from_pretrained(
+                checkpoint_folder(checkpoint), use_safetensors=True, dtype=torch.float32
+            )
+        except (OSError, ValueError) as error:
+            raise SettingsError(unreachable(checkpoint)) from error
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder

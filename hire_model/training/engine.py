@@ -36,7 +36,7 @@ def engine(settings: TrainSettings) -> Fabric:
             f"train.batch={settings.batch} is too small for {world} processes; use {2 * world} or more."
         )
     device = pick_device(settings)
-    # A pretrained encoder has a pooler that the loss never reaches; without this, DDP would wait for its gradient.
+    # Where a loss does not reach a weight (a pair stage, with its weight in the score at 0) DDP must not wait for it.
     several = DDPStrategy(timeout=_DEV_TIME, find_unused_parameters=True) if world > 1 else "auto"
     fabric = Fabric(
         accelerator=device,
@@ -54,6 +54,12 @@ def pick_device(settings: TrainSettings) -> str:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("train.device=cuda, but torch sees no CUDA device. Use train.device=cpu or auto.")
     return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def own_device(settings: TrainSettings) -> torch.device:
+    """`pick_device`, and of several GPUs the one that is this process's, before Fabric is launched."""
+    kind = pick_device(settings)
+    return torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
 
 
 def pick_precision(settings: TrainSettings, device: str) -> str:

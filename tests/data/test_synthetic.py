@@ -176,6 +176,7 @@ def test_same_arguments_same_digest(tmp_path: Path) -> None:
     assert first.digest == again.digest != other.digest
     assert {name: counts.images for name, counts in first.splits.items()} == sizes
     faulty = generate(tmp_path / "d", seed=1, faults=Faults(missed=0.5), **sizes)
+    assert "missed 0.5, shifted 0.1" in faulty.source
     assert faulty.digest != first.digest
 
 

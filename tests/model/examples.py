@@ -31,6 +31,10 @@ WORDS = [
 ]
 PREDICATES = ("holds", "wears", "near")
 FEATURES = 7
+ENCODER = {  # a pretrained encoder's configuration, as an artifact has it
+    "model_type": "bert", "vocab_size": len(WORDS) + 4, "hidden_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 64,
+}  # fmt: skip
 
 
 def settings(**changes: object) -> ModelSettings:
@@ -43,7 +47,8 @@ def model(**changes: object) -> Hire:
     """A tiny model whose zero-initialised parts are filled in, as a trained one's are, in evaluation mode."""
     torch.manual_seed(0)
     chosen = settings(**changes)
-    built = Hire(chosen, FEATURES, PREDICATES, learn([" ".join(WORDS)], chosen.text))
+    encoder = ENCODER if chosen.text.kind == "bert" else None
+    built = Hire(chosen, FEATURES, PREDICATES, learn([" ".join(WORDS)], chosen.text), encoder)
     with torch.no_grad():
         for parameter in built.parameters():
             if parameter.numel() and not parameter.any():

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from hire_model.data.loading import CaptionBank
 from hire_model.data.store import Dataset
 from hire_model.errors import SettingsError
 from hire_model.model.build import build
 from hire_model.model.captions import caption_bank
-from hire_model.model.warm_start import cca, warm_start
+from hire_model.model.hire import Hire
+from hire_model.model.layers import masked_mean
+from hire_model.model.vocabulary import learn
+from hire_model.model.warm_start import _frequent_words, _text_moments, cca, warm_start
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import TrainSettings, resolve
 
@@ -55,6 +59,48 @@ def test_recall_rises_above_chance_without_a_step(tiny_dataset):
     before = mean_rank()
     warm_start(model, split, bank, TrainSettings(warm_image_ridge=0.1, warm_text_ridge=0.1))
     assert mean_rank() < 0.6 * before
+
+
+@pytest.fixture
+def encoder_model(tiny_dataset):
+    """A split, a model with a (random) pretrained encoder that reads its captions, and their bank."""
+    split = Dataset.open(tiny_dataset).split("train")
+    chosen = examples.settings(**{"text.kind": "bert", "graphs": "none", "image_implicit": False})
+    words = learn(split.texts, chosen.text)
+    torch.manual_seed(0)
+    config = examples.ENCODER | {"vocab_size": len(words)}
+    model = Hire(chosen, split.dataset.manifest.feature_dim, examples.PREDICATES, words, config).eval()
+    return split, model, CaptionBank.from_lists(words.encode(split.texts))
+
+
+def test_of_an_encoder_and_its_own_words_both_begin_with_something_to_say(encoder_model):
+    split, model, bank = encoder_model
+
+    def correlation(words: bool) -> float:
+        tokens = bank.tokens(range(len(bank)))
+        with torch.inference_mode():
+            states = model.text.states(tokens)
+            t = model.text.project(states) + (model.text.words(tokens.ids) if words else 0)
+            captions = masked_mean(t, tokens.mask)
+            regions = examples.regions([split.regions(row) for row in range(len(split.images))])
+            images = masked_mean(model.regions(regions), regions.mask)[split.owner]
+        return float(np.corrcoef(images[:, 0], captions[:, 0])[0, 1])
+
+    found = warm_start(model, split, bank, TrainSettings(warm_image_ridge=0.1, warm_text_ridge=0.1))
+    assert model.text.words.weight.any() and model.text.project.weight.any()
+    # eight numbers of a random encoder tell little; the words say the rest
+    assert correlation(words=True) > max(0.5, correlation(words=False) + 0.1)
+    assert (found.diff() <= 1e-6).all()
+
+
+def test_states_and_words_weigh_the_same(encoder_model):
+    """In all their numbers together: a thousand words must not drown an encoder's states, nor the other way round."""
+    split, model, bank = encoder_model
+    images, owner = torch.zeros(len(split.images), 3), torch.from_numpy(split.owner)
+    words = _frequent_words(bank, len(model.vocabulary))
+    moments = _text_moments(model, bank, words, images, owner).balanced(model.text.width)
+    states, rest = moments.covariance.diagonal().split([model.text.width, len(words[0])])
+    assert float(states.sum()) == pytest.approx(float(rest.sum()), rel=1e-4)
 
 
 def test_it_needs_the_residual_form():

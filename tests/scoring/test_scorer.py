@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -89,6 +90,18 @@ def test_input_that_does_not_fit_is_named(items):
         scorer.predict([(images[0], captions[0]), (narrow, captions[0])])
     with pytest.raises(DataError, match="pair 0: the sentence is int"):
         scorer.predict([(images[0], 3)])  # type: ignore[list-item]
+    with pytest.raises(DataError, match="pair 0: the sentence holds half a character"):
+        scorer.predict([(images[0], "a \ud83d")])
+
+
+@pytest.mark.parametrize("field", ["boxes", "classes", "relation_scores"])
+def test_an_image_whose_parts_do_not_fit_each_other_is_refused(items, field):
+    """It would take the numbers of the image beside it."""
+    images, captions = items
+    image = next(image for image in images if len(image.features) > 1)
+    short = dataclasses.replace(image, **{field: getattr(image, field)[:-1]})
+    with pytest.raises(DataError, match=f"pair 0: {field} have shape"):
+        Scorer(examples.model()).predict([(short, captions[0])])
 
 
 def test_a_loaded_scorer_scores_the_same(items, tmp_path):

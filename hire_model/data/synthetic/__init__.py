@@ -52,7 +52,7 @@ def generate(
         feature_extractor=EXTRACTOR,
         classes=tuple(CLASSES),
         predicates=PREDICATES,
-        source=f"hire data synth, seed {seed}, {faults}",
+        source=f"hire data synth, seed {seed}; faults of the detector: {faults}",
         licence="Apache-2.0",
         overwrite=overwrite,
     ) as writer:

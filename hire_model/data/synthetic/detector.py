@@ -50,6 +50,10 @@ class Faults:
             if not 0 <= value <= most:
                 raise DataError(f"faults.{rate.name}={value}: expected a number from 0 to {most:g}.")
 
+    def __str__(self) -> str:
+        """For people: "missed 0.04, shifted 0.1, ..."."""
+        return ", ".join(f"{rate.name.replace('_', ' ')} {getattr(self, rate.name):g}" for rate in fields(self))
+
     @classmethod
     def none(cls) -> Faults:
         """No faults at all: each object once, its exact box, a feature without noise, all relations."""
