@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from damaged import npy_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,6 +95,18 @@ def test_tsv_with_karpathy_splits(tmp_path: Path, restval: str, train: int) -> N
     told = "\n".join(notes.sentences())
     assert f"{3 - train} images without captions in the wanted splits, left out" in told
     assert "1 images of split restval" in told
+
+
+def test_pictures_are_named_only_if_they_are_given(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "42.jpg").touch()
+    for name, pictures, want in (("with", tmp_path / "pictures", "42.jpg"), ("without", None, None)):
+        notes = Notes()
+        source = npz(
+            folder := npz_folder(tmp_path / "in"), read_captions(folder / "captions.tsv", (), "train", notes), notes
+        )
+        write(source, Target(tmp_path / name, pictures=pictures))
+        assert pq.read_table(tmp_path / name / "images.parquet")["picture"].to_pylist() == [want]
 
 
 def test_only_the_first_captions_of_each_image(tmp_path: Path) -> None:
@@ -192,6 +207,9 @@ def test_npz_fields(tmp_path: Path) -> None:
         ({"boxes": BOXES * 3}, r"42\.npz, region 0: box .* lies outside the image of 100 x 80"),
         ({"image_w": None}, r"42\.npz: boxes in pixels, but no width and height"),
         ({"image_w": 0}, r"42\.npz: width or height is 0"),
+        ({"image_w": np.inf}, r"42\.npz: width or height is inf. Expected one number of pixels, 1 to 2147483647"),
+        ({"image_h": np.nan}, r"42\.npz: width or height is nan"),
+        ({"image_h": 2**31}, r"42\.npz: width or height is 2147483648"),
         ({"objects_id": np.array([0, 2])}, r"42\.npz: classes, region 1: class 2. Expected -1 \(unknown\) or 0 to 1"),
         ({"objects_conf": np.array([0, 2.0])}, r"42\.npz: scores, region 1: score 2"),
         ({"features": np.array([{}])}, r"42\.npz: not a whole npz file"),
@@ -221,6 +239,23 @@ def test_npz_files_that_are_cut_off_missing_or_double(tmp_path: Path) -> None:
         npz_data(folder)
 
 
+def test_an_npy_file_that_is_called_npz(tmp_path: Path) -> None:
+    folder = npz_folder(tmp_path / "in")
+    with (folder / "42.npz").open("wb") as file:
+        np.save(file, features(42))
+    with pytest.raises(DataError, match=r"42\.npz: one array without a name, an npy file. Expected .*numpy\.savez"):
+        npz_data(folder)
+
+
+@pytest.mark.parametrize("shape", ["(2, 3", "(100000000000000000000, 3)", "(9999999999999, 3)"])
+def test_an_array_with_a_damaged_header_within_an_npz_file(tmp_path: Path, shape: str) -> None:
+    folder = npz_folder(tmp_path / "in")
+    with zipfile.ZipFile(folder / "42.npz", "w") as archive:
+        archive.writestr("features.npy", npy_header(shape) + features(42).tobytes())
+    with pytest.raises(DataError, match=r"42\.npz: not a whole npz file \(.+\). Copy or extract it again"):
+        npz_data(folder)
+
+
 def tsv_fault(column: int, value: str) -> str:
     cells = tsv_line(7, BOXES, features(7)).rstrip().split("\t")
     cells[column] = value
@@ -233,6 +268,7 @@ def tsv_fault(column: int, value: str) -> str:
         ("", r"a\.tsv: not one line"),
         (tsv_line(42, BOXES, features(42)) + "7\t100\t80\n", r"a\.tsv: line 2 has 3 columns. Expected 6: image_id"),
         (tsv_fault(1, "wide"), r"a\.tsv: line 2: field 'image_w' is b'wide'. Expected a whole number from 1"),
+        (tsv_fault(2, "2147483648"), r"line 2: field 'image_h' is b'2147483648'. Expected .* from 1 to 2147483647"),
         (tsv_fault(3, "0"), r"a\.tsv: line 2: field 'num_boxes' is b'0'"),
         (tsv_fault(4, encoded(BOXES[:1])), r"line 2: field 'boxes' holds 16 bytes. Expected 32 \(2 boxes x 4 x 4\)"),
         (tsv_fault(5, encoded(features(7))[:-5]), r"line 2: field 'features' is not base64"),
@@ -270,6 +306,19 @@ def change(**values: Any) -> Callable[[dict[str, Any]], None]:
         (change(sentences=[{"raw": " \n"}]), r"images\[1\]\.sentences\[0\]: the caption is empty"),
         (change(sentences=[{"tokens": []}]), r"images\[1\]\.sentences\[0\]: field 'raw' is missing"),
         (change(cocoid=42), r"images .* both go by the name '42'"),
+        (
+            change(sentences=[{"raw": "b'a dog'"}]),
+            r"images\[1\]\.sentences\[0\] is b'a dog'.*printed form of Python bytes",
+        ),
+        (change(sentences=[{"raw": "a \ud83d"}]), r"coco\.json: images\[1\]\.sentences\[0\]\.raw: half a character"),
+        (
+            change(sentences=[{"raw": "a", "sentid": 70}, {"raw": "b", "sentid": "421"}]),
+            r"images\[1\]\.sentences\[1\]: the caption's id '421' is already that of .*: images\[0\]\.sentences\[1\]",
+        ),
+        (
+            change(sentences=[{"raw": "a", "sentid": 5}, {"raw": "b", "sentid": 5}]),
+            r"sentences\[1\]: the caption's id '5' is already that of .*: images\[1\]\.sentences\[0\]",
+        ),
     ],
 )
 def test_karpathy_faults(tmp_path: Path, harm: Callable[[dict[str, Any]], None], message: str) -> None:
@@ -281,10 +330,28 @@ def test_karpathy_faults(tmp_path: Path, harm: Callable[[dict[str, Any]], None],
         read_captions(path, (), "train", Notes())
 
 
+def line_of(caption: str) -> bytes:
+    return json.dumps({"image": "x", "split": "dev", "caption": caption}).encode() + b"\n"
+
+
+def test_characters_beyond_the_first_plane_may_be_escaped_as_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line_of("a dog \U0001f415") + line_of("not an escape: \\ud83d"))
+    assert b"\\ud83d\\udc15" in path.read_bytes()
+    found = read_captions(path, (), "train", Notes()).images[0].captions
+    assert found == ["a dog \U0001f415", "not an escape: \\ud83d"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.json", b"{", r"a\.json: not JSON"),
+        ("a.json", b"[" * 100_000, r"a\.json: lists or objects nested too deeply"),
+        ("a.json", b"9" * 5000, r"a\.json: not JSON"),
+        ("a.json", b'{"images": ["\xed\xa0\xbd"]}', r"a\.json: not JSON .*utf-8"),
+        ("a.jsonl", line_of("hi \ud83d"), r"a\.jsonl: line 1: caption: half a character"),
+        ("a.jsonl", line_of("b'a dog'"), r"a\.jsonl: line 1 is b'a dog'.*printed form of Python bytes"),
+        ("a.tsv", b'image\tsplit\tcaption\nx\tdev\tb"a dog\'s"\n', r"a\.tsv: line 2 is b\"a dog's\".*Python bytes"),
         ("a.csv", b"x", r"a\.csv: unknown kind of captions file"),
         ("a.jsonl", b'{"image": "x"}\n', r"a\.jsonl: line 1: field 'split' is missing"),
         ("a.jsonl", b"[]\nno\n", r"a\.jsonl: line 1: field 'image' is missing"),

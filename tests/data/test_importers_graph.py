@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,45 @@ def test_regions_without_boxes_or_sizes(tmp_path: Path) -> None:
         ({"rel_pairs": [[0, 9]] * 5}, r"image '0': rel_pairs names box 9. Expected 0 to 3"),
         ({"rel_labels": [3] * 5}, r"image '0': unknown predicate 3. Expected 1 to 2"),
         ({"rel_labels": [0] * 5}, r"image '0': unknown predicate 0. Expected 1 to 2"),
+        ({"rel_pairs": [[0, 2**40]] * 5}, r"image '0': rel_pairs names box 1099511627776. Expected 0 to 3"),
+        (
+            {"rel_pairs": [[0, 2**70]] * 5},
+            r"image '0': field 'rel_pairs' has dtype .*. Expected a list of integers",
+        ),
+        ({"rel_pairs": [[0, -1]] * 5}, r"image '0': rel_pairs names box -1. Expected 0 to 3"),
+        ({"rel_pairs": [[0.9, 1]] * 5}, r"field 'rel_pairs' has dtype .*. Expected a list of integers"),
+        ({"rel_labels": [1, 1, 1, 1, 1.5]}, r"field 'rel_labels' has dtype .*. Expected a list of integers"),
+        ({"rel_labels": [2**40] * 5}, r"image '0': unknown predicate 1099511627776. Expected 1 to 2"),
+        ({"rel_scores": [0.5, 0.5, 0.5, 0.5, math.nan]}, r"image '0': rel_scores holds nan. Expected 0 to 1"),
+        ({"rel_scores": [0.5, 0.5, 0.5, 0.5, 1.01]}, r"image '0': rel_scores holds 1.01. Expected 0 to 1"),
+        ({"rel_scores": [0.5, 0.5, 0.5, 0.5, -0.01]}, r"image '0': rel_scores holds -0.01. Expected 0 to 1"),
+        ({"rel_scores": ["0.5"] * 5}, r"field 'rel_scores' has dtype .*. Expected a list of numbers"),
         ({"rel_scores": [0.1]}, r"image '0': 5 rel_pairs, 5 rel_labels, 1 rel_scores"),
     ],
 )
 def test_scene_graph_benchmark_faults(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_sgb(sgb(tmp_path, **changed), GraphOptions())
+
+
+def test_scores_that_leave_0_to_1_by_rounding_are_clipped(tmp_path: Path) -> None:
+    path = sgb(tmp_path, rel_scores=[1.0005, 0.9, 0.4, 0.6, -0.0005])
+    assert read_sgb(path, GraphOptions()).images["42"].scores.tolist() == pytest.approx([1, 0.9, 0.6, 0.4, 0])
+
+
+def test_an_image_without_relations(tmp_path: Path) -> None:
+    path = sgb(tmp_path, bbox=[], rel_pairs=[], rel_labels=[], rel_scores=[])
+    graph = read_sgb(path, GraphOptions()).images["42"]
+    assert graph.boxes.shape == (0, 4) and graph.edges.shape == (0, 3) and graph.edges.dtype == np.int32
+
+
+def test_each_predicate_has_a_name_of_its_own(tmp_path: Path) -> None:
+    path, info = sgb(tmp_path), tmp_path / "custom_data_info.json"
+    info.write_text(info.read_text("utf-8").replace('"wears"', '"wears", "on"'), "utf-8")
+    with pytest.raises(
+        DataError, match=r"custom_data_info\.json: ind_to_predicates: the name 'on' at 3 is already at 1"
+    ):
+        read_sgb(path, GraphOptions())
 
 
 def test_scene_graph_benchmark_needs_its_file_names(tmp_path: Path) -> None:
@@ -158,12 +192,19 @@ def test_visual_genome_by_coco_ids_and_its_own_picture_size(tmp_path: Path) -> N
     assert len(data.split("dev").regions(0).relations) == 3
 
 
+BEYOND_FLOAT = json.dumps({"predicate": "on", "subject": {"x": 10**400}})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", r"relationships\.json: expected JSON, one list or one object"),
         ("[{]", r"relationships\.json: not JSON, or cut off, after 0 whole items"),
         ('[{"image_id": 1, "relationships": []}', r"relationships\.json: not JSON, or cut off, after 0 whole"),
+        ("[" * 100_000, r"relationships\.json: lists or objects nested too deeply"),
+        (f"[{'9' * 5000}]", r"relationships\.json: not JSON"),
+        ('[{"a": [0, "\\ud83d"]}]', r"relationships\.json: item 0: a\[1\]: half a character"),
+        (f'[{{"image_id": 1, "relationships": [{BEYOND_FLOAT}]}}]', r"entry 0, relationship 0: expected predicate"),
         ("[{}]", r"entry 0: expected an object with image_id and the list relationships"),
         ('[{"image_id": 1, "relationships": [{"predicate": "on"}]}]', r"entry 0, relationship 0: expected predicate"),
     ],

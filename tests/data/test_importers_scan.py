@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damaged import npy_header
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -245,6 +246,13 @@ FAULTS: list[tuple[Callable[[Path], None], str]] = [
     (text("train_ims.npy", lambda data: data[:-9]), r"train_ims\.npy: not a whole npy file"),
     (text("train_ims.npy", b""), r"train_ims\.npy: not a whole npy file"),
     (text("train_ims.npy", b"hello there"), r"train_ims\.npy: not a whole npy file"),
+    *(
+        (
+            text("train_ims.npy", npy_header(shape) + bytes(4 * 144)),
+            r"train_ims\.npy: not a whole npy file \(.+\). Expected f",
+        )
+        for shape in ("((3, 2, 4)", "(100000000000000000000, 2, 4)", "(True, 2, 4)", "(-3, 2, 4)")
+    ),
     (edit("ims", lambda a: a.astype(object)), r"train_ims\.npy: not a whole npy file"),
     (edit("ims", lambda a: a[0]), r"shape \[4, 6\]. Expected \[any, any, any\], features"),
     (edit("ims", lambda a: a[:0]), r"train_ims\.npy: shape \[0, 4, 6\] holds nothing"),
@@ -263,6 +271,8 @@ FAULTS: list[tuple[Callable[[Path], None], str]] = [
     (edit("boxes", put((1, 3, 0), np.nan)), r"boxes\.npy: row 1, region 3: box \(nan"),
     (edit("boxes", put((1, 3), (30, 10, 20, 20))), r"region 3: box \(30, 10, 20, 20\) has no area. Expected x1 < x2"),
     (edit("sizes", put(1, (0, 5))), r"train_sizes\.npy: row 1 is \[0, 5\]"),
+    (edit("sizes", lambda a: a + 2.0**31), r"train_sizes\.npy: row 0 is \[2147483748.0, .*pixels, 1 to 2147483647"),
+    (edit("sizes", lambda a: a * np.inf), r"train_sizes\.npy: row 0 is \[inf, inf\]"),
     (lambda folder: (folder / "train_sizes.npy").unlink(), r"in pixels, but train_sizes\.npy is missing"),
     (edit("classes", put((0, 1), 3)), r"train_classes\.npy: row 0, region 1: class 3. Expected -1 .* or 0 to 2"),
     (edit("scores", put((0, 1), 1.5)), r"train_scores\.npy: row 0, region 1: score 1.5. Expected 0 to 1"),
@@ -293,6 +303,11 @@ FAULTS: list[tuple[Callable[[Path], None], str]] = [
     (text("train_names.txt", b"a.jpg\nb.jpg\n"), r"train_names\.txt: 2 lines. Expected 3"),
     (text("train_relations.jsonl", b"[]\n[]\n"), r"train_relations\.jsonl: 2 lines. Expected 3"),
     (text("train_relations.jsonl", b"[]\n[[0,\n[]\n"), r"train_relations\.jsonl: line 2: not JSON"),
+    (
+        text("train_relations.jsonl", b"[]\n" + b"[" * 100_000 + b"\n[]\n"),
+        r"line 2: lists or objects nested too deeply",
+    ),
+    (text("train_relations.jsonl", b'[]\n[[0, "\\ud83d", 1]]\n[]\n'), r"line 2: \[0\]\[1\]: half a character"),
     (text("train_relations.jsonl", b"[]\n{}\n[]\n"), r"line 2: \{\}. Expected a list of"),
     (text("train_relations.jsonl", b"[]\n[[0, 1]]\n[]\n"), r"line 2, relation 0: \[0, 1\]. Expected \[subject"),
     (text("train_relations.jsonl", b"[]\n[[0, 1, 4]]\n[]\n"), r"line 2, relation 0: region 4. Expected 0 to 3"),
@@ -312,6 +327,35 @@ def test_each_fault_has_its_message(tmp_path: Path, harm: Callable[[Path], None]
     with pytest.raises(DataError, match=f"(?s){message}"):
         run(folder, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"], "a half-written data set was left"
+
+
+@pytest.mark.parametrize("highest", [99_999, 100_000, 5_000_000])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            "classes.txt",
+            r"train_classes\.npy: row 2, region 1: class {}. Expected 0 to 99999 where classes\.txt is missing",
+        ),
+        (
+            "predicates.txt",
+            r"train_relations\.jsonl: line 2: predicate {}. Expected .* missing: write .*predicates\.txt",
+        ),
+    ],
+)
+def test_ids_without_names_have_a_limit(tmp_path: Path, names: str, message: str, highest: int) -> None:
+    folder = make(tmp_path / "in")
+    (folder / names).unlink()
+    classes = np.load(folder / "train_classes.npy").astype(np.int64)
+    classes[2, 1] = highest if names == "classes.txt" else 0
+    np.save(folder / "train_classes.npy", classes)
+    lines(folder / "train_relations.jsonl", ["[]", f"[[0, {highest if names == 'predicates.txt' else 0}, 1]]", "[]"])
+    if highest < 100_000:
+        source = scan(folder)
+        assert len(source.classes if names == "classes.txt" else source.predicates) == highest + 1
+        return
+    with pytest.raises(DataError, match=message.format(highest)):
+        scan(folder)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Source:
 
     description  the layout and the folder's name, for the manifest
     images       how many images `records` gives at most, for the progress bar
-    records      gives the images one by one; it is called once
+    records      gives the images one by one; it is called once; `picture` is the name that --pictures looks for
     predicates   empty if the source has no relations
     named        whether images have names of their own; else a number is all that is known of them
     """
@@ -112,10 +112,12 @@ def write(source: Source, target: Target) -> Manifest:
     )
     pictures = Pictures(target.pictures) if target.pictures else None
     with writer:
-        records: Iterable[ImageRecord] = source.records(source.notes)
+        found = source.records(source.notes)
         if pictures:
             writer.link_pictures(pictures.folder)
-            records = _with_pictures(records, pictures, source.notes)
+            records = _with_pictures(found, pictures, source.notes)
+        else:  # what the source names is not there
+            records = (dataclasses.replace(record, picture=None) for record in found)
         for record in track(records, "importing images", source.images):
             writer.add(record)
     assert writer.manifest is not None

@@ -14,6 +14,7 @@ import numpy as np
 
 from hire_model.data.importers.base import Notes, Source
 from hire_model.data.importers.captioned import Captions, Detections, record_of
+from hire_model.data.importers.checks import LONGEST, is_length
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
 
@@ -76,8 +77,8 @@ def _positive(cell: bytes, field: str, where: str) -> int:
         value = int(cell)
     except ValueError:
         value = 0
-    if value < 1:
-        raise DataError(f"{where}: field '{field}' is {cell[:20]!r}. Expected a whole number from 1.")
+    if not is_length(value):
+        raise DataError(f"{where}: field '{field}' is {cell[:20]!r}. Expected a whole number from 1 to {LONGEST}.")
     return value
 
 

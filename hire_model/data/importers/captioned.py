@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hire_model.data.importers.base import Notes, chosen
-from hire_model.data.importers.checks import fractions, real_features
+from hire_model.data.importers.checks import check_caption, fractions, real_features
 from hire_model.data.importers.files import parse_json, read_bytes, read_lines
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
@@ -114,6 +114,7 @@ def _karpathy(path: Path, restval: str, notes: Notes) -> list[CaptionedImage]:
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
         raise DataError(f"{path}: expected Karpathy's layout, an object with a list 'images'.")
     images = []
+    places: dict[str, str] = {}
     for number, entry in enumerate(data["images"]):
         where = f"{path}: images[{number}]"
         name, split, sentences = (_field(entry, key, kind, where) for key, kind in _KARPATHY_FIELDS)
@@ -127,12 +128,25 @@ def _karpathy(path: Path, restval: str, notes: Notes) -> list[CaptionedImage]:
         if "cocoid" in entry:
             image.keys.add(str(entry["cocoid"]))
         for at, sentence in enumerate(sentences):
-            raw = _field(sentence, "raw", str, f"{where}.sentences[{at}]")
-            _add(image, raw, str(sentence.get("sentid", f"{name}#{at}")), f"{where}.sentences[{at}]")
+            _sentence(image, sentence, at, f"{where}.sentences[{at}]", places)
         if not sentences:
             raise DataError(f"{where}: image '{name}' has no sentence. Expected one or more.")
         images.append(image)
     return images
+
+
+def _sentence(image: CaptionedImage, entry: Any, at: int, where: str, places: dict[str, str]) -> None:
+    """Add a sentence to its image. places: where each caption id was found, over the whole file."""
+    raw = _field(entry, "raw", str, where)
+    number = entry.get("sentid")
+    caption_id = f"{image.image_id}#{at}" if number is None else str(number)
+    if caption_id in places:
+        raise DataError(
+            f"{where}: the caption's id '{caption_id}' is already that of {places[caption_id]}. Expected each sentid "
+            "once; number the sentences anew, or leave the field out of all."
+        )
+    places[caption_id] = where
+    _add(image, raw, caption_id, where)
 
 
 _KARPATHY_FIELDS = (("filename", str), ("split", str), ("sentences", list))
@@ -149,6 +163,7 @@ def _add(image: CaptionedImage, text: str, caption_id: str, where: str) -> None:
     words = " ".join(text.split("\n")).strip()
     if not words:
         raise DataError(f"{where}: the caption is empty. Expected text; take the caption out or put its text back.")
+    check_caption(words, where)
     image.captions.append(words)
     image.caption_ids.append(caption_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,24 @@ from hire_model.errors import DataError
 
 OVERHANG = 0.01  # of the width or height: a box that sticks out no further is clipped, detectors round that way
 OVERHANG_PIXELS = 1.5
+LONGEST = 2**31 - 1  # pixels of a width or height, and regions of an image: the table's columns are int32
 Relation = tuple[int, int, int, float]
+_BYTES_LITERAL = re.compile(r"""b(['"]).*\1""", re.DOTALL)
+
+
+def check_caption(text: str, where: str) -> None:
+    """Raise DataError for a caption that is the printed form of Python bytes, as b'a dog' is."""
+    if _BYTES_LITERAL.fullmatch(text.strip()):
+        raise DataError(
+            f"{where} is {text[:40]}..., the printed form of Python bytes. Expected plain text: the b and the quotes "
+            "would be learned as words and cost much recall. Write the captions decoded (.decode('utf-8')), then "
+            "import again."
+        )
+
+
+def is_length(value: float) -> bool:
+    """Whether `value` may be a width or height in pixels: 1 to LONGEST, so neither NaN nor infinite."""
+    return 1 <= value <= LONGEST
 
 
 def real_features(features: np.ndarray, count: int | None, where: str, notes: Notes) -> np.ndarray:
@@ -129,6 +147,32 @@ def _relation(row: Any, regions: int, predicates: dict[str, int], where: str) ->
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
         raise DataError(f"{where}: score {_short(score)}. Expected a number from 0 to 1.")
     return subject, predicate, object_, float(score)
+
+
+def listed(entry: Any, key: str, width: int, kinds: str, where: str) -> np.ndarray:
+    """Field `key` of a JSON object: a list of numbers as an array [n], or of rows as [n, width] if width is not 0.
+
+    kinds: the dtype kinds that are right, "iu" integers or "iuf" numbers. A list of nothing is of any kind.
+    """
+    try:
+        array = np.array(entry[key])
+        array = array.reshape(len(array), width) if width else array.reshape(len(array))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: field '{key}' is missing or of the wrong shape.") from error
+    if array.size and array.dtype.kind not in kinds:
+        expected = "numbers" if "f" in kinds else "integers (3, not 3.0) of at most 64 bits"
+        raise DataError(f"{where}: field '{key}' has dtype {array.dtype}. Expected a list of {expected}.")
+    return array
+
+
+def check_within(values: np.ndarray, low: int, high: int, slack: float, what: str) -> None:
+    """Raise DataError for the first number that is NaN, or outside `low` to `high` by more than `slack`.
+
+    what: the message up to the number.
+    """
+    bad = values[~((values >= low - slack) & (values <= high + slack))]
+    if len(bad):
+        raise DataError(f"{what} {bad[0]}. Expected {low} to {high}.")
 
 
 def _numbers(values: Sequence[float] | np.ndarray) -> str:

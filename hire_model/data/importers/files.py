@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -65,15 +67,29 @@ def read_vocabulary(path: Path, notes: Notes) -> tuple[str, ...]:
     return tuple(names)
 
 
-def repeated(names: Sequence[str], path: Path, what: str) -> None:
-    """Raise DataError where one of `names`, the lines of `path`, comes twice."""
+def repeated(names: Sequence[str], path: Path, what: str, place: str = "on line", first: int = 1) -> None:
+    """Raise DataError where one of `names`, by default the lines of `path`, comes twice; they count from `first`."""
     seen: dict[str, int] = {}
-    for number, name in enumerate(names, 1):
+    for number, name in enumerate(names, first):
         if name in seen:
             raise DataError(
-                f"{path}: {what} '{name}' on line {number} is already on line {seen[name]}; each must come once."
+                f"{path}: {what} '{name}' {place} {number} is already {place} {seen[name]}; each must come once."
             )
         seen[name] = number
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: str, advice: str) -> Iterator[None]:
+    """Make a DataError of whatever NumPy raises over a damaged file of `kind`; only reading belongs under it.
+
+    One byte changed in a header may end in an error of ast, tokenize, mmap, zipfile or zlib, or a lack of memory.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: not a whole {kind} file ({str(error) or type(error).__name__}). {advice}") from error
 
 
 def open_array(path: Path, kinds: str, shape: Sequence[int | None], meaning: str) -> np.ndarray:
@@ -84,13 +100,9 @@ def open_array(path: Path, kinds: str, shape: Sequence[int | None], meaning: str
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Expected {meaning}.")
-    try:
+    advice = f"Expected {meaning}. Copy the file again: it looks cut off or is of another kind."
+    with reading(path, "npy", advice):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(
-            f"{path}: not a whole npy file ({error}). Expected {meaning}. Copy the file again: it looks cut off or is "
-            "of another kind."
-        ) from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: an archive of several arrays. Expected one array, {meaning}.")
     check_array(array, str(path), kinds, shape, meaning)
@@ -110,10 +122,49 @@ def check_array(array: np.ndarray, where: str, kinds: str, shape: Sequence[int |
 
 def parse_json(text: str | bytes, where: str) -> Any:
     """The JSON value in `text`; a DataError with place and column otherwise."""
+    with _decoding(where):
+        if isinstance(text, bytes):  # json.loads would let halves of characters pass
+            text = text.decode(json.detect_encoding(text))
+        value = json.loads(text)
+        _check_characters(value, text, where)
+    return value
+
+
+@contextlib.contextmanager
+def _decoding(where: str) -> Iterator[None]:
+    """Make a DataError of what Python's decoders of UTF-8 and JSON raise."""
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        yield
+    except RecursionError as error:
+        raise DataError(f"{where}: lists or objects nested too deeply. Expected a few levels of JSON.") from error
+    except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}).") from error
+
+
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def _check_characters(value: Any, text: str, where: str) -> None:
+    r"""Raise DataError where JSON `text` of that `value` escapes half a character: \ud83d without its pair."""
+    at = _half(value) if _ESCAPED_HALF.search(text) else None
+    if at is not None:
+        raise DataError(
+            f"{where}{at and ': '}{at.lstrip('.')}: half a character, a \\ud800 to \\udfff without its pair. Expected "
+            "whole ones: the text was cut within a character. Put the other half back, or take this one out."
+        )
+
+
+def _half(value: Any) -> str | None:
+    """Where a text with half a character lies within `value`, as .key[index]; None if nowhere."""
+    if isinstance(value, str):
+        return "" if _HALF.search(value) else None
+    keyed = isinstance(value, dict)
+    for key, inner in value.items() if keyed else enumerate(value) if isinstance(value, list) else ():
+        at = _half(inner)
+        if at is not None:
+            return (f".{key}" if keyed else f"[{key}]") + at
+    return None
 
 
 def json_items(path: Path, block: int = 1 << 20) -> Iterator[tuple[str, Any]]:
@@ -122,10 +173,8 @@ def json_items(path: Path, block: int = 1 << 20) -> Iterator[tuple[str, Any]]:
     Graph files run to many gigabytes, which json.load would build up in memory as a whole.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with _decoding(str(path)), path.open(encoding="utf-8-sig") as file:
             yield from _items(file, block, path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}). Expected JSON.") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
 
@@ -143,8 +192,11 @@ def _items(file: TextIO, block: int, path: Path) -> Iterator[tuple[str, Any]]:
             return
         item = _item(buffer, keyed)
         if item:
-            key, value, buffer = item
-            yield (key if keyed else str(index)), value
+            key, value, rest = item
+            name = key if keyed else str(index)
+            _check_characters(value, buffer[: len(buffer) - len(rest)], f"{path}: item {name}")
+            buffer = rest
+            yield name, value
             index += 1
             continue
         # doubling keeps the repeated attempts at a long item linear

@@ -19,13 +19,14 @@ import numpy as np
 
 from hire_model.data.importers.base import Notes, Source
 from hire_model.data.importers.captioned import image_keys
-from hire_model.data.importers.checks import Relation
-from hire_model.data.importers.files import json_items, parse_json, read_bytes
+from hire_model.data.importers.checks import Relation, check_within, listed
+from hire_model.data.importers.files import json_items, parse_json, read_bytes, repeated
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
 
 _SHORT, _LONG = 600, 1000  # Scene-Graph-Benchmark's resize
 _BACKGROUND = "__background__"
+_ROUNDING = 1e-3  # a score may leave 0-1 by so much
 _SPARE = 4  # relations kept per image before matching, as a multiple of those wanted: some find no region
 
 
@@ -162,6 +163,8 @@ def read_sgb(path: Path, options: GraphOptions) -> Graphs:
     if not isinstance(names, list) or not isinstance(files, list):
         raise DataError(f"{info_path}: expected an object with the lists ind_to_predicates and idx_to_files.")
     first = 1 if names and names[0] == _BACKGROUND else 0
+    predicates = tuple(map(str, names[first:]))
+    repeated(predicates, info_path, "ind_to_predicates: the name", "at", first)
     images: dict[str, ImageGraph] = {}
     for key, value in json_items(path):
         where = f"{path}: image '{key}'"
@@ -169,28 +172,21 @@ def read_sgb(path: Path, options: GraphOptions) -> Graphs:
             raise DataError(f"{where}: {info_path.name} names {len(files)} files, none for this one.")
         graph = _sgb_image(value, first, len(names), options.top * _SPARE, where)
         images.update(dict.fromkeys(image_keys(str(files[int(key)])), graph))
-    return Graphs(path, tuple(map(str, names[first:])), images, options, options.frame == "resized")
+    return Graphs(path, predicates, images, options, options.frame == "resized")
 
 
 def _sgb_image(value: Any, first: int, names: int, keep: int, where: str) -> ImageGraph:
-    def field(key: str, width: int | None, kind: type) -> np.ndarray:
-        try:
-            array: np.ndarray = np.array(value[key], kind)
-            return array.reshape(len(array), width) if width else array.reshape(len(array))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{where}: field '{key}' is missing or of the wrong shape.") from error
-
-    boxes, pairs = field("bbox", 4, np.float32), field("rel_pairs", 2, np.int32)
-    labels, scores = field("rel_labels", None, np.int32), field("rel_scores", None, np.float32)
+    boxes, pairs = listed(value, "bbox", 4, "iuf", where), listed(value, "rel_pairs", 2, "iu", where)
+    labels, scores = listed(value, "rel_labels", 0, "iu", where), listed(value, "rel_scores", 0, "iuf", where)
     if not len(pairs) == len(labels) == len(scores):
         raise DataError(f"{where}: {len(pairs)} rel_pairs, {len(labels)} rel_labels, {len(scores)} rel_scores.")
-    if len(pairs) and not (pairs.min() >= 0 and pairs.max() < len(boxes)):
-        raise DataError(f"{where}: rel_pairs names box {pairs.max()}. Expected 0 to {len(boxes) - 1}.")
-    if len(labels) and not (first <= labels.min() and labels.max() < names):
-        raise DataError(f"{where}: unknown predicate {labels.max()}. Expected {first} to {names - 1}.")
+    check_within(pairs, 0, len(boxes) - 1, 0, f"{where}: rel_pairs names box")
+    check_within(labels, first, names - 1, 0, f"{where}: unknown predicate")
+    check_within(scores, 0, 1, _ROUNDING, f"{where}: rel_scores holds")
+    scores = scores.astype(np.float32)
     best = np.argsort(-scores, kind="stable")[:keep]
-    edges = np.stack([pairs[best, 0], labels[best] - first, pairs[best, 1]], axis=1)
-    return ImageGraph(boxes, edges, np.clip(scores[best], 0, 1))
+    edges = np.stack([pairs[best, 0], labels[best] - first, pairs[best, 1]], axis=1).astype(np.int32)
+    return ImageGraph(boxes.astype(np.float32), edges, np.clip(scores[best], 0, 1))
 
 
 def read_vg(path: Path, options: GraphOptions) -> Graphs:
@@ -220,7 +216,7 @@ def _vg_images(path: Path) -> dict[str, tuple[str, tuple[int, int]]]:
         try:
             if value["coco_id"] is not None:
                 images[str(value["image_id"])] = (str(value["coco_id"]), (int(value["width"]), int(value["height"])))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{path}: entry {key}: expected image_id, coco_id, width and height.") from error
     return images
 
@@ -234,7 +230,7 @@ def _vg_image(
         try:
             predicate = " ".join(relation["predicate"].lower().split())
             ends = [[float(relation[end][key]) for key in "xywh"] for end in ("subject", "object")]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise DataError(
                 f"{where}, relationship {at}: expected predicate, and subject and object with x, y, w, h."
             ) from error

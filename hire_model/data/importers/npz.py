@@ -8,8 +8,6 @@ The files carry no captions and no splits: those come from `captioned`.
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +15,8 @@ import numpy as np
 
 from hire_model.data.importers.base import Notes, Source
 from hire_model.data.importers.captioned import Captions, Detections, record_of
-from hire_model.data.importers.checks import checked_classes, checked_scores
-from hire_model.data.importers.files import check_array
+from hire_model.data.importers.checks import LONGEST, checked_classes, checked_scores, is_length
+from hire_model.data.importers.files import check_array, reading
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
 
@@ -68,13 +66,22 @@ def _place(path: Path, captions: Captions, files: dict[int, Path], notes: Notes)
         files[index] = path
 
 
+def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays that are of use, and the names of all that the file has."""
+    with reading(path, "npz", "Copy or extract it again."):
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise DataError(
+                f"{path}: one array without a name, an npy file. Expected an archive of named arrays; write it with "
+                "numpy.savez."
+            )
+        with archive:
+            found = {key: archive[key] for key in archive.files if key in _KNOWN}
+            return found, ", ".join(archive.files) or "nothing"
+
+
 def _read(path: Path, dim: int | None) -> Detections:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {key: arrays[key] for key in arrays.files if key in _KNOWN}
-            present = ", ".join(arrays.files) or "nothing"
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise DataError(f"{path}: not a whole npz file ({error}). Copy or extract it again.") from error
+    found, present = _arrays(path)
 
     def pick(names: tuple[str, ...]) -> np.ndarray | None:
         return next((found[name] for name in names if name in found), None)
@@ -102,8 +109,8 @@ _KNOWN = {*_FEATURES, *_BOXES, *_WIDTH, *_HEIGHT, *_CLASSES, *_SCORES}
 def _size(value: np.ndarray | None, path: Path) -> int:
     if value is None:
         return 0
-    if value.size != 1 or value.dtype.kind not in "iuf" or not value.item() >= 1:
-        raise DataError(f"{path}: width or height is {value}. Expected one number of pixels.")
+    if value.size != 1 or value.dtype.kind not in "iuf" or not is_length(value.item()):
+        raise DataError(f"{path}: width or height is {value}. Expected one number of pixels, 1 to {LONGEST}.")
     return int(value.item())
 
 

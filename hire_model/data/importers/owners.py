@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from hire_model.data.importers.files import repeated
 from hire_model.errors import DataError
 
 _COPIES = 5  # how often VSE++'s and SCAN's files repeat an image, once per caption
-_BYTES_LITERAL = re.compile(r"""b(['"]).*\1""", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -149,14 +147,3 @@ def _names(files: Counted, images: int, per_image: int) -> list[str] | None:
         f"{files.ids_path}: {len(files.ids)} lines. Expected {images} (one per image) or {files.captions} (one per "
         "caption)."
     )
-
-
-def check_captions(captions: Sequence[str], path: Path) -> None:
-    """Raise DataError for a caption that is the printed form of Python bytes, as b'a dog' is."""
-    for number, text in enumerate(captions, 1):
-        if _BYTES_LITERAL.fullmatch(text.strip()):
-            raise DataError(
-                f"{path}: line {number} is {text[:40]}..., the printed form of Python bytes. Expected plain text: the "
-                "b and the quotes would be learned as words and cost much recall. Write the captions decoded "
-                "(.decode('utf-8')), then import again."
-            )

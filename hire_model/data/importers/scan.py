@@ -15,17 +15,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from hire_model.data.importers.base import Notes, Source, chosen
 from hire_model.data.importers.checks import (
+    LONGEST,
     Relation,
     checked_classes,
     checked_relations,
     checked_scores,
     fractions,
+    is_length,
     real_features,
 )
 from hire_model.data.importers.files import parse_json, read_vocabulary, repeated
@@ -34,6 +37,8 @@ from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
 
 _SUFFIX = "_ims.npy"
+_MOST_UNNAMED = 100_000  # ids without a list of names: a higher one is a fault, and would fill memory with names
+_Ids = Iterator[tuple[int, str]]  # an id and its place
 
 
 def scan(folder: Path, *, splits: Sequence[str] = (), captions_per_image: str = "auto") -> Source:
@@ -48,8 +53,8 @@ def scan(folder: Path, *, splits: Sequence[str] = (), captions_per_image: str = 
     if len(dims) > 1:
         sizes = ", ".join(f"{split.path('ims.npy').name} {split.features.shape[2]}" for split in opened)
         raise DataError(f"{folder}: feature sizes differ between splits: {sizes}. Expected one size.")
-    classes = _vocabulary(folder / "classes.txt", "class", _most_classes, opened, notes)
-    predicates = _vocabulary(folder / "predicates.txt", "predicate", _most_predicates, opened, notes)
+    classes = _vocabulary(folder / "classes.txt", "class", _class_ids, opened, notes)
+    predicates = _vocabulary(folder / "predicates.txt", "predicate", _predicate_ids, opened, notes)
 
     def records(notes: Notes) -> Iterator[ImageRecord]:
         for split in opened:
@@ -79,29 +84,38 @@ def _splits_in(folder: Path) -> list[str]:
     return sorted(found, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
-def _most_classes(splits: Sequence[ScanSplit]) -> int:
-    return max((int(split.classes.max()) + 1 for split in splits if split.classes is not None), default=0)
+def _class_ids(splits: Sequence[ScanSplit]) -> _Ids:
+    """The highest class id of each split."""
+    for split in splits:
+        if split.classes is not None:
+            row, region = np.unravel_index(int(split.classes.argmax()), split.classes.shape)
+            yield int(split.classes[row, region]), f"{split.path('classes.npy')}: row {row}, region {region}"
 
 
-def _most_predicates(splits: Sequence[ScanSplit]) -> int:
-    """One more than the highest predicate index; faults in the lines are found later, where they have a place."""
-    found = -1
+def _predicate_ids(splits: Sequence[ScanSplit]) -> _Ids:
+    """All predicate ids; faults in the lines are found later, where they have a place."""
     for split in splits:
         for number, line in enumerate(split.relations or (), 1):
-            rows = parse_json(line, f"{split.path('relations.jsonl')}: line {number}")
+            where = f"{split.path('relations.jsonl')}: line {number}"
+            rows = parse_json(line, where)
             for row in rows if isinstance(rows, list) else ():
                 if isinstance(row, list) and len(row) > 2 and type(row[1]) is int:
-                    found = max(found, row[1])
-    return found + 1
+                    yield row[1], where
 
 
 def _vocabulary(
-    path: Path, kind: str, count: Callable[[Sequence[ScanSplit]], int], splits: Sequence[ScanSplit], notes: Notes
+    path: Path, kind: str, ids: Callable[[Sequence[ScanSplit]], _Ids], splits: Sequence[ScanSplit], notes: Notes
 ) -> tuple[str, ...]:
     if path.is_file():
         return read_vocabulary(path, notes)
-    used = count(splits)
-    if used:
+    highest, where = max(ids(splits), key=itemgetter(0), default=(-1, ""))
+    if highest >= _MOST_UNNAMED:
+        raise DataError(
+            f"{where}: {kind} {highest}. Expected 0 to {_MOST_UNNAMED - 1} where {path.name} is missing: write {path}, "
+            "a name on each line, or check the ids."
+        )
+    used = highest + 1
+    if used > 0:
         notes.say(f"{path.name} is missing: the names are '{kind} 0' to '{kind} {used - 1}'.")
     return tuple(f"{kind} {i}" for i in range(used))
 
@@ -182,12 +196,13 @@ def _region_count(split: ScanSplit, row: int) -> int | None:
 def _size(split: ScanSplit, row: int) -> tuple[int, int]:
     if split.sizes is None:
         return 0, 0
-    width, height = (int(n) if np.isfinite(n) else 0 for n in split.sizes[row])
-    if width < 1 or height < 1:
+    width, height = split.sizes[row].tolist()
+    if not (is_length(width) and is_length(height)):
         raise DataError(
-            f"{split.path('sizes.npy')}: row {row} is {split.sizes[row].tolist()}. Expected width and height in pixels."
+            f"{split.path('sizes.npy')}: row {row} is {[width, height]}. Expected width and height in pixels, "
+            f"1 to {LONGEST}."
         )
-    return width, height
+    return int(width), int(height)
 
 
 def _relations(split: ScanSplit, row: int, regions: int, predicates: dict[str, int]) -> list[Relation]:

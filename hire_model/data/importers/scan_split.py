@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from hire_model.data.importers.base import Notes
+from hire_model.data.importers.checks import check_caption
 from hire_model.data.importers.files import open_array, read_lines
-from hire_model.data.importers.owners import Counted, Owners, check_captions, find_owners
+from hire_model.data.importers.owners import Counted, Owners, find_owners
 from hire_model.errors import DataError
 
 
@@ -54,7 +55,8 @@ def open_split(folder: Path, name: str, rule: str, notes: Notes) -> ScanSplit:
     if not features.size:
         raise DataError(f"{path('ims.npy')}: shape {list(features.shape)} holds nothing.")
     captions, ids, names = read_lines(path("caps.txt"), notes), lines("ids.txt"), lines("names.txt")
-    check_captions(captions, path("caps.txt"))
+    for number, caption in enumerate(captions, 1):
+        check_caption(caption, f"{path('caps.txt')}: line {number}")
     counted = Counted(path("ims.npy"), path("caps.txt"), path("ids.txt"), features, len(captions), ids)
     boxes = array("boxes.npy", "f", [rows, regions, 4], "boxes x1 y1 x2 y2 of each region")
     sizes = array("sizes.npy", "iuf", [rows, 2], "width and height of each image in pixels")
