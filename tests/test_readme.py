@@ -32,8 +32,9 @@ def _blocks() -> list[tuple[str, str]]:
 
 def test_there_are_commands_to_run() -> None:
     text = "".join(body for _, body in _blocks())
-    for command in ("mlflow run . -e train", "hire data synth", "hire train", "hire evaluate", "hire package", "Scorer.load"):
+    for command in ("mlflow run . -e train", "hire data synth", "hire train", "hire evaluate", "hire package"):
         assert command in text
+    assert "Scorer.load" in text
 
 
 @pytest.mark.live

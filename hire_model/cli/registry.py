@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from hire_model.gate import Decision
     from hire_model.settings import TrackingSettings
+    from hire_model.tracking.promotion import Promotion
     from hire_model.tracking.versions import Version
 
 app = typer.Typer(help="Look at the registered model.", no_args_is_help=True)
@@ -57,15 +58,23 @@ def promote(
     settings = _tracking(set_)
     from hire_model.tracking import promotion
 
-    print(promotion.promote(settings, version, force).summary())
+    done = promotion.promote(settings, version, force)
+    print(done.summary())
+    _print_serving(done, settings)
 
 
-def rollback(set_: Set = None) -> None:
-    """Make the version that the champion replaced the champion again."""
+def rollback(
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Noted on the version that goes out of force.")] = "",
+    set_: Set = None,
+) -> None:
+    """Make the version that the champion replaced the champion again; what is served changes with 'hire serve'."""
     settings = _tracking(set_)
     from hire_model.tracking import promotion
 
-    print(promotion.rollback(settings).summary())
+    done = promotion.rollback(settings, reason)
+    print(done.summary())
+    print(f"Version {done.previous} is not promoted again before it passes another 'hire gate'.")
+    _print_serving(done, settings)
 
 
 @app.command()
@@ -111,6 +120,20 @@ def _tracking(set_: list[str] | None) -> TrackingSettings:
     from hire_model.settings import resolve
 
     return resolve(None, overrides(set_)).settings.tracking
+
+
+def _print_serving(done: Promotion, settings: TrackingSettings) -> None:
+    """What makes a server answer by the new champion, where one of the two was packaged and hence may be served."""
+    from hire_model.tracking import packages, versions
+
+    numbers = [number for number in (done.champion, done.previous) if number]
+    archived = [number for number in numbers if packages.PATH in versions.find(settings, number).tags]
+    if not done.changed or not archived:
+        return
+    print("\nA server goes on with the version that it has. Next:")
+    if done.champion not in archived:
+        print(f"  hire package --version {done.champion}")
+    print("  hire serve")
 
 
 def _print_decision(decision: Decision, settings: TrackingSettings) -> None:

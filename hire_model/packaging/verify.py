@@ -13,7 +13,9 @@ a tag of the registry version.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -31,6 +33,10 @@ ALLOWED = {".py", ".json", ".md", ".safetensors"}
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 _LARGEST, _LARGEST_MANIFEST = 8 << 30, 1 << 20
 _CHUNK = 1 << 20
+# What zipfile raises on damaged bytes; bz2 says OSError, a name that is no text UnicodeDecodeError (a ValueError).
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, ValueError, RuntimeError, EOFError,
+)  # fmt: skip
 
 
 class ArchiveError(HireError):
@@ -83,7 +89,7 @@ def verify(archive: Path, sha256: str = "") -> ArchiveManifest:
     try:
         with zipfile.ZipFile(archive) as opened:
             return _checked(archive, opened)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except _DAMAGE as error:
         raise ArchiveError(f"{archive}: not an archive, or damaged: {error}.") from error
 
 
@@ -127,6 +133,8 @@ def _checked(archive: Path, opened: zipfile.ZipFile) -> ArchiveManifest:
 
 def _check_entry(archive: Path, entry: zipfile.ZipInfo) -> None:
     path = PurePosixPath(entry.filename)
+    if not entry.filename:
+        raise ArchiveError(f"{archive}: a file without a name.")
     if path.is_absolute() or ".." in path.parts or "\\" in entry.filename or ":" in entry.filename:
         raise ArchiveError(f"{archive}: {entry.filename!r}: a name that leads out of the archive's folder.")
     if entry.is_dir() or stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):

@@ -125,6 +125,7 @@ PREDICTION: TypeAdapter[Request] = TypeAdapter(
     ]
 )
 EXPLANATION = TypeAdapter(PairsRequest)
+_PATH, _MESSAGE = 200, 400  # characters of a fault's path and message at most
 _TAGS = {"#pairs", "#matrix", "#search", "#regions", "#stored"}  # no key of a request, hence no part of a path
 
 
@@ -216,9 +217,10 @@ class Fault(_Message):
 
 
 class RequestFault(Exception):  # noqa: N818  what a request is answered with
-    """A request that is refused; becomes a `Fault`."""
+    """A request that is refused; becomes a `Fault`. Path and message are cut: an unknown key may have 16 MB."""
 
     def __init__(self, status: int, path: str, message: str) -> None:
+        path, message = _cut(path, _PATH), _cut(message, _MESSAGE)
         super().__init__(f"{path}: {message}")
         self.status, self.path, self.message = status, path, message
 
@@ -241,3 +243,7 @@ def json_path(loc: tuple[int | str, ...]) -> str:
     """pydantic's place of a fault as a JSON path: ('#pairs', 'pairs', 3, 'image', '#regions') is pairs[3].image."""
     parts = (part for part in loc if part not in _TAGS)
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -83,6 +83,8 @@ class Intake:
 
     def take(self, ask: Ask) -> Taken:
         """The request of `ask`. Raises RequestFault: 400 malformed, 404 no such gallery or image, 413 too much."""
+        if not isinstance(ask.body, bytes | bytearray | str):  # a cell of a table may be empty, or a number
+            raise RequestFault(400, "", f"the request is {type(ask.body).__name__}, expected JSON as text.")
         self._bound_marks(ask.body)
         request = parse(ask.body, ask.explain)
         self._bound_counts(request, ask.explain)

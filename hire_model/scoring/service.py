@@ -21,6 +21,7 @@ from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.store import ImageRegions
 from hire_model.errors import HireError
 from hire_model.model import artifact
+from hire_model.scoring.blocks import score_pairs
 from hire_model.scoring.contract import (
     ExplanationAnswer,
     Fault,
@@ -152,7 +153,7 @@ class Service:
         return [one.content if isinstance(one.content, EncodedImages) else next(encoded) for one in taken.images]
 
     def _finish(self, jobs: list[_Job], spent: Spent) -> list[BaseModel]:
-        """Score the pairs of all jobs in one pass; where that fails, each job alone, so that only the unlucky fail."""
+        """Score the pairs of all jobs together; where that fails, each job alone, so that only the unlucky fail."""
         try:
             with spent.stage("score"):
                 scores = self._scores(jobs)
@@ -168,13 +169,13 @@ class Service:
         """[all pairs] float32, those of the first job first."""
         if not jobs:
             return np.empty(0, np.float32)
-        images = EncodedImages.join([image for job in jobs for image in job.images])
-        texts = EncodedTexts.join([text for job in jobs for text in job.texts])
+        images = [image for job in jobs for image in job.images]
+        texts = [text for job in jobs for text in job.texts]
         first_image = np.cumsum([0, *(len(job.images) for job in jobs)])
         first_text = np.cumsum([0, *(len(job.texts) for job in jobs)])
         image_index = np.concatenate([job.taken.image_index + first_image[i] for i, job in enumerate(jobs)])
         text_index = np.concatenate([job.taken.text_index + first_text[i] for i, job in enumerate(jobs)])
-        return self.scorer.score(images, texts, image_index, text_index)
+        return score_pairs(self.scorer, images, texts, image_index, text_index)
 
     def _answer(self, job: _Job, scores: np.ndarray) -> BaseModel:
         request = job.taken.request

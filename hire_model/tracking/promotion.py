@@ -13,12 +13,17 @@ Under its ticket a promotion reads the champion again, and writes in this order:
     3  alias champion -> the new version             (the one write that decides)
     4  the ticket is closed
 
+A rollback also writes, before 3, on the version that it takes out of force: who did that, when and why, and the gate's
+decision 'rolled back', so that it is not promoted again before another `hire gate`. Killed in between, the champion in
+force bears that mark, which only a promotion reads and hence harms nothing; written after 3 it might be missing.
+
 Killed before 3, the old champion is in force; after it, the new one. What a rollback goes back to is read from what 1
 wrote on the champion, so an alias `previous` that is half-way does not mislead it. The tickets stay as the history.
 """
 
 from __future__ import annotations
 
+import getpass
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,8 +51,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-LEASE = 120.0  # seconds; four small writes with time-outs of seconds take a fraction of it
+LEASE = 120.0  # seconds; a few small writes with time-outs of seconds take a fraction of it
 REPLACES, FORCED, DATE = "promotion.replaces", "promotion.forced", "promotion.date"
+ROLLED_BACK, UNDONE = "rolled back", "promotion.rolled_back"  # a gate's decision; when, by whom and why
 _CLOSED = "closed"
 _LOOK_BACK = 50  # tickets
 
@@ -96,12 +102,13 @@ def promote(settings: TrackingSettings, version: str = CHALLENGER, force: str = 
         return found
 
     because = f", forced: {force}" if force else ""
-    return _move(settings, f"promote {version}{because}", choose, {FORCED: force or "no"})
+    return _move(settings, f"promote {version}{because}", choose, {FORCED: force or "no"}, {})
 
 
-def rollback(settings: TrackingSettings) -> Promotion:
+def rollback(settings: TrackingSettings, reason: str = "") -> Promotion:
     """Make the version that the champion replaced the champion again; once more goes forward again.
 
+    The version that goes out of force wants another gate before it is promoted again; reason: noted on it.
     Raises PromotionError where the champion replaced nobody, PromotionBusy and TrackingError as `promote`.
     """
 
@@ -117,7 +124,9 @@ def rollback(settings: TrackingSettings) -> Promotion:
             )
         return found
 
-    return _move(settings, "roll back", choose, {})
+    because = f": {reason}" if reason else ""
+    undone = f"{_now()} by {_user()}{because}"
+    return _move(settings, f"roll back{because}", choose, {}, {UNDONE: undone, DECISION: ROLLED_BACK})
 
 
 def history(settings: TrackingSettings, most: int = 5) -> list[str]:
@@ -131,6 +140,12 @@ def _check_decision(version: Version, champion: Version | None) -> None:
     decision, now = version.tags.get(DECISION, "missing"), champion.number if champion else NOBODY
     against = version.tags.get(JUDGED_AGAINST, NOBODY)
     gate = f"hire gate --version {version.number}"
+    if decision == ROLLED_BACK:
+        raise PromotionError(
+            f"Version {version.number} of '{version.name}' is not promoted: it was rolled back, "
+            f"{version.tags.get(UNDONE, 'nobody noted why')}. Run '{gate}' to judge it again, or give a reason: "
+            f"hire promote --version {version.number} --force REASON."
+        )
     if decision != PASSED:
         raise PromotionError(
             f"Version {version.number} of '{version.name}' is not promoted: its gate decision is {decision}. Run "
@@ -146,8 +161,13 @@ def _check_decision(version: Version, champion: Version | None) -> None:
 Choose = Callable[["MlflowClient", Version | None], Version]
 
 
-def _move(settings: TrackingSettings, what: str, choose: Choose, tags: dict[str, str]) -> Promotion:
-    """Under a ticket: read the champion, choose, and write in the order that the module describes."""
+def _move(
+    settings: TrackingSettings, what: str, choose: Choose, tags: dict[str, str], on_old: dict[str, str]
+) -> Promotion:
+    """Under a ticket: read the champion, choose, and write in the order that the module describes.
+
+    tags: for the new champion; on_old: for the one before, if there is one.
+    """
     name = settings.model_name
     with registry(settings, what) as client:
         target = choose(client, find_in(client, name, CHAMPION))  # refuse early, before anything is written
@@ -157,10 +177,12 @@ def _move(settings: TrackingSettings, what: str, choose: Choose, tags: dict[str,
             before = champion.number if champion else ""
             if target.number == before:
                 return Promotion(name, target.number, target.tags.get(REPLACES, "").replace(NOBODY, ""), False)
-            date = datetime.now(UTC).isoformat(timespec="seconds")
-            for key, value in ({REPLACES: before or NOBODY, DATE: date} | tags).items():
+            for key, value in ({REPLACES: before or NOBODY, DATE: _now()} | tags).items():
                 check()
                 client.set_model_version_tag(name, target.number, key, cut(value))
+            for key, value in on_old.items() if before else ():
+                check()
+                client.set_model_version_tag(name, before, key, cut(value))
             if before:
                 check()
                 client.set_registered_model_alias(name, PREVIOUS, before)
@@ -209,6 +231,17 @@ def _tickets(client: MlflowClient, book: str, most: int) -> list[ModelVersion]:
 
 def _book(name: str) -> str:
     return f"{name}-promotions"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may have no name for its user
+        return "unknown"
 
 
 def _date(milliseconds: int) -> str:

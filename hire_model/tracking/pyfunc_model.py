@@ -1,8 +1,9 @@
 """The model as MLflow serves it: MLflow runs this file to get the model ("models from code"), so nothing is pickled.
 
 A row of the table is a request of hire_model.scoring.contract as JSON text, in the column `request`. Its answer has the
-columns `status` and `body`, as of every other server: a row that is refused says so and harms no other. The parameter
-`explain` asks for explanations instead of scores. Galleries are found in the folder that HIRE_GALLERIES names.
+columns `status` and `body`, as of every other server: a row that is refused, as one is that is empty or a number, says
+so and harms no other. The parameter `explain` asks for explanations instead of scores. Galleries are found in the
+folder that HIRE_GALLERIES names.
 """
 
 from __future__ import annotations

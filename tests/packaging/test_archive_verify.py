@@ -73,6 +73,36 @@ def test_every_changed_byte_is_seen(good: Path, tmp_path: Path) -> None:
     assert verify(good, digest).files == expected
 
 
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_is_told_as_such_however_it_is_compressed(tmp_path: Path, how: int) -> None:
+    """Each way to compress has an error of its own."""
+    path = tmp_path / "a.mar"
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, content in (CONTENT | {MANIFEST: _manifest(CONTENT)}).items():
+            archive.writestr(name, content)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(ArchiveError):
+            verify(path)
+
+
+def test_a_name_that_is_no_text(good: Path) -> None:
+    whole = good.read_bytes()
+    place = whole.rindex(b"PK\x01\x02")
+    names = whole[place:].replace(b"manifest.json", b"manif\xff\xff\xff.json")
+    flags = names[:8] + b"\x00\x08" + names[10:]  # its name is UTF-8, it says
+    good.write_bytes(whole[:place] + flags)
+    with pytest.raises(ArchiveError, match="not an archive, or damaged"):
+        verify(good)
+
+
+def test_a_file_without_a_name(good: Path) -> None:
+    good.write_bytes(good.read_bytes().replace(b"handler.py", b"\x00andler.py"))  # a name ends at its first zero
+    with pytest.raises(ArchiveError, match="without a name"):
+        verify(good)
+
+
 @pytest.mark.parametrize("name", CONTENT)
 def test_exchanged_content(tmp_path: Path, name: str) -> None:
     harmed = _archive(tmp_path / "a.mar", CONTENT, **{name: CONTENT[name][:-1] + b"?"})

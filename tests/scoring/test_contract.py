@@ -66,6 +66,18 @@ def test_a_fault_is_told_by_its_place(request_: object, path: str, says: str) ->
     assert says in caught.value.message
 
 
+@pytest.mark.parametrize("inner", [{}, {"pairs": [{"image": STORED, "text": "a"}]}])
+def test_a_long_key_is_not_sent_back_whole(inner: dict[str, list[dict[str, object]]]) -> None:
+    """The answer to a key of 16 MB would be larger than a server may send."""
+    request = inner or {"gallery": "g", "texts": ["a"]}
+    (inner["pairs"][0] if inner else request)["k" * 1_000_000] = 1  # type: ignore[assignment]
+    with pytest.raises(RequestFault, match="not permitted") as caught:
+        parse(json.dumps(request))
+    assert caught.value.path.startswith("pairs[0].kkk" if inner else "kkk") and caught.value.path.endswith("...")
+    assert len(caught.value.path) == 200 and len(str(caught.value)) < 1_000
+    assert len(RequestFault(404, "", "m" * 1_000_000).message) == 400
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"nope", b'{"pairs"', b"\xff\xd8\xff\xe0", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 100_000,

@@ -155,7 +155,8 @@ def test_a_large_gallery_gets_a_graph_that_finds_nearly_the_same(scorer, split, 
     [
         (["a dog"], 0, 5, "top_k is 0, expected 1 or more"),
         (["a dog"], 6, 5, "A shortlist of 5 cannot give the best 6"),
-        (["a dog", 3], 1, 5, "text 1: int, expected str"),
+        (["a dog", 3], 1, 5, "text 1: the sentence is int, expected str"),
+        (["a \ud800"], 1, 5, "text 0: the sentence holds half a character, expected Unicode"),
     ],
 )
 def test_what_makes_no_sense_is_said(scorer, gallery, texts, top_k, shortlist, message):

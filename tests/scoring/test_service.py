@@ -160,7 +160,7 @@ def test_an_unlucky_request_fails_alone(service: Service, split: Split, monkeypa
     real = service.scorer.score
 
     def unlucky(images: Any, texts: Any, image_index: np.ndarray, text_index: np.ndarray) -> np.ndarray:
-        if len(texts) in (2, 5):  # two texts alone, and all five of both requests together
+        if len(text_index) in (2, 5):  # two pairs alone, and all five of both requests together
             raise RuntimeError("out of luck")
         return real(images, texts, image_index, text_index)
 

@@ -102,6 +102,12 @@ def _bodies(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
         yield f"{keys} keys", b'{"pairs": [{' + b",".join(b'"%d":0' % number for number in range(keys)) + b"}]}"
     long = {"image": {"gallery": "scenes", "id": "a" * 16_000_000}, "text": "a"}
     yield "an id of 16 MB", json.dumps({"pairs": [long]}).encode()
+    key = b"k" * 16_777_000
+    yield "an unknown key of 16 MB", b'{"gallery": "scenes", "texts": ["a"], "' + key + b'": 1}'
+    yield (
+        "the same in a pair",
+        b'{"pairs": [{"image": {"gallery": "scenes", "id": "0"}, "text": "a", "' + key + b'": 1}]}',
+    )
     yield "a number of 16 million digits", b'{"pairs": [' + b"9" * 16_000_000 + b"]}"
     yield "a text of a million", json.dumps({"pairs": [pair | {"text": "a " * 500_000}]}).encode()
     yield "a word of 1,999 letters", json.dumps({"pairs": [pair | {"text": "x" * 1_999}]}).encode()

@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.pyfunc import PyFuncModel
 from processes import Server
 from registered import RegisteredModel
 from test_handler import Context
@@ -69,7 +70,7 @@ def by_handler(unpacked: Path, galleries: Path) -> Asking:
 
 
 @pytest.fixture(scope="module")
-def by_pyfunc(registered_model: RegisteredModel, galleries: Path) -> Asking:
+def pyfunc(registered_model: RegisteredModel, galleries: Path) -> PyFuncModel:
     before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(galleries))
@@ -77,8 +78,13 @@ def by_pyfunc(registered_model: RegisteredModel, galleries: Path) -> Asking:
         model = mlflow.pyfunc.load_model(f"models:/{registered_model.settings.tracking.model_name}@challenger")
         mlflow.set_tracking_uri(before)
 
+    return model
+
+
+@pytest.fixture(scope="module")
+def by_pyfunc(pyfunc: PyFuncModel) -> Asking:
     def ask(body: bytes, explain: bool) -> Answer:
-        answer = model.predict(pd.DataFrame({"request": [body.decode()]}), params={"explain": explain})
+        answer = pyfunc.predict(pd.DataFrame({"request": [body.decode()]}), params={"explain": explain})
         return int(answer["status"][0]), json.loads(answer["body"][0])
 
     return ask
@@ -234,6 +240,34 @@ def test_every_adapter_refuses_as_the_service(ask: Asking, service: Service, cas
     assert fault == _direct(service, body, explain)[1]
     if case != "a lone surrogate":  # the parser's place for it is its own business
         assert fault["path"] == path
+
+
+CELLS = [None, 5, 0.5, True, "a good one"]
+
+
+def _check_cells(statuses: list[int], bodies: list[str], service: Service, body: bytes) -> None:
+    assert statuses == [400] * (len(CELLS) - 1) + [200]
+    for text in bodies[:-1]:
+        fault = json.loads(text)
+        assert (fault["status"], fault["path"]) == (400, "") and "expected JSON as text" in fault["message"]
+        assert fault["model"]["version"] == "1"
+    assert _same(json.loads(bodies[-1]), _direct(service, body, False)[1])
+
+
+def test_a_cell_that_is_no_text_is_refused_alone(pyfunc: PyFuncModel, service: Service) -> None:
+    body = b'{"gallery": "scenes", "texts": ["a dog"], "top_k": 1}'
+    answer = pyfunc.predict(pd.DataFrame({"request": [*CELLS[:-1], body.decode()]}))
+    _check_cells(answer["status"].tolist(), answer["body"].tolist(), service, body)
+
+
+@pytest.mark.live
+def test_a_cell_that_is_no_text_is_refused_alone_over_http(mlflow_serve: Server, service: Service) -> None:
+    body = b'{"gallery": "scenes", "texts": ["a dog"], "top_k": 1}'
+    table = {"columns": ["request"], "data": [*([cell] for cell in CELLS[:-1]), [body.decode()]]}
+    answer = httpx.post(f"{mlflow_serve.address}/invocations", json={"dataframe_split": table}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    rows = answer.json()["predictions"]
+    _check_cells([row["status"] for row in rows], [row["body"] for row in rows], service, body)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def race(settings: TrackingSettings, version: str, start: float, answers: Queue[
 
 
 def killed_before(settings: TrackingSettings, version: str, write: int) -> None:
-    """Promote `version`, and be killed (SIGKILL) where it would do its write number `write`, counted from 0."""
+    """Promote `version`, or roll back without one, and be killed (SIGKILL) before its write number `write` (from 0)."""
     done = 0
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,4 +49,7 @@ def killed_before(settings: TrackingSettings, version: str, write: int) -> None:
 
     for name in WRITES:
         setattr(mlflow.MlflowClient, name, counted(getattr(mlflow.MlflowClient, name)))
-    promotion.promote(settings, version)
+    if version:
+        promotion.promote(settings, version)
+    else:
+        promotion.rollback(settings, "it is slow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,26 @@ def test_what_was_recorded_is_said(folder: Path) -> None:
         assert part in text, part
     assert f"| train | {facts.data.splits['train'].images} |" in text
     assert text.count("| Words in the caption | t2i |") == len(facts.slices[0].slices)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "better, -1.25 to 1.25."),
+        ({"global_weight": 0.0}, "better, -1.5 to 1.5."),
+        ({"global_weight": 0.0, "global_head": False}, "better, -1.5 to 1.5."),
+        ({"relation_match": False}, "better, -1 to 1."),
+        ({"graphs": "none"}, "better, -1 to 1."),
+    ],
+)
+def test_the_range_of_the_scores_is_that_of_this_model(
+    folder: Path, tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    config = artifact.read_config(folder)
+    config["model"] |= changes
+    (tmp_path / artifact.CONFIG).write_text(json.dumps(config))
+    text = card.render(tmp_path, "hire", "models:/hire/7")
+    assert says in text and text.startswith("# Model card")
 
 
 def test_names_from_data_are_neither_table_nor_markup(folder: Path) -> None:

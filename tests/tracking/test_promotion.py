@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 
 import mlflow
@@ -12,6 +13,7 @@ from hire_model.settings import TrackingSettings
 from hire_model.tracking import promotion, versions
 from hire_model.tracking.promotion import PromotionBusy, PromotionError, promote, rollback
 from hire_model.tracking.run import TrackingError
+from hire_model.tracking.versions import PASSED
 
 
 @pytest.fixture
@@ -36,6 +38,27 @@ def test_forward_and_back(hire: TrackingSettings) -> None:
     assert rollback(hire).champion == "2" and aliases(hire) == {"champion": "2", "previous": "1"}
     done = promotion.history(hire)
     assert len(done) == 4 and all("(done)" in line for line in done) and "roll back: version 2" in done[0]
+
+
+def test_a_version_rolled_back_wants_another_gate(hire: TrackingSettings) -> None:
+    pass_gate(hire, "1")
+    promote(hire, "1")
+    pass_gate(hire, "2", against="1")
+    promote(hire, "2")
+    rollback(hire, "it is slow")
+    tags = versions.find(hire, "2").tags
+    assert tags["gate.decision"] == "rolled back" and tags["gate.champion"] == "1"
+    noted = tags["promotion.rolled_back"]
+    assert noted.startswith("20") and f"by {getpass.getuser()}: it is slow" in noted
+    assert "roll back: it is slow: version 1" in promotion.history(hire)[0]
+    assert versions.find(hire, "1").tags["gate.decision"] == PASSED
+    with pytest.raises(PromotionError, match=r"it was rolled back, 20.*it is slow.*hire gate --version 2.*--force"):
+        promote(hire, "2")
+    assert aliases(hire) == {"champion": "1", "previous": "2"}
+    pass_gate(hire, "2", against="1")
+    assert promote(hire, "2").champion == "2"
+    rollback(hire)
+    assert promote(hire, "2", force="it was the network").champion == "2"
 
 
 def test_promoting_again_changes_nothing(hire: TrackingSettings) -> None:

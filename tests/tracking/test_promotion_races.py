@@ -15,7 +15,8 @@ from promoting import killed_before, race
 from registrations import age_tickets, aliases, pass_gate, register
 
 from hire_model.settings import TrackingSettings
-from hire_model.tracking.promotion import PromotionBusy, promote, rollback
+from hire_model.tracking.promotion import PromotionBusy, PromotionError, promote, rollback
+from hire_model.tracking.versions import find
 
 pytestmark = pytest.mark.live
 ROUNDS = 4
@@ -96,6 +97,31 @@ def test_killed_before_each_write(
         again = promote(settings, "3")
         assert (again.champion, again.previous, again.changed) == ("3", "2", write <= CHAMPION)
         assert aliases(settings) == {"champion": "3", "previous": "2"}
+
+
+@pytest.mark.parametrize("write", range(4, 10))
+def test_a_rollback_killed_before_each_write_after_its_ticket(
+    processes: ForkServerContext, tracking: TrackingSettings, store: Path, write: int
+) -> None:
+    """Two writes are the ticket, two tags on the champion to be, two on the old one, two aliases; one closes it."""
+    settings = tracking.model_copy(update={"model_name": f"back-{write}"})
+    register(settings, 2)
+    promote(settings, "1", force="the first")
+    promote(settings, "2", force="the second")
+    mlflow.MlflowClient().delete_registered_model(f"{settings.model_name}-promotions")
+    pass_gate(settings, "2", against="1")
+    process = processes.Process(target=killed_before, args=(settings, "", write))
+    process.start()
+    process.join(180)
+    assert process.exitcode == (0 if write == 9 else -signal.SIGKILL)
+    assert aliases(settings)["champion"] == ("2" if write <= 7 else "1")
+    decision = find(settings, "2").tags["gate.decision"]
+    assert decision == ("passed" if write <= 5 else "rolled back"), "never out of force without the mark"
+    age_tickets(store, 3600)
+    if write <= 7:
+        assert rollback(settings).champion == "1"
+    with pytest.raises(PromotionError, match="rolled back"):
+        promote(settings, "2")
 
 
 def test_the_writes_are_those_that_are_counted(processes: ForkServerContext, tracking: TrackingSettings) -> None:
