@@ -15,6 +15,11 @@ _REMOTE = re.compile(
     r"|url\('https?://[^)]*\)",
     re.IGNORECASE,
 )
+_POLICY = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'\">"
+)
+"""Great Expectations writes values unescaped into its pages: a caption's script would run when they are read."""
 _STYLE = """<style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 1rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 }
@@ -35,18 +40,20 @@ def site(folder: Path) -> dict[str, Any]:
 
 
 def make_local(folder: Path, heading: str) -> None:
-    """Take what comes from other servers out of all pages below `folder`, and give them a style of their own.
+    """Take what comes from other servers out of all pages below `folder`, let no script run in them, and give them a
+    style of their own.
 
     The first page is written anew: Great Expectations draws its list with one of those scripts.
     """
     for page in folder.rglob("*.html"):
         text = _REMOTE.sub("", page.read_text("utf-8"))
+        text = re.sub(r"<head\b[^>]*>", lambda head: head[0] + _POLICY, text, count=1)  # before anything that it is for
         page.write_text(text.replace("</head>", _STYLE, 1), "utf-8")
     pages = [page for part in ("validations", "expectations") for page in sorted((folder / part).rglob("*.html"))]
     paths = [page.relative_to(folder) for page in pages]
     links = [
         f'<li><a href="{quote(path.as_posix())}">{path.parts[0]}: {html.escape(path.stem)}</a></li>' for path in paths
     ]
-    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data docs</title>{_STYLE}'
+    head = f'<!doctype html><html lang="en"><head>{_POLICY}<meta charset="utf-8"><title>Data docs</title>{_STYLE}'
     first = f"{head}<body><h1>{html.escape(heading)}</h1><ul>{''.join(links)}</ul></body></html>"
     (folder / "index.html").write_text(first, "utf-8")

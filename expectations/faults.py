@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from expectations.check import Check, Severity, validate
-from expectations.planting import Plant, both, cell, cells, columns, features, file, image_copy, manifest
+from expectations.planting import Plant, both, caption_copy, cell, cells, columns, features, file, image_copy, manifest
 from hire_model.data.schema import FEATURES
 from hire_model.files import write_text
 from hire_model.progress import track
@@ -77,6 +77,7 @@ CAPTION_FAULTS = [
     Fault("a caption is punctuation", "captions", "has letters", cell("captions", 7, "text", "... 3")),
     Fault("a caption has no id", "captions", "has an id", cell("captions", 8, "caption_id", "")),
     Fault("a caption's id ends in a space", "captions", "white space", cell("captions", 8, "caption_id", "x ")),
+    Fault("a caption's id ends in a line break", "captions", "white space", cell("captions", 8, "caption_id", "x\n")),
     Fault("a caption holds a NUL", "captions", "control character", cell("captions", 8, "text", "a dog\0s"), "warning"),
     Fault("two captions have the same id", "captions", "same id", cells("captions", [4, 9], caption_id="c")),
     Fault("a caption of one word", "captions", "3 to 90", cell("captions", 6, "text", "dog"), "warning"),
@@ -148,7 +149,7 @@ CAPTION_FAULTS = [
         "the captions of test are those of train",
         "captions",
         "copied to another",
-        cells("captions", [*range(40), *range(160, 200)], text="a dog is on the table"),
+        caption_copy(),
     ),
 ]
 IMAGE_FAULTS = [
@@ -217,6 +218,24 @@ SPLIT_FAULTS = [
         "splits",
         "has the regions",
         image_copy(0.01, shuffled=True),
+    ),
+    Fault(
+        "an image of train is in test too, without its boxes",
+        "splits",
+        "most of its features",
+        image_copy(0, shuffled=False, box=lambda _: NAN),
+    ),
+    Fault(
+        "an image of train is in test too, with the boxes of a crop, its regions in another order",
+        "splits",
+        "most of its features",
+        image_copy(0, shuffled=True, box=lambda value: 0.9 * value),
+    ),
+    Fault(
+        "an image of train is in test too, but for one region",
+        "splits",
+        "most of its features",
+        image_copy(0, shuffled=False, new_regions=1),
     ),
     Fault(
         "an image of test is close to one of train", "splits", "close to", image_copy(0.03, shuffled=True), "warning"

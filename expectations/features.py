@@ -1,6 +1,7 @@
 """What the suites need to know of the features: one pass over the file, block by block, leaves a few numbers a row.
 
-16 GB of features become, per region, a norm and a count of bad numbers, and per image a signature of 160 numbers.
+16 GB of features become, per region, a norm, a count of bad numbers and a hash, and per image a signature of 160
+numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from expectations.copies import row_hashes
 from hire_model.data.store import Dataset, read_rows
 from hire_model.progress import track
 
@@ -26,11 +28,13 @@ class Measures:
 
     norms       [regions] float64, Euclidean, of the finite numbers
     bad         [regions] int64, how many numbers are NaN or infinite
+    hashes      [regions] int64, equal where all bytes of the features are
     signatures  [images, 160] float32, see `measure`
     """
 
     norms: np.ndarray
     bad: np.ndarray
+    hashes: np.ndarray
     signatures: np.ndarray
 
 
@@ -44,12 +48,14 @@ def measure(data: Dataset, counts: np.ndarray) -> Measures:
     """
     data = Dataset(data.folder, data.manifest)  # one of our own, so that the boxes go when we are done
     dim, total = data.features.shape[1], int(counts.sum())
-    norms, bad = np.empty(total, np.float64), np.empty(total, np.int64)
+    norms, bad, hashes = np.empty(total, np.float64), np.empty(total, np.int64), np.empty(total, np.int64)
     signatures = np.empty((len(counts), _DIRECTIONS * 5), np.float32)
     random = torch.Generator().manual_seed(_SEED)
     projection = torch.randn(dim, _DIRECTIONS, generator=random) / _DIRECTIONS**0.5
     for images, rows in _blocks(counts, dim * data.features.dtype.itemsize):
-        block = torch.from_numpy(read_rows(data.features, rows.start, rows.stop - rows.start)).float()
+        stored = read_rows(data.features, rows.start, rows.stop - rows.start)
+        hashes[rows] = row_hashes(stored)
+        block = torch.from_numpy(stored).float()
         norm, bad[rows] = torch.linalg.vector_norm(block, dim=1), 0
         if not torch.isfinite(norm).all():  # a NaN or an infinity shows there; each number is looked at only then
             finite = torch.isfinite(block)
@@ -61,7 +67,7 @@ def measure(data: Dataset, counts: np.ndarray) -> Measures:
         spread = ((block @ projection)[:, :, None] * weights[:, None]).flatten(1)
         starts = np.cumsum(counts[images]) - counts[images]
         signatures[images] = np.add.reduceat(spread.numpy(), starts, axis=0) / counts[images, None]
-    return Measures(norms, bad, signatures)
+    return Measures(norms, bad, hashes, signatures)
 
 
 def _blocks(counts: np.ndarray, row_bytes: int) -> Iterator[tuple[slice, slice]]:

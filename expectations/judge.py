@@ -98,7 +98,12 @@ def _what(table: Table, kwargs: dict[str, Any], found: dict[str, Any]) -> str:
     columns = kwargs.get("column_list") or [kwargs[key] for key in ("column", "column_A", "column_B") if key in kwargs]
     named = [*columns, *(name for name in table.context if name not in columns)]
     shown = "; ".join(
-        f"row {index}: " + ", ".join(f"{name} {_short(value)}" for name, value in zip(named, row, strict=True))
+        f"row {index}: "
+        + ", ".join(
+            f"{name} {_short(value)}"
+            for name, value in zip(named, row, strict=True)
+            if name in columns or not pd.isna(value)  # there may be no image to name
+        )
         for index, row in zip(rows.index, rows[named].itertuples(index=False), strict=True)
     )
     more = ", ..." if found["unexpected_count"] > len(rows) else ""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from expectations.drift import FIGURES, Drift, compare, newest
+from hire_model.data.store import Dataset
+from hire_model.errors import HireError
 from hire_model.evaluation.drift_page import render
 from hire_model.settings import Settings
 
@@ -25,7 +29,8 @@ def monitor(journal: Path, model: str, settings: Settings) -> Monitored:
     """Compare the newest pairs that `model` has scored with the data set of the settings.
 
     model: an address such as models:/hire@champion, or a folder. Sentences, pictures and classes are compared with the
-    training split, scores with the split that the model is judged on. Raises HireError: no journal, model or data.
+    training split, scores with the split that the model is judged on. Raises HireError: no journal, model or data, or
+    data that are not those that the model has learned from.
     """
     from hire_model.data.chosen import Splits, open_dataset
     from hire_model.model import artifact
@@ -34,9 +39,10 @@ def monitor(journal: Path, model: str, settings: Settings) -> Monitored:
     from hire_model.tracking import registry
 
     folder = registry.fetch(model, settings.tracking)
-    weights = artifact.read_config(folder)["sha256"][artifact.WEIGHTS]
-    lines, data = newest(journal, weights), open_dataset(settings.data)
-    manifest, splits = data.manifest, Splits.of(data, settings.data)
+    config, data = artifact.read_config(folder), open_dataset(settings.data)
+    _check_learned(config["facts"], model, data)
+    weights = config["sha256"][artifact.WEIGHTS]
+    lines, manifest, splits = newest(journal, weights), data.manifest, Splits.of(data, settings.data)
     scorer = Scorer.load(folder, predicates=manifest.predicates)
     drift = compare(lines, reference(scorer, splits.train, splits.test), manifest.classes)
     facts = {
@@ -51,3 +57,14 @@ def monitor(journal: Path, model: str, settings: Settings) -> Monitored:
     samples = {FIGURES[one.figure.name]: (one.figure.reference, one.figure.journal) for one in drift.compared}
     page = render(drift.verdict, drift.findings(), drift.rows(), facts, samples)
     return Monitored(drift, page, weights, manifest.digest)
+
+
+def _check_learned(facts: Mapping[str, Any], model: str, data: Dataset) -> None:
+    """Raise HireError where the model says that it has learned from other data than `data`."""
+    learned, manifest = facts.get("data digest"), data.manifest
+    if learned and learned != manifest.digest:
+        raise HireError(
+            f"{data.folder}: data set '{manifest.name}', digest {manifest.digest[:16]}, but {model} has learned from "
+            f"'{facts.get('data', '')}', digest {str(learned)[:16]}. What is asked is compared with what was learned: "
+            "name the data set of that digest (--data), or a model that was trained on this one."
+        )

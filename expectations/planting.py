@@ -128,32 +128,59 @@ def columns(table: str, change: Callable[[pa.Table], pa.Table]) -> Plant:
     return plant
 
 
-def image_copy(noise: float, shuffled: bool) -> Plant:
+def image_copy(
+    noise: float, shuffled: bool, box: Callable[[float], float] | None = None, new_regions: int = 0
+) -> Plant:
     """Give an image of the test split the features and boxes of one of the training split with as many regions.
 
-    noise is the standard deviation of what is added to each number, as a share of the features' own.
+    noise: the standard deviation of what is added to each number, as a share of the features' own; box: what becomes of
+    a box's number; new_regions: so many regions at the end get the features of none.
     """
 
     def plant(folder: Path) -> int:
         images, regions, array = read(folder, "images"), read(folder, "regions"), np.load(folder / FEATURES)
-        rows = range(len(images["split"]))
-        source, target = next(
-            (a, b)
-            for b in rows
-            for a in rows
-            if (images["split"][a], images["split"][b]) == ("train", "test")
-            and images["n_regions"][a] == images["n_regions"][b]
-        )
+        source, target = _alike(images)
         rng, size = np.random.default_rng(0), images["n_regions"][source]
         old, new = images["first_region"][source], images["first_region"][target]
         order = rng.permutation(size) if shuffled else np.arange(size)
         copied = array[old + order].astype(np.float32)
         array[new : new + size] = copied + noise * copied.std() * rng.standard_normal(copied.shape)
+        last = slice(new + size - new_regions, new + size)
+        array[last] = np.roll(array[last], 1, axis=1)
         for name in ("x1", "y1", "x2", "y2"):
-            regions[name][new : new + size] = [regions[name][old + k] for k in order.tolist()]
+            found = [regions[name][old + k] for k in order.tolist()]
+            regions[name][new : new + size] = [box(value) for value in found] if box else found
         np.save(folder / FEATURES, array)
         write(folder, "regions", regions)
         sign(folder)
         return target
 
     return plant
+
+
+def caption_copy() -> Plant:
+    """Give more than half of the captions of the test split the texts of captions of the training split."""
+
+    def plant(folder: Path) -> int:
+        captions, splits = read(folder, "captions"), read(folder, "images")["split"]
+        rows = {name: [k for k, image in enumerate(captions["image"]) if splits[image] == name] for name in set(splits)}
+        chosen = rows["test"][: len(rows["test"]) // 2 + 1]
+        for test, train in zip(chosen, rows["train"], strict=False):
+            captions["text"][test] = captions["text"][train]
+        write(folder, "captions", captions)
+        sign(folder)
+        return rows["test"][0]
+
+    return plant
+
+
+def _alike(images: dict[str, list[Any]]) -> tuple[int, int]:
+    """The first images of train and test that have the same number of regions, four or more."""
+    rows = range(len(images["split"]))
+    return next(
+        (a, b)
+        for b in rows
+        for a in rows
+        if (images["split"][a], images["split"][b]) == ("train", "test")
+        and images["n_regions"][a] == images["n_regions"][b] >= 4
+    )

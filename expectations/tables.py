@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from expectations.copies import copied
 from expectations.features import Measures, measure, nearest_elsewhere
 from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest
 from hire_model.data.store import Dataset
@@ -31,6 +33,15 @@ class Table:
     file: str
     frame: pd.DataFrame
     context: tuple[str, ...] = ()
+
+
+class Relatives(NamedTuple):
+    """Per image its nearest of another split (row, how far), and the one that it was copied from (row, which share)."""
+
+    nearest: np.ndarray
+    apart: np.ndarray
+    sources: np.ndarray
+    shares: np.ndarray
 
 
 def manifest_table(folder: Path, manifest: Manifest) -> Table:
@@ -71,18 +82,25 @@ class Tables:
         return self._read("images")
 
     @cached_property
-    def _measures(self) -> tuple[Measures, np.ndarray, np.ndarray]:
-        """What the pass over the features leaves, without the signatures; each image's nearest elsewhere, how far."""
-        found = measure(self.data, self._images["n_regions"].to_numpy(np.int64))
-        rows, apart = nearest_elsewhere(found.signatures, self._images["split"].to_numpy())
-        return replace(found, signatures=found.signatures[:0].copy()), rows, apart
+    def _reference(self) -> str:
+        """The split that a model learns from: train, or the largest where there is none of that name."""
+        splits = self._images["split"]
+        return "train" if (splits == "train").any() else str(splits.mode()[0])
+
+    @cached_property
+    def _measures(self) -> tuple[Measures, Relatives]:
+        """What the pass over the features leaves, without signatures and hashes; what these say of other splits."""
+        counts, splits = self._images["n_regions"].to_numpy(np.int64), self._images["split"].to_numpy()
+        found = measure(self.data, counts)
+        near = nearest_elsewhere(found.signatures, splits)
+        related = Relatives(*near, *copied(found.hashes, counts, splits, self._reference))
+        return replace(found, signatures=found.signatures[:0].copy(), hashes=found.hashes[:0].copy()), related
 
     @cached_property
     def parameters(self) -> dict[str, float]:
         """What a suite may write as {"$PARAMETER": name}: what is right for this data set and no other."""
         norms, images = self._measures[0].norms, self._images
-        reference = "train" if (images["split"] == "train").any() else images["split"].mode()[0]
-        own = np.repeat(images["split"].to_numpy() == reference, images["n_regions"])
+        own = np.repeat(images["split"].to_numpy() == self._reference, images["n_regions"])
         middle = float(np.median(norms[own]))
         return {
             "classes": len(self.data.manifest.classes),
@@ -92,11 +110,13 @@ class Tables:
         }
 
     def captions(self) -> Table:
-        """caption_id, image, text; image_id and split of the image; `plain`, the text that near duplicates share."""
+        """caption_id, image, text; image_id and split of the image; `plain`, the text that near duplicates share;
+        `split_copied`, the share of the split's captions that stand, by `plain`, in another split too."""
         frame = self._read("captions")
         frame["image_id"] = pd.Categorical.from_codes(frame["image"], self._images["image_id"])
         frame["split"] = pd.Categorical(self._images["split"]).take(frame["image"])
         frame["plain"] = plain(frame["text"])
+        frame["split_copied"] = _shares(frame)
         return Table("captions", "captions.parquet", frame, ("image_id", "split"))
 
     def images(self) -> Table:
@@ -129,17 +149,29 @@ class Tables:
 
     def splits(self) -> Table:
         """A row per image: image_id, split, picture; `apart`, how far its features are from the nearest image of
-        another split (0: the same), and `nearest`, which one that is."""
-        frame = self._images[["image_id", "split", "picture"]].copy()
-        _, rows, frame["apart"] = self._measures
-        ids, splits = frame["image_id"].to_numpy(), frame["split"].to_numpy()
-        frame["nearest"] = [f"row {row}, {ids[row]}, {splits[row]}" if row >= 0 else None for row in rows.tolist()]
-        return Table("splits", "images.parquet", frame, ("image_id", "split", "nearest"))
+        another split (0: the same), and `nearest`, which one that is; `copied`, the share of its regions whose features
+        are those of regions of one image of another split (0 in the training split), and `source`, which one."""
+        frame, found = self._images[["image_id", "split", "picture"]].copy(), self._measures[1]
+        frame["apart"], frame["nearest"] = found.apart, self._named(found.nearest)
+        frame["copied"], frame["source"] = found.shares, self._named(found.sources)
+        return Table("splits", "images.parquet", frame, ("image_id", "split", "nearest", "source"))
+
+    def _named(self, rows: np.ndarray) -> list[str | None]:
+        """Images by row, in words; None for a row of -1."""
+        ids, splits = self._images["image_id"].to_numpy(), self._images["split"].to_numpy()
+        return [f"row {row}, {ids[row]}, {splits[row]}" if row >= 0 else None for row in rows.tolist()]
 
     def _of_images(self, counts: str) -> pd.Categorical:
         """The image_id of each row of a table of which an image has `counts` rows; one number a row is held."""
         images = self._images
         return pd.Categorical.from_codes(np.repeat(np.arange(len(images)), images[counts]), images["image_id"])
+
+
+def _shares(frame: pd.DataFrame) -> pd.Series:
+    """Of each row's split the share of rows whose `plain` stands in another split as well."""
+    pairs = frame[["plain", "split"]].drop_duplicates()
+    shared = frame["plain"].isin(pairs["plain"][pairs["plain"].duplicated()])
+    return shared.groupby(frame["split"], observed=True).transform("mean").astype("float64")
 
 
 def plain(texts: pd.Series) -> pd.Series:

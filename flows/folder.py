@@ -10,6 +10,7 @@ from flows.keys import code_digest, data_key, key_of
 from hire_model.data.chosen import open_dataset
 from hire_model.files import write_text
 from hire_model.settings import Settings
+from hire_model.tracking.versions import Version
 from hire_model.training.state import LAST, keep_previous
 
 STATE = "flow.json"
@@ -45,9 +46,14 @@ class TrainingFolder:
         keep_previous(self.out)
         write_text(json.dumps({"key": self.key}) + "\n", self.out / STATE)
 
-    def end(self, version: str) -> None:
-        """Note what came of it."""
-        write_text(json.dumps({"key": self.key, "version": version}) + "\n", self.out / STATE)
+    def end(self, version: str, run: str) -> None:
+        """Note what came of it: the version's number, and the id of the run that made it."""
+        write_text(json.dumps({"key": self.key, "version": version, "run": run}) + "\n", self.out / STATE)
+
+    def holds(self, version: Version) -> bool:
+        """Whether that is the version that this training has given. Another store may have another of its number."""
+        state = self._state()
+        return bool(version.run_id) and (state.get("version"), state.get("run")) == (version.number, version.run_id)
 
     def forget(self) -> None:
         """Let nothing of what lies here be taken up."""

@@ -8,7 +8,7 @@ from prefect import flow, task
 
 from flows import artifacts
 from flows.alone import alone
-from flows.folder import TrainingFolder
+from flows.folder import STATE, TrainingFolder
 from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, settings_of
 from flows.retries import ON_IO
 from hire_model.errors import HireError
@@ -44,6 +44,7 @@ def fit(resolved: Resolved, name: str, folder: TrainingFolder) -> str:
     """Train, or take up what lies in `folder`; a retry takes it up too. Returns the version's number."""
     from hire_model import pipeline
     from hire_model.tracking import versions
+    from hire_model.tracking.run import tracking_uri
     from hire_model.training.record import EpochRecord
 
     settings = resolved.settings
@@ -52,9 +53,14 @@ def fit(resolved: Resolved, name: str, folder: TrainingFolder) -> str:
             "The flow works on registered models: leave tracking.enabled and tracking.register_model as they are, or "
             "train without the flow ('hire train')."
         )
-    if folder.version and folder.version in {version.number for version in versions.listed(settings.tracking)}:
+    if folder.version and any(folder.holds(version) for version in versions.listed(settings.tracking)):
         print(f"Version {folder.version} came of the same data, settings and code; nothing to train.")
         return folder.version
+    if folder.version:
+        print(
+            f"{folder.out / STATE} tells of version {folder.version}, but the version of that number in "
+            f"{tracking_uri(settings.tracking)} is not there or came of another run: it is trained and registered anew."
+        )
     resume = folder.resumable
     print(f"{'Going on from the checkpoint' if resume else 'Training from the beginning'} in {folder.out}")
     if not resume:
@@ -67,5 +73,5 @@ def fit(resolved: Resolved, name: str, folder: TrainingFolder) -> str:
     trained = pipeline.train(resolved, name, resume, on_epoch)
     if trained is None:
         raise HireError("The flow trains in one process: start it without torchrun.")
-    folder.end(trained.version)
+    folder.end(trained.version, versions.find(settings.tracking, trained.version).run_id)
     return trained.version

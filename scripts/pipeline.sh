@@ -9,7 +9,10 @@ pid="$home/hire-worker.pid"
 export DO_NOT_TRACK=true PREFECT_HOME="$home"
 mkdir -p "$home"
 
-alive() { [ -f "$pid" ] && kill -0 "$(cat "$pid")" 2>/dev/null; }
+words_of() { tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" || ps -ww -o args= -p "$1"; }
+# the number may be another process's by now, after a restart of the machine for instance: its command line tells
+alive() { [ -f "$pid" ] && { words_of "$(cat "$pid")" | grep -q "worker.*start.*--pool.*hire"; } 2>/dev/null; }
+ready() { prefect work-pool inspect hire 2>/dev/null | grep -q "WorkPoolStatus.READY"; }
 # the hook in flows/plugin.py ends this with status 1 where no server answers
 answers() { prefect work-pool ls >/dev/null 2>&1; }
 
@@ -41,9 +44,14 @@ if ! alive; then
 os.execvp("prefect", ["prefect", "worker", "start", "--pool", "hire"])' >"$home/worker.log" 2>&1 &
     echo $! >"$pid"
 fi
-for _ in $(seq 60); do
-    prefect work-pool inspect hire | grep -q "WorkPoolStatus.READY" && break
-    alive || { cat "$home/worker.log" >&2; exit 1; }
+for _ in $(seq "${PIPELINE_TRIES:-60}"); do
+    ready && break
+    alive || { cat "$home/worker.log" >&2; echo "pipeline: the worker has ended; above is $home/worker.log" >&2; exit 1; }
     sleep 1
 done
+if ! ready; then
+    echo "pipeline: the pool hire is not ready, although a worker (process $(cat "$pid")) is running. Expected that it" \
+        "reports to the server within a minute or two: look into $home/worker.log, then 'make stop' and again." >&2
+    exit 1
+fi
 echo "pipeline: ready. Next:  . .venv/bin/activate  and  prefect deployment run hire/retrain --watch"

@@ -37,34 +37,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def registered_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> RegisteredModel:
-    """Trained once for all tests that need a version in a registry. MLflow's own state is put back."""
-    import mlflow
-    from registered import RegisteredModel
+    """Trained once for all tests that need a version in a registry."""
+    from registered import register
 
-    from hire_model import pipeline
-    from hire_model.settings import resolve
-
-    place = tmp_path_factory.mktemp("registered")
-    overrides = {
-        "model.preset": "tiny",
-        "data.path": str(tiny_dataset),
-        "data.test": "test",
-        "train.epochs": "1",
-        "train.batch": "8",
-        "train.threads": "1",
-        "train.out": str(place / "run"),
-        "evaluate.bootstrap": "0",
-        "evaluate.examples": "0",
-        "tracking.uri": f"sqlite:///{place}/mlflow.db",
-    }
-    resolved = resolve("synthetic", overrides, environ={})
-    before = mlflow.get_tracking_uri()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        for name in [name for name in os.environ if name.startswith("MLFLOW")]:
-            patch.delenv(name)
-        trained = pipeline.train(resolved, name="tiny")
-    mlflow.set_tracking_uri(before)
-    mlflow.tracking.fluent._active_experiment_id = None
-    assert trained is not None
-    return RegisteredModel(resolved.settings, "1", trained.model, tiny_dataset)
+    return register(tiny_dataset, tmp_path_factory.mktemp("registered"), {"data.test": "test"})

@@ -164,6 +164,8 @@ def test_on_the_command_line(first: judging.Judged, second: judging.Judged, sett
     assert isinstance(refused.exception, PromotionError)
     assert "already" in run.invoke(app, ["promote", "--version", "1", *store]).output
     carded = run.invoke(app, ["card", "--model", "1", "--out", str(tmp_path / "card.md"), *store])
-    assert carded.exit_code == 0 and "## Gate" in (tmp_path / "card.md").read_text()
+    card = (tmp_path / "card.md").read_text()
+    assert carded.exit_code == 0 and "## Gate" in card
+    assert "## Ablation\n\nNone is at hand." in card and "hire card --ablation" in card, "it says how to add one"
     folder = run.invoke(app, ["card", "--model", str(settings.train.out / "model"), *store])
     assert "has not judged this model yet" in folder.output

@@ -24,6 +24,10 @@ from hire_model.tracking import registry, versions
 
 CARD = "model_card.md"
 FACT = "card"  # the key of a model folder's facts below which these facts are
+NO_ABLATION = (
+    "None is at hand. `hire ablate stages --out FOLDER` on the same data shows what each part of the model gives, and "
+    "`hire card --ablation FOLDER/stages.json` adds its table here."
+)
 _NOT_OF_THE_MODEL = {"out", "device", "threads", "checkpoint_minutes"}  # where and how fast, not what
 
 
@@ -98,7 +102,8 @@ def known(folder: Path) -> CardFacts | None:
 def render(folder: Path, name: str, uri: str, decision: Decision | None = None, ablation: str = "") -> str:
     """The card of the model in `folder` as Markdown.
 
-    name: of the registered model; uri: what loads this one; decision: of its gate; ablation: a Markdown table.
+    name: of the registered model; uri: what loads this one; decision: of its gate; ablation: a Markdown table, without
+    which the card says how to get one.
     Raises HireError where the folder has no facts for a card.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -122,7 +127,7 @@ def render(folder: Path, name: str, uri: str, decision: Decision | None = None, 
         config=artifact.read_config(folder),
         decision=decision,
         changes=CHANGES,
-        ablation=ablation,
+        ablation=ablation or NO_ABLATION,
     )
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,9 +136,38 @@ def test_data_docs_open_without_a_network(tiny_dataset: Path, tmp_path: Path) ->
     assert "a caption has letters" in captions
 
 
+def test_no_script_of_a_caption_runs_in_the_data_docs(tiny_dataset: Path, tmp_path: Path) -> None:
+    """Great Expectations writes captions as they are; a policy in the head, before them, binds browsers."""
+    data = copy(tiny_dataset, tmp_path / "data")
+    cell("captions", 5, "text", "a <img src=x onerror=alert(7)> dog <script>alert(8)</script>")(data)
+    validate(data, docs=tmp_path / "docs")
+    policy = re.compile(r"<head[^>]*><meta http-equiv=\"Content-Security-Policy\" content=\"([^\"]+)\">")
+    for page in (tmp_path / "docs").rglob("*.html"):
+        found = policy.search(page.read_text("utf-8"))
+        assert found is not None, page
+        rules = dict(rule.strip().split(" ", 1) for rule in found[1].split(";"))
+        assert rules["default-src"] == "'none'" and not any(name.startswith("script") for name in rules)
+
+
+@pytest.mark.parametrize(("taken", "severity"), [(1, "warning"), (2, "warning"), (3, "error"), (4, "error")])
+def test_captions_of_a_test_split_taken_from_a_large_train_split(taken: int, severity: str, tmp_path: Path) -> None:
+    """Four captions of 124 are few; of the four of a test split they are all."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path / "d", name="t", feature_dim=8, feature_extractor="x") as writer:
+        for k in range(120):
+            writer.add(ImageRecord(f"a{k}", "train", rng.normal(size=(2, 8)), [f"a dog with {k} bones"]))
+        for k in range(4):
+            text = f"the dog with {k} bones." if k < taken else f"a cat with {k} bones"
+            writer.add(ImageRecord(f"b{k}", "test", rng.normal(size=(2, 8)), [text]))
+    validation = validate(tmp_path / "d")
+    failed = {check.severity for check in validation.checks if not check.ok}
+    assert failed == {"warning", severity}, validation.summary()
+    assert ("row 120: split_copied" in validation.summary()) == (severity == "error")
+
+
 def test_the_command(tiny_dataset: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["data", "validate", str(tiny_dataset)])
-    assert done.exit_code == 0 and "47 expectations: 0 errors, 0 warnings" in done.stdout, done.output
+    assert done.exit_code == 0 and "48 expectations: 0 errors, 0 warnings" in done.stdout, done.output
     data = copy(tiny_dataset, tmp_path / "data")
     cell("captions", 7, "text", "")(data)
     done = CliRunner().invoke(app, ["data", "validate", str(data)])

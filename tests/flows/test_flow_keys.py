@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import mlflow
 import pytest
+from registered import RegisteredModel
 
+from flows import artifacts
 from flows.folder import TrainingFolder
 from flows.keys import code_digest, data_key, folder_digest, key_of
 from flows.parameters import judged_split, settings_of
+from flows.train import fit
+from hire_model import pipeline
 from hire_model.errors import SettingsError
+from hire_model.tracking import versions
+from hire_model.tracking.versions import Version
 from hire_model.training.state import BEST, LAST
 
 
@@ -63,10 +71,36 @@ def test_a_folder_is_taken_up_by_the_same_training_only(data: Path, tmp_path: Pa
     (first.out / LAST).write_bytes(b"of this one")
     assert folder().resumable and not folder().version
     assert not folder("train.epochs=7").resumable and not folder("train.seed=1").resumable
-    first.end("4")
+    first.end("4", "run4")
     assert folder().version == "4" and folder("train.seed=1").version == ""
+    assert folder().holds(Version("hire", "4", "run4", (), {})) and not folder().holds(Version("hire", "4", "", (), {}))
+    assert not folder("train.seed=1").holds(Version("hire", "4", "run4", (), {}))
     folder().forget()
     assert not folder().resumable and not folder().version
+
+
+@pytest.mark.parametrize(("run", "trains"), [("", False), ("of another store", True)])
+def test_a_version_of_another_store_is_not_taken_for_ones_own(
+    run: str, trains: bool, registered_model: RegisteredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Each store counts its versions from 1: the run tells them apart."""
+    uri = registered_model.settings.tracking.uri
+    resolved = settings_of("", str(registered_model.dataset), [f"train.out={tmp_path / 'out'}", f"tracking.uri={uri}"])
+    folder = TrainingFolder.of(resolved.settings)
+    folder.out.mkdir()
+    own = versions.find(resolved.settings.tracking, "1").run_id
+    folder.end("1", run or own)
+    trained = []
+    monkeypatch.setattr(pipeline, "train", lambda *words: trained.append(words) or SimpleNamespace(version="1"))
+    monkeypatch.setattr(artifacts, "progress", lambda *words: lambda share: None)
+    before = mlflow.get_tracking_uri()
+    assert fit.fn(resolved, "x", folder) == "1"
+    mlflow.set_tracking_uri(before)
+    said = capsys.readouterr().out
+    assert bool(trained) == trains
+    assert (f"the version of that number in {uri} is not there or came of another run" in said) == trains
+    assert folder.holds(Version("hire", "1", own, (), {}))
 
 
 def test_parameters_are_settings() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from prefect import flow
 from real_servers import Servers
 from registered import RegisteredModel
@@ -18,6 +20,7 @@ from flows.monitor import DRIFT, monitor, watch
 from hire_model.cli.main import app
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
+from hire_model.model import artifact
 from hire_model.scoring.intake import Ask
 from hire_model.scoring.journal import Journal, JournalSettings
 from hire_model.scoring.payload import encode_image
@@ -40,14 +43,33 @@ def ask_all(model: Path, dataset: Path, out: Path, add: str = "", count: int = 1
 
 
 @pytest.fixture(scope="module")
-def usual(registered_model: RegisteredModel, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ask_all(registered_model.folder, scenes, tmp_path_factory.mktemp("usual"))
+def watched(
+    registered_model: RegisteredModel, scenes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> RegisteredModel:
+    """The model as if it had learned from `scenes`, which are enough to compare with: version 2 of a copied store."""
+    place = tmp_path_factory.mktemp("watched")
+    folder = place / "model"
+    shutil.copytree(registered_model.folder, folder)
+    config, manifest = json.loads((folder / artifact.CONFIG).read_text()), Dataset.open(scenes).manifest
+    config["facts"] |= {"data": manifest.name, "data digest": manifest.digest}
+    (folder / artifact.CONFIG).write_text(json.dumps(config))
+    tracking = registered_model.settings.tracking
+    shutil.copy(tracking.uri.removeprefix("sqlite:///"), place / "mlflow.db")
+    tracking = tracking.model_copy(update={"uri": f"sqlite:///{place}/mlflow.db"})
+    version = MlflowClient(tracking.uri).create_model_version("hire", str(folder)).version
+    settings = registered_model.settings.model_copy(update={"tracking": tracking})
+    return RegisteredModel(settings, str(version), folder, scenes)
 
 
 @pytest.fixture(scope="module")
-def drifted(registered_model: RegisteredModel, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def usual(watched: RegisteredModel, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ask_all(watched.folder, scenes, tmp_path_factory.mktemp("usual"))
+
+
+@pytest.fixture(scope="module")
+def drifted(watched: RegisteredModel, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sentences that are far longer than those that were learned."""
-    return ask_all(registered_model.folder, scenes, tmp_path_factory.mktemp("drifted"), " and so on" * 4)
+    return ask_all(watched.folder, scenes, tmp_path_factory.mktemp("drifted"), " and so on" * 4)
 
 
 def overrides(registered: RegisteredModel, place: Path) -> list[str]:
@@ -59,10 +81,10 @@ def command(registered: RegisteredModel, scenes: Path, journal: Path, *more: str
 
 
 def test_the_command_says_no_drift_and_writes_a_report(
-    registered_model: RegisteredModel, scenes: Path, usual: Path, tmp_path: Path
+    watched: RegisteredModel, scenes: Path, usual: Path, tmp_path: Path
 ) -> None:
     page = tmp_path / "drift.html"
-    done = CliRunner().invoke(app, command(registered_model, scenes, usual, "--report", str(page)))
+    done = CliRunner().invoke(app, command(watched, scenes, usual, "--report", str(page)))
     assert done.exit_code == 0, done.output
     assert "no drift, 120 pairs" in done.output
     html = page.read_text()
@@ -71,28 +93,36 @@ def test_the_command_says_no_drift_and_writes_a_report(
     assert "<script" not in html
 
 
-def test_the_command_exits_1_on_drift(registered_model: RegisteredModel, scenes: Path, drifted: Path) -> None:
-    done = CliRunner().invoke(app, command(registered_model, scenes, drifted))
+def test_the_command_exits_1_on_drift(watched: RegisteredModel, scenes: Path, drifted: Path) -> None:
+    done = CliRunner().invoke(app, command(watched, scenes, drifted))
     assert done.exit_code == 1, done.output
     assert "words of the sentence (drift)" in done.output
 
 
-def test_few_pairs_are_no_drift(registered_model: RegisteredModel, scenes: Path, tmp_path: Path) -> None:
-    few = ask_all(registered_model.folder, scenes, tmp_path / "few", " and so on" * 9, count=20)
-    done = CliRunner().invoke(app, command(registered_model, scenes, few))
+def test_few_pairs_are_no_drift(watched: RegisteredModel, scenes: Path, tmp_path: Path) -> None:
+    few = ask_all(watched.folder, scenes, tmp_path / "few", " and so on" * 9, count=20)
+    done = CliRunner().invoke(app, command(watched, scenes, few))
     assert done.exit_code == 0, done.output
     assert "too few: 20 pairs" in done.output
 
 
+def test_other_data_than_the_model_has_learned_from_are_refused(
+    watched: RegisteredModel, usual: Path, tiny_dataset: Path
+) -> None:
+    digests = [Dataset.open(folder).manifest.digest[:16] for folder in (tiny_dataset, watched.dataset)]
+    with pytest.raises(HireError, match=f"(?s){digests[0]}, but .* has learned from .*{digests[1]}"):
+        compare(usual, str(watched.folder), Settings.model_validate({"data": {"path": tiny_dataset}}))
+
+
 def test_lines_of_another_model_do_not_count(
-    registered_model: RegisteredModel, scenes: Path, usual: Path, tmp_path: Path
+    watched: RegisteredModel, scenes: Path, usual: Path, tmp_path: Path
 ) -> None:
     for part in usual.iterdir():
         text = part.read_text()
         weights = json.loads(text.splitlines()[0])["weights"]
         (tmp_path / part.name).write_text(text.replace(weights, "0" * 64))
     settings = Settings.model_validate({"data": {"path": scenes, "test": "test"}})
-    found = compare(tmp_path, str(registered_model.folder), settings)
+    found = compare(tmp_path, str(watched.folder), settings)
     assert (found.drift.pairs, found.drift.verdict) == (0, "too few")
 
 
@@ -117,10 +147,10 @@ def elsewhere(here: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.live
 def test_the_flow_reports_and_starts_one_retrain_where_asked(
-    elsewhere: None, here: Servers, registered_model: RegisteredModel, scenes: Path, usual: Path, drifted: Path,
+    elsewhere: None, here: Servers, watched: RegisteredModel, scenes: Path, usual: Path, drifted: Path,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    given = {"version": "1", "data": str(scenes), "overrides": overrides(registered_model, tmp_path)}
+    given = {"version": watched.version, "data": str(scenes), "overrides": overrides(watched, tmp_path)}
     state = monitor(str(usual), **given, retrain=True, return_state=True)
     assert (state.name, state.result()) == ("Completed", "no drift")
     assert (tmp_path / "runs" / "monitored" / "drift.html").is_file()
@@ -136,10 +166,10 @@ def test_the_flow_reports_and_starts_one_retrain_where_asked(
 
 @pytest.mark.live
 def test_a_retrain_that_cannot_be_started_says_what_to_do(
-    here: Servers, registered_model: RegisteredModel, scenes: Path, drifted: Path, tmp_path: Path,
+    here: Servers, watched: RegisteredModel, scenes: Path, drifted: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(flows.monitor, "RETRAIN", "nobody/retrain")
-    given = {"version": "1", "data": str(scenes), "overrides": overrides(registered_model, tmp_path)}
+    given = {"version": watched.version, "data": str(scenes), "overrides": overrides(watched, tmp_path)}
     with pytest.raises(HireError, match="make pipeline"):
         monitor(str(drifted), **given, retrain=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ def test_deployments_in_containers_are_those_of_the_project() -> None:
     [step] = theirs["pull"]
     directory = step["prefect.deployments.steps.set_working_directory"]["directory"]
     assert f"WORKDIR {directory}\n" in (POOLS / "Dockerfile").read_text()
+
+
+def test_the_image_takes_what_runs_and_nothing_else_of_the_folder() -> None:
+    """`COPY . .` would take datasets, .git, mlflow.db, and the keys below runs/serve."""
+    copied = [line.split()[1:-1] for line in (POOLS / "Dockerfile").read_text().splitlines() if line.startswith("COPY")]
+    taken = {name.strip("/") for names in copied for name in names}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    packages = {
+        name.split(".")[0].rstrip("*") for name in settings["tool"]["setuptools"]["packages"]["find"]["include"]
+    }
+    files = {"requirements.lock", "pyproject.toml", "prefect.toml", settings["project"]["readme"], "LICENSE"}
+    assert taken == packages | files
+    assert all((ROOT / name).exists() for name in taken)
+    entries = [one["entrypoint"] for one in yaml.safe_load((POOLS / "containers.yaml").read_text())["deployments"]]
+    assert {entry.split("/")[0] for entry in entries} <= taken
 
 
 def test_no_deployment_names_a_machines_folder() -> None:

@@ -1,0 +1,78 @@
+"""Which images have most of their features from another split: against a plain search, and where there must be none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expectations.check import validate
+from expectations.copies import FEW, copied, row_hashes
+from hire_model.data.synthetic import generate
+from hire_model.data.synthetic.detector import Faults
+
+IMAGES = st.lists(
+    st.tuples(st.sampled_from(["train", "dev", "test"]), st.lists(st.integers(0, 9), min_size=1, max_size=5)),
+    min_size=1, max_size=8,
+)  # fmt: skip
+
+
+def found(images: list[tuple[str, list[int]]], alone: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """What is said of images given as (split, vectors), after so many regions of train that stand nowhere else."""
+    everything = [("train", list(range(1000, 1000 + alone))), *images]
+    hashes = np.array([vector for _, vectors in everything for vector in vectors], np.int64)
+    counts = np.array([len(vectors) for _, vectors in everything], np.int64)
+    sources, shares = copied(hashes, counts, np.array([split for split, _ in everything]), "train")
+    return sources[1:], shares[1:]
+
+
+@settings(deadline=None)
+@given(IMAGES)
+def test_the_share_is_what_a_plain_search_finds(images: list[tuple[str, list[int]]]) -> None:
+    sources, shares = found(images)
+    for k, (split, vectors) in enumerate(images):
+        equal = [sum(v in others for v in vectors) if other != split else 0 for other, others in images]
+        best = max(equal) if split != "train" else 0
+        best = best if best >= min(len(vectors), 3) else 0
+        assert shares[k] == best / len(vectors)
+        assert (sources[k] == -1) if not best else equal[sources[k] - 1] == best
+
+
+@pytest.mark.parametrize(("train", "test", "share"), [
+    ([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 99], 6 / 7),  # one region differs
+    ([1, 2, 3, 4, 5, 6, 7], [7, 5, 3, 1, 2, 4, 6], 1.0),  # another order
+    ([1, 2, 3], [1, 2, 99], 0.0),  # two equal regions may be chance
+    ([1, 2], [1, 2], 1.0),  # all that there are
+])  # fmt: skip
+def test_copies(train: list[int], test: list[int], share: float) -> None:
+    assert found([("train", train), ("test", test)])[1].tolist() == [0.0, pytest.approx(share)]
+
+
+def test_what_stands_in_many_images_tells_nothing_of_one() -> None:
+    """Such as the padding of images with few regions."""
+    padded = [("train", [k, 7, 8, 9]) for k in range(100, 100 + FEW)]
+    assert not found([*padded, ("test", [50, 7, 8, 9])])[1].any()
+
+
+def test_a_codebook_tells_nothing_of_an_image() -> None:
+    """As in CoDraw, where a vector stands for a piece of clip art."""
+    images = [("train", [1, 2, 3]), ("train", [1, 2, 4]), ("test", [1, 2, 3])]
+    assert found(images)[1].any()
+    assert not found(images, alone=4)[1].any()
+
+
+def test_scenes_without_noise_raise_no_alarm(tmp_path: Path) -> None:
+    """There two dogs of one look have the same features, bit for bit, in different scenes."""
+    generate(tmp_path / "d", train=60, dev=30, test=30, seed=0, faults=Faults.none())
+    checks = {check.expectation: check for check in validate(tmp_path / "d").checks if check.table == "splits"}
+    assert next(check for name, check in checks.items() if "most of its features" in name).ok
+
+
+def test_equal_rows_have_equal_hashes() -> None:
+    rows = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float16)
+    rows[3] = rows[1]
+    hashes = row_hashes(rows).tolist()
+    assert hashes[3] == hashes[1] and len(set(hashes)) == 4
