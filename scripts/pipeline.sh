@@ -1,6 +1,6 @@
 #!/bin/sh
 # Prefect's server, this project's deployments, and a worker: what is missing is started, in the background.
-# `scripts/pipeline.sh stop` ends both. Logs: pipeline.log and worker.log in $PREFECT_HOME (~/.prefect).
+# `scripts/pipeline.sh stop` ends both. Logs: server.log, pipeline.log and worker.log in $PREFECT_HOME (~/.prefect).
 set -eu
 cd "$(dirname "$0")/.."
 PATH="$(pwd -P)/.venv/bin:$PATH"
@@ -9,9 +9,12 @@ pid="$home/hire-worker.pid"
 export DO_NOT_TRACK=true PREFECT_HOME="$home"
 mkdir -p "$home"
 
+server="$home/server.pid" # where 'prefect server stop' looks
 words_of() { tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" || ps -ww -o args= -p "$1"; }
 # the number may be another process's by now, after a restart of the machine for instance: its command line tells
-alive() { [ -f "$pid" ] && { words_of "$(cat "$pid")" | grep -q "worker.*start.*--pool.*hire"; } 2>/dev/null; }
+runs() { [ -f "$1" ] && { words_of "$(cat "$1")" | grep -q "$2"; } 2>/dev/null; }
+alive() { runs "$pid" "worker.*start.*--pool.*hire"; }
+serves() { runs "$server" "prefect.*server"; }
 ready() { prefect work-pool inspect hire 2>/dev/null | grep -q "WorkPoolStatus.READY"; }
 # the hook in flows/plugin.py ends this with status 1 where no server answers
 answers() { prefect work-pool ls >/dev/null 2>&1; }
@@ -23,7 +26,8 @@ if [ "${1:-start}" = stop ]; then
         if alive; then kill -9 "$(cat "$pid")"; fi
     fi
     rm -f "$pid"
-    prefect server stop
+    if serves; then prefect server stop; fi
+    rm -f "$server"
     exit
 fi
 
@@ -31,8 +35,14 @@ quietly() { "$@" >"$home/pipeline.log" 2>&1 || { cat "$home/pipeline.log" >&2; e
 
 if ! answers; then
     echo "pipeline: starting Prefect's server"
-    quietly prefect server start --background
-    for _ in $(seq 60); do answers && break; sleep 1; done
+    # 'prefect server start --background' leaves it writing into a pipe that nobody reads: its first warning ends it
+    nohup prefect server start >"$home/server.log" 2>&1 &
+    echo $! >"$server"
+    for _ in $(seq "${PIPELINE_TRIES:-60}"); do
+        answers && break
+        serves || { cat "$home/server.log" >&2; echo "pipeline: the server has ended; above is $home/server.log" >&2; exit 1; }
+        sleep 1
+    done
 fi
 echo "pipeline: deploying hire/retrain, hire/evaluate and hire/monitor"
 prefect work-pool inspect hire >/dev/null 2>&1 || quietly prefect work-pool create hire --type process

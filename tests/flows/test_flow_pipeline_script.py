@@ -17,6 +17,10 @@ pytestmark = pytest.mark.skipif(shutil.which("ps") is None, reason="no ps, by wh
 PREFECT = """#!/bin/sh
 case "$*" in
     "worker start"*) while :; do sleep 1; done ;;
+    "work-pool ls") [ -z "$SERVERLESS" ] || [ -f "$PREFECT_HOME/up" ] ;;
+    "server start"*) echo "a warning"; [ "$SERVERLESS" = broken ] && exit 1; touch "$PREFECT_HOME/up"
+        while :; do sleep 1; done ;;
+    "server stop") kill "$(cat "$PREFECT_HOME/server.pid")" ;;
     "work-pool inspect"*) echo "status=WorkPoolStatus.$STATUS" ;;
 esac
 """
@@ -35,8 +39,9 @@ class Script:
         prefect.chmod(0o755)
         self.pid = self.home / "hire-worker.pid"
 
-    def __call__(self, *words: str, status: str = "READY") -> subprocess.CompletedProcess[str]:
-        env = clean_environment() | {"PREFECT_HOME": str(self.home), "STATUS": status, "PIPELINE_TRIES": "2"}
+    def __call__(self, *words: str, status: str = "READY", serverless: str = "") -> subprocess.CompletedProcess[str]:
+        env = clean_environment() | {"PREFECT_HOME": str(self.home), "STATUS": status, "PIPELINE_TRIES": "3"}
+        env["SERVERLESS"] = serverless
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         command = ["sh", str(self.path), *words]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -85,3 +90,18 @@ def test_a_pool_that_is_never_ready_is_not_called_ready(script: Script) -> None:
     done = script(status="NOT_READY")
     assert done.returncode == 1 and "ready. Next" not in done.stdout
     assert "the pool hire is not ready" in done.stderr and "worker.log" in done.stderr
+
+
+def test_what_the_server_says_is_kept(script: Script) -> None:
+    """Into a pipe without a reader, as of `prefect server start --background`, its first warning would end it."""
+    done = script(serverless="yes")
+    assert done.returncode == 0 and "starting Prefect's server" in done.stdout, done
+    assert "a warning" in (script.home / "server.log").read_text()
+    server = int((script.home / "server.pid").read_text())
+    os.kill(server, 0)
+    assert script("stop").returncode == 0 and not (script.home / "server.pid").exists()
+
+
+def test_a_server_that_does_not_start_is_told(script: Script) -> None:
+    done = script(serverless="broken")
+    assert done.returncode == 1 and "a warning" in done.stderr and "the server has ended" in done.stderr
