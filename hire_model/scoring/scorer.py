@@ -98,12 +98,7 @@ class Scorer:
 
     def check(self, image: ImageRegions, text: str, where: str) -> None:
         """Raise DataError, beginning with `where`, if the image does not fit the model or the sentence is no text."""
-        if not isinstance(text, str):
-            raise DataError(f"{where}: the sentence is {type(text).__name__}, expected str.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{where}: the sentence holds half a character, expected Unicode: {error}.") from error
+        check_text(text, where)
         if not isinstance(image, ImageRegions):
             raise DataError(
                 f"{where}: the image is {type(image).__name__}, expected hire_model.data.store.ImageRegions."
@@ -152,6 +147,16 @@ class Scorer:
             index = [torch.from_numpy(side[some]).to(self.device) for side in (image_index, text_index)]
             scores[some] = self.model.score_pairs(images, texts, *index).total.float().cpu().numpy()
         return scores
+
+
+def check_text(text: object, where: str) -> None:
+    """Raise DataError, beginning with `where`, if `text` is none, or none that can be written."""
+    if not isinstance(text, str):
+        raise DataError(f"{where}: the sentence is {type(text).__name__}, expected str.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: the sentence holds half a character, expected Unicode: {error}.") from error
 
 
 def _distinct(items: Sequence[Item], key: Callable[[Item], object]) -> tuple[list[Item], np.ndarray]:

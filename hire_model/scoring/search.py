@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from hire_model.batch import EncodedImages, EncodedTexts
-from hire_model.errors import DataError, HireError
+from hire_model.errors import HireError
 from hire_model.scoring.gallery import Gallery
 from hire_model.scoring.matrix import score_matrix
-from hire_model.scoring.scorer import Scorer
+from hire_model.scoring.scorer import Scorer, check_text
 from hire_model.scoring.shelf import Items, Shelf
 
 SHORTLIST = 1000
@@ -70,7 +70,7 @@ def search(
     for numbers below 1, a shortlist shorter than `top_k`, a sentence that is no text, or another model.
     """
     for row, text in enumerate(texts):
-        _check_text(text, f"text {row}")
+        check_text(text, f"text {row}")
     _check(scorer, gallery, top_k, shortlist)
     answers = []
     for start in range(0, len(texts), _QUERIES):
@@ -110,16 +110,6 @@ def search_captions(
         scores = _scores(gallery.captions, rows, against)
         answers.append(_answer(scorer, gallery.captions, rows, scores, gallery.caption_texts, top_k))
     return answers
-
-
-def _check_text(text: object, where: str) -> None:
-    """As `Scorer.check` has it of the sentence of a pair."""
-    if not isinstance(text, str):
-        raise DataError(f"{where}: the sentence is {type(text).__name__}, expected str.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: the sentence holds half a character, expected Unicode: {error}.") from error
 
 
 def _check(scorer: Scorer, gallery: Gallery, top_k: int, shortlist: int) -> None:
