@@ -19,13 +19,8 @@ import numpy as np
 from hire_model.data.chosen import Splits, open_dataset
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
-from hire_model.fitting import fitted, matrix_of
-from hire_model.model.build import build
-from hire_model.model.captions import caption_bank
-from hire_model.model.hire import Hire
-from hire_model.model.warm_start import warm_start
-from hire_model.settings import Settings, resolve
-from hire_model.training.seed import seed_all
+from hire_model.fitting import fitted, matrix_of, started
+from hire_model.settings import resolve
 
 
 def part(split: Split, chosen: np.ndarray) -> Split:
@@ -35,15 +30,6 @@ def part(split: Split, chosen: np.ndarray) -> Split:
     return Split(
         split.dataset, split.name, split.images[chosen], split.captions[kept], place[split.owner[kept]].astype(np.int64)
     )
-
-
-def started(settings: Settings, train: Split) -> Hire:
-    """A model at its closed-form start."""
-    seed_all(settings.train.seed)
-    model = build(settings.model, train)
-    if settings.train.warm_start:
-        warm_start(model, train, caption_bank(model, train.texts), settings.train)
-    return model.eval()
 
 
 def main() -> None:
@@ -62,7 +48,7 @@ def main() -> None:
     for held in map(int, args.only.split(",")) if args.only else range(args.folds):
         train, dev = part(whole, fold != held), part(whole, fold == held)
         if args.start:
-            model = started(settings, train)
+            model = started(settings, train, warm=settings.train.warm_start)[0].eval()
         else:
             with tempfile.TemporaryDirectory() as folder:
                 model, _ = fitted(settings, Splits(train, dev, dev), Path(folder))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hire_model.data.chosen import Splits
+from hire_model.data.loading import CaptionBank
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
 from hire_model.model.build import build
@@ -22,6 +23,16 @@ from hire_model.training.record import EpochRecord, FitResult
 from hire_model.training.seed import seed_all
 
 
+def started(settings: Settings, train: Split, warm: bool) -> tuple[Hire, CaptionBank]:
+    """A model before its first step, and the captions of `train` as it reads them; warm: with the closed-form start."""
+    seed_all(settings.train.seed)
+    model = build(settings.model, train).to(own_device(settings.train))
+    bank = caption_bank(model, train.texts)
+    if warm:
+        warm_start(model, train, bank, settings.train)
+    return model, bank
+
+
 def fitted(
     settings: Settings,
     splits: Splits,
@@ -30,11 +41,8 @@ def fitted(
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
 ) -> tuple[Hire, FitResult]:
     """Build, start, and train; the model holds the weights of its best dev epoch. Raises as `training.loop.fit`."""
-    seed_all(settings.train.seed)
-    model = build(settings.model, splits.train).to(own_device(settings.train))
-    train_bank, dev_bank = caption_bank(model, splits.train.texts), caption_bank(model, splits.dev.texts)
-    if settings.train.warm_start and not resume:
-        warm_start(model, splits.train, train_bank, settings.train)
+    model, train_bank = started(settings, splits.train, warm=settings.train.warm_start and not resume)
+    dev_bank = caption_bank(model, splits.dev.texts)
 
     def dev(candidate: Hire) -> dict[str, float]:
         matrix = similarity(candidate, splits.dev, dev_bank, settings.evaluate.budget_mb << 20)

@@ -31,6 +31,14 @@ if [ "${1:-start}" = stop ]; then
     exit
 fi
 
+# await CHECK LIVES NAME: a minute at most until CHECK succeeds, or the end, with what NAME said, once its process is gone
+await() {
+    for _ in $(seq "${PIPELINE_TRIES:-60}"); do
+        "$1" && return
+        "$2" || { cat "$home/$3.log" >&2; echo "pipeline: the $3 has ended; above is $home/$3.log" >&2; exit 1; }
+        sleep 1
+    done
+}
 quietly() { "$@" >"$home/pipeline.log" 2>&1 || { cat "$home/pipeline.log" >&2; exit 1; }; }
 
 if ! answers; then
@@ -38,11 +46,7 @@ if ! answers; then
     # 'prefect server start --background' leaves it writing into a pipe that nobody reads: its first warning ends it
     nohup prefect server start >"$home/server.log" 2>&1 &
     echo $! >"$server"
-    for _ in $(seq "${PIPELINE_TRIES:-60}"); do
-        answers && break
-        serves || { cat "$home/server.log" >&2; echo "pipeline: the server has ended; above is $home/server.log" >&2; exit 1; }
-        sleep 1
-    done
+    await answers serves server
 fi
 echo "pipeline: deploying hire/retrain, hire/evaluate and hire/monitor"
 prefect work-pool inspect hire >/dev/null 2>&1 || quietly prefect work-pool create hire --type process
@@ -54,11 +58,7 @@ if ! alive; then
 os.execvp("prefect", ["prefect", "worker", "start", "--pool", "hire"])' >"$home/worker.log" 2>&1 &
     echo $! >"$pid"
 fi
-for _ in $(seq "${PIPELINE_TRIES:-60}"); do
-    ready && break
-    alive || { cat "$home/worker.log" >&2; echo "pipeline: the worker has ended; above is $home/worker.log" >&2; exit 1; }
-    sleep 1
-done
+await ready alive worker
 if ! ready; then
     echo "pipeline: the pool hire is not ready, although a worker (process $(cat "$pid")) is running. Expected that it" \
         "reports to the server within a minute or two: look into $home/worker.log, then 'make stop' and again." >&2

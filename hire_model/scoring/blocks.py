@@ -6,18 +6,16 @@ Joined all at once, one image of 100 regions among 4,096 pairs of 36 made every 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
 import numpy as np
 
 from hire_model.batch import EncodedImages, EncodedTexts
-from hire_model.scoring.scorer import Scorer
+from hire_model.scoring.scorer import Scorer, distinct
 
-Encoded = TypeVar("Encoded", EncodedImages, EncodedTexts)
 _PAIRS = 256  # of a block at most
 _FRAGMENTS = 16_384  # regions and words of a block at most, padding counted: larger tensors cost more than they bring
 _STEP = 16  # by so much may two images, or two texts, of a block differ in size
-_FEW = 64  # so many pairs are one block whatever their sizes: a block has a cost of its own
+_FEW = 64  # so many pairs are one block whatever their sizes: a block, and to look for blocks, has a cost of its own
 
 
 def score_pairs(
@@ -31,8 +29,11 @@ def score_pairs(
 
     The same object at several places of a list is joined once.
     """
-    images, image_index = _distinct(images, image_index)
-    texts, text_index = _distinct(texts, text_index)
+    images, image_place = distinct(images, id)
+    texts, text_place = distinct(texts, id)
+    image_index, text_index = image_place[image_index], text_place[text_index]
+    if 0 < len(image_index) <= _FEW:
+        return scorer.score(EncodedImages.join(images), EncodedTexts.join(texts), image_index, text_index)
     scores = np.empty(len(image_index), np.float32)
     for rows in _blocks(_sizes(images)[image_index], _sizes(texts)[text_index], image_index):
         own_images, image = np.unique(image_index[rows], return_inverse=True)
@@ -44,20 +45,13 @@ def score_pairs(
 
 def _blocks(regions: np.ndarray, words: np.ndarray, image_index: np.ndarray) -> Iterator[np.ndarray]:
     """All pairs, given the sizes [K] of their items, in blocks; within a block the pairs of an image come together."""
-    step = _STEP if len(regions) > _FEW else max(regions.max(initial=1), words.max(initial=1)) + 1
-    order = np.lexsort((image_index, words // step, regions // step))
-    kinds = np.stack([regions // step, words // step])[:, order]
+    order = np.lexsort((image_index, words // _STEP, regions // _STEP))
+    kinds = np.stack([regions // _STEP, words // _STEP])[:, order]
     for group in np.split(order, np.flatnonzero((np.diff(kinds) != 0).any(axis=0)) + 1):
         if len(group):
             size = max(1, min(_PAIRS, _FRAGMENTS // int(regions[group].max() + words[group].max())))
             yield from np.split(group, range(size, len(group), size))
 
 
-def _distinct(items: Sequence[Encoded], index: np.ndarray) -> tuple[list[Encoded], np.ndarray]:
-    """Each object of `items` once, and the places among these that `index` means."""
-    _, firsts, places = np.unique([id(item) for item in items], return_index=True, return_inverse=True)
-    return [items[first] for first in firsts], places[index]
-
-
-def _sizes(items: Sequence[Encoded]) -> np.ndarray:
+def _sizes(items: Sequence[EncodedImages] | Sequence[EncodedTexts]) -> np.ndarray:
     return np.array([item.mask.shape[1] for item in items], np.int64)

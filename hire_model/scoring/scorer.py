@@ -60,8 +60,8 @@ class Scorer:
         """
         for row, (image, text) in enumerate(pairs):
             self.check(image, text, f"pair {row}")
-        images, image_index = _distinct([pair[0] for pair in pairs], id)
-        texts, text_index = _distinct([pair[1] for pair in pairs], str)
+        images, image_index = distinct([pair[0] for pair in pairs], id)
+        texts, text_index = distinct([pair[1] for pair in pairs], str)
         scores = np.empty(len(pairs), np.float32)
         encoded_images = [self.encode_images(images[i : i + _BLOCK]) for i in range(0, len(images), _BLOCK)]
         encoded_texts = [self.encode_texts(texts[i : i + _BLOCK]) for i in range(0, len(texts), _BLOCK)]
@@ -159,9 +159,10 @@ def check_text(text: object, where: str) -> None:
         raise DataError(f"{where}: the sentence holds half a character, expected Unicode: {error}.") from error
 
 
-def _distinct(items: Sequence[Item], key: Callable[[Item], object]) -> tuple[list[Item], np.ndarray]:
+def distinct(items: Sequence[Item], key: Callable[[Item], object]) -> tuple[list[Item], np.ndarray]:
     """The distinct items in order of appearance, and for each item the place of its like [n]."""
-    places: dict[object, int] = {}
-    index = np.array([places.setdefault(key(item), len(places)) for item in items], np.int64)
-    firsts = np.unique(index, return_index=True)[1]
-    return [items[int(first)] for first in firsts], index
+    own: dict[object, Item] = {}
+    for item in items:
+        own.setdefault(key(item), item)
+    places = {like: place for place, like in enumerate(own)}
+    return list(own.values()), np.array([places[key(item)] for item in items], np.int64)
