@@ -109,7 +109,9 @@ class EncodedImages(_Movable):
 
     @classmethod
     def join(cls, parts: Sequence[EncodedImages]) -> EncodedImages:
-        """The images of all parts, in order, padded to the longest."""
+        """The images of all parts, in order, padded to the longest; a single part is itself."""
+        if len(parts) == 1:
+            return parts[0]
         regions, mask = _padded([part.regions for part in parts]), _padded([part.mask for part in parts])
         edges = None
         if parts[0].edges is not None:
@@ -152,7 +154,9 @@ class EncodedTexts(_Movable):
 
     @classmethod
     def join(cls, parts: Sequence[EncodedTexts]) -> EncodedTexts:
-        """The captions of all parts, in order, padded to the longest."""
+        """The captions of all parts, in order, padded to the longest; a single part is itself."""
+        if len(parts) == 1:
+            return parts[0]
         words, mask = _padded([part.words for part in parts]), _padded([part.mask for part in parts])
         roles = None if parts[0].roles is None else _padded([part.roles for part in parts if part.roles is not None])
         return cls(words, mask, torch.cat([part.summary for part in parts]), roles)

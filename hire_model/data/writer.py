@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hire_model.data.schema import FEATURES, MANIFEST, PICTURES, TABLES, Manifest, SplitCounts, sha256_of
+from hire_model.data.store import all_finite
 from hire_model.errors import DataError
 
 _ROWS_PER_GROUP = 65_536
@@ -199,7 +200,7 @@ class DatasetWriter:
             raise DataError(f"{where}: features have shape {record.features.shape}, expected [1 or more, {dim}].")
         with np.errstate(over="ignore"):
             features = np.ascontiguousarray(record.features, self.facts["feature_dtype"])
-        if not np.isfinite(features).all():
+        if not all_finite(features):
             region = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
             lost = np.isfinite(record.features[region]).all()
             kind = "is NaN or infinite" if not lost else "does not fit float16 (--dtype float32 keeps it)"

@@ -106,9 +106,11 @@ class Intake:
 
     def _bound_marks(self, body: bytes | bytearray | str) -> None:
         """Base64 holds none of these marks, and sentences few; 64 images with 1,000 relations each have 400,000."""
-        text = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
-        _bound(text.count(b":"), self.limits.keys, "keys", "")
-        _bound(sum(text.count(mark) for mark in (b",", b"[", b"{")), self.limits.items, "items", "")
+        text = np.frombuffer(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body, np.uint8)
+        # bytes.count takes four times as long
+        colons, *others = (int(np.count_nonzero(text == mark)) for mark in b":,[{")
+        _bound(colons, self.limits.keys, "keys", "")
+        _bound(sum(others), self.limits.items, "items", "")
 
     def _bound_counts(self, request: Request, explain: bool) -> None:
         """Before anything is looked up, as a body of allowed size can name billions of pairs."""
@@ -136,11 +138,14 @@ class Intake:
     def _pictures(self, images: Sequence[ImagePayload | StoredImage], path: str) -> list[Picture]:
         """The images, ready; one of a gallery that recurs, as in pairs of one image, is looked up once."""
         stored: dict[StoredImage, Picture] = {}
+        galleries: dict[str, Gallery] = {}
         pictures = []
         for place, image in enumerate(images):
             if isinstance(image, StoredImage):
+                if image.gallery not in galleries:
+                    galleries[image.gallery] = self.galleries.open(image.gallery, f"{path.format(place)}.gallery")
                 if image not in stored:
-                    stored[image] = self._stored(image, path.format(place))
+                    stored[image] = _stored(galleries[image.gallery], image, path.format(place))
                 pictures.append(stored[image])
             else:
                 pictures.append(self._picture(image, path.format(place)))
@@ -156,13 +161,13 @@ class Intake:
             raise RequestFault(400, path, str(error).removeprefix(f"{path}: ")) from error
         return Picture(regions, regions.boxes, regions.classes)
 
-    def _stored(self, image: StoredImage, path: str) -> Picture:
-        gallery = self.galleries.open(image.gallery, f"{path}.gallery")
-        row = gallery.find(image.id)
-        if row is None:
-            raise RequestFault(404, f"{path}.id", f"there is no image '{image.id}' in gallery '{image.gallery}'.")
-        layout = gallery.layout(row)
-        return Picture(gallery.encoded([row]), layout.boxes, layout.classes)
+
+def _stored(gallery: Gallery, image: StoredImage, path: str) -> Picture:
+    row = gallery.find(image.id)
+    if row is None:
+        raise RequestFault(404, f"{path}.id", f"there is no image '{image.id}' in gallery '{image.gallery}'.")
+    layout = gallery.layout(row)
+    return Picture(gallery.encoded([row]), layout.boxes, layout.classes)
 
 
 def _bound(count: int, limit: int, what: str, path: str) -> None:

@@ -10,14 +10,14 @@ Base64 because one image of 36 x 2048 numbers takes 197 kB so in float16, and 0.
 
 from __future__ import annotations
 
-import base64
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import numpy as np
+import pybase64
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hire_model.data.store import ImageRegions
+from hire_model.data.store import ImageRegions, all_finite
 from hire_model.errors import DataError
 
 _LARGEST = 2**31 - 1  # classes and relations are int32
@@ -43,7 +43,7 @@ class ArrayPayload(_Strict):
         dtype: Literal["float16", "float32"] = "float16" if array.dtype == np.float16 else "float32"
         raw = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("<")).tobytes()
         rows, columns = array.shape
-        return cls(dtype=dtype, shape=(rows, columns), data=base64.b64encode(raw).decode("ascii"))
+        return cls(dtype=dtype, shape=(rows, columns), data=pybase64.b64encode(raw).decode("ascii"))
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -58,7 +58,7 @@ class ArrayPayload(_Strict):
 
     @cached_property
     def _raw(self) -> bytes:
-        return base64.b64decode(self.data, validate=True)
+        return pybase64.b64decode(self.data, validate=True)
 
     def array(self) -> np.ndarray:
         """The array [rows, columns], in its own dtype."""
@@ -78,7 +78,7 @@ class ImagePayload(_Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         regions = self.features.shape[0]
-        if not np.isfinite(self.features.array()).all():
+        if not all_finite(self.features.array()):
             raise ValueError("features: NaN or infinite; expected finite numbers")
         if self.boxes is not None:
             _check_boxes(self.boxes, regions)

@@ -11,7 +11,7 @@ import torch
 
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.loading import CaptionBank, collate_regions
-from hire_model.data.store import ImageRegions
+from hire_model.data.store import ImageRegions, all_finite
 from hire_model.errors import DataError
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
@@ -108,7 +108,7 @@ class Scorer:
                 f"{where}: features have shape {list(image.features.shape)}, expected [1 or more regions, "
                 f"{self.model.feature_dim}] as in the training data."
             )
-        if not np.isfinite(image.features).all():
+        if not all_finite(image.features):
             raise DataError(f"{where}: a feature is NaN or infinite, expected finite numbers.")
         count, edges = len(image.features), len(image.relations)
         shapes = {"boxes": [count, 4], "classes": [count], "relations": [edges, 3], "relation_scores": [edges]}

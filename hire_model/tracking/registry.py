@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 # What a served model imports; the versions are those of the interpreter that trained it, hence of requirements.lock.
 REQUIRES = (
-    "cachetools", "faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pydantic-settings", "pyyaml",
-    "safetensors", "tokenizers", "torch", "transformers",
+    "cachetools", "faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pybase64", "pydantic", "pydantic-settings",
+    "pyyaml", "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 
 

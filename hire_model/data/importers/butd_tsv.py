@@ -5,12 +5,12 @@ The files carry no captions and no splits: those come from `captioned`.
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pybase64
 
 from hire_model.data.importers.base import Notes, Source
 from hire_model.data.importers.captioned import Captions, Detections, record_of
@@ -85,7 +85,7 @@ def _positive(cell: bytes, field: str, where: str) -> int:
 def _floats(cell: bytes, field: str, count: int, width: int | None, where: str) -> np.ndarray:
     """[count, width] float32 out of base64; width is free if it is None."""
     try:
-        data = base64.b64decode(cell, validate=True)
+        data = pybase64.b64decode(cell, validate=True)
     except binascii.Error as error:
         raise DataError(f"{where}: field '{field}' is not base64 ({error}). The line may be cut off.") from error
     row = count * 4
