@@ -28,7 +28,8 @@ class WordCount(ColumnMapMetricProvider):
 
     @column_condition_partial(engine=PandasExecutionEngine)
     def _pandas(cls, column: pd.Series, min_value: int, max_value: int, **_: Any) -> pd.Series:  # noqa: N805
-        return column.str.split().str.len().between(min_value, max_value)
+        words = [len(text.split()) for text in column]  # .str.split() would hold the words of all texts at once
+        return pd.Series(words, index=column.index, dtype="int64").between(min_value, max_value)
 
 
 class ExpectColumnValuesToHaveWordCountBetween(ColumnMapExpectation):

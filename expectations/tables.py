@@ -71,10 +71,13 @@ class Tables:
             "regions": self.regions,
             "splits": self.splits,
         }
-        return builders[name]()
+        pool = pa.default_memory_pool()
+        pool.release_unused()  # what the table before took
+        table = builders[name]()
+        pool.release_unused()  # what was only on the way to this one
+        return table
 
     def _read(self, name: str) -> pd.DataFrame:
-        pa.default_memory_pool().release_unused()  # what the table before took
         return pq.read_table(self.data.folder / f"{name}.parquet").to_pandas(split_blocks=True, self_destruct=True)
 
     @cached_property
