@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hire_model.data.chosen import open_dataset
 from hire_model.data.store import Split
+from hire_model.errors import HireError
 from hire_model.evaluation import protocols
 from hire_model.evaluation.behaviour import behaviours
 from hire_model.evaluation.bootstrap import paired_interval
@@ -61,7 +63,7 @@ def gate(settings: Settings, version: str = versions.CHALLENGER, split: str = "t
 
     limit: only the split's first images, 0 for all. The decision and its reasons go to tags of the version and to its
     run, and into its model card, which is the version's description. Until all of it is written the tag gate.decision
-    says 'running', and nobody promotes the version.
+    says 'running', and 'stopped' after an error or Ctrl-C; nobody promotes the version then.
     Raises HireError: no such version, split or protocol, or a store that does not answer.
     """
     challenger = versions.find(settings.tracking, version)
@@ -70,15 +72,27 @@ def gate(settings: Settings, version: str = versions.CHALLENGER, split: str = "t
     named = [settings.evaluate.protocol, *(key.split("/")[0] for key in settings.gate.minimums)]
     judged_by = [protocols.check_fit(chosen.owner, len(chosen.images), name) for name in dict.fromkeys(named)]
     versions.tell(settings.tracking, challenger, {versions.DECISION: versions.RUNNING})
+    try:
+        return Judged(_decided(challenger, champion, chosen, judged_by, settings), challenger, champion)
+    except BaseException:
+        with contextlib.suppress(HireError):  # where the store is what failed
+            versions.tell(settings.tracking, challenger, {versions.DECISION: versions.STOPPED})
+        raise
+
+
+def _decided(
+    challenger: Version, champion: Version | None, split: Split, judged_by: Sequence[Protocol], settings: Settings
+) -> Decision:
+    """Measure, compare, decide, and write it all down."""
     folder = registry.fetch(challenger.uri, settings.tracking)
-    evidence, ranks = _measured(challenger, folder, chosen, judged_by, settings)
+    evidence, ranks = _measured(challenger, folder, split, judged_by, settings)
     comparison = None
     if champion is not None:
         own = ranks if champion.number == challenger.number else None
-        comparison = _compared(evidence, ranks, champion, own, chosen, settings)
+        comparison = _compared(evidence, ranks, champion, own, split, settings)
     decision = decide(evidence, comparison, settings.gate)
     _write_down(decision, ranks, challenger, folder, settings)
-    return Judged(decision, challenger, champion)
+    return decision
 
 
 def _measured(

@@ -143,7 +143,7 @@ def test_an_interrupted_gate_leaves_a_version_that_nobody_promotes(
     monkeypatch.setattr(judging, "decide", interrupted)
     with pytest.raises(KeyboardInterrupt):
         judging.gate(settings, "2")
-    with pytest.raises(PromotionError, match="decision is running"):
+    with pytest.raises(PromotionError, match="decision is stopped"):
         promote(settings.tracking, "2")
 
 

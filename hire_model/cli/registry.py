@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at the registered model.", no_args_is_help=True)
 NOT_PASSED = 1  # exit status; 2 is an error, as everywhere
 
+
+def _in_words(reason: str) -> str:
+    """A reason, kept from being the option that follows: `--force --help` would promote. Raises BadParameter."""
+    if reason.startswith("-"):
+        raise typer.BadParameter(f"'{reason}' looks like an option; expected the reason, in words.")
+    return reason
+
+
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As with 'hire train'; repeatable.")]
 
 
@@ -51,7 +59,9 @@ def gate(
 
 def promote(
     version: Annotated[str, typer.Option(help="A version's number, or an alias.")] = "challenger",
-    force: Annotated[str, typer.Option(metavar="REASON", help="Promote without a passed gate; recorded.")] = "",
+    force: Annotated[
+        str, typer.Option(metavar="REASON", help="Promote without a passed gate; recorded.", callback=_in_words)
+    ] = "",
     set_: Set = None,
 ) -> None:
     """Make a version that passed the gate the champion."""
@@ -64,7 +74,9 @@ def promote(
 
 
 def rollback(
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Noted on the version that goes out of force.")] = "",
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Noted on the version that goes out of force.", callback=_in_words)
+    ] = "",
     set_: Set = None,
 ) -> None:
     """Make the version that the champion replaced the champion again; what is served changes with 'hire serve'."""

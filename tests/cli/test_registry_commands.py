@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from hire_model.cli.main import app
 from hire_model.cli.registry import _table, promote, rollback
 from hire_model.settings import TrackingSettings
 from hire_model.tracking import packages, versions
@@ -64,3 +66,10 @@ def test_a_rollback_says_what_a_server_needs(
     assert said().endswith("Next:\n  hire serve\n")
     rollback()
     assert said().endswith("Next:\n  hire serve\n")
+
+
+@pytest.mark.parametrize("words", [["promote", "--version", "1", "--force"], ["rollback", "--reason"]])
+def test_an_option_is_no_reason(two_versions: TrackingSettings, words: list[str]) -> None:
+    done = CliRunner().invoke(app, [*words, "--help"])
+    assert done.exit_code == 2 and "looks like an option" in done.output
+    assert versions.champion(two_versions) is None
