@@ -39,11 +39,16 @@ def flow(
     """
     module = import_module(f"flows.{name}")
     chosen = module.hire if name is Name.retrain else getattr(module, name)
-    given: dict[str, Any] = dict(recipe=recipe, data=data, version=version, overrides=set_, fresh=fresh, hours=hours)
+    from hire_model.cli.main import overrides
+
+    asked = overrides(set_) if set_ else None
+    given: dict[str, Any] = dict(recipe=recipe, data=data, version=version, overrides=asked, fresh=fresh, hours=hours)
+    options = {key: "--set" if key == "overrides" else f"--{key}" for key in given}
     given = {key: value for key, value in given.items() if value is not None}
     known = chosen.parameters.properties
     if unknown := sorted(given.keys() - known.keys()):
-        raise HireError(f"hire flow {name}: takes no {unknown[0]}; its parameters are {', '.join(known)}.")
+        takes = ", ".join(options[key] for key in known if key in options)
+        raise HireError(f"hire flow {name} takes no {options[unknown[0]]}; it takes {takes}.")
     state = chosen(**given, return_state=True)
     state.result()  # raises what the flow raised
     from flows.gate import REJECTED

@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from prefect.plugins import HookContext, SetupResult, register_hook
 
@@ -33,9 +34,12 @@ def setup_environment(*, ctx: HookContext) -> SetupResult | None:
     answers = _answers(f"{url}/health")
     if not answers and command and command[0] in _NEED_A_SERVER and "--help" not in command:
         _refuse(f"No Prefect server answers at {url}.")
-    ours = command[:2] == ["deployment", "run"] and any(word.startswith("hire/") for word in command[2:])
-    if answers and ours and _has_no_worker(f"{url}/work_pools/{POOL}"):
-        _refuse(f"The server at {url} is there, but no worker for the pool '{POOL}': the run would wait for ever.")
+    ours = [word for word in command[2:] if word.startswith("hire/")] if command[:2] == ["deployment", "run"] else []
+    for deployment in ours if answers else []:
+        pool = _told(f"{url}/deployments/name/{deployment}").get("work_pool_name") or POOL
+        if _told(f"{url}/work_pools/{pool}").get("status") == "NOT_READY":
+            start = START if pool == POOL else f"Start one: prefect worker start --pool {pool}"
+            _refuse(f"The server at {url} is there, but no worker for the pool '{pool}'; the run would wait.", start)
     return SetupResult(env={"PREFECT_API_URL": url}) if answers and not ctx.api_url else None
 
 
@@ -57,14 +61,14 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _has_no_worker(pool: str) -> bool:
-    """Whether the server says so; False where it has no such pool, or does not tell us."""
+def _told(url: str) -> dict[str, Any]:
+    """What the server says there; nothing where it does not know it, or does not tell us."""
     try:
-        with urllib.request.urlopen(pool, timeout=_SECONDS) as answer:
-            return json.load(answer).get("status") == "NOT_READY"
-    except (OSError, ValueError):
-        return False
+        with urllib.request.urlopen(url, timeout=_SECONDS) as answer:
+            return dict(json.load(answer))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
-def _refuse(why: str) -> None:
-    raise SystemExit(f"hire: {why} {START}")
+def _refuse(why: str, start: str = START) -> None:
+    raise SystemExit(f"hire: {why} {start}")

@@ -11,7 +11,7 @@ from flows.alone import alone
 from flows.folder import STATE, TrainingFolder
 from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, settings_of
 from flows.retries import ON_IO
-from hire_model.errors import HireError
+from hire_model.errors import HireError, TrainingStopped
 from hire_model.settings import Resolved
 
 
@@ -70,7 +70,10 @@ def fit(resolved: Resolved, name: str, folder: TrainingFolder) -> str:
     def on_epoch(record: EpochRecord) -> None:
         show((record.epoch + 1) / settings.train.epochs)
 
-    trained = pipeline.train(resolved, name, resume, on_epoch)
+    try:
+        trained = pipeline.train(resolved, name, resume, on_epoch)
+    except TrainingStopped as error:
+        raise TrainingStopped(f"{error} A flow has no --resume: the same run, started again, goes on.") from error
     if trained is None:
         raise HireError("The flow trains in one process: start it without torchrun.")
     folder.end(trained.version, versions.find(settings.tracking, trained.version).run_id)

@@ -17,6 +17,8 @@ Folder = Annotated[
     Path, typer.Option(metavar="FOLDER", file_okay=False, help="Where the server's files, logs and tokens lie.")
 ]
 
+_SHARE = 0.1  # of the requests, in a journal
+
 
 def package(
     version: Version = "champion",
@@ -38,20 +40,25 @@ def package(
 def serve(
     version: Version = "champion",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of 127.0.0.1.")] = 8080,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that score, each with one thread.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that score, each with one thread; 1 at first.")
+    ] = None,
     galleries: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The folder of galleries by name.")] = None,
     journal: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Log figures of scored pairs here, for 'hire monitor'.")
     ] = None,
     journal_share: Annotated[
         float, typer.Option(min=0.0001, max=1, help="Share of the requests in the journal.")
-    ] = 0.1,
+    ] = _SHARE,
     journal_text: Annotated[bool, typer.Option("--journal-text", help="Log the sentences too.")] = False,
     folder: Folder = Path("runs/serve"),
     stop: Annotated[bool, typer.Option("--stop", help="Stop the server, and return when it has stopped.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say what is served, and how it is.")] = False,
 ) -> None:
-    """Serve a packaged version with TorchServe; where one is served already, change to this one without a gap."""
+    """Serve a packaged version with TorchServe; where one is served already, change to this one without a gap.
+
+    Workers, galleries and journal that are not named stay as they are at the server that runs.
+    """
     from serving import server
 
     if stop:
@@ -69,15 +76,18 @@ def serve(
     from hire_model.tracking.packages import packaged
     from serving.contract import PREDICTIONS
 
-    noted = JournalSettings(journal, journal_share, journal_text) if journal else None
+    if journal is None and (journal_share != _SHARE or journal_text):
+        raise HireError("--journal-share and --journal-text say how the journal is kept; say where: --journal FOLDER.")
+    noted = JournalSettings(journal.resolve(), journal_share, journal_text) if journal else None
     if noted:
         check_place(noted.folder / "part")
-    if galleries and not galleries.is_dir():
-        raise HireError(f"--galleries {galleries}: no such folder; 'hire gallery build' makes 'galleries'.")
     running = server.serve(
         packaged(version, resolve(None).settings.tracking), folder, port=port, workers=workers, galleries=galleries,
         journal=noted,
     )  # fmt: skip
+    for what, place in (("Galleries", running.galleries), ("Journal", running.journal and running.journal.folder)):
+        if place:
+            print(f"{what}: {place}")
     tokens = folder / server.CURRENT / "key_file.json"
     print(f"Version {running.version} answers at {running.address}{PREDICTIONS}; its golden pairs were scored right.")
     print(f"Tokens: {tokens} (good for a year; those of the proxy: docs/operations.md)")

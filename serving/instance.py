@@ -62,6 +62,9 @@ class Instance(BaseModel):
     inference_port: int
     management_port: int
     metrics_port: int
+    workers: int = 1
+    galleries: Path | None = None
+    journal: JournalSettings | None = None
 
     @property
     def address(self) -> str:
@@ -137,6 +140,7 @@ def start(
     The archive is copied first and the copy verified, so that what was checked is what is served.
     """
     java = find_java()
+    galleries = galleries.resolve() if galleries else None
     for name in ("store", "workflows"):
         (folder / name).mkdir()
     shutil.copyfile(archive, folder / "store" / "hire.mar")
@@ -150,7 +154,7 @@ def start(
     write_text(Template((CONFIG / PROPERTIES).read_text("utf-8")).substitute(values), folder / PROPERTIES)
     scratch = Path(tempfile.mkdtemp(prefix="hire-serve-"))  # a short path: a worker's socket lies there
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _SINGLE
-    environment |= {"TMPDIR": str(scratch)} | ({VARIABLE: str(galleries.resolve())} if galleries else {})
+    environment |= {"TMPDIR": str(scratch)} | ({VARIABLE: str(galleries)} if galleries else {})
     environment |= journal.environment() if journal else {}
     with (folder / "console.log").open("wb") as console:
         process = subprocess.Popen(
@@ -160,7 +164,8 @@ def start(
     record = Instance(
         folder=folder.resolve(), scratch=scratch, pid=process.pid,
         started=psutil.Process(process.pid).create_time(), version=version, sha256=sha256, inference_port=port,
-        management_port=ports["management_port"], metrics_port=ports["metrics_port"],
+        management_port=ports["management_port"], metrics_port=ports["metrics_port"], workers=workers,
+        galleries=galleries, journal=journal,
     )  # fmt: skip
     write_text(record.model_dump_json(indent=1) + "\n", folder / RECORD)
     return record

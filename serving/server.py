@@ -59,12 +59,13 @@ def serve(
     folder: Path,
     *,
     port: int = 8080,
-    workers: int = 1,
+    workers: int | None = None,
     galleries: Path | None = None,
     journal: JournalSettings | None = None,
 ) -> Instance:
     """Put the version of `archive` in force, and return once its golden pairs were scored right through the server.
 
+    What is None stays as it is at the server in force; a first server has one worker, no galleries and no journal.
     Raises HireError: no Java, a tampered archive, a server that does not come up or scores differently, or that cannot
     use a gallery where another is in force; that one then stays so. A first server only warns of such a gallery.
     """
@@ -75,9 +76,18 @@ def serve(
 
 
 def _replace(
-    archive: Archive, folder: Path, port: int, workers: int, galleries: Path | None, journal: JournalSettings | None
+    archive: Archive,
+    folder: Path,
+    port: int,
+    workers: int | None,
+    galleries: Path | None,
+    journal: JournalSettings | None,
 ) -> Instance:
     old = current(folder)
+    if old is not None:
+        workers, galleries, journal = workers or old.workers, galleries or old.galleries, journal or old.journal
+    if galleries and not galleries.is_dir():
+        raise ServeError(f"{galleries}: no such folder of galleries; 'hire gallery build' makes 'galleries'.")
     chosen = port if is_free(port) else free_ports(1)[0]
     if old is None and chosen != port:
         raise ServeError(f"Port {port} is taken by another program. Name a free one: hire serve --port {chosen}")
@@ -89,7 +99,7 @@ def _replace(
             archive.version.number,
             place,
             port=chosen,
-            workers=workers,
+            workers=workers or 1,
             galleries=galleries,
             journal=journal,
         )

@@ -37,7 +37,7 @@ def gate(
     split: Annotated[str, typer.Option(help="The split to judge on.")] = "test",
     protocol: Annotated[str, typer.Option(help="full, f30k-1k, coco-5k or coco-1k-5fold.")] = "",
     limit: Annotated[int, typer.Option(min=0, help="Only the split's first images; 0 takes all.")] = 0,
-    recipe: Annotated[str, typer.Option(help="A recipe by name or path, for the team's rules ([gate]).")] = "",
+    recipe: Annotated[str, typer.Option(help="A recipe by name or path, for the team's rules, its table gate.")] = "",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the decision as JSON.")] = None,
     set_: Set = None,
 ) -> None:

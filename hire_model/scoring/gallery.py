@@ -106,11 +106,13 @@ class Gallery:
         for name, facts in manifest.files.items():
             path = folder / name
             if not path.is_file():
-                raise HireError(f"{path}: missing from the gallery. Build it again: hire gallery build --overwrite.")
+                raise HireError(
+                    f"{path}: missing from the gallery. Build it again: hire gallery build DATASET --overwrite."
+                )
             if path.stat().st_size != facts.bytes or sha256_of(path) != facts:
                 raise HireError(
                     f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or exchanged. Build the gallery again: "
-                    "hire gallery build --overwrite."
+                    "hire gallery build DATASET --overwrite."
                 )
         return cls(folder, manifest)
 
@@ -161,8 +163,8 @@ class Gallery:
         if found != self.manifest.model:
             raise HireError(
                 f"{self.folder}: encoded by model {self.manifest.model[:12]} ({self.manifest.address}), but this one "
-                f"is {found[:12]}. Build the gallery again with this model (hire gallery build --overwrite), or search "
-                "with the one that encoded it."
+                f"is {found[:12]}. Build the gallery again with this model (hire gallery build DATASET --overwrite), "
+                "or search with the one that encoded it."
             )
         self._model = model
 

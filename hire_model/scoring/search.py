@@ -98,7 +98,8 @@ def search_captions(
     _check(scorer, gallery, top_k, shortlist)
     if gallery.captions is None:
         raise HireError(
-            f"{gallery.folder}: this gallery has no captions. Build it with: hire gallery build --captions."
+            f"{gallery.folder}: this gallery has no captions. Build it with them: hire gallery build DATASET "
+            "--captions --overwrite."
         )
     answers, images = [], images.to(scorer.device)
     for row, rows in enumerate(_shortlists(scorer, gallery.captions, images.summary, shortlist)):

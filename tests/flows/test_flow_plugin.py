@@ -21,12 +21,14 @@ RUN = ["/x/prefect", "deployment", "run", "hire/retrain", "--watch"]
 
 
 class _Server(BaseHTTPRequestHandler):
-    pool = "READY"
+    ready, name = True, "hire"
 
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps({"status": self.pool} if "work_pools" in self.path else True).encode())
+        status = "READY" if self.ready and self.path.endswith(f"work_pools/{self.name}") else "NOT_READY"
+        told = {"status": status} if "work_pools" in self.path else {"work_pool_name": self.name}
+        self.wfile.write(json.dumps(told if "/health" not in self.path else True).encode())
 
     def log_message(self, *words: object) -> None:
         pass
@@ -72,10 +74,18 @@ def test_without_a_server_the_rest_goes_on(argv: list[str], monkeypatch: pytest.
 
 
 def test_without_a_worker_it_says_what_to_start(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Server, "pool", "NOT_READY")
+    monkeypatch.setattr(_Server, "ready", False)
     with pytest.raises(SystemExit, match=r"no worker for the pool 'hire'.*make pipeline"):
         _start(monkeypatch, port, RUN)
     assert _start(monkeypatch, port, ["/x/prefect", "worker", "start"]), "which is the very thing to start"
+
+
+def test_a_deployment_is_asked_which_pool_it_goes_to(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Server, "name", "hire-gpu")
+    assert _start(monkeypatch, port, RUN), "that the pool hire has no worker is nothing to it"
+    monkeypatch.setattr(_Server, "ready", False)
+    with pytest.raises(SystemExit, match=r"no worker for the pool 'hire-gpu'.*prefect worker start --pool hire-gpu"):
+        _start(monkeypatch, port, RUN)
 
 
 @pytest.mark.live

@@ -169,7 +169,7 @@ def test_another_model_and_missing_captions_are_refused(scorer, gallery, split, 
     with pytest.raises(HireError, match="encoded by model"):
         search.search(other, gallery, ["a dog"])
     bare = gallery_examples.gallery_of(scorer.model, split, tmp_path / "g")
-    with pytest.raises(HireError, match=r"has no captions\. Build it with: hire gallery build --captions"):
+    with pytest.raises(HireError, match=r"has no captions\. Build it with them: hire gallery build DATASET --captions"):
         search.search_captions(scorer, bare, bare.encoded([0]))
 
 

@@ -26,6 +26,7 @@ def test_a_served_pair_is_in_the_journal_and_probes_are_not(archived: Archive, t
             if parts(journal.folder) and parts(journal.folder)[0].stat().st_size:
                 break
             time.sleep(0.1)
+        assert server.serve(archived, tmp_path / "run", port=port).journal == journal, "it was not named again"
     finally:
         server.stop(tmp_path / "run")
     [line] = read(journal.folder)

@@ -211,13 +211,15 @@ def test_another_version_takes_over_and_no_request_is_lost(
         [expected] = hire.score(pairs).scores
         asking = [pool.submit(ask_on, hire) for _ in range(2)]
         try:
-            new = server.serve(archive, place / "run", port=running.inference_port, galleries=place / "galleries")
+            new = server.serve(archive, place / "run", port=running.inference_port)
             [after] = hire.score(pairs).scores
         finally:
             end.set()
         scores = [score for one in asking for score in one.result()]
     np.testing.assert_allclose([*scores, after], expected, atol=1e-5)
     assert len(scores) > 20 and server.ask(new, golden.request).status_code == 200
+    search = {"gallery": "scenes", "texts": ["a dog"]}  # what was not named again is as before
+    assert server.ask(new, search).status_code == 200 and new.galleries == running.galleries
     assert running.process() is None and not running.scratch.exists() and server.current(place / "run") == new
     assert (place / "run" / "upstream.conf").read_text() == f"server 127.0.0.1:{new.inference_port};\n"
 
