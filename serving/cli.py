@@ -78,6 +78,8 @@ def serve(
 
     if journal is None and (journal_share != _SHARE or journal_text):
         raise HireError("--journal-share and --journal-text say how the journal is kept; say where: --journal FOLDER.")
+    if galleries and not galleries.is_dir():
+        raise HireError(f"--galleries {galleries}: no such folder; 'hire gallery build' makes 'galleries'.")
     noted = JournalSettings(journal.resolve(), journal_share, journal_text) if journal else None
     if noted:
         check_place(noted.folder / "part")

@@ -87,7 +87,7 @@ def _replace(
     if old is not None:
         workers, galleries, journal = workers or old.workers, galleries or old.galleries, journal or old.journal
     if galleries and not galleries.is_dir():
-        raise ServeError(f"{galleries}: no such folder of galleries; 'hire gallery build' makes 'galleries'.")
+        raise ServeError(f"{galleries}: no such folder. Name one: hire serve --galleries FOLDER.")
     chosen = port if is_free(port) else free_ports(1)[0]
     if old is None and chosen != port:
         raise ServeError(f"Port {port} is taken by another program. Name a free one: hire serve --port {chosen}")
