@@ -12,13 +12,12 @@ mkdir -p "$home"
 server="$home/server.pid" # where 'prefect server stop' looks
 words_of() { tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" || ps -ww -o args= -p "$1"; }
 # the number may be another process's by now, after a restart of the machine for instance: its command line tells
+says() { { words_of "$(cat "$1")" | grep -q "$2"; } 2>/dev/null; }
 runs() {
-    for _ in 1 2; do
-        [ -f "$1" ] && { words_of "$(cat "$1")" | grep -q "$2"; } 2>/dev/null && return
-        # one that has just begun may have no words yet, or those of this script
-        [ -f "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null && sleep 1
-    done
-    return 1
+    [ -f "$1" ] || return 1
+    says "$@" && return
+    # one that has just begun may have no words yet, or those of this script: it is looked at once more
+    kill -0 "$(cat "$1")" 2>/dev/null && sleep 1 && says "$@"
 }
 alive() { runs "$pid" "worker.*start.*--pool.*hire"; }
 serves() { runs "$server" "prefect.*server"; }
