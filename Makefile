@@ -1,4 +1,4 @@
-# Two commands on a fresh machine with Python 3.11 and pip: `make train` and `make test`. Each sets up what is missing.
+# On a fresh machine with Python 3.11 and pip, run `make train` or `make test`. Each installs what is missing.
 .DEFAULT_GOAL := help
 .PHONY: help setup train pipeline stop test lint clean
 export DO_NOT_TRACK := true
@@ -8,31 +8,31 @@ export PYTHON
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-setup: ## Make .venv from requirements.lock and register it with MLflow; does nothing when that is done
+setup: ## Install .venv from requirements.lock and register it with MLflow, if needed
 	@scripts/setup.sh
 
 train: setup ## Train, evaluate and register the default model: `mlflow run . -e train`
 	PATH="$(CURDIR)/.venv/bin:$$PATH" mlflow run . -e train
-	@command -v hire >/dev/null || echo "(hire and mlflow are in .venv/bin: first type  . .venv/bin/activate)"
+	@command -v hire >/dev/null || echo "(hire and mlflow are in .venv/bin; run  . .venv/bin/activate  first)"
 
-pipeline: setup ## Prefect: start server and worker in the background, and deploy hire/retrain
+pipeline: setup ## Prefect: start server and worker in the background, deploy the flows
 	@scripts/pipeline.sh
 
-stop: ## Prefect: stop what 'make pipeline' has started
+stop: ## Prefect: stop server and worker
 	@scripts/pipeline.sh stop
 
-test: setup ## Run the tests; ARGS="-k name" goes to pytest
+test: setup ## Run the tests; ARGS="-k name" is passed to pytest
 	.venv/bin/python -m pytest $(ARGS)
 
-lint: setup ## Style, types and the direction of imports
+lint: setup ## Check style, types and the direction of imports
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-conda.yaml: requirements.lock ## The same pins for conda
+conda.yaml: requirements.lock ## Write the pins for conda
 	.venv/bin/python scripts/write_conda_env.py
 
-clean: ## Remove caches (not .venv, runs, data sets or MLflow's store)
+clean: ## Remove caches; keep .venv, runs, data sets and MLflow's store
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build ./*.egg-info
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

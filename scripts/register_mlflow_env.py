@@ -1,10 +1,10 @@
-"""Tell MLflow that this interpreter is the environment of the project, so that `mlflow run .` starts at once.
+"""Register this interpreter as the project's environment in MLflow, so that `mlflow run .` installs nothing.
 
-MLflow keeps an environment for each project under MLFLOW_ENV_ROOT (~/.mlflow/envs), in a folder named by a hash over
-python_env.yaml and the requirements it names. Where that folder exists, `mlflow run` only sources its bin/activate;
-where it does not, MLflow wants pyenv or conda and installs everything a second time. This script writes that folder
-with an activate script that leads to the interpreter it runs under. The hash comes from two private functions of
-MLflow: docs/adr/001-mlflow-environment.md says why, tests/test_setup.py checks that they still mean the same.
+MLflow keeps one environment per project in MLFLOW_ENV_ROOT (~/.mlflow/envs). The folder name is a hash of
+python_env.yaml and its requirements. If the folder exists, `mlflow run` sources its bin/activate. Otherwise MLflow
+requires pyenv or conda and installs everything again. This script writes the folder with an activate script for the
+interpreter that runs it. The hash comes from two private functions of MLflow: docs/adr/001-mlflow-environment.md gives
+the reason, tests/test_setup.py checks that they still work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 MARKER = ".mlflow-environment"
 
 _ACTIVATE = """\
-# Written by scripts/register_mlflow_env.py of the project Hire; `make setup` writes it anew.
+# Written by scripts/register_mlflow_env.py of the project Hire; `make setup` rewrites it.
 if [ ! -x {python} ]; then
     echo "hire: the environment behind 'mlflow run' is gone ("{python}"). Run 'make setup' in the project." >&2
     return 1
@@ -30,13 +30,13 @@ export PATH={bin}:"$PATH"
 
 
 def environment_folder(project: Path = PROJECT) -> Path:
-    """Where MLflow will look for the environment of `project`."""
+    """Return the folder in which MLflow looks for the environment of `project`."""
     from mlflow.utils.environment import _PythonEnv
     from mlflow.utils.virtualenv import _get_mlflow_virtualenv_root, _get_virtualenv_name
 
     environment = _PythonEnv.from_yaml(project / "python_env.yaml")
     before = Path.cwd()
-    os.chdir(project)  # MLflow reads "-r requirements.lock" relative to the project
+    os.chdir(project)  # MLflow resolves "-r requirements.lock" relative to the working folder
     try:
         return Path(_get_mlflow_virtualenv_root()) / _get_virtualenv_name(environment, project)
     finally:
@@ -44,13 +44,13 @@ def environment_folder(project: Path = PROJECT) -> Path:
 
 
 def activate_script(prefix: Path) -> str:
-    """The script that leads to the virtual environment at `prefix`; it fails with a clear word if that is gone."""
+    """Return a script that activates the virtual environment at `prefix`, or fails with a message if it is missing."""
     quoted = {"prefix": prefix, "bin": prefix / "bin", "python": prefix / "bin" / "python"}
     return _ACTIVATE.format(**{name: shlex.quote(str(path)) for name, path in quoted.items()})
 
 
 def register(project: Path = PROJECT, prefix: Path = Path(sys.prefix)) -> Path:
-    """Write the activate script, and beside the interpreter the name of MLflow's folder. Returns that folder."""
+    """Write the activate script, and the name of MLflow's folder next to the interpreter. Return that folder."""
     folder = environment_folder(project)
     (folder / "bin").mkdir(parents=True, exist_ok=True)
     activate = folder / "bin" / "activate"
@@ -63,5 +63,5 @@ def register(project: Path = PROJECT, prefix: Path = Path(sys.prefix)) -> Path:
 
 if __name__ == "__main__":
     if sys.prefix == sys.base_prefix:
-        sys.exit("register_mlflow_env: run me with the project's own interpreter, .venv/bin/python.")
+        sys.exit("register_mlflow_env: run this script with the project's interpreter, .venv/bin/python.")
     print(f"setup: 'mlflow run .' now uses {sys.prefix} (registered in {register()})")

@@ -1,4 +1,4 @@
-"""Write conda.yaml: the pins of requirements.lock plus what pip cannot bring (Python itself, Java for the server)."""
+"""Write conda.yaml: the pins of requirements.lock, plus Python and Java, which pip cannot install."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ dependencies:
 
 
 def conda_env(lock: str) -> str:
-    """The text of conda.yaml for the text of a lock file."""
+    """Return the text of conda.yaml for the text of a lock file."""
     pins = [line for line in map(str.strip, lock.splitlines()) if line and not line.startswith("#")]
     return _HEAD + "".join(f"      - {pin}\n" for pin in pins)
 
