@@ -25,8 +25,8 @@ def register(dataset: Path, place: Path, changes: dict[str, str]) -> RegisteredM
     """Train on `dataset` for an epoch, and register in a store within `place`. MLflow's own state is put back."""
     import mlflow
 
-    from hire_model import pipeline
     from hire_model.settings import resolve
+    from hire_model.workflows.train import train
 
     overrides = {
         "model.preset": "tiny",
@@ -45,7 +45,7 @@ def register(dataset: Path, place: Path, changes: dict[str, str]) -> RegisteredM
         patch.chdir(place)
         for name in [name for name in os.environ if name.startswith("MLFLOW")]:
             patch.delenv(name)
-        trained = pipeline.train(resolved, name="tiny")
+        trained = train(resolved, name="tiny")
     mlflow.set_tracking_uri(before)
     mlflow.tracking.fluent._active_experiment_id = None
     assert trained is not None

@@ -15,8 +15,8 @@ import gallery_examples
 
 from hire_model.cli.main import app
 from hire_model.errors import HireError
+from hire_model.gallery.format import Gallery
 from hire_model.model import artifact
-from hire_model.scoring.gallery import Gallery
 
 
 def hire(folder: Path, *words: object) -> str:

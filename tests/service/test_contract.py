@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hire_model.scoring.contract import MatrixRequest, PairsRequest, RequestFault, SearchRequest, parse
-from hire_model.scoring.payload import ArrayPayload
+from hire_model.service.contract import MatrixRequest, PairsRequest, RequestFault, SearchRequest, parse
+from hire_model.service.payload import ArrayPayload
 
 FEATURES = json.loads(ArrayPayload.of(np.ones((2, 3), np.float32)).model_dump_json())
 IMAGE = {"features": FEATURES}

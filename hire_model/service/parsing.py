@@ -10,7 +10,10 @@ import numpy as np
 from hire_model.batch import EncodedImages
 from hire_model.data.store import ImageRegions
 from hire_model.errors import DataError
-from hire_model.scoring.contract import (
+from hire_model.gallery.format import Gallery
+from hire_model.gallery.search import SHORTLIST
+from hire_model.scoring.scorer import Scorer
+from hire_model.service.contract import (
     PairsRequest,
     Request,
     RequestFault,
@@ -18,11 +21,8 @@ from hire_model.scoring.contract import (
     StoredImage,
     parse,
 )
-from hire_model.scoring.galleries import Galleries
-from hire_model.scoring.gallery import Gallery
-from hire_model.scoring.payload import ImagePayload, image_regions
-from hire_model.scoring.scorer import Scorer
-from hire_model.scoring.search import SHORTLIST
+from hire_model.service.galleries import Galleries
+from hire_model.service.payload import ImagePayload, image_regions
 
 
 @dataclass(frozen=True)

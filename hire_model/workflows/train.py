@@ -1,4 +1,4 @@
-"""The two ways through the whole house: `train` and `evaluate`. Each line calls one room; nothing is decided here."""
+"""Train end to end: fit, evaluate, write the report, log and register the model."""
 
 from __future__ import annotations
 
@@ -7,35 +7,29 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hire_model.data.chosen import Splits, open_dataset
-from hire_model.data.loading import collate_regions
 from hire_model.data.store import Dataset, Split
-from hire_model.errors import GO_ON, HireError, TrainingStopped
+from hire_model.errors import GO_ON, TrainingStopped
 from hire_model.evaluation import protocols, report
 from hire_model.evaluation.result import Result, write_json
 from hire_model.evaluation.slices import standard_slices
 from hire_model.files import write_text
-from hire_model.fitting import fitted, matrix_of
 from hire_model.model import artifact
-from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire
-from hire_model.scoring.explain import Explanation, explain
-from hire_model.scoring.matrix import predicate_map
 from hire_model.settings import Resolved, Settings, flatten
 from hire_model.tracking import card, registry
 from hire_model.tracking.facts import facts
-from hire_model.tracking.run import Run, connect, handing_over, inside_mlflow_run, track
+from hire_model.tracking.run import Run, connect, handing_over, track
 from hire_model.tracking.versions import CHALLENGER
-from hire_model.training.engine import pick_device
+from hire_model.training.checkpoint import LAST, Checkpoint, alone_in
 from hire_model.training.record import EpochRecord, FitResult
-from hire_model.training.state import LAST, Checkpoint, alone_in
+from hire_model.workflows.evaluate import explain_pairs, with_facts
+from hire_model.workflows.fit import fitted, matrix_of
 
 log = logging.getLogger(__name__)
 EXAMPLE_PAIRS = 2  # rows of the input example that travels with the model
@@ -58,16 +52,6 @@ class Trained:
     best_epoch: int
     epochs: int
     tracking_uri: str
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation leaves."""
-
-    result: Result
-    split: str
-    report: Path | None
-    figures: Path | None
 
 
 def train(
@@ -103,46 +87,6 @@ def train(
                 f"Stopped by Ctrl-C after the last epoch. The training is complete and lies in {out}; run {GO_ON}: it "
                 "goes straight to the evaluation."
             ) from stopped
-
-
-def evaluate(
-    models: Sequence[str],
-    settings: Settings,
-    split: str,
-    figures: Path | None = None,
-    page: Path | None = None,
-    limit: int = 0,
-) -> Evaluated:
-    """Judge a model, or the mean of several models' matrices, on one split; write JSON and report where asked.
-
-    models: addresses (models:/hire@challenger) or folders; limit: only the first images, 0 for all. The figures go to
-    MLflow inside `mlflow run`.
-    Raises HireError: no such model, split or protocol, or features of another size than the model's.
-    """
-    if not split:  # which would take them all, those it was trained on among them
-        raise HireError("split: no name is given; 'hire data show' lists those of a data set.")
-    chosen = open_dataset(settings.data).split(split, limit)
-    protocol = protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
-    folders = [registry.fetch(model, settings.tracking) for model in models]
-    with track(
-        settings.tracking.model_copy(update={"enabled": settings.tracking.enabled and inside_mlflow_run()}), "evaluate"
-    ) as run:
-        manifest = chosen.dataset.manifest
-        run.dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
-        loaded = [artifact.load(folder).to(torch.device(pick_device(settings.train))) for folder in folders]
-        matrices = [matrix_of(model, chosen, settings.evaluate) for model in loaded]
-        matrix = matrices[0] if len(matrices) == 1 else protocols.ensemble(*matrices)
-        result = protocols.judge(matrix, chosen.owner, protocol, settings.evaluate.bootstrap)
-        result = _with_facts(result, chosen, {"model": ", ".join(models)})
-        if figures:
-            write_json(result, figures)
-        if page:
-            why = _explainer(loaded[0], chosen) if len(loaded) == 1 else None  # a mean of models has no attention
-            write_text(report.render(result, matrix, chosen, explain=why, examples=settings.evaluate.examples), page)
-        run.metrics(result.metrics())
-        for path in filter(None, (figures, page)):
-            run.artifact(path, "evaluation")
-    return Evaluated(result, split, page, figures)
 
 
 def is_first() -> bool:
@@ -184,10 +128,10 @@ def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, r
     ranks = protocols.protocol_ranks(matrix, test.owner, settings.evaluate.protocol)
     result = protocols.judge(matrix, test.owner, settings.evaluate.protocol, settings.evaluate.bootstrap, ranks=ranks)
     origin = {"seed": str(settings.train.seed)} | ({"mlflow run": run.run_id} if run.tracked else {})
-    result = _with_facts(result, test, origin)
+    result = with_facts(result, test, origin)
     figures = write_json(result, out / "figures.json")
     html = report.render(
-        result, matrix, test, history=history, explain=_explainer(model, test), examples=settings.evaluate.examples
+        result, matrix, test, history=history, explain=explain_pairs(model, test), examples=settings.evaluate.examples
     )
     page = write_text(html, out / "report.html")
     saved, about = _saved(model, found, result, ranks, splits, settings)
@@ -223,29 +167,6 @@ def _saved(
     about = card.render(folder, name, f"models:/{name}@{CHALLENGER}")
     write_text(about, folder / card.CARD)
     return folder, about
-
-
-def _explainer(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
-    """For the report: (image, caption) of `split` -> why that pair has its score."""
-    bank, device = caption_bank(model, split.texts), next(model.parameters()).device
-    mapping = predicate_map(model.predicates, split.dataset.manifest.predicates)
-
-    def why(image: int, caption: int) -> Explanation:
-        regions = collate_regions([split.regions(image)], mapping).to(device)
-        return explain(model, regions, bank.tokens([caption]).to(device), split.texts[caption])
-
-    return why
-
-
-def _with_facts(result: Result, split: Split, more: dict[str, str]) -> Result:
-    manifest = split.dataset.manifest
-    data = {
-        "data": manifest.name,
-        "data digest": manifest.digest,
-        "split": split.name,
-        "images": str(len(split.images)),
-    }
-    return result.model_copy(update={"facts": facts() | data | more})
 
 
 def _version_tags(result: Result, run: Run) -> dict[str, str]:

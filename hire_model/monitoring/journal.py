@@ -29,8 +29,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hire_model.batch import EncodedImages
 from hire_model.errors import HireError
 from hire_model.model.vocabulary import UNKNOWN, Vocabulary
-from hire_model.scoring.contract import MatrixRequest, ModelFacts, SearchRequest
-from hire_model.scoring.intake import Picture, Taken
+from hire_model.service.contract import MatrixRequest, ModelFacts, SearchRequest
+from hire_model.service.parsing import Picture, Taken
 
 log = logging.getLogger(__name__)
 FOLDER, SHARE, TEXT = "HIRE_JOURNAL", "HIRE_JOURNAL_SHARE", "HIRE_JOURNAL_TEXT"

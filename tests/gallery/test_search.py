@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hire_model.errors import HireError
-from hire_model.scoring import index, matrix, search
+from hire_model.gallery import index, search
+from hire_model.scoring import matrix
 from hire_model.scoring.scorer import Scorer
 
 

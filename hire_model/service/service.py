@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from pydantic import BaseModel
@@ -20,9 +21,11 @@ from pydantic import BaseModel
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.store import ImageRegions
 from hire_model.errors import HireError
+from hire_model.gallery.search import search, search_captions
 from hire_model.model import artifact
 from hire_model.scoring.blocks import score_pairs
-from hire_model.scoring.contract import (
+from hire_model.scoring.scorer import Scorer
+from hire_model.service.contract import (
     ExplanationAnswer,
     Fault,
     Found,
@@ -39,15 +42,19 @@ from hire_model.scoring.contract import (
     SearchRequest,
     SearchResult,
 )
-from hire_model.scoring.encoder import CachedEncoder, Counts
-from hire_model.scoring.galleries import Galleries
-from hire_model.scoring.intake import Ask, Intake, Limits, Taken
-from hire_model.scoring.journal import Journal
-from hire_model.scoring.scorer import Scorer
-from hire_model.scoring.search import search, search_captions
+from hire_model.service.encoding import CachedEncoder, Counts
+from hire_model.service.galleries import Galleries
+from hire_model.service.parsing import Ask, Intake, Limits, Taken
 
 log = logging.getLogger(__name__)
 DEFAULTS = Limits()
+
+
+class RequestLog(Protocol):
+    """Receives every scored request; see hire_model.monitoring.journal."""
+
+    def note(self, taken: Taken, scores: np.ndarray | None) -> None:
+        """Record the request and its scores [K]; None for a search. Must not raise or block."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +95,14 @@ class _Job:
 
 
 class Service:
-    """A model that answers the requests of hire_model.scoring.contract."""
+    """A model that answers the requests of hire_model.service.contract."""
 
     def __init__(self, scorer: Scorer, facts: ModelFacts, galleries: Path | None, limits: Limits = DEFAULTS) -> None:
         """facts: which model it is, told in every answer; galleries: the folder of galleries by name, if any."""
         self.scorer, self.facts = scorer, facts
         self.intake = Intake(scorer, Galleries(galleries, scorer), limits)
         self.encoder = CachedEncoder(scorer)
-        self.journal: Journal | None = None
+        self.journal: RequestLog | None = None
 
     @classmethod
     def load(

@@ -30,9 +30,9 @@ from hire_model.batch import EncodedImages
 from hire_model.data.schema import MANIFEST, FileFacts, Manifest, sha256_of
 from hire_model.data.store import Dataset, ImageRegions
 from hire_model.errors import HireError
+from hire_model.gallery.store import CaptionShelf, ImageShelf, ShelfFacts, shelf_files
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
-from hire_model.scoring.shelf import CaptionShelf, ImageShelf, ShelfFacts, shelf_files
 
 FORMAT: Final = 1
 IMAGES, CAPTIONS = "images", "captions"

@@ -16,13 +16,7 @@ from hire_model.batch import Batch
 from hire_model.errors import TrainingStopped
 from hire_model.model.hire import Hire
 from hire_model.settings import Settings
-from hire_model.training.engine import Peers
-from hire_model.training.objective import Objective, Share
-from hire_model.training.optim import optimizer, scheduler
-from hire_model.training.record import EpochRecord, Meter
-from hire_model.training.sampler import BatchPlan
-from hire_model.training.seed import restore_rng, rng_states, seed_all
-from hire_model.training.state import (
+from hire_model.training.checkpoint import (
     BEST,
     LAST,
     Checkpoint,
@@ -33,6 +27,12 @@ from hire_model.training.state import (
     set_trained,
     trained,
 )
+from hire_model.training.distributed import Peers
+from hire_model.training.objective import Objective, Share
+from hire_model.training.optim import optimizer, scheduler
+from hire_model.training.record import EpochRecord, Meter
+from hire_model.training.sampler import BatchPlan
+from hire_model.training.seed import restore_rng, rng_states, seed_all
 
 
 class Run:

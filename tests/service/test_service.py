@@ -12,11 +12,11 @@ import pytest
 from service_examples import GALLERY, image, pairs, service_in, stored
 
 from hire_model.data.store import Split
-from hire_model.scoring.encoder import CachedEncoder, Counts
-from hire_model.scoring.intake import Ask, Limits
-from hire_model.scoring.payload import ArrayPayload
-from hire_model.scoring.search import search, search_captions
-from hire_model.scoring.service import Service
+from hire_model.gallery.search import search, search_captions
+from hire_model.service.encoding import CachedEncoder, Counts
+from hire_model.service.parsing import Ask, Limits
+from hire_model.service.payload import ArrayPayload
+from hire_model.service.service import Service
 
 
 @pytest.fixture(scope="module")

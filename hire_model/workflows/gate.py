@@ -23,7 +23,6 @@ from hire_model.evaluation.calibration import calibration
 from hire_model.evaluation.protocols import Protocol, Ranks
 from hire_model.evaluation.speed import speed
 from hire_model.files import write_text
-from hire_model.fitting import matrix_of
 from hire_model.gate import Comparison, Decision, Evidence, Ground, decide
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
@@ -32,7 +31,8 @@ from hire_model.settings import Settings
 from hire_model.tracking import card, registry, versions
 from hire_model.tracking.facts import facts
 from hire_model.tracking.versions import Version
-from hire_model.training.engine import pick_device
+from hire_model.training.distributed import pick_device
+from hire_model.workflows.fit import matrix_of
 
 log = logging.getLogger(__name__)
 _SEED, _DRAWS = 0, 1000  # of the comparison, where evaluate.bootstrap is 0

@@ -12,7 +12,6 @@ import torch
 from registered import RegisteredModel
 from typer.testing import CliRunner
 
-from hire_model import judging
 from hire_model.cli.main import app
 from hire_model.data.store import Dataset
 from hire_model.data.synthetic import generate
@@ -22,6 +21,7 @@ from hire_model.model import artifact
 from hire_model.settings import Settings
 from hire_model.tracking import versions
 from hire_model.tracking.promotion import PromotionError, promote
+from hire_model.workflows import gate as workflow
 
 LENIENT = {"min_shuffle": 0.0, "max_pair_ms": 0.0, "max_query_ms": 0.0, "max_ece": 1.0}  # a tiny model, a busy machine
 
@@ -29,7 +29,7 @@ LENIENT = {"min_shuffle": 0.0, "max_pair_ms": 0.0, "max_query_ms": 0.0, "max_ece
 @pytest.fixture(scope="module")
 def settings(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A copy of the store, so that no other test sees what is promoted here; version 2 has collapsed."""
-    place = tmp_path_factory.mktemp("judging")
+    place = tmp_path_factory.mktemp("gate")
     shutil.copy(registered_model.settings.tracking.uri.removeprefix("sqlite:///"), place / "mlflow.db")
     found = registered_model.settings
     tracking = found.tracking.model_copy(update={"uri": f"sqlite:///{place}/mlflow.db"})
@@ -51,20 +51,20 @@ def settings(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def first(settings: Settings) -> judging.Judged:
+def first(settings: Settings) -> workflow.Judged:
     """Version 1, judged while there is no champion, and promoted."""
-    judged = judging.gate(settings, "challenger")
+    judged = workflow.gate(settings, "challenger")
     promote(settings.tracking)
     return judged
 
 
 @pytest.fixture(scope="module")
-def second(settings: Settings, first: judging.Judged) -> judging.Judged:
+def second(settings: Settings, first: workflow.Judged) -> workflow.Judged:
     """Version 2 against version 1."""
-    return judging.gate(settings, "2")
+    return workflow.gate(settings, "2")
 
 
-def test_the_first_version_is_measured_in_every_respect(first: judging.Judged, settings: Settings) -> None:
+def test_the_first_version_is_measured_in_every_respect(first: workflow.Judged, settings: Settings) -> None:
     decision = first.decision
     assert decision.passed and decision.champion == "" and first.champion is None, decision.reasons()
     evidence = decision.evidence
@@ -77,7 +77,7 @@ def test_the_first_version_is_measured_in_every_respect(first: judging.Judged, s
     assert evidence.megabytes is not None and evidence.megabytes > 0.1
 
 
-def test_decision_reasons_and_card_are_where_they_were_promised(first: judging.Judged, settings: Settings) -> None:
+def test_decision_reasons_and_card_are_where_they_were_promised(first: workflow.Judged, settings: Settings) -> None:
     version = versions.find(settings.tracking, "1")
     decision = first.decision
     assert version.tags["gate.decision"] == "passed" and version.tags["gate.champion"] == "none"
@@ -91,7 +91,7 @@ def test_decision_reasons_and_card_are_where_they_were_promised(first: judging.J
     assert card.startswith("# Model card: hire") and "models:/hire/1" in card
 
 
-def test_a_worse_version_is_not_promoted(second: judging.Judged, settings: Settings) -> None:
+def test_a_worse_version_is_not_promoted(second: workflow.Judged, settings: Settings) -> None:
     decision = second.decision
     assert not decision.passed and decision.champion == "1" and decision.comparison is not None
     assert decision.comparison.difference < -30 and decision.comparison.interval[1] < 0
@@ -105,49 +105,51 @@ def test_a_worse_version_is_not_promoted(second: judging.Judged, settings: Setti
 
 
 def test_the_champion_is_scored_again_where_the_ground_is_another(
-    second: judging.Judged, settings: Settings, tmp_path: Path
+    second: workflow.Judged, settings: Settings, tmp_path: Path
 ) -> None:
     """The same data: its ranks are kept. Fewer images, or other data: they are made, and lead to the same figures."""
     comparison = second.decision.comparison
     assert comparison is not None and not comparison.champion_scored
-    shorter = judging.gate(settings, "2", limit=7).decision.comparison
+    shorter = workflow.gate(settings, "2", limit=7).decision.comparison
     assert shorter is not None and shorter.champion_scored and shorter.ground.images == 7
     other = generate(tmp_path / "other", train=2, dev=2, test=8, seed=9)
     elsewhere = settings.model_copy(update={"data": settings.data.model_copy(update={"path": tmp_path / "other"})})
-    changed = judging.gate(elsewhere, "2").decision.comparison
+    changed = workflow.gate(elsewhere, "2").decision.comparison
     assert changed is not None and changed.champion_scored and changed.ground.digest == other.digest
     assert changed.champion_rsum != comparison.champion_rsum
 
 
-def test_the_champion_is_its_own_equal(second: judging.Judged, settings: Settings) -> None:
-    own = judging.gate(settings, "champion").decision.comparison
+def test_the_champion_is_its_own_equal(second: workflow.Judged, settings: Settings) -> None:
+    own = workflow.gate(settings, "champion").decision.comparison
     assert own is not None and (own.difference, own.interval) == (0.0, (0.0, 0.0))
 
 
 def test_what_is_wrong_with_the_question_is_said_before_anything_is_scored(settings: Settings) -> None:
     with pytest.raises(HireError, match="no version or alias '9'"):
-        judging.gate(settings, "9")
+        workflow.gate(settings, "9")
     with pytest.raises(HireError, match="no split 'val'"):
-        judging.gate(settings, "1", split="val")
+        workflow.gate(settings, "1", split="val")
     rules = settings.gate.model_copy(update={"minimum": "coco-5k/rsum=1"})
     with pytest.raises(HireError, match="coco-5k"):
-        judging.gate(settings.model_copy(update={"gate": rules}), "1")
+        workflow.gate(settings.model_copy(update={"gate": rules}), "1")
 
 
 def test_an_interrupted_gate_leaves_a_version_that_nobody_promotes(
-    second: judging.Judged, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    second: workflow.Judged, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(judging, "decide", interrupted)
+    monkeypatch.setattr(workflow, "decide", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        judging.gate(settings, "2")
+        workflow.gate(settings, "2")
     with pytest.raises(PromotionError, match="decision is stopped"):
         promote(settings.tracking, "2")
 
 
-def test_on_the_command_line(first: judging.Judged, second: judging.Judged, settings: Settings, tmp_path: Path) -> None:
+def test_on_the_command_line(
+    first: workflow.Judged, second: workflow.Judged, settings: Settings, tmp_path: Path
+) -> None:
     run, store = CliRunner(), ["--set", f"tracking.uri={settings.tracking.uri}"]
     rules = ["--set", "gate.min_shuffle=0", "--set", "gate.max_ece=1", "--set", "evaluate.bootstrap=50"]
     data = ["--data", str(settings.data.path)]

@@ -7,7 +7,7 @@ A request has one of three shapes, told apart by its keys; `/explanations` takes
         with "top_k" (and "rank": "images" or "texts")            -> the best images per text, or texts per image
     {"gallery": NAME, "texts": [T, ...] or "images": [I, ...]}    -> search in a gallery encoded beforehand
 
-An image I is its regions (see hire_model/scoring/payload.py), or {"gallery": NAME, "id": ID}. Numbers are never taken
+An image I is its regions (see hire_model/service/payload.py), or {"gallery": NAME, "id": ID}. Numbers are never taken
 from strings, unknown keys are faults, and a fault is told by its JSON path. One fault is told, and a list is left at
 its first (fail_fast): a body of 16 MB can hold eight million, and gathering them takes 8 GB.
 """
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
-from hire_model.scoring.payload import ImagePayload
+from hire_model.service.payload import ImagePayload
 
 NO_PICTURES = (
     "raw pictures are not taken: this server has no region extractor. Send the picture's regions "

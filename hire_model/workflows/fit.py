@@ -17,7 +17,7 @@ from hire_model.model.hire import Hire
 from hire_model.model.warm_start import warm_start
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import EvaluateSettings, Settings
-from hire_model.training.engine import own_device
+from hire_model.training.distributed import own_device
 from hire_model.training.loop import fit
 from hire_model.training.record import EpochRecord, FitResult
 from hire_model.training.seed import seed_all

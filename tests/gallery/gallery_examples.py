@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 import examples
 
 from hire_model.data.store import Dataset, Split
+from hire_model.gallery.building import build
+from hire_model.gallery.format import Gallery
 from hire_model.model.build import build as build_model
 from hire_model.model.hire import Hire
-from hire_model.scoring.building import build
-from hire_model.scoring.gallery import Gallery
 
 
 def model_of(split: Split, seed: int = 0, **changes: object) -> Hire:

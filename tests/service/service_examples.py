@@ -10,9 +10,9 @@ import gallery_examples
 
 from hire_model.data.store import ImageRegions, Split
 from hire_model.model import artifact
-from hire_model.scoring.intake import Limits
-from hire_model.scoring.payload import encode_image
-from hire_model.scoring.service import Service
+from hire_model.service.parsing import Limits
+from hire_model.service.payload import encode_image
+from hire_model.service.service import Service
 
 GALLERY = "scenes"
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hire_model.data.store import Split
+from hire_model.monitoring.journal import Line, of_picture, of_text
 from hire_model.progress import track
-from hire_model.scoring.intake import Picture
-from hire_model.scoring.journal import Line, of_picture, of_text
 from hire_model.scoring.scorer import Scorer
+from hire_model.service.parsing import Picture
 
 MOST = 2000
 """Images whose figures are taken, and captions that are scored, at most."""

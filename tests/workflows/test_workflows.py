@@ -10,14 +10,15 @@ import mlflow
 import pytest
 import torch
 
-from hire_model import pipeline
 from hire_model.cli import show
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.evaluation.result import Result
-from hire_model.pipeline import Trained
 from hire_model.settings import Resolved, resolve
 from hire_model.tracking.run import TrackingError
+from hire_model.workflows import evaluate as evaluate_workflow
+from hire_model.workflows import train as train_workflow
+from hire_model.workflows.train import Trained
 
 TINY = {
     "model.preset": "tiny",
@@ -32,7 +33,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("pipeline")
+    return tmp_path_factory.mktemp("workflows")
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,7 @@ def _settings(place: Path, data: Path, **more: str) -> Resolved:
 def trained(place: Path, tiny_dataset: Path) -> Trained:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        outcome = pipeline.train(_settings(place, tiny_dataset), name="tiny")
+        outcome = train_workflow.train(_settings(place, tiny_dataset), name="tiny")
     assert outcome is not None
     return outcome
 
@@ -73,7 +74,7 @@ def test_a_training_leaves_all_it_promises(trained: Trained, place: Path) -> Non
 
 def test_mlflow_holds_settings_figures_data_and_report(trained: Trained, place: Path, tiny_dataset: Path) -> None:
     mlflow.set_tracking_uri(trained.tracking_uri)
-    run = mlflow.get_run((place / "runs/latest" / pipeline.RUN_FILE).read_text().strip())
+    run = mlflow.get_run((place / "runs/latest" / train_workflow.RUN_FILE).read_text().strip())
     assert run.info.status == "FINISHED" and run.data.params["train.batch"] == "8"
     assert {"train/loss", "dev/rsum", "full/rsum", "full/i2t_r1"} <= set(run.data.metrics)
     assert run.data.metrics["full/rsum"] == pytest.approx(trained.result.rsum)
@@ -92,7 +93,7 @@ def test_mlflow_holds_settings_figures_data_and_report(trained: Trained, place: 
 @pytest.mark.parametrize("model", ["models:/hire@challenger", "runs/latest/model", "runs/latest"])
 def test_an_evaluation_gives_the_same_figures(trained: Trained, place: Path, tiny_dataset: Path, model: str) -> None:
     settings = _settings(place, tiny_dataset).settings
-    found = pipeline.evaluate([model], settings, "test", place / "f.json", place / "r.html")
+    found = evaluate_workflow.evaluate([model], settings, "test", place / "f.json", place / "r.html")
     assert found.result.rsum == pytest.approx(trained.result.rsum)
     assert found.result.facts["model"] == model
     assert (place / "f.json").is_file() and "<html" in (place / "r.html").read_text("utf-8")
@@ -100,12 +101,12 @@ def test_an_evaluation_gives_the_same_figures(trained: Trained, place: Path, tin
 
 def test_two_models_are_an_ensemble_and_say_so(trained: Trained, place: Path, tiny_dataset: Path) -> None:
     settings = _settings(place, tiny_dataset).settings
-    found = pipeline.evaluate(["runs/latest/model", "models:/hire@challenger"], settings, "dev")
+    found = evaluate_workflow.evaluate(["runs/latest/model", "models:/hire@challenger"], settings, "dev")
     assert found.result.models == 2 and "ensemble of 2" in found.result.title
 
 
 def test_resuming_a_finished_training_hands_it_over_again(trained: Trained, place: Path, tiny_dataset: Path) -> None:
-    again = pipeline.train(_settings(place, tiny_dataset), resume=True)
+    again = train_workflow.train(_settings(place, tiny_dataset), resume=True)
     assert again is not None and again.result.rsum == pytest.approx(trained.result.rsum)
     mlflow.set_tracking_uri(trained.tracking_uri)
     runs = mlflow.search_runs(experiment_names=["hire"], output_format="list")
@@ -121,34 +122,34 @@ def test_ctrl_c_after_the_last_epoch_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.report, "render", stopped)
+        patch.setattr(train_workflow.report, "render", stopped)
         with pytest.raises(TrainingStopped, match=r"training is complete and lies in .*out.*--resume"):
-            pipeline.train(settings)
-    again = pipeline.train(settings, resume=True)
+            train_workflow.train(settings)
+    again = train_workflow.train(settings, resume=True)
     assert again is not None and again.epochs == 1
 
 
 def test_an_evaluation_of_no_split_is_refused(trained: Trained, place: Path, tiny_dataset: Path) -> None:
     with pytest.raises(HireError, match=r"split: no name is given"):
-        pipeline.evaluate([str(trained.model)], _settings(place, tiny_dataset).settings, "")
+        evaluate_workflow.evaluate([str(trained.model)], _settings(place, tiny_dataset).settings, "")
 
 
 def test_a_wrong_address_fails_before_anything_is_done(tiny_dataset: Path, tmp_path: Path) -> None:
     settings = _settings(tmp_path, tiny_dataset, tracking__uri="http://127.0.0.1:9", train__out=str(tmp_path / "out"))
     with pytest.raises(TrackingError, match="does not answer"):
-        pipeline.train(settings)
+        train_workflow.train(settings)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_protocol_that_does_not_fit_fails_before_training(tiny_dataset: Path, tmp_path: Path) -> None:
     settings = _settings(tmp_path, tiny_dataset, evaluate__protocol="coco-5k", tracking__enabled="false")
     with pytest.raises(HireError, match="coco-5k"):
-        pipeline.train(settings)
+        train_workflow.train(settings)
 
 
 def test_without_mlflow_all_is_in_the_folder(tiny_dataset: Path, tmp_path: Path) -> None:
     settings = _settings(tmp_path, tiny_dataset, tracking__enabled="false", train__out=str(tmp_path / "out"))
-    outcome = pipeline.train(settings)
+    outcome = train_workflow.train(settings)
     assert outcome is not None and outcome.registered == "" and outcome.model.is_dir()
     assert "mlflow run" not in outcome.result.facts
     assert not (tmp_path / "mlflow.db").exists()
@@ -157,10 +158,10 @@ def test_without_mlflow_all_is_in_the_folder(tiny_dataset: Path, tmp_path: Path)
 def test_a_resume_that_does_not_fit_leaves_the_earlier_run_as_it_is(trained: Trained, place: Path, tiny_dataset: Path):
     before = (place / "runs/latest/settings.json").read_bytes()
     with pytest.raises(HireError, match=r"cannot resume with other settings.*train\.lr"):
-        pipeline.train(_settings(place, tiny_dataset, train__lr="0.5"), resume=True)
+        train_workflow.train(_settings(place, tiny_dataset, train__lr="0.5"), resume=True)
     assert (place / "runs/latest/settings.json").read_bytes() == before
     mlflow.set_tracking_uri(trained.tracking_uri)
-    run = mlflow.get_run((place / "runs/latest" / pipeline.RUN_FILE).read_text().strip())
+    run = mlflow.get_run((place / "runs/latest" / train_workflow.RUN_FILE).read_text().strip())
     assert run.info.status == "FINISHED"
 
 

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as npst
 
 from hire_model.data.store import ImageRegions
 from hire_model.errors import DataError
-from hire_model.scoring.payload import ArrayPayload, decode_image, encode_image
+from hire_model.service.payload import ArrayPayload, decode_image, encode_image
 
 
 @st.composite

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
+from hire_model.gallery import building
+from hire_model.gallery.building import build
+from hire_model.gallery.format import Gallery
 from hire_model.model import artifact
-from hire_model.scoring import building, matrix
-from hire_model.scoring.building import build
-from hire_model.scoring.contract import RequestFault
-from hire_model.scoring.galleries import Galleries
-from hire_model.scoring.gallery import Gallery
+from hire_model.scoring import matrix
 from hire_model.scoring.scorer import Scorer
+from hire_model.service.contract import RequestFault
+from hire_model.service.galleries import Galleries
 
 
 @pytest.fixture(scope="module")

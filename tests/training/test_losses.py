@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hire_model.losses import hinge, infonce, positives
+from hire_model.training.losses import hinge, infonce, positives
 
 
 def slow_hinge(scores, owner, margin, hardest):

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.errors import HireError
-from hire_model.scoring.gallery import Gallery
+from hire_model.gallery.format import Gallery
+from hire_model.gallery.store import Items, Shelf
 from hire_model.scoring.matrix import score_matrix
 from hire_model.scoring.scorer import Scorer, check_text
-from hire_model.scoring.shelf import Items, Shelf
 
 SHORTLIST = 1000
 """Loses no recall on any of our data sets (docs/search.md says what a shorter one loses, and where)."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from threading import Lock
 
 from hire_model.errors import HireError
-from hire_model.scoring.contract import RequestFault
-from hire_model.scoring.gallery import MANIFEST, Gallery
+from hire_model.gallery.format import MANIFEST, Gallery
 from hire_model.scoring.scorer import Scorer
+from hire_model.service.contract import RequestFault
 
 log = logging.getLogger(__name__)
 VARIABLE = "HIRE_GALLERIES"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from hire_model.batch import EncodedImages, EncodedTexts
-from hire_model.scoring.index import Index, Kind
+from hire_model.gallery.index import Index, Kind
 
 
 class ShelfFacts(BaseModel):

@@ -29,13 +29,13 @@ from hire_model.data.store import Split
 from hire_model.data.writer import put_in_place
 from hire_model.errors import DataError, HireError
 from hire_model.files import whole
+from hire_model.gallery import index
+from hire_model.gallery.format import CAPTIONS, IMAGES, GalleryManifest, file_names, key_of
+from hire_model.gallery.store import ShelfFacts, index_name, lengths_name, shard_paths, summary_name
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
 from hire_model.progress import track
-from hire_model.scoring import index
-from hire_model.scoring.gallery import CAPTIONS, IMAGES, GalleryManifest, file_names, key_of
 from hire_model.scoring.matrix import encoding_blocks, image_blocks, text_blocks
-from hire_model.scoring.shelf import ShelfFacts, index_name, lengths_name, shard_paths, summary_name
 
 log = logging.getLogger(__name__)
 SHARD = 1024

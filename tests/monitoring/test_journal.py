@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import HireError
-from hire_model.scoring import journal
-from hire_model.scoring.galleries import VARIABLE
-from hire_model.scoring.intake import Ask
-from hire_model.scoring.journal import Journal, JournalSettings, Line, read
-from hire_model.scoring.service import Service
+from hire_model.monitoring import journal
+from hire_model.monitoring.journal import Journal, JournalSettings, Line, read
+from hire_model.service.galleries import VARIABLE
+from hire_model.service.parsing import Ask
+from hire_model.service.service import Service
 from hire_model.settings import resolve
 
 
