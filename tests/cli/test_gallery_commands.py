@@ -7,11 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gallery_examples
 import pytest
 from typer.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scoring"))
-import gallery_examples
 
 from hire_model.cli.main import app
 from hire_model.errors import HireError

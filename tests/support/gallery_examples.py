@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+import model_examples
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
-import examples
 
 from hire_model.data.store import Dataset, Split
 from hire_model.gallery.building import build
@@ -21,7 +18,7 @@ from hire_model.model.hire import Hire
 def model_of(split: Split, seed: int = 0, **changes: object) -> Hire:
     """A model for the data of `split` whose zero-initialised parts are filled in, as a trained one's are."""
     torch.manual_seed(seed)
-    model = build_model(examples.settings(**changes), split)
+    model = build_model(model_examples.settings(**changes), split)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
