@@ -1,12 +1,12 @@
 # On a fresh machine with Python 3.11 and pip, run `make train` or `make test`. Each installs what is missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup train pipeline stop test lint clean
+.PHONY: help setup train pipeline stop test test-fast coverage lint clean
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHON
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 setup: ## Install .venv from requirements.lock and register it with MLflow, if needed
 	@scripts/setup.sh
@@ -21,14 +21,21 @@ pipeline: setup ## Prefect: start server and worker in the background, deploy th
 stop: ## Prefect: stop server and worker
 	@scripts/pipeline.sh stop
 
-test: setup ## Run the tests; ARGS="-k name" is passed to pytest
-	.venv/bin/python -m pytest $(ARGS)
+test: setup ## Run all tests in two processes; ARGS="-k name" is passed to pytest
+	.venv/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-lint: setup ## Check style, types and the direction of imports
+test-fast: setup ## Run the tests that start no server and train no model
+	.venv/bin/python -m pytest -n 2 --dist loadgroup -m "not live and not slow" $(ARGS)
+
+coverage: setup ## Run all tests and report the coverage of each file
+	.venv/bin/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered $(ARGS)
+
+lint: setup ## Check style, types, the direction of imports, and dead code
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/vulture
 
 conda.yaml: requirements.lock ## Write the pins for conda
 	.venv/bin/python scripts/write_conda_env.py

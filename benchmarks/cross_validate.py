@@ -19,8 +19,8 @@ import numpy as np
 from hire_model.data.chosen import Splits, open_dataset
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
-from hire_model.fitting import fitted, matrix_of, started
 from hire_model.settings import resolve
+from hire_model.workflows.fit import fitted, matrix_of, started
 
 
 def part(split: Split, chosen: np.ndarray) -> Split:

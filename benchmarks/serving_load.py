@@ -30,12 +30,12 @@ import numpy as np
 import torch
 
 from hire_model.data.store import Dataset, ImageRegions, Split
+from hire_model.gallery.building import build
 from hire_model.packaging.verify import extract
-from hire_model.scoring.building import build
-from hire_model.scoring.intake import Ask
-from hire_model.scoring.payload import encode_image
 from hire_model.scoring.scorer import Scorer
-from hire_model.scoring.service import Service
+from hire_model.service.parsing import Ask
+from hire_model.service.payload import encode_image
+from hire_model.service.service import Service
 from hire_model.settings import resolve
 from hire_model.tracking.packages import Archive, packaged
 from serving import instance, server

@@ -26,10 +26,11 @@ import numpy as np
 import torch
 
 from hire_model.data.store import Dataset, Split
+from hire_model.gallery import search
+from hire_model.gallery.building import build
+from hire_model.gallery.format import Gallery
 from hire_model.progress import track
-from hire_model.scoring import matrix, search
-from hire_model.scoring.building import build
-from hire_model.scoring.gallery import Gallery
+from hire_model.scoring import matrix
 from hire_model.scoring.scorer import Scorer
 
 LENGTHS = (10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000)

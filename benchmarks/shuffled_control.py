@@ -18,8 +18,8 @@ from hire_model.data.chosen import Splits, open_dataset
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
 from hire_model.evaluation.ranks import chance_recall
-from hire_model.fitting import fitted, matrix_of
 from hire_model.settings import resolve
+from hire_model.workflows.fit import fitted, matrix_of
 
 
 def dealt(split: Split, seed: int) -> Split:

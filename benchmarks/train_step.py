@@ -21,17 +21,17 @@ import torch
 
 from hire_model.batch import Batch
 from hire_model.data.store import Dataset
-from hire_model.losses import hinge
 from hire_model.model.build import build
 from hire_model.model.captions import caption_bank
 from hire_model.settings import Settings, resolve
 from hire_model.training.augment import Augment
-from hire_model.training.engine import engine
+from hire_model.training.distributed import engine
 from hire_model.training.loader import Loader, PlannedBatches
+from hire_model.training.losses import hinge
 from hire_model.training.optim import optimizer
-from hire_model.training.run import Run
 from hire_model.training.sampler import BatchPlan, CaptionSampler
 from hire_model.training.seed import seed_all
+from hire_model.training.train_state import Run
 
 WARM = 3
 Item = tuple[BatchPlan, Batch]

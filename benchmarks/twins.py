@@ -20,9 +20,9 @@ from hire_model.data.store import Dataset, Split
 from hire_model.data.synthetic import scenes
 from hire_model.data.synthetic.relations import holds
 from hire_model.data.synthetic.world import Scene
-from hire_model.fitting import matrix_of
 from hire_model.model import artifact
 from hire_model.settings import EvaluateSettings
+from hire_model.workflows.fit import matrix_of
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from expectations.check import Check
 from expectations.distributions import FEW, Distance, Distribution, distance, grouped, mixture
 from expectations.suites import OURS
 from expectations.tables import NORM_FACTOR, Table
-from hire_model.scoring import journal
-from hire_model.scoring.journal import Line
-from hire_model.scoring.reference import Reference
+from hire_model.monitoring import journal
+from hire_model.monitoring.journal import Line
+from hire_model.monitoring.reference import Reference
 
 NEWEST = 20_000
 """So many of a model's last pairs are compared."""

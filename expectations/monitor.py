@@ -11,7 +11,7 @@ from typing import Any
 from expectations.drift import FIGURES, Drift, compare, newest
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
-from hire_model.evaluation.drift_page import render
+from hire_model.monitoring.page import render
 from hire_model.settings import Settings
 
 
@@ -34,7 +34,7 @@ def monitor(journal: Path, model: str, settings: Settings) -> Monitored:
     """
     from hire_model.data.chosen import Splits, open_dataset
     from hire_model.model import artifact
-    from hire_model.scoring.reference import reference
+    from hire_model.monitoring.reference import reference
     from hire_model.scoring.scorer import Scorer
     from hire_model.tracking import registry
 

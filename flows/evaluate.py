@@ -80,7 +80,7 @@ def judged(uri: str, folder: Path, settings: Settings, page: Path) -> dict[str, 
 
     Cached until model, data, the settings of evaluation or the code change.
     """
-    from hire_model import pipeline
+    from hire_model.workflows import evaluate as workflow
 
     split, limit = judged_split(settings)
-    return pipeline.evaluate([uri], settings, split, page=page, limit=limit).result.model_dump(mode="json")
+    return workflow.evaluate([uri], settings, split, page=page, limit=limit).result.model_dump(mode="json")

@@ -11,7 +11,7 @@ from hire_model.data.chosen import open_dataset
 from hire_model.files import write_text
 from hire_model.settings import Settings
 from hire_model.tracking.versions import Version
-from hire_model.training.state import LAST, keep_previous
+from hire_model.training.checkpoint import LAST, keep_previous
 
 STATE = "flow.json"
 

@@ -43,6 +43,6 @@ def _told(decision: Decision) -> str:
 @task(name="decide", log_prints=True, timeout_seconds=6 * 3600, **ON_IO)
 def decided(settings: Settings, version: str) -> Decision:
     """The decision, which is also written to the version's tags and run."""
-    from hire_model import judging
+    from hire_model.workflows import gate as workflow
 
-    return judging.gate(settings, version, *judged_split(settings)).decision
+    return workflow.gate(settings, version, *judged_split(settings)).decision

@@ -94,6 +94,6 @@ def settings_of(recipe: str = "", data: str = "", overrides: Sequence[str] = ())
 
 
 def judged_split(settings: Settings) -> tuple[str, int]:
-    """Name and limit (0: none) of the split that a model is judged on: as `pipeline.train` chooses it."""
+    """Name and limit (0: none) of the split that a model is judged on: as `workflows.train` chooses it."""
     data = settings.data
     return (data.test, 0) if data.test and data.test != data.dev else (data.dev, data.dev_images)

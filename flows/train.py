@@ -42,10 +42,10 @@ def train(
 @task(name="fit", log_prints=True, **ON_IO)
 def fit(resolved: Resolved, name: str, folder: TrainingFolder) -> str:
     """Train, or take up what lies in `folder`; a retry takes it up too. Returns the version's number."""
-    from hire_model import pipeline
     from hire_model.tracking import versions
     from hire_model.tracking.run import tracking_uri
     from hire_model.training.record import EpochRecord
+    from hire_model.workflows import train as workflow
 
     settings = resolved.settings
     if not (settings.tracking.enabled and settings.tracking.register_model):
@@ -71,7 +71,7 @@ def fit(resolved: Resolved, name: str, folder: TrainingFolder) -> str:
         show((record.epoch + 1) / settings.train.epochs)
 
     try:
-        trained = pipeline.train(resolved, name, resume, on_epoch)
+        trained = workflow.train(resolved, name, resume, on_epoch)
     except TrainingStopped as error:
         raise TrainingStopped(f"{error} A flow has no --resume: the same run, started again, goes on.") from error
     if trained is None:

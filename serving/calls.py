@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from hire_model.data.store import ImageRegions
 from hire_model.errors import HireError
-from hire_model.scoring.contract import (
+from hire_model.service.contract import (
     ExplanationAnswer,
     Fault,
     MatrixAnswer,
@@ -26,7 +26,7 @@ from hire_model.scoring.contract import (
     StoredImage,
     json_path,
 )
-from hire_model.scoring.payload import ImagePayload, image_payload
+from hire_model.service.payload import ImagePayload, image_payload
 from serving.contract import EXPLANATIONS, PREDICTIONS
 
 PING = "/ping"

@@ -71,7 +71,7 @@ def serve(
         raise typer.Exit(0 if found and found.healthy else 1)
     from hire_model.errors import HireError
     from hire_model.files import check_place
-    from hire_model.scoring.journal import JournalSettings
+    from hire_model.monitoring.journal import JournalSettings
     from hire_model.settings import resolve
     from hire_model.tracking.packages import packaged
     from serving.contract import PREDICTIONS

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Literal, Self
 
-from hire_model.scoring.contract import (
+from hire_model.service.contract import (
     ExplanationAnswer,
     MatrixAnswer,
     ModelFacts,

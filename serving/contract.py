@@ -1,4 +1,4 @@
-"""The contract over HTTP: the models of hire_model.scoring.contract, the paths, and openapi.json made of both.
+"""The contract over HTTP: the models of hire_model.service.contract, the paths, and openapi.json made of both.
 
 `python -m serving.contract` writes the file anew; a test fails where it is stale.
 """
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter
 
 from hire_model.files import write_text
-from hire_model.scoring.contract import (
+from hire_model.service.contract import (
     EXPLANATION,
     PREDICTION,
     ExplanationAnswer,

@@ -23,9 +23,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from hire_model.data.schema import PICTURES
 from hire_model.errors import HireError
-from hire_model.scoring.gallery import Gallery
-from hire_model.scoring.intake import Ask, Limits
-from hire_model.scoring.service import Service
+from hire_model.gallery.format import Gallery
+from hire_model.service.parsing import Ask, Limits
+from hire_model.service.service import Service
 from hire_model.settings import TrackingSettings
 from hire_model.tracking.registry import fetch
 from serving.contract import EXPLANATIONS, PREDICTIONS

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from hire_model.packaging.opening import service_of
-from hire_model.scoring.contract import PROBE
-from hire_model.scoring.intake import Ask
-from hire_model.scoring.service import Reply, Spent
+from hire_model.service.contract import PROBE
+from hire_model.service.parsing import Ask
+from hire_model.service.service import Reply, Spent
 
 log = logging.getLogger(__name__)
 PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Content Too Large", 500: "Internal Server Error"}

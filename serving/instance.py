@@ -28,9 +28,9 @@ from pydantic import BaseModel, ConfigDict
 
 from hire_model.errors import HireError
 from hire_model.files import write_text
+from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import verify
-from hire_model.scoring.galleries import VARIABLE
-from hire_model.scoring.journal import JournalSettings
+from hire_model.service.galleries import VARIABLE
 
 CONFIG = Path(__file__).parent / "config"
 RECORD, TOKENS, PROPERTIES = "server.json", "key_file.json", "config.properties"

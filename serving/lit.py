@@ -21,9 +21,9 @@ from litserve import LitAPI, LitServer
 
 from hire_model.files import whole
 from hire_model.packaging.verify import extract
-from hire_model.scoring.galleries import VARIABLE
-from hire_model.scoring.intake import Ask
-from hire_model.scoring.service import Reply
+from hire_model.service.galleries import VARIABLE
+from hire_model.service.parsing import Ask
+from hire_model.service.service import Reply
 
 KEYS = "key_file.json"  # of TorchServe's form, so that curl lines and clients need to know one
 LARGEST = 16 << 20  # bytes of a body, as of serving/config/config.properties

@@ -28,9 +28,9 @@ from filelock import FileLock, Timeout
 
 from hire_model.data.schema import MANIFEST
 from hire_model.files import write_text
+from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import GOLDEN, Golden, verify
-from hire_model.scoring.contract import PROBE
-from hire_model.scoring.journal import JournalSettings
+from hire_model.service.contract import PROBE
 from hire_model.tracking.packages import Archive
 from serving.contract import PREDICTIONS
 from serving.instance import RECORD, Instance, ServeError, free_ports, is_free, start

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from hire_model import fitting
 from hire_model.ablation import edges, perturb, stages, trial
 from hire_model.ablation.memory import Memory, Record
 from hire_model.ablation.perturb import KINDS, Tally, perturbed
@@ -30,6 +29,7 @@ from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import resolve
+from hire_model.workflows import fit as fitting
 
 TINY = ["model.preset=tiny", "data.test=test", "train.epochs=1", "train.batch=8", "train.threads=1"]
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import model_examples
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent / "model"))
-import examples
 
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.scoring.scorer import Scorer
@@ -19,9 +14,9 @@ from hire_model.scoring.scorer import Scorer
 @pytest.mark.parametrize("relation_match", [True, False])
 def test_alone_and_joined_again(relation_match: bool) -> None:
     random = np.random.default_rng(0)
-    scorer = Scorer(examples.model(relation_match=relation_match))
-    images = scorer.encode_images([examples.image(random) for _ in range(5)])
-    texts = scorer.encode_texts([examples.caption(random) for _ in range(4)])
+    scorer = Scorer(model_examples.model(relation_match=relation_match))
+    images = scorer.encode_images([model_examples.image(random) for _ in range(5)])
+    texts = scorer.encode_texts([model_examples.caption(random) for _ in range(4)])
     assert (images.edges is not None) == (texts.roles is not None) == relation_match
     order = torch.tensor([3, 0, 4, 1, 2])
     apart = (

@@ -29,7 +29,7 @@ from hire_model.model.hire import Hire
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import Settings
 from hire_model.tracking.facts import facts
-from hire_model.training.engine import pick_device
+from hire_model.training.distributed import pick_device
 
 log = logging.getLogger(__name__)
 VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (

@@ -15,12 +15,12 @@ from hire_model.data.store import Dataset, Split
 from hire_model.errors import TrainingStopped
 from hire_model.evaluation import protocols
 from hire_model.evaluation.result import Result
-from hire_model.fitting import fitted, matrix_of
 from hire_model.model.hire import Hire
 from hire_model.settings import Settings, flatten, resolve
 from hire_model.tracking.facts import facts
+from hire_model.training.checkpoint import LAST
 from hire_model.training.record import FitResult
-from hire_model.training.state import LAST
+from hire_model.workflows.fit import fitted, matrix_of
 
 # What does not change a result: where things lie, and how fast it goes.
 _FREE = {

@@ -66,7 +66,7 @@ def _study(recipe: str, data: str, set_: list[str] | None, seeds: str, out: Path
     from hire_model.ablation.trial import (
         Study,
     )  # seconds of imports, after what may be wrong with the settings is known
-    from hire_model.pipeline import open_dataset
+    from hire_model.data.chosen import open_dataset
 
     return Study(recipe, given, wanted, out, open_dataset(settings.data))
 

@@ -10,9 +10,9 @@ import typer
 from hire_model.errors import HireError
 
 if TYPE_CHECKING:
-    from hire_model.scoring.gallery import Gallery, GalleryManifest
+    from hire_model.gallery.format import Gallery, GalleryManifest
+    from hire_model.gallery.search import Answer
     from hire_model.scoring.scorer import Scorer
-    from hire_model.scoring.search import Answer
 
 app = typer.Typer(help="Encode data sets once, for searching.", no_args_is_help=True)
 GALLERIES = Path("galleries")
@@ -34,7 +34,7 @@ def build(
     from hire_model.data.store import Dataset
 
     chosen = Dataset.open(dataset).split(split)
-    from hire_model.scoring.building import build
+    from hire_model.gallery.building import build
 
     folder = out or GALLERIES / dataset.expanduser().resolve().name
     scorer = _scorer(model)
@@ -58,7 +58,7 @@ def list_(folder: Annotated[Path, typer.Argument(help="A folder of galleries.")]
 @app.command()
 def show(gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="Folder of the gallery.")]) -> None:
     """What a gallery holds, every file checked against its digest."""
-    from hire_model.scoring.gallery import Gallery
+    from hire_model.gallery.format import Gallery
 
     typer.echo(_lines(_facts(Gallery.open(only(gallery)))))
 
@@ -71,14 +71,14 @@ def search(
     model: Annotated[str, typer.Option(help=f"{_MODEL}; the one that encoded the gallery without it.")] = "",
 ) -> None:
     """Find the pictures of a gallery that fit a sentence."""
-    from hire_model.scoring.gallery import Gallery
+    from hire_model.gallery.format import Gallery
 
     if not all(text.strip() for text in texts):
         raise HireError("TEXT: a sentence is empty. Say what to look for, in quotes.")
     found = Gallery.open(only(gallery))
     scorer = _scorer(model or found.manifest.address)
-    from hire_model.scoring.search import SHORTLIST
-    from hire_model.scoring.search import search as search_in
+    from hire_model.gallery.search import SHORTLIST
+    from hire_model.gallery.search import search as search_in
 
     answers = search_in(scorer, found, texts, top, shortlist or max(SHORTLIST, top))
     for text, answer in zip(texts, answers, strict=True):
@@ -90,14 +90,14 @@ def _scorer(address: str) -> Scorer:
     from hire_model.scoring.scorer import Scorer
     from hire_model.settings import resolve
     from hire_model.tracking.registry import fetch
-    from hire_model.training.engine import pick_device
+    from hire_model.training.distributed import pick_device
 
     settings = resolve(None).settings
     return Scorer.load(fetch(address, settings.tracking), pick_device(settings.train))
 
 
 def _galleries(folder: Path) -> dict[Path, GalleryManifest]:
-    from hire_model.scoring.gallery import GalleryManifest
+    from hire_model.gallery.format import GalleryManifest
 
     found = {}
     for path in sorted(folder.expanduser().glob("*/manifest.json")):

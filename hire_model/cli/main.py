@@ -90,10 +90,10 @@ def train(
     from hire_model.settings import resolve
 
     resolved = resolve(recipe, overrides(set_, data__path=data, train__epochs=epochs))
-    from hire_model import pipeline  # seconds of imports, after what may be wrong with the settings is known
     from hire_model.cli import show
+    from hire_model.workflows import train as workflow  # imports torch: only after the settings are checked
 
-    show.trained(pipeline.train(resolved, name=Path(recipe).stem, resume=resume))
+    show.trained(workflow.train(resolved, name=Path(recipe).stem, resume=resume))
 
 
 @app.command()
@@ -117,11 +117,11 @@ def evaluate(
     settings = resolve(None, overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
     for path in filter(None, (json, report)):
         check_place(path)
-    from hire_model import pipeline
     from hire_model.cli import show
+    from hire_model.workflows import evaluate as workflow
 
     models = model or [f"models:/{settings.tracking.model_name}@challenger"]
-    show.evaluated(pipeline.evaluate(models, settings, split, json, report, limit))
+    show.evaluated(workflow.evaluate(models, settings, split, json, report, limit))
 
 
 def overrides(items: list[str] | None, **options: str | int) -> list[str]:

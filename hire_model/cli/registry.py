@@ -46,10 +46,10 @@ def gate(
     from hire_model.settings import resolve
 
     settings = resolve(recipe or None, overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
-    from hire_model import judging  # seconds of imports, after what may be wrong with the settings is known
     from hire_model.files import write_text
+    from hire_model.workflows import gate as workflow  # imports torch: only after the settings are checked
 
-    decision = judging.gate(settings, version, split, limit).decision
+    decision = workflow.gate(settings, version, split, limit).decision
     if json:
         write_text(decision.model_dump_json(indent=1) + "\n", json)
     _print_decision(decision, settings.tracking)

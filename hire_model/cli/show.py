@@ -12,7 +12,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from hire_model.evaluation.result import Result
-    from hire_model.pipeline import Evaluated, Trained
+    from hire_model.workflows.evaluate import Evaluated
+    from hire_model.workflows.train import Trained
 
 
 _KEYS = ("r1", "r5", "r10")

@@ -22,8 +22,8 @@ from hire_model.model import artifact
 from hire_model.packaging import verify
 from hire_model.packaging.rehearse import rehearse
 from hire_model.packaging.verify import GOLDEN, MANIFEST, MODEL, SERVER_MANIFEST, ArchiveError, ArchiveManifest, Golden
-from hire_model.scoring.payload import decode_image
 from hire_model.scoring.scorer import Scorer
+from hire_model.service.payload import decode_image
 from hire_model.settings import Settings
 from hire_model.tracking import packages, registry, versions
 

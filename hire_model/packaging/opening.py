@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from hire_model.errors import HireError
+from hire_model.monitoring.journal import Journal, JournalSettings
 from hire_model.packaging.verify import GOLDEN, MODEL, Golden, verify_folder
-from hire_model.scoring.galleries import named
-from hire_model.scoring.journal import Journal, JournalSettings
-from hire_model.scoring.service import Service
+from hire_model.service.galleries import named
+from hire_model.service.service import Service
 
 
 def service_of(folder: Path) -> Service:

@@ -1,6 +1,6 @@
 """The model as MLflow serves it: MLflow runs this file to get the model ("models from code"), so nothing is pickled.
 
-A row of the table is a request of hire_model.scoring.contract as JSON text, in the column `request`. Its answer has the
+A row of the table is a request of hire_model.service.contract as JSON text, in the column `request`. Its answer has the
 columns `status` and `body`, as of every other server: a row that is refused, as one is that is empty or a number, says
 so and harms no other. The parameter `explain` asks for explanations instead of scores. Galleries are found in the
 folder that HIRE_GALLERIES names.
@@ -26,8 +26,8 @@ class HirePyfunc(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the model folder that was logged as an artifact, its digests checked."""
-        from hire_model.scoring.galleries import named
-        from hire_model.scoring.service import Service
+        from hire_model.service.galleries import named
+        from hire_model.service.service import Service
 
         folder = Path(context.artifacts[FOLDER])
         version, run_id = _origin(folder.parent.parent)
@@ -35,7 +35,7 @@ class HirePyfunc(PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """The status and the body of the answer to each row's request; a faulty one raises nothing."""
-        from hire_model.scoring.intake import Ask
+        from hire_model.service.parsing import Ask
 
         explain = bool((params or {}).get(EXPLAIN))
         replies, _ = self.service.answer([Ask(request, explain) for request in model_input[REQUEST]])

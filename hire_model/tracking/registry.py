@@ -15,7 +15,7 @@ from hire_model.data.loading import renumbered
 from hire_model.data.store import ImageRegions
 from hire_model.model import artifact
 from hire_model.scoring.matrix import predicate_map
-from hire_model.scoring.payload import encode_image
+from hire_model.service.payload import encode_image
 from hire_model.settings import HOME, TrackingSettings
 from hire_model.tracking.run import TrackingError, connect, first_line
 from hire_model.tracking.versions import CHALLENGER, cut

@@ -20,12 +20,12 @@ from hire_model.model.hire import Hire
 from hire_model.progress import clock, track
 from hire_model.settings import Settings
 from hire_model.training.augment import Augment
-from hire_model.training.engine import engine
+from hire_model.training.checkpoint import BEST, LAST, Checkpoint, keep_previous
+from hire_model.training.distributed import engine
 from hire_model.training.loader import Loader, PlannedBatches
 from hire_model.training.record import EpochRecord, FitResult
-from hire_model.training.run import Run
 from hire_model.training.sampler import BatchPlan, CaptionSampler
-from hire_model.training.state import BEST, LAST, Checkpoint, keep_previous
+from hire_model.training.train_state import Run
 from hire_model.training.watch import CollapseWatch, StopRequest, collapse_advice
 
 Dev = Callable[[Hire], dict[str, float]]

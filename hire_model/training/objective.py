@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from hire_model.batch import Batch, EncodedImages, EncodedTexts
-from hire_model.losses import hinge, infonce
 from hire_model.model.hire import Hire
 from hire_model.settings import TrainSettings
-from hire_model.training.engine import Peers
+from hire_model.training.distributed import Peers
+from hire_model.training.losses import hinge, infonce
 
 Rows = tuple[Tensor, Tensor | None]
 

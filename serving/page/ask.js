@@ -1,6 +1,6 @@
 // What the page asks of `hire demo`. Addresses are relative: the token is part of the page's own.
 
-const EXPLAINED = 16; // pairs that one request may ask to be explained (Limits in hire_model/scoring/intake.py)
+const EXPLAINED = 16; // pairs that one request may ask to be explained (Limits in hire_model/service/parsing.py)
 const known = new Map(); // image facts by id
 
 /** A question that got no answer; the message is for the user. */

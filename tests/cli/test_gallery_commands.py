@@ -7,16 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gallery_examples
 import pytest
 from typer.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "scoring"))
-import gallery_examples
-
 from hire_model.cli.main import app
 from hire_model.errors import HireError
+from hire_model.gallery.format import Gallery
 from hire_model.model import artifact
-from hire_model.scoring.gallery import Gallery
 
 
 def hire(folder: Path, *words: object) -> str:

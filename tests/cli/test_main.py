@@ -21,26 +21,26 @@ HEAVY = ("torch", "mlflow", "pandas", "numpy", "pyarrow", "transformers", "matpl
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What `pipeline.train` was called with; nothing is trained."""
-    from hire_model import pipeline
+    """What `workflow.train` was called with; nothing is trained."""
+    from hire_model.workflows import train as workflow
 
     calls: list[dict[str, Any]] = []
 
     def train(resolved: Resolved, **options: Any) -> None:
         calls.append({"settings": resolved.settings, "origins": resolved.origins, **options})
 
-    monkeypatch.setattr(pipeline, "train", train)
+    monkeypatch.setattr(workflow, "train", train)
     return calls
 
 
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What `pipeline.evaluate` was called with."""
-    from hire_model import pipeline
+    """What `workflow.evaluate` was called with."""
     from hire_model.cli import show
+    from hire_model.workflows import evaluate as workflow
 
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(pipeline, "evaluate", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(workflow, "evaluate", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr(show, "evaluated", lambda outcome: None)
     return calls
 
@@ -167,12 +167,12 @@ def test_a_mistake_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hire_model import pipeline
+    from hire_model.workflows import train as workflow
 
     def fail(*_: Any, **__: Any) -> None:
         raise DataError("no data")
 
-    monkeypatch.setattr(pipeline, "train", fail)
+    monkeypatch.setattr(workflow, "train", fail)
     monkeypatch.setattr(sys, "argv", ["hire", "--debug", "train"])
     with pytest.raises(DataError):
         run()
@@ -248,12 +248,12 @@ def test_evaluate_asks_first_whether_figures_can_be_written(
 def test_an_unforeseen_fault_of_the_disk_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hire_model import pipeline
+    from hire_model.workflows import train as workflow
 
     def fail(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device", "runs/x")
 
-    monkeypatch.setattr(pipeline, "train", fail)
+    monkeypatch.setattr(workflow, "train", fail)
     monkeypatch.setattr(sys, "argv", ["hire", "train"])
     with pytest.raises(SystemExit) as caught:
         run()

@@ -9,8 +9,8 @@ import pytest
 
 from expectations.distributions import FEW, Distribution, distance, grouped, mixture
 from expectations.drift import Drift, compare
-from hire_model.scoring.journal import Line
-from hire_model.scoring.reference import Reference
+from hire_model.monitoring.journal import Line
+from hire_model.monitoring.reference import Reference
 
 CLASSES = [f"thing {i}" for i in range(30)]
 PLACES = np.arange(30) / 30

@@ -16,11 +16,11 @@ from flows.folder import TrainingFolder
 from flows.keys import code_digest, data_key, folder_digest, key_of
 from flows.parameters import judged_split, settings_of
 from flows.train import fit
-from hire_model import pipeline
 from hire_model.errors import SettingsError
 from hire_model.tracking import versions
 from hire_model.tracking.versions import Version
-from hire_model.training.state import BEST, LAST
+from hire_model.training.checkpoint import BEST, LAST
+from hire_model.workflows import train as workflow
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_version_of_another_store_is_not_taken_for_ones_own(
     own = versions.find(resolved.settings.tracking, "1").run_id
     folder.end("1", run or own)
     trained = []
-    monkeypatch.setattr(pipeline, "train", lambda *words: trained.append(words) or SimpleNamespace(version="1"))
+    monkeypatch.setattr(workflow, "train", lambda *words: trained.append(words) or SimpleNamespace(version="1"))
     monkeypatch.setattr(artifacts, "progress", lambda *words: lambda share: None)
     before = mlflow.get_tracking_uri()
     assert fit.fn(resolved, "x", folder) == "1"

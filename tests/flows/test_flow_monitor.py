@@ -21,10 +21,10 @@ from hire_model.cli.main import app
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model import artifact
-from hire_model.scoring.intake import Ask
-from hire_model.scoring.journal import Journal, JournalSettings
-from hire_model.scoring.payload import encode_image
-from hire_model.scoring.service import Service
+from hire_model.monitoring.journal import Journal, JournalSettings
+from hire_model.service.parsing import Ask
+from hire_model.service.payload import encode_image
+from hire_model.service.service import Service
 from hire_model.settings import Settings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import examples
+import model_examples
 import numpy as np
 import pytest
 import torch
@@ -15,15 +15,19 @@ from hire_model.model import artifact
 
 def score(model):
     random = np.random.default_rng(0)
-    images, captions = [examples.image(random) for _ in range(3)], [examples.caption(random) for _ in range(3)]
+    images, captions = (
+        [model_examples.image(random) for _ in range(3)],
+        [model_examples.caption(random) for _ in range(3)],
+    )
     with torch.inference_mode():
         return model.score(
-            model.encode_image(examples.regions(images)), model.encode_text(examples.tokens(model, captions))
+            model.encode_image(model_examples.regions(images)),
+            model.encode_text(model_examples.tokens(model, captions)),
         ).total
 
 
 def test_round_trip_is_exact(tmp_path):
-    model = examples.model()
+    model = model_examples.model()
     again = artifact.load(artifact.save(model, tmp_path / "model", {"why": "test"}))
     assert torch.equal(score(model), score(again))
     assert again.predicates == model.predicates and again.settings == model.settings
@@ -31,13 +35,13 @@ def test_round_trip_is_exact(tmp_path):
 
 
 def test_nothing_in_it_is_a_pickle(tmp_path):
-    artifact.save(examples.model(), tmp_path)
+    artifact.save(model_examples.model(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_a_changed_file_is_refused(tmp_path, name):
-    artifact.save(examples.model(), tmp_path)
+    artifact.save(model_examples.model(), tmp_path)
     content = bytearray((tmp_path / name).read_bytes())
     content[-10] ^= 1
     (tmp_path / name).write_bytes(content)
@@ -50,14 +54,14 @@ def test_a_missing_file_and_a_missing_folder_are_named(tmp_path):
         artifact.load(tmp_path / "nothing")
     with pytest.raises(HireError, match=r"hire_model\.fetch makes a folder"):
         artifact.load("models:/hire@champion")
-    artifact.save(examples.model(), tmp_path)
+    artifact.save(model_examples.model(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(HireError, match=r"model\.safetensors: missing"):
         artifact.load(tmp_path)
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
-    artifact.save(examples.model(), tmp_path)
+    artifact.save(model_examples.model(), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["model"]["dim"] = 32
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -78,7 +82,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     ],
 )
 def test_a_spoilt_configuration_is_one_line(tmp_path, change):
-    artifact.save(examples.model(), tmp_path)
+    artifact.save(model_examples.model(), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(change(config)))
     with pytest.raises(HireError) as caught:
@@ -89,7 +93,7 @@ def test_a_spoilt_configuration_is_one_line(tmp_path, change):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HireError, match=r"file/model: the model cannot be written"):
-        artifact.save(examples.model(), tmp_path / "file" / "model")
+        artifact.save(model_examples.model(), tmp_path / "file" / "model")
     (tmp_path / "model" / "model.safetensors").mkdir(parents=True)  # safetensors' own kind of error
     with pytest.raises(HireError, match=r"the model cannot be written"):
-        artifact.save(examples.model(), tmp_path / "model")
+        artifact.save(model_examples.model(), tmp_path / "model")

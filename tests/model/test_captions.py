@@ -6,7 +6,7 @@ import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 
-import examples
+import model_examples
 import numpy as np
 import psutil
 import pytest
@@ -19,7 +19,7 @@ from hire_model.model import captions
 from hire_model.model.captions import caption_bank
 from hire_model.model.text import Pretrained
 
-TEXTS = [examples.caption(np.random.default_rng(seed)) for seed in range(50)]
+TEXTS = [model_examples.caption(np.random.default_rng(seed)) for seed in range(50)]
 HIDDEN = 4
 
 
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
 @pytest.fixture
 def frozen(tmp_path: Path):
     """A tiny model whose text encoder is frozen."""
-    model = examples.model()
+    model = model_examples.model()
     text = Pretrained.__new__(Pretrained)
     nn.Module.__init__(text)
     text.encoder, text.tuned = Encoder(tmp_path / "calls"), False
@@ -133,8 +133,8 @@ def test_a_damaged_file_says_so(frozen, tmp_path):
 
 
 def test_captions_are_tokenised_some_at_a_time(monkeypatch):
-    whole = caption_bank(examples.model(), TEXTS)
+    whole = caption_bank(model_examples.model(), TEXTS)
     monkeypatch.setattr(captions, "_TOKENISED", 7)
-    parts = caption_bank(examples.model(), TEXTS)
+    parts = caption_bank(model_examples.model(), TEXTS)
     np.testing.assert_array_equal(parts.ids, whole.ids)
     np.testing.assert_array_equal(parts.offsets, whole.offsets)

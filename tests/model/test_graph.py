@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-import examples
+import model_examples
 import numpy as np
 import pytest
 import torch
@@ -15,7 +15,7 @@ from hire_model.model.graph import SemanticGraph, SpatialGraph
 
 def regions(seed: int = 0, **more):
     random = np.random.default_rng(seed)
-    return examples.regions([examples.image(random, count, **more) for count in (6, 3, 1)])
+    return model_examples.regions([model_examples.image(random, count, **more) for count in (6, 3, 1)])
 
 
 def boxes(*rows):
@@ -26,7 +26,7 @@ def boxes(*rows):
 def test_spatial_edges_only_between_boxed_regions(kind):
     found = regions()
     found.boxes[0, 1] = found.boxes[0, 0] + 0.01  # neighbours by IoU, too
-    graph = SpatialGraph(examples.settings(spatial=kind))(found)
+    graph = SpatialGraph(model_examples.settings(spatial=kind))(found)
     allowed = found.boxed[:, :, None] & found.boxed[:, None]
     assert not graph[:, ~allowed].any()
     assert not graph.diagonal(dim1=2, dim2=3).any(), "the step adds it, or does without"
@@ -34,20 +34,20 @@ def test_spatial_edges_only_between_boxed_regions(kind):
 
 
 def test_iou_graph_is_symmetric():
-    graph = SpatialGraph(examples.settings(spatial="iou", edge_labels="none"))(regions())
+    graph = SpatialGraph(model_examples.settings(spatial="iou", edge_labels="none"))(regions())
     torch.testing.assert_close(graph, graph.transpose(2, 3))
 
 
 def test_semantic_graph_without_labels_is_symmetric_and_binary():
     found = regions(relations=12)
-    graph = SemanticGraph(examples.settings(edge_labels="none"), len(examples.PREDICATES))(found)
+    graph = SemanticGraph(model_examples.settings(edge_labels="none"), len(model_examples.PREDICATES))(found)
     torch.testing.assert_close(graph, graph.transpose(2, 3))
     assert set(graph.unique().tolist()) == {0.0, 1.0}
 
 
 def test_semantic_edges_are_the_strong_ones_and_no_loops():
     found = regions(relations=12)
-    graph = SemanticGraph(examples.settings(edge_labels="none", relation_top=3, relation_min_score=0.3), 3)
+    graph = SemanticGraph(model_examples.settings(edge_labels="none", relation_top=3, relation_min_score=0.3), 3)
     for image in range(3):
         own = found.relations[:, 0] == image
         scores = found.relation_scores[own]
@@ -61,7 +61,7 @@ def test_semantic_edges_are_the_strong_ones_and_no_loops():
 
 
 def test_a_relation_and_its_inverse_weigh_differently():
-    graph = SemanticGraph(examples.settings(), len(examples.PREDICATES))
+    graph = SemanticGraph(model_examples.settings(), len(model_examples.PREDICATES))
     assert graph.labels is not None
     with torch.no_grad():
         graph.labels.bias.copy_(torch.arange(6.0))
@@ -73,8 +73,8 @@ def test_a_relation_and_its_inverse_weigh_differently():
 def test_without_relations_the_semantic_graph_is_empty():
     found = regions()
     none = dataclasses.replace(found, relations=found.relations[:0], relation_scores=found.relation_scores[:0])
-    assert not SemanticGraph(examples.settings(), 3)(none).any()
-    assert not SemanticGraph(examples.settings(), 0)(none).any()
+    assert not SemanticGraph(model_examples.settings(), 3)(none).any()
+    assert not SemanticGraph(model_examples.settings(), 0)(none).any()
 
 
 def test_iou_values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-import examples
+import model_examples
 import numpy as np
 import pytest
 import torch
@@ -27,7 +27,7 @@ VARIANTS = {
     "tuned encoder": {"text.kind": "bert", "text.tuned": True, "text.lexical": False},
     "whole width": {"pair_dim": 0, "feature_norm": "l2", "box_encoding": False},
 }
-MODELS = {name: examples.model(**changes) for name, changes in VARIANTS.items()}
+MODELS = {name: model_examples.model(**changes) for name, changes in VARIANTS.items()}
 variants = st.sampled_from(sorted(MODELS))
 seeds = st.integers(0, 2**32 - 1)
 few = hypothesis_settings(max_examples=12, deadline=None)
@@ -35,14 +35,17 @@ few = hypothesis_settings(max_examples=12, deadline=None)
 
 def batch(seed: int, images: int = 3, captions: int = 4):
     random = np.random.default_rng(seed)
-    return [examples.image(random) for _ in range(images)], [examples.caption(random) for _ in range(captions)]
+    return [model_examples.image(random) for _ in range(images)], [
+        model_examples.caption(random) for _ in range(captions)
+    ]
 
 
 def scores(name: str, images, captions) -> torch.Tensor:
     model = MODELS[name]
     with torch.inference_mode():
         found = model.score(
-            model.encode_image(examples.regions(images)), model.encode_text(examples.tokens(model, captions))
+            model.encode_image(model_examples.regions(images)),
+            model.encode_text(model_examples.tokens(model, captions)),
         )
     return found.total
 
@@ -63,7 +66,7 @@ def test_scores_do_not_depend_on_batch_mates(name, seed):
 def test_scores_do_not_depend_on_padding(name, seed, more):
     images, captions = batch(seed)
     model = MODELS[name]
-    regions, tokens = examples.regions(images), examples.tokens(model, captions)
+    regions, tokens = model_examples.regions(images), model_examples.tokens(model, captions)
     wide = Regions(
         # What stands in a padded row must not matter either, whatever it is.
         features=pad(regions.features, (0, 0, 0, more), value=3.0),
@@ -85,7 +88,7 @@ def test_scores_do_not_depend_on_padding(name, seed, more):
 @given(variants, seeds)
 def test_scores_do_not_depend_on_region_order(name, seed):
     random = np.random.default_rng(seed)
-    image, captions = examples.image(random, 6), [examples.caption(random)]
+    image, captions = model_examples.image(random, 6), [model_examples.caption(random)]
     order = random.permutation(6)
     place = np.argsort(order)
     relations = image.relations.copy()
@@ -112,8 +115,8 @@ def test_pairs_score_as_in_the_matrix(name, seed):
     image = torch.from_numpy(random.integers(0, len(images), 9))
     text = torch.from_numpy(random.integers(0, len(captions), 9))
     with torch.inference_mode():
-        v = model.encode_image(examples.regions(images))
-        t = model.encode_text(examples.tokens(model, captions))
+        v = model.encode_image(model_examples.regions(images))
+        t = model.encode_text(model_examples.tokens(model, captions))
         whole, some = model.score(v, t), model.score_pairs(v, t, image, text)
     torch.testing.assert_close(whole.total[image, text], some.total, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(whole.pair[image, text], some.pair, atol=1e-5, rtol=1e-5)
@@ -122,12 +125,12 @@ def test_pairs_score_as_in_the_matrix(name, seed):
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_weight_learns(name):
     """A stage that is on has a gradient; nothing is carried along that no score depends on."""
-    model = examples.model(**VARIANTS[name])
+    model = model_examples.model(**VARIANTS[name])
     images, captions = batch(1)
     for image in images:
         image.boxes[-1] = image.boxes[0]  # some boxes overlap, and so are neighbours by IoU, too
     found = model.score(
-        model.encode_image(examples.regions(images)), model.encode_text(examples.tokens(model, captions))
+        model.encode_image(model_examples.regions(images)), model.encode_text(model_examples.tokens(model, captions))
     )
     (found.total * torch.randn_like(found.total)).sum().backward()
     learning = [(key, weight) for key, weight in model.named_parameters() if weight.requires_grad]
@@ -137,14 +140,14 @@ def test_every_weight_learns(name):
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_gradients_are_finite_for_padded_and_equal_regions(name):
-    model = examples.model(**VARIANTS[name])
+    model = model_examples.model(**VARIANTS[name])
     random = np.random.default_rng(0)
-    single, many = examples.image(random, 1), examples.image(random, 6)
+    single, many = model_examples.image(random, 1), model_examples.image(random, 6)
     many.boxes[:] = many.boxes[0]  # coincident centres
     many.features[:] = 0
     found = model.score(
-        model.encode_image(examples.regions([single, many])),
-        model.encode_text(examples.tokens(model, ["dog", "a cat"])),
+        model.encode_image(model_examples.regions([single, many])),
+        model.encode_text(model_examples.tokens(model, ["dog", "a cat"])),
     )
     found.total.sum().backward()
     assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
@@ -162,10 +165,12 @@ def test_boxes_and_relations_matter_and_their_switches_switch_them_off():
         for image in images
     ]
     assert not torch.allclose(scores("full", images, captions), scores("full", bare, captions), atol=1e-4)
-    off = examples.model(graphs="none", box_encoding=False)
+    off = model_examples.model(graphs="none", box_encoding=False)
     with torch.inference_mode():
         same = [
-            off.score(off.encode_image(examples.regions(x)), off.encode_text(examples.tokens(off, captions))).total
+            off.score(
+                off.encode_image(model_examples.regions(x)), off.encode_text(model_examples.tokens(off, captions))
+            ).total
             for x in (images, bare)
         ]
     torch.testing.assert_close(*same)
@@ -183,9 +188,9 @@ def test_blocks_and_recomputing_change_neither_score_nor_gradient(kept, monkeypa
     for block in (1, 1 << 30):
         monkeypatch.setattr("hire_model.model.interaction._CPU_BLOCK", block)
         monkeypatch.setattr("hire_model.model.interaction._CPU_KEPT", kept if block == 1 else 1 << 40)
-        model = examples.model()
-        v = model.encode_image(examples.regions(images))
-        total = model.score(v, model.encode_text(examples.tokens(model, captions))).total
+        model = model_examples.model()
+        v = model.encode_image(model_examples.regions(images))
+        total = model.score(v, model.encode_text(model_examples.tokens(model, captions))).total
         total.square().sum().backward()
         found.append((total.detach(), [weight.grad for weight in model.parameters()]))
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import torch
-from examples import caption, image, model, regions, tokens
 from hypothesis import given
 from hypothesis import strategies as st
+from model_examples import caption, image, model, regions, tokens
 
 from hire_model.model.relations import SIZE, RelationMatch
 from hire_model.scoring.explain import explain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import examples
+import model_examples
 import numpy as np
 import pytest
 import torch
@@ -35,12 +35,12 @@ def test_cca_gives_the_correlation_of_two_views_of_one_thing():
 def test_projected_means_are_the_mean_of_projected_items(tiny_dataset):
     """Word by word and region by region it is the same linear map, so that attention starts in one space."""
     split = Dataset.open(tiny_dataset).split("train")
-    model = build(examples.settings(graphs="none", image_implicit=False, text_implicit="off"), split)
+    model = build(model_examples.settings(graphs="none", image_implicit=False, text_implicit="off"), split)
     bank = caption_bank(model, split.texts)
     correlations = warm_start(model, split, bank, TrainSettings())
     assert (correlations.diff() <= 1e-6).all() and 0 < float(correlations[0]) <= 1
     with torch.inference_mode():
-        regions = examples.regions([split.regions(0)])
+        regions = model_examples.regions([split.regions(0)])
         v = model.regions(regions)[0, regions.mask[0]]
         mean = model.regions.normalised(regions.features)[0, regions.mask[0]].mean(dim=0)
         torch.testing.assert_close(v.mean(dim=0), model.regions.project(mean), atol=1e-4, rtol=1e-4)
@@ -48,7 +48,7 @@ def test_projected_means_are_the_mean_of_projected_items(tiny_dataset):
 
 def test_recall_rises_above_chance_without_a_step(tiny_dataset):
     split = Dataset.open(tiny_dataset).split("train")
-    model = build(examples.settings(), split)
+    model = build(model_examples.settings(), split)
     bank = caption_bank(model, split.texts)
 
     def mean_rank():
@@ -65,11 +65,11 @@ def test_recall_rises_above_chance_without_a_step(tiny_dataset):
 def encoder_model(tiny_dataset):
     """A split, a model with a (random) pretrained encoder that reads its captions, and their bank."""
     split = Dataset.open(tiny_dataset).split("train")
-    chosen = examples.settings(**{"text.kind": "bert", "graphs": "none", "image_implicit": False})
+    chosen = model_examples.settings(**{"text.kind": "bert", "graphs": "none", "image_implicit": False})
     words = learn(split.texts, chosen.text)
     torch.manual_seed(0)
-    config = examples.ENCODER | {"vocab_size": len(words)}
-    model = Hire(chosen, split.dataset.manifest.feature_dim, examples.PREDICATES, words, config).eval()
+    config = model_examples.ENCODER | {"vocab_size": len(words)}
+    model = Hire(chosen, split.dataset.manifest.feature_dim, model_examples.PREDICATES, words, config).eval()
     return split, model, CaptionBank.from_lists(words.encode(split.texts))
 
 
@@ -82,7 +82,7 @@ def test_of_an_encoder_and_its_own_words_both_begin_with_something_to_say(encode
             states = model.text.states(tokens)
             t = model.text.project(states) + (model.text.words(tokens.ids) if words else 0)
             captions = masked_mean(t, tokens.mask)
-            regions = examples.regions([split.regions(row) for row in range(len(split.images))])
+            regions = model_examples.regions([split.regions(row) for row in range(len(split.images))])
             images = masked_mean(model.regions(regions), regions.mask)[split.owner]
         return float(np.corrcoef(images[:, 0], captions[:, 0])[0, 1])
 

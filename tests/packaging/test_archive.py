@@ -18,8 +18,8 @@ from hire_model.packaging import archive as module
 from hire_model.packaging.archive import Packaged, package
 from hire_model.packaging.rehearse import difference, rehearse
 from hire_model.packaging.verify import GOLDEN, MANIFEST, ArchiveError, Golden, verify
-from hire_model.scoring.payload import decode_image
 from hire_model.scoring.scorer import Scorer
+from hire_model.service.payload import decode_image
 from hire_model.tracking.packages import example_request, packaged
 from hire_model.tracking.run import TrackingError
 from hire_model.tracking.versions import find

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
+import model_examples
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
-import examples
 
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.scoring import blocks
@@ -24,14 +20,14 @@ REGIONS, WORDS = (1, 2, 5, 15, 16, 17, 31, 40), (1, 2, 4, 20, 33)
 
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
-    return Scorer(examples.model())
+    return Scorer(model_examples.model())
 
 
 @pytest.fixture(scope="module")
 def items(scorer: Scorer) -> tuple[list[EncodedImages], list[EncodedTexts]]:
     """An image of each number of regions and a text of each number of words, encoded alone."""
     random = np.random.default_rng(0)
-    images = [scorer.encode_images([examples.image(random, regions=count)]) for count in REGIONS]
+    images = [scorer.encode_images([model_examples.image(random, regions=count)]) for count in REGIONS]
     return images, [scorer.encode_texts(["dog " * count]) for count in WORDS]
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 
+import model_examples
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
-import examples
 
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError
@@ -36,12 +32,12 @@ VARIANTS = [
 @pytest.fixture(scope="module")
 def items():
     random = np.random.default_rng(0)
-    return [examples.image(random) for _ in range(5)], [examples.caption(random) for _ in range(4)]
+    return [model_examples.image(random) for _ in range(5)], [model_examples.caption(random) for _ in range(4)]
 
 
 def test_predict_in_any_company_and_order(items):
     images, captions = items
-    scorer = Scorer(examples.model())
+    scorer = Scorer(model_examples.model())
     pairs = [(image, text) for image in images for text in captions]
     together = scorer.predict(pairs)
     alone = [scorer.predict([pair])[0] for pair in pairs]
@@ -52,7 +48,7 @@ def test_predict_in_any_company_and_order(items):
 
 def test_predict_in_blocks(items, monkeypatch):
     images, captions = items
-    scorer = Scorer(examples.model())
+    scorer = Scorer(model_examples.model())
     pairs = [(image, text) for image in images for text in captions]
     whole = scorer.predict(pairs)
     monkeypatch.setattr("hire_model.scoring.scorer._BLOCK", 2)
@@ -61,7 +57,7 @@ def test_predict_in_blocks(items, monkeypatch):
 
 def test_rank_both_ways(items):
     images, captions = items
-    scorer = Scorer(examples.model())
+    scorer = Scorer(model_examples.model())
     hits = scorer.rank(captions[0], images, top_k=3)
     scores = scorer.predict([(image, captions[0]) for image in images])
     assert [hit["corpus_id"] for hit in hits] == np.argsort(-scores)[:3].tolist()
@@ -71,7 +67,7 @@ def test_rank_both_ways(items):
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_contributions_add_up_to_the_score(items, changes):
     images, captions = items
-    scorer = Scorer(examples.model(**changes))
+    scorer = Scorer(model_examples.model(**changes))
     for image in images:
         for text in (*captions, "a zebra!"):
             found = scorer.explain(image, text)
@@ -83,8 +79,8 @@ def test_contributions_add_up_to_the_score(items, changes):
 
 def test_input_that_does_not_fit_is_named(items):
     images, captions = items
-    scorer = Scorer(examples.model())
-    narrow = examples.image(np.random.default_rng(1))
+    scorer = Scorer(model_examples.model())
+    narrow = model_examples.image(np.random.default_rng(1))
     object.__setattr__(narrow, "features", narrow.features[:, :3])
     with pytest.raises(DataError, match=r"pair 1: features have shape .*, expected .*7"):
         scorer.predict([(images[0], captions[0]), (narrow, captions[0])])
@@ -101,12 +97,12 @@ def test_an_image_whose_parts_do_not_fit_each_other_is_refused(items, field):
     image = next(image for image in images if len(image.features) > 1)
     short = dataclasses.replace(image, **{field: getattr(image, field)[:-1]})
     with pytest.raises(DataError, match=f"pair 0: {field} have shape"):
-        Scorer(examples.model()).predict([(short, captions[0])])
+        Scorer(model_examples.model()).predict([(short, captions[0])])
 
 
 def test_a_loaded_scorer_scores_the_same(items, tmp_path):
     images, captions = items
-    model = examples.model()
+    model = model_examples.model()
     pairs = list(zip(images, captions, strict=False))
     saved = Scorer.load(artifact.save(model, tmp_path)).predict(pairs)
     np.testing.assert_array_equal(saved, Scorer(model).predict(pairs))
@@ -115,7 +111,7 @@ def test_a_loaded_scorer_scores_the_same(items, tmp_path):
 @pytest.fixture(scope="module")
 def trained_like(tiny_dataset):
     split = Dataset.open(tiny_dataset).split("dev")
-    model = build(examples.settings(), split)
+    model = build(model_examples.settings(), split)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
@@ -164,4 +160,4 @@ def test_the_model_is_left_in_its_mode(trained_like):
 def test_another_feature_size_is_refused(trained_like):
     _, split, bank = trained_like
     with pytest.raises(DataError, match="the model was trained on 7"):
-        similarity(examples.model(), split, bank)
+        similarity(model_examples.model(), split, bank)

@@ -10,10 +10,10 @@ from processes import Server, running
 from registered import RegisteredModel
 
 from hire_model.data.store import Dataset, Split
+from hire_model.gallery.building import build
 from hire_model.model import artifact
 from hire_model.packaging.archive import package
-from hire_model.scoring.building import build
-from hire_model.scoring.galleries import VARIABLE
+from hire_model.service.galleries import VARIABLE
 from hire_model.tracking.packages import Archive, packaged
 from serving import HANDLER, instance, lit, server
 from serving.instance import Instance

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "scoring"))
 import gallery_examples
 
+from hire_model.gallery.format import Gallery
 from hire_model.model import artifact
-from hire_model.scoring.gallery import Gallery
-from hire_model.scoring.service import Service
+from hire_model.service.service import Service
 from serving.demo import GALLERY
 
 

@@ -12,7 +12,7 @@ import pytest
 from processes import Server
 from registered import RegisteredModel
 
-from hire_model.scoring.galleries import VARIABLE
+from hire_model.service.galleries import VARIABLE
 from serving import HANDLER
 from serving.instance import Instance
 

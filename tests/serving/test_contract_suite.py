@@ -18,14 +18,14 @@ from registered import RegisteredModel
 from test_handler import Context
 
 from hire_model.data.store import Split
+from hire_model.gallery.format import Gallery
 from hire_model.packaging.opening import service_of
 from hire_model.packaging.verify import extract
-from hire_model.scoring.galleries import VARIABLE
-from hire_model.scoring.gallery import Gallery
-from hire_model.scoring.intake import Ask
-from hire_model.scoring.payload import encode_image
 from hire_model.scoring.scorer import Scorer
-from hire_model.scoring.service import Service
+from hire_model.service.galleries import VARIABLE
+from hire_model.service.parsing import Ask
+from hire_model.service.payload import encode_image
+from hire_model.service.service import Service
 from hire_model.tracking.packages import Archive
 from serving.contract import EXPLANATIONS, PREDICTIONS
 from serving.handler import HireHandler

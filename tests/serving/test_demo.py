@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from hire_model.cli.main import app
 from hire_model.errors import HireError
-from hire_model.scoring.intake import Ask
+from hire_model.service.parsing import Ask
 from serving import demo
 
 TOKEN = "T0ken-_"

@@ -17,7 +17,7 @@ import pytest
 from browser import Tab, browser, chromium
 from demo_examples import Example, example_in
 
-from hire_model.scoring.intake import Ask, Limits
+from hire_model.service.parsing import Ask, Limits
 from serving import demo
 
 pytestmark = pytest.mark.live

@@ -20,9 +20,9 @@ from hostile_inputs import Hostile, inputs
 from registered import RegisteredModel
 
 from hire_model.data.store import Split
-from hire_model.scoring.intake import Ask
-from hire_model.scoring.payload import encode_image
-from hire_model.scoring.service import Service
+from hire_model.service.parsing import Ask
+from hire_model.service.payload import encode_image
+from hire_model.service.service import Service
 from serving import server
 from serving.contract import EXPLANATIONS
 from serving.instance import Instance

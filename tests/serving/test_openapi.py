@@ -8,8 +8,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from hire_model.scoring.contract import RequestFault, parse
-from hire_model.scoring.payload import ArrayPayload
+from hire_model.service.contract import RequestFault, parse
+from hire_model.service.payload import ArrayPayload
 from serving import contract
 
 IMAGE = {"features": json.loads(ArrayPayload.of(np.ones((2, 3), np.float32)).model_dump_json())}

@@ -21,8 +21,8 @@ from hire_model.data.importers.base import Target, write
 from hire_model.data.importers.scan import scan
 from hire_model.data.store import Dataset, Split
 from hire_model.packaging.archive import package
-from hire_model.scoring.payload import encode_image
 from hire_model.scoring.scorer import Scorer
+from hire_model.service.payload import encode_image
 from hire_model.tracking.packages import Archive, packaged
 from serving import HANDLER, instance, lit, server
 from serving.contract import PREDICTIONS

@@ -18,7 +18,7 @@ from hostile_inputs import corpus
 from proxies import BEARER, files_for, nothing, proxy
 
 from hire_model.data.store import Split
-from hire_model.scoring.payload import encode_image
+from hire_model.service.payload import encode_image
 from serving import server
 from serving.contract import EXPLANATIONS, PREDICTIONS
 from serving.instance import Instance

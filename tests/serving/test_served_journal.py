@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hire_model.scoring.journal import JournalSettings, parts, read
+from hire_model.monitoring.journal import JournalSettings, parts, read
 from hire_model.tracking.packages import Archive
 from serving import instance, server
 

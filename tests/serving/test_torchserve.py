@@ -21,12 +21,12 @@ from registered import RegisteredModel
 
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import HireError
+from hire_model.gallery.building import build
 from hire_model.model import artifact
 from hire_model.packaging.archive import package
 from hire_model.packaging.verify import ArchiveError
-from hire_model.scoring.building import build
-from hire_model.scoring.payload import encode_image
 from hire_model.scoring.scorer import Scorer
+from hire_model.service.payload import encode_image
 from hire_model.tracking.packages import Archive, packaged
 from serving import HANDLER, instance, server
 from serving.client import HireClient

@@ -14,12 +14,12 @@ from hire_model.errors import HireError
 from hire_model.evaluation.behaviour import Behaviour
 from hire_model.evaluation.protocols import judge, protocol_ranks
 from hire_model.evaluation.slices import standard_slices
-from hire_model.fitting import matrix_of
 from hire_model.gate import Evidence, Ground, decide
 from hire_model.model import artifact
 from hire_model.model.build import build
 from hire_model.settings import GateSettings, Settings, resolve
 from hire_model.tracking import card
+from hire_model.workflows.fit import matrix_of
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from workshop import Workshop  # type: ignore[import-not-found]
 
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError, SettingsError, TrainingStopped
-from hire_model.training.engine import engine
+from hire_model.training.checkpoint import BEST, LAST, Checkpoint
+from hire_model.training.distributed import engine
 from hire_model.training.loop import fit
 from hire_model.training.record import EpochRecord
-from hire_model.training.run import Run
 from hire_model.training.sampler import BatchPlan
-from hire_model.training.state import BEST, LAST, Checkpoint
+from hire_model.training.train_state import Run
 from hire_model.training.watch import WINDOW, CollapseWatch
 
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hire_model.losses import infonce
 from hire_model.settings import TrainSettings
+from hire_model.training.losses import infonce
 from hire_model.training.objective import Objective, hard_pairs
 
 

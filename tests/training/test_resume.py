@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from workshop import Workshop  # type: ignore[import-not-found]
 
 from hire_model.errors import HireError, TrainingStopped
+from hire_model.training.checkpoint import BEST, LAST, Checkpoint, alone_in
 from hire_model.training.record import FitResult
-from hire_model.training.state import BEST, LAST, Checkpoint, alone_in
 
 
 def stop_at(*steps: int, kind: signal.Signals = signal.SIGTERM) -> Any:

@@ -13,10 +13,10 @@ from workshop import Workshop  # type: ignore[import-not-found]
 from hire_model.errors import TrainingStopped
 from hire_model.settings import Settings
 from hire_model.training.augment import Augment
-from hire_model.training.engine import engine
+from hire_model.training.distributed import engine
 from hire_model.training.loader import Loader, PlannedBatches
-from hire_model.training.run import Run
 from hire_model.training.sampler import CaptionSampler
+from hire_model.training.train_state import Run
 
 STEPS = 4
 

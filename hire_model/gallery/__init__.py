@@ -1,0 +1,1 @@
+"""Encoded images and captions on disk: format, index, building and search."""

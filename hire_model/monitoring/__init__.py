@@ -1,0 +1,1 @@
+"""Monitoring: the journal of served requests, reference distributions, and the drift report."""

@@ -1,0 +1,1 @@
+"""The request contract that every server answers, independent of the server."""

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import service_examples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hire_model.data.store import Dataset, Split
+from hire_model.errors import HireError
+from hire_model.monitoring import journal
+from hire_model.monitoring.journal import Journal, JournalSettings, Line, read
+from hire_model.service.galleries import VARIABLE
+from hire_model.service.parsing import Ask
+from hire_model.service.service import Service
+from hire_model.settings import resolve
+
+
+@pytest.fixture(scope="module")
+def split(tiny_dataset: Path) -> Split:
+    return Dataset.open(tiny_dataset).split("test")
+
+
+@pytest.fixture(scope="module")
+def plain(split: Split, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    return service_examples.service_in(tmp_path_factory.mktemp("served"), split)
+
+
+@pytest.fixture
+def service(plain: Service, tmp_path: Path) -> Service:
+    """With a journal of every request in tmp_path/j."""
+    plain.journal = Journal(JournalSettings(tmp_path / "j", 1.0), plain.facts, plain.scorer.model.vocabulary)
+    return plain
+
+
+def ask(service: Service, request: object, explain: bool = False, probe: bool = False) -> dict:
+    [reply], _ = service.answer([Ask(json.dumps(request), explain, probe)])
+    assert reply.status == 200, reply.body
+    return json.loads(reply.body)
+
+
+def written(service: Service) -> list[Line]:
+    assert service.journal is not None
+    service.journal.close()
+    return list(read(service.journal.settings.folder))
+
+
+def test_a_pair_leaves_its_figures_and_no_words(service: Service, split: Split) -> None:
+    answer = ask(service, service_examples.pairs(split, 1))
+    [line] = written(service)
+    regions, text = split.regions(0), split.texts[0]
+    norms = np.linalg.norm(regions.features.astype(float), axis=1)
+    kinds, counts = np.unique(regions.classes, return_counts=True)
+    assert line.score == pytest.approx(answer["scores"][0])
+    assert (line.kind, line.source, line.version) == ("pairs", "upload", "7")
+    assert line.weights == service.facts.weights_sha256
+    assert (line.words, line.regions) == (len(text.split()), len(norms))
+    assert line.norm == pytest.approx(norms.mean(), rel=0.005)
+    assert line.norm_low == pytest.approx(np.quantile(norms, 0.1), rel=0.005)
+    assert line.norm_high == pytest.approx(np.quantile(norms, 0.9), rel=0.005)
+    assert line.classes == dict(zip(kinds.tolist(), counts.tolist(), strict=True))
+    assert line.unknown == 0.0
+    assert line.text is None
+    [part] = journal.parts(service.journal.settings.folder)
+    assert text not in part.read_text()
+    assert stat.S_IMODE(part.stat().st_mode) == 0o600
+    assert stat.S_IMODE(part.parent.stat().st_mode) == 0o700
+
+
+def test_words_only_where_they_are_asked_for(service: Service, split: Split, tmp_path: Path) -> None:
+    service.journal = Journal(
+        JournalSettings(tmp_path / "t", 1.0, text=True), service.facts, service.scorer.model.vocabulary
+    )
+    ask(service, {"pairs": [{"image": service_examples.image(split.regions(0)), "text": "a qqqq zzzz"}]})
+    [line] = written(service)
+    assert line.text == "a qqqq zzzz"
+    assert line.unknown == pytest.approx(2 / 3)
+
+
+def test_of_a_matrix_no_image_and_no_sentence_comes_twice(service: Service, split: Split) -> None:
+    images = [service_examples.stored(split, i) for i in range(3)]
+    texts = list(dict.fromkeys(split.texts))[:6]
+    answer = ask(service, {"images": images, "texts": texts})
+    lines = written(service)
+    scores = np.array(answer["scores"])
+    assert 1 <= len(lines) <= 3
+    places = [np.argwhere(np.isclose(scores, line.score, atol=1e-6))[0] for line in lines]
+    assert len({row for row, _ in places}) == len({column for _, column in places}) == len(lines)
+    assert {line.source for line in lines} == {"gallery"}
+    assert {line.kind for line in lines} == {"matrix"}
+    assert {line.norm for line in lines} == {None}  # a gallery has no features
+    assert all(sum(line.classes.values()) == line.regions for line in lines if line.classes)
+
+
+def test_a_large_request_gives_only_some_lines(service: Service, split: Split) -> None:
+    image = service_examples.stored
+    texts = [f"{text} {i}" for i, text in enumerate(split.texts[:20])]
+    ask(service, {"pairs": [{"image": image(split, i % 8), "text": text} for i, text in enumerate(texts)]})
+    assert len(written(service)) == journal.PAIRS
+
+
+def test_searches_and_explanations(service: Service, split: Split) -> None:
+    ask(service, {"gallery": service_examples.GALLERY, "texts": ["a red ball", "a cube"]})
+    ask(service, {"gallery": service_examples.GALLERY, "images": [service_examples.image(split.regions(1))]})
+    answer = ask(service, service_examples.pairs(split, 1), explain=True)
+    texts, images, pair = [], [], []
+    for line in written(service):
+        (pair if line.kind == "pairs" else texts if line.words else images).append(line)
+    assert [line.words for line in sorted(texts, key=lambda line: -(line.words or 0))] == [3, 2]
+    assert all(line.score is None and line.regions is None for line in texts)
+    assert [line.regions for line in images] == [len(split.regions(1).features)]
+    assert [line.score for line in pair] == [pytest.approx(answer["explanations"][0]["score"])]
+
+
+def test_probes_and_refused_requests_leave_nothing(service: Service, split: Split) -> None:
+    ask(service, service_examples.pairs(split, 2), probe=True)
+    service.answer([Ask("{"), Ask('{"pairs": []}')])
+    ask(service, service_examples.pairs(split, 1))
+    assert len(written(service)) == 1
+
+
+def test_the_share_is_kept(service: Service, split: Split, tmp_path: Path) -> None:
+    service.journal = Journal(JournalSettings(tmp_path / "s", 0.25), service.facts, service.scorer.model.vocabulary)
+    request = {"pairs": [{"image": service_examples.stored(split, 0), "text": "a cube"}]}
+    for _ in range(400):
+        ask(service, request)
+        while not service.journal._queue.empty():
+            time.sleep(0.001)
+    assert 60 <= len(written(service)) <= 140  # 100, give or take 4.6 standard deviations
+
+
+@pytest.mark.parametrize("fault", ["a file in the way", "no permission", "disk full", "measuring fails"])
+def test_a_fault_costs_no_answer(
+    fault: str, service: Service, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if fault == "a file in the way":
+        (tmp_path / "j").write_text("")
+    elif fault == "no permission":
+        monkeypatch.setattr(os, "open", fails)
+    elif fault == "disk full":
+        monkeypatch.setattr(journal._Parts, "write", fails)
+    else:
+        monkeypatch.setattr(journal, "of_picture", lambda _: 1 / 0)
+    for _ in range(3):
+        assert len(ask(service, service_examples.pairs(split, 2))["scores"]) == 2
+    assert service.journal is not None
+    service.journal.close()
+    assert service.journal._rests_until > time.monotonic()
+
+
+def test_a_hanging_disk_costs_no_time(service: Service, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal._Parts, "write", lambda *_: time.sleep(0.4))
+    request = {"pairs": [{"image": service_examples.stored(split, 0), "text": "a cube"}]}
+    ask(service, request)  # encoded and cached from here on
+    start = time.monotonic()
+    for _ in range(30):
+        ask(service, request)
+    assert time.monotonic() - start < 6  # 30 writes would take 12 s; 9 are waiting and the rest was left out
+
+
+def test_parts_are_begun_anew_and_the_oldest_go(
+    service: Service, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "PART_BYTES", 600)
+    monkeypatch.setattr(journal, "PARTS", 3)
+    folder = service.journal.settings.folder
+    for _ in range(12):
+        ask(service, service_examples.pairs(split, 1))
+        while not service.journal._queue.empty():
+            time.sleep(0.001)
+    lines = written(service)
+    assert len(journal.parts(folder)) == 3
+    assert 3 <= len(lines) < 12
+    assert max(part.stat().st_size for part in journal.parts(folder)) < 600 + 500
+
+
+def test_a_folder_that_was_deleted_is_made_again(service: Service, split: Split) -> None:
+    ask(service, service_examples.pairs(split, 1))
+    while not journal.parts(service.journal.settings.folder):
+        time.sleep(0.01)
+    time.sleep(0.1)
+    for part in journal.parts(service.journal.settings.folder):
+        part.unlink()
+    ask(service, service_examples.pairs(split, 1))
+    assert len(written(service)) == 1
+
+
+def test_what_is_no_line_is_passed_over(tmp_path: Path) -> None:
+    good = Line(score=0.5).model_dump_json()
+    (tmp_path / "journal-1-1.jsonl").write_bytes(f'{good}\n{{"half": '.encode() + b"\xff\x00\n[]\n\n")
+    (tmp_path / "journal-2-1.jsonl").write_text(f"{good}\n{good[:40]}")
+    assert list(read(tmp_path)) == [Line(score=0.5)] * 2
+
+
+def test_no_journal_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(HireError, match="hire serve --journal"):
+        list(read(tmp_path))
+
+
+@given(st.floats(1e-4, 1), st.booleans())
+def test_settings_travel_by_the_environment(share: float, text: bool) -> None:
+    settings = JournalSettings(Path("/some/where"), share, text)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.environment().items():
+            patch.setenv(name, value)
+        assert JournalSettings.from_environment() == settings
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "often", "nan"])
+def test_a_bad_share_is_told(share: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(journal.FOLDER, "somewhere")
+    monkeypatch.setenv(journal.SHARE, share)
+    with pytest.raises(HireError, match="HIRE_JOURNAL_SHARE"):
+        JournalSettings.from_environment()
+
+
+def test_off_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(journal.FOLDER, raising=False)
+    assert JournalSettings.from_environment() is None
+
+
+def test_the_variables_of_a_server_are_no_settings(tmp_path: Path) -> None:
+    variables = JournalSettings(tmp_path).environment() | {VARIABLE: str(tmp_path)}
+    assert resolve("synthetic", environ=variables).settings == resolve("synthetic", environ={}).settings

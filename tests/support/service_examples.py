@@ -1,0 +1,42 @@
+"""A service over a small model and a gallery, and requests to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gallery_examples
+
+from hire_model.data.store import ImageRegions, Split
+from hire_model.model import artifact
+from hire_model.service.parsing import Limits
+from hire_model.service.payload import encode_image
+from hire_model.service.service import Service
+
+GALLERY = "scenes"
+
+
+def service_in(folder: Path, split: Split, limits: Limits | None = None) -> Service:
+    """An untrained model saved below `folder`, with a gallery 'scenes' of `split`."""
+    model = gallery_examples.model_of(split)
+    saved = artifact.save(model, folder / "model")
+    gallery_examples.gallery_of(model, split, folder / "galleries" / GALLERY, captions=True)
+    return Service.load(
+        saved, version="7", run_id="abc", galleries=folder / "galleries", limits=limits or Limits(pairs=400)
+    )
+
+
+def image(regions: ImageRegions) -> dict[str, Any]:
+    """An image as a request has it."""
+    return json.loads(encode_image(regions))
+
+
+def stored(split: Split, index: int) -> dict[str, str]:
+    """The same image, from the gallery."""
+    return {"gallery": GALLERY, "id": split.image_id(index)}
+
+
+def pairs(split: Split, count: int) -> dict[str, Any]:
+    """A request for `count` pairs."""
+    return {"pairs": [{"image": image(split.regions(i)), "text": split.texts[i]} for i in range(count)]}

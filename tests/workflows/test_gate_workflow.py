@@ -1,0 +1,173 @@
+"""`hire gate` on a real store: a trained version is judged, promoted, and a worse one is kept out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from registered import RegisteredModel
+from typer.testing import CliRunner
+
+from hire_model.cli.main import app
+from hire_model.data.store import Dataset
+from hire_model.data.synthetic import generate
+from hire_model.errors import HireError
+from hire_model.gate import Decision
+from hire_model.model import artifact
+from hire_model.settings import Settings
+from hire_model.tracking import versions
+from hire_model.tracking.promotion import PromotionError, promote
+from hire_model.workflows import gate as workflow
+
+LENIENT = {"min_shuffle": 0.0, "max_pair_ms": 0.0, "max_query_ms": 0.0, "max_ece": 1.0}  # a tiny model, a busy machine
+
+
+@pytest.fixture(scope="module")
+def settings(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A copy of the store, so that no other test sees what is promoted here; version 2 has collapsed."""
+    place = tmp_path_factory.mktemp("gate")
+    shutil.copy(registered_model.settings.tracking.uri.removeprefix("sqlite:///"), place / "mlflow.db")
+    found = registered_model.settings
+    tracking = found.tracking.model_copy(update={"uri": f"sqlite:///{place}/mlflow.db"})
+    before = mlflow.get_tracking_uri()
+    model = artifact.load(registered_model.folder)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()  # every pair has the same score
+    collapsed = artifact.save(model, place / "collapsed")
+    mlflow.MlflowClient(tracking.uri).create_model_version("hire", str(collapsed))
+    yield found.model_copy(
+        update={
+            "tracking": tracking,
+            "gate": found.gate.model_copy(update=LENIENT),
+            "evaluate": found.evaluate.model_copy(update={"bootstrap": 200}),
+        }
+    )
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def first(settings: Settings) -> workflow.Judged:
+    """Version 1, judged while there is no champion, and promoted."""
+    judged = workflow.gate(settings, "challenger")
+    promote(settings.tracking)
+    return judged
+
+
+@pytest.fixture(scope="module")
+def second(settings: Settings, first: workflow.Judged) -> workflow.Judged:
+    """Version 2 against version 1."""
+    return workflow.gate(settings, "2")
+
+
+def test_the_first_version_is_measured_in_every_respect(first: workflow.Judged, settings: Settings) -> None:
+    decision = first.decision
+    assert decision.passed and decision.champion == "" and first.champion is None, decision.reasons()
+    evidence = decision.evidence
+    manifest = Dataset.open(settings.data.path or "").manifest
+    assert (evidence.ground.digest, evidence.ground.split, evidence.ground.images) == (manifest.digest, "test", 8)
+    trained = mlflow.MlflowClient(settings.tracking.uri).get_run(first.version.run_id).data.metrics["full/rsum"]
+    assert evidence.figures["full/rsum"] == pytest.approx(trained)
+    assert {"shuffle", "swap", "negation"} <= set(evidence.behaviour)
+    assert evidence.calibration is not None and evidence.speed is not None and evidence.speed.pair_ms > 0
+    assert evidence.megabytes is not None and evidence.megabytes > 0.1
+
+
+def test_decision_reasons_and_card_are_where_they_were_promised(first: workflow.Judged, settings: Settings) -> None:
+    version = versions.find(settings.tracking, "1")
+    decision = first.decision
+    assert version.tags["gate.decision"] == "passed" and version.tags["gate.champion"] == "none"
+    assert version.tags["gate.data.digest"] == decision.evidence.ground.digest
+    for check in decision.checks:
+        assert version.tags[f"gate.check.{check.name}"] == f"{check.verdict}: {check.words}"
+    kept = versions.kept(settings.tracking, version, "gate/version-1/decision.json")
+    assert kept is not None and Decision.model_validate_json(kept) == decision
+    assert versions.kept(settings.tracking, version, "gate/version-1/decision.md") == decision.markdown()
+    card = mlflow.MlflowClient(settings.tracking.uri).get_model_version("hire", "1").description
+    assert card.startswith("# Model card: hire") and "models:/hire/1" in card
+
+
+def test_a_worse_version_is_not_promoted(second: workflow.Judged, settings: Settings) -> None:
+    decision = second.decision
+    assert not decision.passed and decision.champion == "1" and decision.comparison is not None
+    assert decision.comparison.difference < -30 and decision.comparison.interval[1] < 0
+    assert {found.share for found in decision.evidence.behaviour.values()} == {0.0}
+    assert [check.name for check in decision.failed()] == ["no worse than the champion"]
+    assert versions.find(settings.tracking, "2").tags["gate.decision"] == "failed"
+    with pytest.raises(PromotionError, match="decision is failed"):
+        promote(settings.tracking, "2")
+    champion = versions.champion(settings.tracking)
+    assert champion is not None and champion.number == "1"
+
+
+def test_the_champion_is_scored_again_where_the_ground_is_another(
+    second: workflow.Judged, settings: Settings, tmp_path: Path
+) -> None:
+    """The same data: its ranks are kept. Fewer images, or other data: they are made, and lead to the same figures."""
+    comparison = second.decision.comparison
+    assert comparison is not None and not comparison.champion_scored
+    shorter = workflow.gate(settings, "2", limit=7).decision.comparison
+    assert shorter is not None and shorter.champion_scored and shorter.ground.images == 7
+    other = generate(tmp_path / "other", train=2, dev=2, test=8, seed=9)
+    elsewhere = settings.model_copy(update={"data": settings.data.model_copy(update={"path": tmp_path / "other"})})
+    changed = workflow.gate(elsewhere, "2").decision.comparison
+    assert changed is not None and changed.champion_scored and changed.ground.digest == other.digest
+    assert changed.champion_rsum != comparison.champion_rsum
+
+
+def test_the_champion_is_its_own_equal(second: workflow.Judged, settings: Settings) -> None:
+    own = workflow.gate(settings, "champion").decision.comparison
+    assert own is not None and (own.difference, own.interval) == (0.0, (0.0, 0.0))
+
+
+def test_what_is_wrong_with_the_question_is_said_before_anything_is_scored(settings: Settings) -> None:
+    with pytest.raises(HireError, match="no version or alias '9'"):
+        workflow.gate(settings, "9")
+    with pytest.raises(HireError, match="no split 'val'"):
+        workflow.gate(settings, "1", split="val")
+    rules = settings.gate.model_copy(update={"minimum": "coco-5k/rsum=1"})
+    with pytest.raises(HireError, match="coco-5k"):
+        workflow.gate(settings.model_copy(update={"gate": rules}), "1")
+
+
+def test_an_interrupted_gate_leaves_a_version_that_nobody_promotes(
+    second: workflow.Judged, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workflow, "decide", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        workflow.gate(settings, "2")
+    with pytest.raises(PromotionError, match="decision is stopped"):
+        promote(settings.tracking, "2")
+
+
+def test_on_the_command_line(
+    first: workflow.Judged, second: workflow.Judged, settings: Settings, tmp_path: Path
+) -> None:
+    run, store = CliRunner(), ["--set", f"tracking.uri={settings.tracking.uri}"]
+    rules = ["--set", "gate.min_shuffle=0", "--set", "gate.max_ece=1", "--set", "evaluate.bootstrap=50"]
+    data = ["--data", str(settings.data.path)]
+    out = tmp_path / "decision.json"
+    passed = run.invoke(app, ["gate", "--version", "1", *data, *rules, *store, "--json", str(out)])
+    assert passed.exit_code == 0 and "hire promote --version 1" in passed.output, passed.output
+    assert Decision.model_validate_json(out.read_text()).passed
+    strict = ["--set", "gate.minimum=full/rsum=600"]
+    failed = run.invoke(app, ["gate", "--version", "1", *data, *rules, *strict, *store])
+    assert failed.exit_code == 1 and "recall full/rsum" in failed.output
+    shown = run.invoke(app, ["registry", "show", *store])
+    assert shown.exit_code == 0 and "champion" in shown.output and "failed" in shown.output
+    refused = run.invoke(app, ["promote", "--version", "2", *store])
+    assert isinstance(refused.exception, PromotionError)
+    assert "already" in run.invoke(app, ["promote", "--version", "1", *store]).output
+    carded = run.invoke(app, ["card", "--model", "1", "--out", str(tmp_path / "card.md"), *store])
+    card = (tmp_path / "card.md").read_text()
+    assert carded.exit_code == 0 and "## Gate" in card
+    assert "## Ablation\n\nNone is at hand." in card and "hire card --ablation" in card, "it says how to add one"
+    folder = run.invoke(app, ["card", "--model", str(settings.train.out / "model"), *store])
+    assert "has not judged this model yet" in folder.output

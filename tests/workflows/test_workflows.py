@@ -1,0 +1,172 @@
+"""From settings to a registered model and back, small, through every room."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+
+from hire_model.cli import show
+from hire_model.data.store import Dataset
+from hire_model.errors import HireError, TrainingStopped
+from hire_model.evaluation.result import Result
+from hire_model.settings import Resolved, resolve
+from hire_model.tracking.run import TrackingError
+from hire_model.workflows import evaluate as evaluate_workflow
+from hire_model.workflows import train as train_workflow
+from hire_model.workflows.train import Trained
+
+TINY = {
+    "model.preset": "tiny",
+    "data.test": "test",
+    "train.epochs": "1",
+    "train.batch": "8",
+    "train.threads": "1",
+    "evaluate.bootstrap": "20",
+    "evaluate.examples": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workflows")
+
+
+@pytest.fixture(autouse=True)
+def _apart(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In a folder of its own, with MLflow's and torch's state put back."""
+    monkeypatch.chdir(place)
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    before, threads = mlflow.get_tracking_uri(), torch.get_num_threads()
+    yield
+    mlflow.set_tracking_uri(before)
+    mlflow.tracking.fluent._active_experiment_id = None
+    torch.set_num_threads(threads)
+
+
+def _settings(place: Path, data: Path, **more: str) -> Resolved:
+    uri = {"tracking.uri": f"sqlite:///{place}/mlflow.db", "data.path": str(data)}
+    return resolve("synthetic", TINY | uri | {key.replace("__", "."): value for key, value in more.items()}, environ={})
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path, tiny_dataset: Path) -> Trained:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        outcome = train_workflow.train(_settings(place, tiny_dataset), name="tiny")
+    assert outcome is not None
+    return outcome
+
+
+def test_a_training_leaves_all_it_promises(trained: Trained, place: Path) -> None:
+    assert (trained.split, trained.epochs, trained.registered) == ("test", 1, "models:/hire@challenger")
+    assert "<html" in trained.report.read_text("utf-8")
+    assert Result.model_validate_json(trained.figures.read_text("utf-8")) == trained.result
+    table = json.loads((place / "runs/latest/settings.json").read_text())
+    assert table["train.epochs"] == {"value": 1, "from": "command line"}
+    assert len(json.loads((place / "runs/latest/history.json").read_text())) == 1
+
+
+def test_mlflow_holds_settings_figures_data_and_report(trained: Trained, place: Path, tiny_dataset: Path) -> None:
+    mlflow.set_tracking_uri(trained.tracking_uri)
+    run = mlflow.get_run((place / "runs/latest" / train_workflow.RUN_FILE).read_text().strip())
+    assert run.info.status == "FINISHED" and run.data.params["train.batch"] == "8"
+    assert {"train/loss", "dev/rsum", "full/rsum", "full/i2t_r1"} <= set(run.data.metrics)
+    assert run.data.metrics["full/rsum"] == pytest.approx(trained.result.rsum)
+    contexts = {
+        tag.value for used in run.inputs.dataset_inputs for tag in used.tags if tag.key == "mlflow.data.context"
+    }
+    assert contexts == {"training", "dev", "test"}
+    digest = Dataset.open(tiny_dataset).manifest.digest
+    assert run.data.tags["dataset.test.digest"] == digest
+    version = mlflow.MlflowClient().get_model_version_by_alias("hire", "challenger")
+    assert version.tags["full.rsum"] == f"{trained.result.rsum:.2f}" and version.tags["data.digest"] == digest
+    names = {found.path for found in mlflow.MlflowClient().list_artifacts(run.info.run_id, "evaluation")}
+    assert names == {"evaluation/report.html", "evaluation/figures.json", "evaluation/history.json"}
+
+
+@pytest.mark.parametrize("model", ["models:/hire@challenger", "runs/latest/model", "runs/latest"])
+def test_an_evaluation_gives_the_same_figures(trained: Trained, place: Path, tiny_dataset: Path, model: str) -> None:
+    settings = _settings(place, tiny_dataset).settings
+    found = evaluate_workflow.evaluate([model], settings, "test", place / "f.json", place / "r.html")
+    assert found.result.rsum == pytest.approx(trained.result.rsum)
+    assert found.result.facts["model"] == model
+    assert (place / "f.json").is_file() and "<html" in (place / "r.html").read_text("utf-8")
+
+
+def test_two_models_are_an_ensemble_and_say_so(trained: Trained, place: Path, tiny_dataset: Path) -> None:
+    settings = _settings(place, tiny_dataset).settings
+    found = evaluate_workflow.evaluate(["runs/latest/model", "models:/hire@challenger"], settings, "dev")
+    assert found.result.models == 2 and "ensemble of 2" in found.result.title
+
+
+def test_resuming_a_finished_training_hands_it_over_again(trained: Trained, place: Path, tiny_dataset: Path) -> None:
+    again = train_workflow.train(_settings(place, tiny_dataset), resume=True)
+    assert again is not None and again.result.rsum == pytest.approx(trained.result.rsum)
+    mlflow.set_tracking_uri(trained.tracking_uri)
+    runs = mlflow.search_runs(experiment_names=["hire"], output_format="list")
+    assert len(runs) == 1, "the resumed training joins its run"
+
+
+def test_ctrl_c_after_the_last_epoch_says_how_to_go_on(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = _settings(tmp_path, tiny_dataset, tracking__enabled="false", train__out=str(tmp_path / "out"))
+
+    def stopped(*args: object, **options: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_workflow.report, "render", stopped)
+        with pytest.raises(TrainingStopped, match=r"training is complete and lies in .*out.*--resume"):
+            train_workflow.train(settings)
+    again = train_workflow.train(settings, resume=True)
+    assert again is not None and again.epochs == 1
+
+
+def test_an_evaluation_of_no_split_is_refused(trained: Trained, place: Path, tiny_dataset: Path) -> None:
+    with pytest.raises(HireError, match=r"split: no name is given"):
+        evaluate_workflow.evaluate([str(trained.model)], _settings(place, tiny_dataset).settings, "")
+
+
+def test_a_wrong_address_fails_before_anything_is_done(tiny_dataset: Path, tmp_path: Path) -> None:
+    settings = _settings(tmp_path, tiny_dataset, tracking__uri="http://127.0.0.1:9", train__out=str(tmp_path / "out"))
+    with pytest.raises(TrackingError, match="does not answer"):
+        train_workflow.train(settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_protocol_that_does_not_fit_fails_before_training(tiny_dataset: Path, tmp_path: Path) -> None:
+    settings = _settings(tmp_path, tiny_dataset, evaluate__protocol="coco-5k", tracking__enabled="false")
+    with pytest.raises(HireError, match="coco-5k"):
+        train_workflow.train(settings)
+
+
+def test_without_mlflow_all_is_in_the_folder(tiny_dataset: Path, tmp_path: Path) -> None:
+    settings = _settings(tmp_path, tiny_dataset, tracking__enabled="false", train__out=str(tmp_path / "out"))
+    outcome = train_workflow.train(settings)
+    assert outcome is not None and outcome.registered == "" and outcome.model.is_dir()
+    assert "mlflow run" not in outcome.result.facts
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_resume_that_does_not_fit_leaves_the_earlier_run_as_it_is(trained: Trained, place: Path, tiny_dataset: Path):
+    before = (place / "runs/latest/settings.json").read_bytes()
+    with pytest.raises(HireError, match=r"cannot resume with other settings.*train\.lr"):
+        train_workflow.train(_settings(place, tiny_dataset, train__lr="0.5"), resume=True)
+    assert (place / "runs/latest/settings.json").read_bytes() == before
+    mlflow.set_tracking_uri(trained.tracking_uri)
+    run = mlflow.get_run((place / "runs/latest" / train_workflow.RUN_FILE).read_text().strip())
+    assert run.info.status == "FINISHED"
+
+
+def test_what_is_printed_names_the_next_step(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    show.trained(trained)
+    said = capsys.readouterr().out
+    for part in ("R@1", "rSum", "runs/latest/report.html", "hire evaluate --model models:/hire@challenger"):
+        assert part in said
