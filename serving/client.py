@@ -1,31 +1,36 @@
-"""`HireClient`, and its twin for asyncio: typed answers, typed errors, a deadline, and tries until then.
+"""`HireClient` and its asyncio twin: typed answers, typed errors, a deadline, and retries until the deadline.
 
     with HireClient(Path("runs/serve")) as client:           # the server of `hire serve` on this machine
-        client.search("scenes", ["a dog behind a fence"])
+        client.search("scenes", ["a dog on a sofa"])
 
-A connection that fails, an answer of 5xx and a server that hangs are tried again, after a random and growing wait, as
-every request may be repeated; what the server refuses (4xx) is not. A refused token is read anew once.
+Every request may be repeated safely. Failed connections, 5xx answers and hung servers are retried with a random,
+growing wait; 4xx answers are not. After a rejected token the client reads the token again, once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from threading import Thread
-from typing import Any, Literal, Self
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from hire_model.service.contract import (
     ExplanationAnswer,
     MatrixAnswer,
+    MatrixRequest,
     ModelFacts,
     PairsAnswer,
+    PairsRequest,
     RankedAnswer,
     SearchAnswer,
+    SearchRequest,
     StoredImage,
 )
-from serving import calls
-from serving.calls import (
+from serving import messages
+from serving.contract import EXPLANATIONS, PREDICTIONS
+from serving.messages import (
     BadRequest,
     ClientError,
     DeadlineExceeded,
@@ -37,7 +42,7 @@ from serving.calls import (
     Unauthorized,
     Unavailable,
 )
-from serving.wire import Result, Token, Wire
+from serving.transport import Token, Transport
 
 __all__ = [
     "AsyncHireClient", "BadRequest", "ClientError", "DeadlineExceeded", "HireClient", "NotFound", "StoredImage",
@@ -45,84 +50,23 @@ __all__ = [
 ]  # fmt: skip
 
 Side = Literal["images", "texts"]
-DEADLINE_S = 60.0  # a worker that hangs is replaced after 15 s, and needs some more to load the model
-ATTEMPT_S = 16.0  # the server gives up after 15
+DEADLINE_S = 60.0  # the server replaces a hung worker after 15 s; the new one then loads the model
+ATTEMPT_S = 16.0  # the server gives up after 15 s
 PING_S = 5.0
-CONNECTIONS = 8  # the server keeps 32 requests waiting for each worker, and refuses more
+CONNECTIONS = 8  # the server queues 32 requests per worker and refuses more
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class AsyncHireClient:
-    """The client for asyncio: every method as of `HireClient`, to be awaited. For one event loop."""
+    """Client for asyncio. Each instance belongs to one event loop; arguments as for `HireClient`.
 
-    def __init__(
-        self,
-        server: str | Path,
-        token: Token = None,
-        *,
-        deadline: float = DEADLINE_S,
-        attempt: float = ATTEMPT_S,
-        connections: int = CONNECTIONS,
-    ) -> None:
-        """See HireClient."""
-        self._wire = Wire(server, token, deadline, attempt, connections)
+    Images are `ImageRegions`, or `StoredImage(gallery=..., id=...)` for an image of a gallery on the server. Every
+    method takes its own deadline in seconds.
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._wire.close()
-
-    async def score(self, pairs: Pairs, *, deadline: float | None = None) -> PairsAnswer:
-        """See HireClient."""
-        return await self._wire.send(calls.score(pairs), deadline)
-
-    async def matrix(
-        self, images: Iterable[Image], texts: Sequence[str], *, deadline: float | None = None
-    ) -> MatrixAnswer:
-        """See HireClient."""
-        return await self._wire.send(calls.matrix(images, texts), deadline)
-
-    async def rank(
-        self, images: Iterable[Image], texts: Sequence[str], *,
-        top_k: int = 10, rank: Side = "images", deadline: float | None = None,
-    ) -> RankedAnswer:  # fmt: skip
-        """See HireClient."""
-        return await self._wire.send(calls.rank(images, texts, top_k, rank), deadline)
-
-    async def search(
-        self, gallery: str, texts: Sequence[str] | None = None, images: Iterable[Image] | None = None, *,
-        top_k: int = 10, shortlist: int | None = None, deadline: float | None = None,
-    ) -> SearchAnswer:  # fmt: skip
-        """See HireClient."""
-        return await self._wire.send(calls.search(gallery, texts, images, top_k, shortlist), deadline)
-
-    async def explain(self, pairs: Pairs, *, deadline: float | None = None) -> ExplanationAnswer:
-        """See HireClient."""
-        return await self._wire.send(calls.explain(pairs), deadline)
-
-    async def health(self, *, deadline: float = PING_S) -> bool:
-        """See HireClient."""
-        try:
-            return await self._wire.send(calls.ping(), deadline)
-        except Unavailable:
-            return False
-
-    async def model(self, *, deadline: float | None = None) -> ModelFacts:
-        """See HireClient."""
-        return await self._wire.send(calls.facts(), deadline)
-
-
-class HireClient:
-    """The client for everybody else: `AsyncHireClient` on an event loop in a thread of its own.
-
-    Only there does a deadline hold whatever the server does. Safe to use from several threads; not after a fork.
-    Images are ImageRegions, or StoredImage(gallery=..., id=...). Every method takes a deadline of its own, in seconds,
-    and raises a ClientError: BadRequest, NotFound, TooLarge, TooManyRequests, Unauthorized, Unavailable or
-    DeadlineExceeded.
+    Raises:
+        ClientError: One of BadRequest, NotFound, TooLarge, TooManyRequests, Unauthorized, Unavailable or
+            DeadlineExceeded.
     """
 
     def __init__(
@@ -134,10 +78,114 @@ class HireClient:
         attempt: float = ATTEMPT_S,
         connections: int = CONNECTIONS,
     ) -> None:
-        """server: an address, or the folder of `hire serve`, which has the token too and is read anew after a failure.
+        """See `HireClient`."""
+        self._transport = Transport(server, token, deadline, attempt, connections)
 
-        token: a key file (key_file.json), or a function that gives the token; deadline: seconds for a call with all its
-        tries; attempt: seconds after which one try counts as hung; connections: the most at a time, more calls wait.
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._transport.close()
+
+    async def score(self, pairs: Pairs, *, deadline: float | None = None) -> PairsAnswer:
+        """Return a score for each (image, sentence) pair."""
+        body = messages.encode_body(PairsRequest, pairs=messages.encode_pairs(pairs))
+        return await self._transport.send(PREDICTIONS, body, messages.reader(PairsAnswer), deadline)
+
+    async def matrix(
+        self, images: Iterable[Image], texts: Sequence[str], *, deadline: float | None = None
+    ) -> MatrixAnswer:
+        """Return the score of each image with each sentence: `scores[i][j]`."""
+        body = messages.encode_body(
+            MatrixRequest, images=messages.encode_images(images), texts=messages.check_texts(texts)
+        )
+        return await self._transport.send(PREDICTIONS, body, messages.reader(MatrixAnswer), deadline)
+
+    async def rank(
+        self, images: Iterable[Image], texts: Sequence[str], *,
+        top_k: int = 10, rank: Side = "images", deadline: float | None = None,
+    ) -> RankedAnswer:  # fmt: skip
+        """Return the best images for each sentence, or with rank='texts' the best sentences for each image."""
+        body = messages.encode_body(
+            MatrixRequest, images=messages.encode_images(images), texts=messages.check_texts(texts), top_k=top_k,
+            rank=rank,
+        )  # fmt: skip
+        return await self._transport.send(PREDICTIONS, body, messages.reader(RankedAnswer), deadline)
+
+    async def search(
+        self, gallery: str, texts: Sequence[str] | None = None, images: Iterable[Image] | None = None, *,
+        top_k: int = 10, shortlist: int | None = None, deadline: float | None = None,
+    ) -> SearchAnswer:  # fmt: skip
+        """Search a gallery: its best images for each sentence, or its best sentences for each image."""
+        body = messages.encode_body(
+            SearchRequest,
+            gallery=gallery,
+            texts=None if texts is None else messages.check_texts(texts),
+            images=None if images is None else messages.encode_images(images),
+            top_k=top_k,
+            shortlist=shortlist,
+        )
+        return await self._transport.send(PREDICTIONS, body, messages.reader(SearchAnswer), deadline)
+
+    async def explain(self, pairs: Pairs, *, deadline: float | None = None) -> ExplanationAnswer:
+        """Explain the score of each pair: words, weights per region, contributions."""
+        body = messages.encode_body(PairsRequest, pairs=messages.encode_pairs(pairs))
+        return await self._transport.send(EXPLANATIONS, body, messages.reader(ExplanationAnswer), deadline)
+
+    async def health(self, *, deadline: float = PING_S) -> bool:
+        """Return whether the server reports itself healthy within the deadline."""
+        try:
+            return await self._transport.send(messages.PING, None, messages.read_ping, deadline)
+        except Unavailable:
+            return False
+
+    async def model(self, *, deadline: float | None = None) -> ModelFacts:
+        """Return which model answers: its version, run and weights digest."""
+        # Every server of the contract refuses an empty request, and the refusal names the model.
+        return await self._transport.send(PREDICTIONS, b"{}", messages.read_model_facts, deadline)
+
+
+def _blocking(
+    method: Callable[Concatenate[AsyncHireClient, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[HireClient, P], R]:
+    """Turn a method of `AsyncHireClient` into the blocking one of `HireClient`."""
+
+    @functools.wraps(method)
+    def call(self: HireClient, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._run(method(self._client, *args, **kwargs))
+
+    return call
+
+
+class HireClient:
+    """Blocking client: `AsyncHireClient` on an event loop in its own thread, with the same methods.
+
+    The event loop enforces the deadline whatever the server does. Instances may be shared between threads, but not
+    used after a fork.
+    """
+
+    def __init__(
+        self,
+        server: str | Path,
+        token: Token = None,
+        *,
+        deadline: float = DEADLINE_S,
+        attempt: float = ATTEMPT_S,
+        connections: int = CONNECTIONS,
+    ) -> None:
+        """Create a client; it connects with the first request.
+
+        Args:
+            server: An address such as http://127.0.0.1:8080, or the folder of `hire serve`. The folder also holds the
+                token and is read again after a failure.
+            token: A key file (key_file.json), or a function that returns the token.
+            deadline: Seconds for a call with all its retries.
+            attempt: Seconds after which one attempt counts as hung.
+            connections: Most connections at a time; further calls wait.
         """
         self._client = AsyncHireClient(server, token, deadline=deadline, attempt=attempt, connections=connections)
         self._loop = asyncio.new_event_loop()
@@ -159,49 +207,21 @@ class HireClient:
         self._thread.join()
         self._loop.close()
 
-    def score(self, pairs: Pairs, *, deadline: float | None = None) -> PairsAnswer:
-        """A score for each (image, sentence)."""
-        return self._run(self._client.score(pairs, deadline=deadline))
+    score = _blocking(AsyncHireClient.score)
+    matrix = _blocking(AsyncHireClient.matrix)
+    rank = _blocking(AsyncHireClient.rank)
+    search = _blocking(AsyncHireClient.search)
+    explain = _blocking(AsyncHireClient.explain)
+    health = _blocking(AsyncHireClient.health)
+    model = _blocking(AsyncHireClient.model)
 
-    def matrix(self, images: Iterable[Image], texts: Sequence[str], *, deadline: float | None = None) -> MatrixAnswer:
-        """The score of each image with each sentence: `scores[i][j]`."""
-        return self._run(self._client.matrix(images, texts, deadline=deadline))
-
-    def rank(
-        self, images: Iterable[Image], texts: Sequence[str], *,
-        top_k: int = 10, rank: Side = "images", deadline: float | None = None,
-    ) -> RankedAnswer:  # fmt: skip
-        """For each sentence the best images, or with rank='texts' for each image the best sentences."""
-        return self._run(self._client.rank(images, texts, top_k=top_k, rank=rank, deadline=deadline))
-
-    def search(
-        self, gallery: str, texts: Sequence[str] | None = None, images: Iterable[Image] | None = None, *,
-        top_k: int = 10, shortlist: int | None = None, deadline: float | None = None,
-    ) -> SearchAnswer:  # fmt: skip
-        """The best of a gallery: its images for each sentence, or its sentences for each image."""
-        return self._run(
-            self._client.search(gallery, texts, images, top_k=top_k, shortlist=shortlist, deadline=deadline)
-        )
-
-    def explain(self, pairs: Pairs, *, deadline: float | None = None) -> ExplanationAnswer:
-        """Why each pair has its score."""
-        return self._run(self._client.explain(pairs, deadline=deadline))
-
-    def health(self, *, deadline: float = PING_S) -> bool:
-        """Whether the server says that it is well, within the deadline."""
-        return self._run(self._client.health(deadline=deadline))
-
-    def model(self, *, deadline: float | None = None) -> ModelFacts:
-        """Which model answers: its version, run and weights."""
-        return self._run(self._client.model(deadline=deadline))
-
-    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+    def _run(self, work: Coroutine[Any, Any, R]) -> R:
         if self._loop.is_closed():
             work.close()
-            raise ClientError("this client has been closed; make another.")
+            raise ClientError("this client has been closed; create another.")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
-            future.cancel()  # ctrl-C ends the request too; of one that has ended nothing is left to cancel
+            future.cancel()  # Ctrl-C must end the request too; cancelling a finished one does nothing
             raise

@@ -33,7 +33,7 @@ from serving.contract import EXPLANATIONS, PREDICTIONS
 GALLERY = "gallery"  # its name in requests, whatever its folder is called
 HOST = "127.0.0.1"
 PAGE = Path(__file__).parent / "page"
-FILES = ("style.css", "page.js", "ask.js", "draw.js", "words.js")
+FILES = ("style.css", "page.js", "api.js", "draw.js", "words.js")
 SHOWN = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # what a browser shows as a picture, and cannot run
 BODY_BYTES = 1 << 20
 SAMPLE = 12  # pictures to begin with

@@ -1,15 +1,15 @@
 // Draws an image into an <svg>: the picture or an empty canvas, boxes, and relations as arrows.
-// Coordinates are the image's pixels; `unit` of them are one pixel of the screen.
+// Coordinates are image pixels; `unit` image pixels make one screen pixel.
 
-import { pictureAddress } from "./ask.js";
+import { pictureAddress } from "./api.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const ARROWS = 12; // the surest relations; more would hide the picture
-const LIT = 0.25; // a region lights up where its weight is at least this share of the largest
-const NAMED = 3; // of the regions that light up
-const CANVAS = [400, 300]; // of an image whose size nobody knows
-const TEXT = 12; // pixels of the screen
-// Where a predicate may stand, the best first: how far along its arrow, and how many lines below it.
+const ARROWS = 12; // at most this many relations, highest score first
+const LIT = 0.25; // a region is highlighted if its weight is at least this share of the largest
+const NAMED = 3; // highlighted regions that get a label
+const CANVAS = [400, 300]; // for an image of unknown size
+const TEXT = 12; // font size in screen pixels
+// Label positions for a predicate, best first: share of the way along its arrow, and lines below it.
 const BESIDE = [[0.5, 0], [0.38, 0], [0.62, 0], [0.26, 0], [0.74, 0], [0.5, 1], [0.5, -1], [0.5, 2], [0.5, -2]];
 const ruler = document.createElement("canvas").getContext("2d");
 
@@ -25,21 +25,21 @@ export const nameOf = (image, region) => image.classes[region] || `region ${regi
 export const relationText = (image, { subject, predicate, object }) =>
   `${nameOf(image, subject)} ${predicate} ${nameOf(image, object)}`;
 
-/** The surest relations whose both ends have a box. */
+/** Relations to draw: both ends have a box; highest scores first. */
 export const drawn = (image) =>
   image.relations
     .filter(({ subject, object }) => image.boxes[subject] && image.boxes[object])
     .sort((one, other) => other.score - one.score)
     .slice(0, ARROWS);
 
-/** What the picture shows, in words. */
+/** Text description of the picture, for screen readers. */
 export function describe(image) {
   const names = [...new Set(image.classes.filter(Boolean))].join(", ") || `${image.boxes.length} regions`;
   const relations = drawn(image).map((relation) => relationText(image, relation)).join("; ");
   return `Picture ${image.id}: ${names}${relations && `. ${relations}`}`;
 }
 
-/** Put the image itself into `svg`; `overlay` draws on top of it. */
+/** Draw the image itself into `svg`; `overlay` draws on top of it. */
 export function show(svg, image) {
   const [width, height] = sizeOf(image);
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -58,7 +58,7 @@ export function mostLooked(weights) {
 
 /**
  * Draw boxes and arrows over the image.
- * look: {weights: one per region, or null; boxes, arrows, names: whether to draw them; relation: the one pointed at}
+ * look: {weights: one per region, or null; boxes, arrows, names: whether to draw them; relation: the highlighted one}
  */
 export function overlay(svg, image, look) {
   const [width, height] = sizeOf(image);
@@ -66,13 +66,13 @@ export function overlay(svg, image, look) {
   const pixels = image.boxes.map((box) => box && box.map((value, i) => value * (i % 2 ? height : width)));
   const arrows = look.arrows && !look.weights ? grouped(drawn(image)) : [];
   const faded = ({ relations }) => Boolean(look.relation) && !relations.includes(look.relation);
-  const room = new Room(unit, width);
+  const placer = new LabelPlacer(unit, width);
   const layer = make("g", {});
   if (!look.weights || !image.picture) layer.append(...plainBoxes(pixels, look));
   if (look.weights) layer.append(...litBoxes(pixels, look.weights));
-  layer.append(...labels(image, pixels, look.names ? namedRegions(image, look, arrows) : [], room));
-  const drawnArrows = arrows.map((one) => arrow(one, pixels, room, faded(one)));
-  layer.append(...drawnArrows.map(([lines]) => lines), ...drawnArrows.map(([, words]) => words)); // words on top
+  layer.append(...labels(image, pixels, look.names ? namedRegions(image, look, arrows) : [], placer));
+  const arrowParts = arrows.map((one) => arrow(one, pixels, placer, faded(one)));
+  layer.append(...arrowParts.map(([lines]) => lines), ...arrowParts.map(([, words]) => words)); // words on top
   svg.classList.toggle("veiled", Boolean(look.weights));
   svg.lastChild.replaceWith(layer);
 }
@@ -87,7 +87,7 @@ function litBoxes(pixels, weights) {
     const share = weights[region] / most;
     if (!box || share < LIT) return null;
     const rect = boxOf(box, "lit");
-    rect.style.opacity = share ** 1.5; // so that the first stands out
+    rect.style.opacity = share ** 1.5; // emphasise the largest
     return rect;
   });
   return lit.filter(Boolean);
@@ -118,8 +118,8 @@ function grouped(relations) {
   return [...arrows.values()];
 }
 
-/** Where words stand already, so that none is put over another. */
-class Room {
+/** Places labels so that none covers another. */
+class LabelPlacer {
   constructor(unit, width) {
     Object.assign(this, { unit, width, high: (TEXT + 4) * unit, taken: [] });
     ruler.font = `${TEXT}px ${getComputedStyle(document.body).fontFamily}`;
@@ -129,8 +129,8 @@ class Room {
     return (ruler.measureText(text).width + 8) * this.unit;
   }
 
-  /** The first of `places`, each left and top, that is free for so wide a text; undefined where none is. */
-  take(places, wide) {
+  /** Reserve the first of `places` ([left, top]) that is free for a text of this width; undefined if none is. */
+  reserve(places, wide) {
     const inside = places.map(([left, top]) => [Math.max(0, Math.min(left, this.width - wide)), Math.max(0, top)]);
     const free = ([left, top]) =>
       this.taken.every(([l, t, w]) => left >= l + w || left + wide <= l || Math.abs(top - t) >= this.high);
@@ -140,9 +140,9 @@ class Room {
   }
 }
 
-/** An arrow from centre to centre, bent so that the way back does not lie on it, and apart from it its predicates. */
-function arrow({ subject, object, relations }, pixels, room, faded) {
-  const { unit } = room;
+/** An arrow from centre to centre, bent so that the opposite arrow stays visible, and the label of its predicates. */
+function arrow({ subject, object, relations }, pixels, placer, faded) {
+  const { unit } = placer;
   const [[x1, y1], [x2, y2]] = [subject, object].map((region) => centre(pixels[region]));
   const length = Math.hypot(x2 - x1, y2 - y1) || 1;
   const [across, down] = [(y1 - y2) / length, (x2 - x1) / length];
@@ -157,12 +157,12 @@ function arrow({ subject, object, relations }, pixels, room, faded) {
   group.append(make("circle", { cx: x1, cy: y1, r: 3.5 * unit }));
   group.append(make("polygon", { points: `${x2},${y2} ${corner(0.45)} ${corner(-0.45)}` }));
   const text = relations.map(({ predicate }) => predicate).join(", ");
-  const wide = room.widthOf(text);
+  const wide = placer.widthOf(text);
   const places = BESIDE.map(([t, lines]) => [
     (1 - t) ** 2 * x1 + 2 * t * (1 - t) * mx + t ** 2 * x2 - wide / 2,
-    (1 - t) ** 2 * y1 + 2 * t * (1 - t) * my + t ** 2 * y2 + (lines - 0.5) * room.high,
+    (1 - t) ** 2 * y1 + 2 * t * (1 - t) * my + t ** 2 * y2 + (lines - 0.5) * placer.high,
   ]);
-  const [left, top] = room.take(places, wide) ?? places[0];
+  const [left, top] = placer.reserve(places, wide) ?? places[0];
   const at = { x: left + wide / 2, y: top + TEXT * unit };
   const size = { "font-size": TEXT * unit, "stroke-width": 4 * unit };
   return [group, make("text", { class: `predicate ${kind}`, ...at, ...size }, text)];
@@ -170,16 +170,16 @@ function arrow({ subject, object, relations }, pixels, room, faded) {
 
 const centre = ([x, y, right, bottom]) => [(x + right) / 2, (y + bottom) / 2];
 
-/** Names of regions, each at a corner of its box; a name that would stand on another is left out. */
-function labels(image, pixels, regions, room) {
+/** Names of regions, each at a corner of its box; a name without free space is left out. */
+function labels(image, pixels, regions, placer) {
   const placed = [...regions].filter((region) => pixels[region]).map((region) => {
     const text = nameOf(image, region);
-    const { high } = room;
-    const wide = room.widthOf(text);
+    const { high } = placer;
+    const wide = placer.widthOf(text);
     const [x, y, right, bottom] = pixels[region];
     const corners = [[x, y - high], [right - wide, y - high], [x, bottom - high], [x, y], [right - wide, bottom - high]];
-    const place = room.take(corners, wide);
-    return place ? label(text, ...place, wide, room) : null;
+    const place = placer.reserve(corners, wide);
+    return place ? label(text, ...place, wide, placer) : null;
   });
   return placed.filter(Boolean);
 }

@@ -1,4 +1,4 @@
-// A sentence whose words can be pointed at, with what each brought to the score.
+// A sentence as buttons, one per word, with the contribution of each word to the score.
 
 const MARKS = "[marks]"; // hire_model/scoring/explain.py
 const number = new Intl.NumberFormat("en", { minimumFractionDigits: 3, maximumFractionDigits: 3 });
@@ -14,7 +14,7 @@ export function element(name, attributes = {}, ...children) {
 }
 
 /**
- * Buttons for the words of `text`. With `contributions` each has its part of the score below it, and a bar as long.
+ * Buttons for the words of `text`; with `contributions`, each has its share of the score and a bar below it.
  * point: an object with enter(text, word), leave(), pin(text, word)
  */
 export function sentence(text, explanation, point, contributions = true) {

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scripted import drips, drops, hangs, says, scripted
 
 from hire_model.data.store import Split
-from serving import calls, client
+from serving import client, messages
 from serving.client import (
     AsyncHireClient,
     BadRequest,
@@ -90,7 +90,7 @@ def test_what_is_refused_is_not(status: int, body: bytes, kind: type[ClientError
     content=st.binary() | st.just(b"[" * 100_000) | st.text().map(json.dumps).map(str.encode),
 )
 def test_whatever_comes_back_is_an_error_of_its_status(status: int, content: bytes) -> None:
-    error = calls.refusal(status, content)
+    error = messages.to_error(status, content)
     assert error.status == status and str(error) and isinstance(error, Unavailable) == (status >= 500)
 
 
@@ -117,7 +117,7 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:9"):
             hire.score(PAIR, deadline=0.5)
         assert hire.health(deadline=0.3) is False
-    with pytest.raises(ClientError, match="no address of a server"):
+    with pytest.raises(ClientError, match="not a server address"):
         HireClient("localhost:8080")
     with pytest.raises(ClientError, match="nowhere: no such folder"):
         HireClient(tmp_path / "nowhere")
@@ -202,4 +202,4 @@ def test_both_clients_have_the_same_methods() -> None:
         return {name for name in vars(kind) if not name.startswith("_")}
 
     assert public(HireClient) == public(AsyncHireClient)
-    assert set(client.__all__) <= set(vars(client)) and calls.Image is not None
+    assert set(client.__all__) <= set(vars(client)) and messages.Image is not None

@@ -146,7 +146,7 @@ def test_a_word_lights_the_regions_it_looked_at(page: Tab, example: Example) -> 
         )
         assert lit == pytest.approx([share**1.5 for share in shares if share >= 0.25], abs=1e-3)
     first = max(explained(example, chosen(page))["weights"][4])
-    assert "“horse” looks at" in page.text("#looks") and f"({100 * first:.0f} %)" in page.text("#looks")
+    assert "“horse” attends to" in page.text("#looks") and f"({100 * first:.0f} %)" in page.text("#looks")
     page.point_at("h1")
     page.wait(f"{LIT.format('svg')} === 0")
 
@@ -326,7 +326,7 @@ def test_without_pictures_there_are_boxes(tab: Tab, running: Running, example: E
 
 def test_what_a_page_asks_for_is_allowed() -> None:
     """The page asks for explanations in portions of the size that the service takes."""
-    assert f"const EXPLAINED = {Limits().explained};" in (demo.PAGE / "ask.js").read_text("utf-8")
+    assert f"const EXPLAINED = {Limits().explained};" in (demo.PAGE / "api.js").read_text("utf-8")
 
 
 def test_all_it_asks_for_is_below_its_own_address(page: Tab, running: Running) -> None:

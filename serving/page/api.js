@@ -1,10 +1,10 @@
-// What the page asks of `hire demo`. Addresses are relative: the token is part of the page's own.
+// Requests of the page to `hire demo`. Addresses are relative: the page's own address contains the token.
 
-const EXPLAINED = 16; // pairs that one request may ask to be explained (Limits in hire_model/service/parsing.py)
+const EXPLAINED = 16; // most pairs in one explanation request (Limits in hire_model/service/parsing.py)
 const known = new Map(); // image facts by id
 
-/** A question that got no answer; the message is for the user. */
-export class Refused extends Error {}
+/** A failed request; the message is for the user. */
+export class RequestError extends Error {}
 
 async function ask(address, options) {
   let response;
@@ -12,12 +12,12 @@ async function ask(address, options) {
     response = await fetch(address, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused("The server does not answer. Is “hire demo” still running?");
+    throw new RequestError("The server does not answer. Is “hire demo” still running?");
   }
   const answer = await response.json().catch(() => null);
   if (response.ok && answer) return answer;
-  const said = answer?.message ?? answer?.detail;
-  throw new Refused(typeof said === "string" ? `Refused: ${said}` : `The server failed (${response.status}).`);
+  const detail = answer?.message ?? answer?.detail;
+  throw new RequestError(typeof detail === "string" ? `Refused: ${detail}` : `The server failed (${response.status}).`);
 }
 
 const post = (address, request, signal) =>
@@ -45,26 +45,26 @@ async function sizeOf(id) {
   return { width: picture.naturalWidth, height: picture.naturalHeight };
 }
 
-/** The images that fit the sentence best: {hits: [{id, score, place}], reranked, note}, size of the gallery. */
+/** Best images for the sentence: {hits: [{id, score, place}], reranked, note}, size of the gallery. */
 export async function findImages(text, count, signal) {
   const answer = await predict({ gallery: "gallery", texts: [text], top_k: count }, signal);
   return { ...answer.results[0], size: answer.size };
 }
 
-/** The captions of the gallery that fit the image best: [{text, score}]. */
+/** Best captions of the gallery for the image: [{text, score}]. */
 export async function findCaptions(id, count, signal) {
   const answer = await predict({ gallery: "gallery", images: [stored(id)], top_k: count }, signal);
   return answer.results[0].hits.map((hit) => ({ text: hit.id, score: hit.score }));
 }
 
-/** The sentences, best first: [{text, score}]. */
+/** The sentences ranked, best first: [{text, score}]. */
 export async function rank(id, texts, signal) {
   const request = { images: [stored(id)], texts, top_k: texts.length, rank: "texts" };
   const answer = await predict(request, signal);
   return answer.results[0].map((hit) => ({ text: texts[hit.index], score: hit.score }));
 }
 
-/** Of each pair {id, text}: {words, weights[word][region], contributions, boxes, score}. */
+/** For each pair {id, text}: {words, weights[word][region], contributions, boxes, score}. */
 export async function explain(pairs, signal) {
   const explanations = [];
   for (let start = 0; start < pairs.length; start += EXPLAINED) {
