@@ -39,7 +39,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for group in groups.values() for item in group]
 
 
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder of real data, or skip."""
