@@ -33,7 +33,7 @@ def bootstrap_intervals(
     return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
 
 
-def paired_interval(
+def bootstrap_difference(
     first: tuple[np.ndarray, np.ndarray],
     second: tuple[np.ndarray, np.ndarray],
     owner: np.ndarray,
@@ -52,7 +52,7 @@ def paired_interval(
     return float(low), float(high)
 
 
-def share_interval(wins: np.ndarray, asked: np.ndarray, draws: int, seed: int, level: float = 0.95) -> Interval:
+def bootstrap_share(wins: np.ndarray, asked: np.ndarray, draws: int, seed: int, level: float = 0.95) -> Interval:
     """Interval of the share of wins, 0-100; `wins` and `asked` [groups] count per image, and images are drawn."""
     random, groups = np.random.default_rng(seed), len(wins)
     times = random.multinomial(groups, np.full(groups, 1 / groups), size=draws)

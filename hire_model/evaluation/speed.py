@@ -25,7 +25,7 @@ class Speed(BaseModel):
     gallery: int
 
 
-def speed(scorer: Scorer, split: Split, times: int = _TIMES) -> Speed:
+def measure_speed(scorer: Scorer, split: Split, times: int = _TIMES) -> Speed:
     """Time whole answers with different captions of the split.
 
     A pair: encode the image, encode the caption, score. A query: encode the caption and score it against GALLERY images

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hire_model.evaluation import figures
+from hire_model.evaluation import plots
 from hire_model.evaluation.pages import page
 
 
@@ -20,13 +20,13 @@ def render(
     """The report as HTML.
 
     findings: what is wrong, a sentence each; rows: the table, with a column per key; facts: where it comes from;
-    samples: by name what was learned and what was asked, as for `figures.two_samples`.
+    samples: by name what was learned and what was asked, as for `plots.plot_two_samples`.
     """
     from markupsafe import Markup
 
     words = "Shares of the values that were learned and that were asked: {}."
     drawn = {
-        name: figures.inline_svg(figures.two_samples(*both), words.format(name))
+        name: plots.render_svg(plots.plot_two_samples(*both), words.format(name))
         for name, both in samples.items()
         if min(map(len, both))
     }
