@@ -125,10 +125,9 @@ def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, r
     out, test = settings.train.out, splits.test
     history = [dataclasses.asdict(record) for record in found.history]
     matrix = matrix_of(model, test, settings.evaluate)
-    ranks = protocols.rank_under_protocol(matrix, test.owner, settings.evaluate.protocol)
-    result = protocols.evaluate_matrix(
-        matrix, test.owner, settings.evaluate.protocol, settings.evaluate.bootstrap, ranks=ranks
-    )
+    protocol, bootstrap = settings.evaluate.protocol, settings.evaluate.bootstrap
+    ranks = protocols.rank_under_protocol(matrix, test.owner, protocol)
+    result = protocols.evaluate_matrix(matrix, test.owner, protocol, bootstrap, ranks=ranks)
     origin = {"seed": str(settings.train.seed)} | ({"mlflow run": run.run_id} if run.tracked else {})
     result = with_facts(result, test, origin)
     figures = write_json(result, out / "figures.json")

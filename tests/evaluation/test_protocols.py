@@ -91,7 +91,7 @@ def test_a_split_that_does_not_fit(owner: np.ndarray, images: int, protocol: str
         check_fit(owner, images, protocol)
 
 
-def test_judge_refuses_a_split_that_does_not_fit() -> None:
+def test_evaluate_matrix_refuses_a_split_that_does_not_fit() -> None:
     with pytest.raises(HireError, match="f30k-1k"):
         evaluate_matrix(*matrix(), "f30k-1k")
 

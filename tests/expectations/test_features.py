@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expectations import features
-from expectations.features import measure, nearest_elsewhere
+from expectations.duplicates import find_nearest
+from expectations.features import measure
 from hire_model.data.store import Dataset
 from hire_model.data.writer import DatasetWriter, ImageRecord
 
@@ -59,10 +60,10 @@ def test_signatures_tell_places_and_not_orders(tmp_path: Path) -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["train", "dev", "test"]), st.integers(0, 5), st.integers(0, 5)), min_size=1),
 )
-def test_nearest_elsewhere_is_what_a_plain_search_finds(images: list[tuple[str, int, int]]) -> None:
+def test_find_nearest_is_what_a_plain_search_finds(images: list[tuple[str, int, int]]) -> None:
     splits = np.array([split for split, _, _ in images])
     points = np.array([[x + 1, y + 1] for _, x, y in images], np.float32)
-    rows, distances = nearest_elsewhere(points, splits)
+    rows, distances = find_nearest(points, splits)
     lengths = np.linalg.norm(points, axis=1)
     for k, split in enumerate(splits):
         others = np.flatnonzero(splits != split)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
 from expectations.distributions import FEW, Distribution, distance, grouped, mixture
 from expectations.drift import Drift, compare
+
 from hire_model.monitoring.journal import Line
 from hire_model.monitoring.reference import Reference
 
