@@ -40,7 +40,7 @@ def find_nearest(signatures: np.ndarray, splits: np.ndarray) -> tuple[np.ndarray
 def find_copies(
     hashes: np.ndarray, counts: np.ndarray, splits: np.ndarray, reference: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find, for each image outside the split `reference`, the image of another split that most of its regions come from.
+    """Find for each image outside the split `reference` the image of another split that most of its regions come from.
 
     hashes [regions] int64 of `hash_rows`, counts [images] int64 regions per image, splits [images] str. Returns rows
     [images] int64 (-1: none) and shares [images] float64: the part of the image's regions whose features are equal to

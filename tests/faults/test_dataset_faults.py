@@ -7,16 +7,21 @@ from pathlib import Path
 import pytest
 from dataset_faults import FAULTS, Fault, copy_dataset, find_fault
 
+import expectations.check
 from expectations.check import validate
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.what for fault in FAULTS])
-def test_found(fault: Fault, tiny_dataset: Path, tmp_path: Path) -> None:
+def test_the_suite_finds_the_fault_at_its_row(
+    fault: Fault, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suites = dict.fromkeys(("manifest", fault.suite))  # the other suites would take most of the time
+    monkeypatch.setattr(expectations.check, "SUITE_NAMES", tuple(suites))
     found = find_fault(fault, copy_dataset(tiny_dataset, tmp_path / "data"))
     assert found is not None and found.message.startswith(("manifest.json", f"{fault.suite}.parquet", "images.parquet"))
 
 
-def test_there_are_enough_kinds_and_none_is_told_twice() -> None:
+def test_there_are_at_least_40_faults_and_no_duplicates() -> None:
     assert len(FAULTS) >= 40
     assert len({fault.what for fault in FAULTS}) == len(FAULTS)
 
