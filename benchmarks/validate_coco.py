@@ -43,7 +43,7 @@ def main() -> None:
     dataset = parser.parse_args().dataset
     for module, name, label in (
         (tables, "verify", "digests, columns, what points where"),
-        (tables, "measure", "one pass over the features"),
+        (tables, "measure_features", "one pass over the features"),
         (tables, "find_nearest", "nearest images of other splits"),
     ):
         timed(module, name, label)

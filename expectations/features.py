@@ -28,7 +28,7 @@ class Measures:
     norms       [regions] float64, Euclidean, of the finite numbers
     bad         [regions] int64, how many numbers are NaN or infinite
     hashes      [regions] int64, equal where all bytes of the features are
-    signatures  [images, 160] float32, see `measure`
+    signatures  [images, 160] float32, see `measure_features`
     """
 
     norms: np.ndarray
@@ -37,7 +37,7 @@ class Measures:
     signatures: np.ndarray
 
 
-def measure(data: Dataset, counts: np.ndarray) -> Measures:
+def measure_features(data: Dataset, counts: np.ndarray) -> Measures:
     """Read the features once, in blocks of 8 MiB, and measure them. counts [images] int64: regions per image.
 
     An image's signature is the mean over its regions of f ⊗ (1, x1, y1, x2, y2), where f [32] is the region's feature

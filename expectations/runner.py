@@ -21,6 +21,7 @@ from expectations.tables import CheckedTable
 from hire_model.errors import DataError
 
 SHOWN = 3
+_LARGE = 100_000  # rows; a collection takes 0.2 s, more than checking a small table
 _FORMAT = {"result_format": "BASIC", "partial_unexpected_count": SHOWN, "include_unexpected_rows": True}
 
 
@@ -48,8 +49,9 @@ class SuiteRunner:
             )
         except SuiteParameterError as error:
             raise DataError(f"{path}: {error}. There are {', '.join(parameters) or 'none in this suite'}.") from error
-        self.context.data_sources.delete("data set")  # or its engine holds the frame as long as the context lives
-        gc.collect()  # what Great Expectations made of the frame, 400 MB at COCO's size, hangs in cycles
+        self.context.data_sources.delete("data set")  # its engine would keep the frame as long as the context exists
+        if len(table.frame) > _LARGE:
+            gc.collect()  # Great Expectations' copies of the frame, 400 MB at COCO's size, are in reference cycles
         order = {item.id: number for number, item in enumerate(suite.expectations)}
         results = sorted(outcome.results, key=lambda result: order[_config_of(result).id])
         return [_convert(table, path, result) for result in results]

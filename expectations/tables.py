@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expectations.duplicates import find_copies, find_nearest
-from expectations.features import Measures, measure
+from expectations.features import Measures, measure_features
 from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest
 from hire_model.data.store import Dataset
 from hire_model.data.verify import verify
@@ -94,7 +94,7 @@ class DatasetTables:
     def _measures(self) -> tuple[Measures, SimilarImages]:
         """What the pass over the features leaves, without signatures and hashes; what these say of other splits."""
         counts, splits = self._images["n_regions"].to_numpy(np.int64), self._images["split"].to_numpy()
-        found = measure(self.data, counts)
+        found = measure_features(self.data, counts)
         near = find_nearest(found.signatures, splits)
         related = SimilarImages(*near, *find_copies(found.hashes, counts, splits, self._reference))
         return replace(found, signatures=found.signatures[:0].copy(), hashes=found.hashes[:0].copy()), related

@@ -33,38 +33,6 @@ FEWEST = 20  # captions below which a share says nothing
 _MOST = 500  # captions of a kind, spread over the split
 _IMAGES_AT_ONCE = 32
 _DRAWS = 1000
-COLOURS: Final = "red|blue|green|yellow|orange|purple|violet|pink|white|brown|black|gr[ea]y|tan|beige|golden|silver"
-_SHUFFLES = 20
-_COLOUR = re.compile(rf"\b({COLOURS})\b(?=\s+([a-z]+))", re.I)
-_DETERMINER = re.compile(r"\b(?:an?|(?<!to )(?<!on )the|some|one|two|three|four|five|several|many)\b", re.I)
-_JOINED = re.compile(r"\s*(?:,|and|&)\s*(?:and\s)?\s*", re.I)
-_ARTICLE = re.compile(r"\b(an?)(\s+)$", re.I)
-
-# A noun phrase: an article and up to four words that cannot end one, with "in a red shirt" behind it.
-_STOP = (
-    "an?|the|is|are|was|were|has|have|in|on|of|at|to|by|with|and|or|while|as|that|who|which|there|it|its|his|her|their|into|onto"
-    "|out|off|up|down|from|for|near|beside|next|around|along|across|through|towards?|outside|inside|against|between"
-    "|before|after|during|dressed"
-)
-_PLACES = "left of|right of|on top of|in front of|at the back of|underneath|beneath|under|behind|above|below|over|on"
-_DOES = "wears|holds|carries|rides|chases|runs|flees|pushes|pulls|throws|catches|kicks|eats|drinks|climbs|feeds|follows"
-_STANDS = "sits|seated|stands|lies|lays|flies|jumps|leans|walks|plays|sleeps"
-_NOUN_ING = "building|ring|king|string|swing|painting|railing|clothing|ceiling|wing|spring|sling|evening|morning"
-_WORD = rf"(?!(?:{_STOP}|{_PLACES}|{_DOES}|{_STANDS}|(?!(?:{_NOUN_ING})\b)\w+ing)\b)[\w'-]+"
-_DRESS = rf"(?:\s+(?:dressed\s+)?in(?:\s+an?)?(?:\s+{_WORD}){{1,2}})?"
-_PHRASE = rf"(?:an?|the)(?:\s+{_WORD}){{1,4}}{_DRESS}"
-_BY = r"\w+(?:ed|n|d)\s+by"  # worn by, chased by, held by
-_VERB = (
-    rf"(?:(?:{_DOES})(?:\s+(?:after|from|on))?|(?:wear|hold|carry|rid|chas|push|pull|throw|catch|kick|eat|drink|climb|feed"
-    rf"|follow)ing(?:\s+on)?|running\s+after|in\s+the\s+hand\s+of|{_BY})"
-)
-_POSTURE = rf"(?:(?:{_STANDS}|\w+ing)\s+)?(?:in\s+the\s+air\s+)?"
-_PLACE = rf"{_POSTURE}(?:(?:to|on|at)\s+the\s+)?(?:{_PLACES})"
-_SWAP = re.compile(rf"\b({_PHRASE})(\s+(?:(?:is|are)\s+)?(?:{_VERB}|{_PLACE})\s+)({_PHRASE})(?=\W*$|[,.;]|\s)", re.I)
-_TURNED = re.compile(
-    rf"\b((?:(?:to|on)\s+the\s+)?(?:{_PLACES})\s+)({_PHRASE})(\s+there\s+is\s+)({_PHRASE})(?=\W*$|[,.;]|\s)", re.I
-)
-_MUTUAL = re.compile(r"\b(?:watched|looked|accompanied|joined)\b|\bnext\b", re.I)
 
 
 class Behaviour(BaseModel):
@@ -129,6 +97,40 @@ def _summarise(wins: dict[int, bool], owner: np.ndarray) -> Behaviour:
     won = np.bincount(index, weights=np.array(list(wins.values()), float), minlength=len(images))
     interval = bootstrap_share(won, np.bincount(index, minlength=len(images)), _DRAWS, seed=0)
     return Behaviour(captions=len(wins), share=100 * float(won.sum()) / len(wins), interval=interval)
+
+
+COLOURS: Final = "red|blue|green|yellow|orange|purple|violet|pink|white|brown|black|gr[ea]y|tan|beige|golden|silver"
+_SHUFFLES = 20
+_COLOUR = re.compile(rf"\b({COLOURS})\b(?=\s+([a-z]+))", re.I)
+_DETERMINER = re.compile(r"\b(?:an?|(?<!to )(?<!on )the|some|one|two|three|four|five|several|many)\b", re.I)
+_JOINED = re.compile(r"\s*(?:,|and|&)\s*(?:and\s)?\s*", re.I)
+_ARTICLE = re.compile(r"\b(an?)(\s+)$", re.I)
+
+# A noun phrase: an article and up to four words that cannot end one, with "in a red shirt" behind it.
+_STOP = (
+    "an?|the|is|are|was|were|has|have|in|on|of|at|to|by|with|and|or|while|as|that|who|which|there|it|its|his|her|their|into|onto"
+    "|out|off|up|down|from|for|near|beside|next|around|along|across|through|towards?|outside|inside|against|between"
+    "|before|after|during|dressed"
+)
+_PLACES = "left of|right of|on top of|in front of|at the back of|underneath|beneath|under|behind|above|below|over|on"
+_DOES = "wears|holds|carries|rides|chases|runs|flees|pushes|pulls|throws|catches|kicks|eats|drinks|climbs|feeds|follows"
+_STANDS = "sits|seated|stands|lies|lays|flies|jumps|leans|walks|plays|sleeps"
+_NOUN_ING = "building|ring|king|string|swing|painting|railing|clothing|ceiling|wing|spring|sling|evening|morning"
+_WORD = rf"(?!(?:{_STOP}|{_PLACES}|{_DOES}|{_STANDS}|(?!(?:{_NOUN_ING})\b)\w+ing)\b)[\w'-]+"
+_DRESS = rf"(?:\s+(?:dressed\s+)?in(?:\s+an?)?(?:\s+{_WORD}){{1,2}})?"
+_PHRASE = rf"(?:an?|the)(?:\s+{_WORD}){{1,4}}{_DRESS}"
+_BY = r"\w+(?:ed|n|d)\s+by"  # worn by, chased by, held by
+_VERB = (
+    rf"(?:(?:{_DOES})(?:\s+(?:after|from|on))?|(?:wear|hold|carry|rid|chas|push|pull|throw|catch|kick|eat|drink|climb|feed"
+    rf"|follow)ing(?:\s+on)?|running\s+after|in\s+the\s+hand\s+of|{_BY})"
+)
+_POSTURE = rf"(?:(?:{_STANDS}|\w+ing)\s+)?(?:in\s+the\s+air\s+)?"
+_PLACE = rf"{_POSTURE}(?:(?:to|on|at)\s+the\s+)?(?:{_PLACES})"
+_SWAP = re.compile(rf"\b({_PHRASE})(\s+(?:(?:is|are)\s+)?(?:{_VERB}|{_PLACE})\s+)({_PHRASE})(?=\W*$|[,.;]|\s)", re.I)
+_TURNED = re.compile(
+    rf"\b((?:(?:to|on)\s+the\s+)?(?:{_PLACES})\s+)({_PHRASE})(\s+there\s+is\s+)({_PHRASE})(?=\W*$|[,.;]|\s)", re.I
+)
+_MUTUAL = re.compile(r"\b(?:watched|looked|accompanied|joined)\b|\bnext\b", re.I)
 
 
 def swap_roles(text: str) -> str | None:

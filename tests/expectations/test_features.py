@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from expectations import features
 from expectations.duplicates import find_nearest
-from expectations.features import measure
+from expectations.features import measure_features
 from hire_model.data.store import Dataset
 from hire_model.data.writer import DatasetWriter, ImageRecord
 
@@ -26,11 +26,11 @@ def counts_of(data: Dataset) -> np.ndarray:
 def test_measures_do_not_depend_on_the_blocks(tiny_dataset: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "BLOCK_BYTES", block)
     data = Dataset.open(tiny_dataset)
-    found = measure(data, counts_of(data))
+    found = measure_features(data, counts_of(data))
     array = data.features[:].astype(np.float64)
     np.testing.assert_allclose(found.norms, np.linalg.norm(array, axis=1), rtol=1e-5)
     assert not found.bad.any() and found.signatures.shape == (40, 160)
-    whole = measure(data, np.array([len(array)]))
+    whole = measure_features(data, np.array([len(array)]))
     np.testing.assert_allclose(
         whole.signatures[0] * len(array),
         (found.signatures * counts_of(data)[:, None]).sum(axis=0),
@@ -51,7 +51,7 @@ def test_signatures_tell_places_and_not_orders(tmp_path: Path) -> None:
             ("c", things, boxes[order]),
         ):
             writer.add(ImageRecord(name, "train", rows, ["a dog"], boxes=places))
-    a, b, c = measure(Dataset.open(tmp_path / "d"), np.array([4, 4, 4])).signatures
+    a, b, c = measure_features(Dataset.open(tmp_path / "d"), np.array([4, 4, 4])).signatures
     np.testing.assert_allclose(a, b, atol=1e-5)
     assert np.linalg.norm(a - c) > 0.05 * np.linalg.norm(a)
 
