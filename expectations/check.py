@@ -28,12 +28,12 @@ def validate(dataset: Path, *, suites: Path | None = None, docs: Path | None = N
     if docs is not None:
         _make_folder(docs.expanduser())
     from expectations.runner import SuiteRunner  # takes seconds to import; the errors above are reported before
-    from expectations.tables import DatasetTables, manifest_table
+    from expectations.tables import DatasetTables, build_manifest_table
 
     runner = SuiteRunner()
     for path in files.values():
         build_suite(path)  # report an unusable suite before all features are read
-    results = runner.run(manifest_table(dataset, manifest), files["manifest"], {})
+    results = runner.run(build_manifest_table(dataset, manifest), files["manifest"], {})
     if all(result.ok for result in results):
         tables = DatasetTables(Dataset.open(dataset))
         parameters = tables.parameters

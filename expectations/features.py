@@ -51,7 +51,7 @@ def measure_features(data: Dataset, counts: np.ndarray) -> Measures:
     signatures = np.empty((len(counts), _DIRECTIONS * 5), np.float32)
     random = torch.Generator().manual_seed(_SEED)
     projection = torch.randn(dim, _DIRECTIONS, generator=random) / _DIRECTIONS**0.5
-    for images, rows in _blocks(counts, dim * data.features.dtype.itemsize):
+    for images, rows in _split_into_blocks(counts, dim * data.features.dtype.itemsize):
         stored = read_rows(data.features, rows.start, rows.stop - rows.start)
         hashes[rows] = hash_rows(stored)
         block = torch.from_numpy(stored).float()
@@ -69,7 +69,7 @@ def measure_features(data: Dataset, counts: np.ndarray) -> Measures:
     return Measures(norms, bad, hashes, signatures)
 
 
-def _blocks(counts: np.ndarray, row_bytes: int) -> Iterator[tuple[slice, slice]]:
+def _split_into_blocks(counts: np.ndarray, row_bytes: int) -> Iterator[tuple[slice, slice]]:
     """Images and their rows, whole images of about BLOCK_BYTES at a time."""
     ends = np.cumsum(counts)
     edges = np.flatnonzero(np.diff(ends * row_bytes // BLOCK_BYTES)) + 1

@@ -72,7 +72,7 @@ def _make_range(what: str, column: str, low: float, high: float, severity: str =
     return _make_item(text, "expect_column_values_to_be_between", severity, **kwargs)
 
 
-def _count_range(values: pd.Series) -> tuple[int, int]:
+def _widen_counts(values: pd.Series) -> tuple[int, int]:
     """The range of some counts with room on both sides, never below 1."""
     return max(1, math.floor(values.min() * (1 - ROOM))), math.ceil(values.max() * (1 + ROOM))
 
@@ -86,7 +86,7 @@ def _learn_manifest(manifest: Manifest) -> Iterator[Item]:
 
 def _learn_captions(table: CheckedTable) -> Iterator[Item]:
     texts = table.frame["text"]
-    low, high = _count_range(texts.str.split().str.len())
+    low, high = _widen_counts(texts.str.split().str.len())
     kwargs = {"column": "text", "min_value": low, "max_value": high}
     kind = "expect_column_values_to_have_word_count_between"
     yield _make_item(f"a caption has {low} to {high} words", kind, "warning", **kwargs)
@@ -100,8 +100,8 @@ def _learn_captions(table: CheckedTable) -> Iterator[Item]:
 
 
 def _learn_images(table: CheckedTable) -> Iterator[Item]:
-    yield _make_range("captions per image:", "n_captions", *_count_range(table.frame["n_captions"]))
-    yield _make_range("regions per image:", "n_regions", *_count_range(table.frame["n_regions"]))
+    yield _make_range("captions per image:", "n_captions", *_widen_counts(table.frame["n_captions"]))
+    yield _make_range("regions per image:", "n_regions", *_widen_counts(table.frame["n_regions"]))
     names = sorted(set(table.frame["split"]))
     kwargs = {"column": "split", "value_set": names}
     yield _make_item(f"a split is one of {', '.join(names)}", "expect_column_values_to_be_in_set", "warning", **kwargs)

@@ -53,8 +53,8 @@ class SuiteRunner:
         if len(table.frame) > _LARGE:
             gc.collect()  # Great Expectations' copies of the frame, 400 MB at COCO's size, are in reference cycles
         order = {item.id: number for number, item in enumerate(suite.expectations)}
-        results = sorted(outcome.results, key=lambda result: order[_config_of(result).id])
-        return [_convert(table, path, result) for result in results]
+        results = sorted(outcome.results, key=lambda result: order[_get_config(result).id])
+        return [_convert_result(table, path, result) for result in results]
 
     def write_docs(self, folder: Path, heading: str) -> None:
         """Write data docs of all runs into `folder`; the first page is index.html."""
@@ -63,15 +63,15 @@ class SuiteRunner:
         data_docs.make_local(folder, heading)
 
 
-def _config_of(result: ExpectationValidationResult) -> Any:
+def _get_config(result: ExpectationValidationResult) -> Any:
     assert result.expectation_config is not None
     return result.expectation_config
 
 
-def _convert(table: CheckedTable, path: Path, result: ExpectationValidationResult) -> ExpectationResult:
-    config, found = _config_of(result), result.result
+def _convert_result(table: CheckedTable, path: Path, result: ExpectationValidationResult) -> ExpectationResult:
+    config, found = _get_config(result), result.result
     if "unexpected_count" not in found and "observed_value" not in found:
-        raise DataError(f"{path}: {config.type} {config.kwargs}: {_exception_message(result)}")
+        raise DataError(f"{path}: {config.type} {config.kwargs}: {_read_exception(result)}")
     severity: Severity = "error" if config.severity == "critical" else "warning"
     unexpected = int(found.get("unexpected_count") or 0)
     message = f"{table.file}: expected that {config.description}; {_describe_rows(table, config.kwargs, found)}"
@@ -85,7 +85,7 @@ def _convert(table: CheckedTable, path: Path, result: ExpectationValidationResul
     )
 
 
-def _exception_message(result: ExpectationValidationResult) -> str:
+def _read_exception(result: ExpectationValidationResult) -> str:
     """Return what Great Expectations raised. `exception_info` is one dictionary, or one per metric."""
     info = result.exception_info or {}
     first = info if "exception_message" in info else next(iter(info.values()), {})

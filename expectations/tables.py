@@ -44,7 +44,7 @@ class SimilarImages(NamedTuple):
     shares: np.ndarray
 
 
-def manifest_table(folder: Path, manifest: Manifest) -> CheckedTable:
+def build_manifest_table(folder: Path, manifest: Manifest) -> CheckedTable:
     """A row per file: what `hire data verify` finds wrong with it, the features' width and type as stored."""
     findings = verify(folder)
     files = [MANIFEST, *(f"{table}.parquet" for table in TABLES), FEATURES]
@@ -65,11 +65,11 @@ class DatasetTables:
     def build(self, name: str) -> CheckedTable:
         """The table of the suite `name`."""
         builders = {
-            "captions": self.captions,
-            "images": self.images,
-            "relations": self.relations,
-            "regions": self.regions,
-            "splits": self.splits,
+            "captions": self._build_captions,
+            "images": self._build_images,
+            "relations": self._build_relations,
+            "regions": self._build_regions,
+            "splits": self._build_splits,
         }
         pool = pa.default_memory_pool()
         pool.release_unused()  # what the table before took
@@ -112,17 +112,17 @@ class DatasetTables:
             "norm_high": middle * NORM_FACTOR,
         }
 
-    def captions(self) -> CheckedTable:
+    def _build_captions(self) -> CheckedTable:
         """caption_id, image, text; image_id and split of the image; `plain`, the text that near duplicates share;
         `split_copied`, the share of the split's captions that stand, by `plain`, in another split too."""
         frame = self._read("captions")
         frame["image_id"] = pd.Categorical.from_codes(frame["image"], self._images["image_id"])
         frame["split"] = pd.Categorical(self._images["split"]).take(frame["image"])
         frame["plain"] = simplify(frame["text"])
-        frame["split_copied"] = _copied_shares(frame)
+        frame["split_copied"] = _compute_copied_shares(frame)
         return CheckedTable("captions", "captions.parquet", frame, ("image_id", "split"))
 
-    def images(self) -> CheckedTable:
+    def _build_images(self) -> CheckedTable:
         """The images' columns; n_captions; `lost_picture`, the name of a picture that is not there."""
         frame = self._images.copy()
         owners = pq.read_table(self.data.folder / "captions.parquet", columns=["image"])["image"].to_numpy()
@@ -131,26 +131,26 @@ class DatasetTables:
         frame["lost_picture"] = frame["picture"].where(np.array(lost, bool))
         return CheckedTable("images", "images.parquet", frame, ("image_id", "split"))
 
-    def regions(self) -> CheckedTable:
+    def _build_regions(self) -> CheckedTable:
         """The regions' columns; image_id; `norm`, `bad` numbers of the features; `box_parts`, how many of four."""
         frame = self._read("regions")
         # Great Expectations compares native 64-bit columns at once, and all others value by value in Python
         frame = frame.astype({name: "int64" if name == "class_id" else "float64" for name in frame.columns})
         frame["box_parts"] = np.isfinite(frame[["x1", "y1", "x2", "y2"]]).sum(axis=1)
         frame["norm"], frame["bad"] = self._measures[0].norms, self._measures[0].bad
-        frame["image_id"] = self._image_ids("n_regions")
+        frame["image_id"] = self._repeat_image_ids("n_regions")
         return CheckedTable("regions", f"regions.parquet, {FEATURES}", frame, ("image_id",))
 
-    def relations(self) -> CheckedTable:
+    def _build_relations(self) -> CheckedTable:
         """The relations' columns; image_id; `n_regions` of the image."""
         frame = self._read("relations")
         frame = frame.astype({name: "float64" if name == "score" else "int64" for name in frame.columns})
         counts = self._images["n_regions"].to_numpy(np.int64)
         frame["n_regions"] = np.repeat(counts, self._images["n_relations"])
-        frame["image_id"] = self._image_ids("n_relations")
+        frame["image_id"] = self._repeat_image_ids("n_relations")
         return CheckedTable("relations", "relations.parquet", frame, ("image_id",))
 
-    def splits(self) -> CheckedTable:
+    def _build_splits(self) -> CheckedTable:
         """A row per image: image_id, split, picture; `apart`, how far its features are from the nearest image of
         another split (0: the same), and `nearest`, which one that is; `copied`, the share of its regions whose features
         are those of regions of one image of another split (0 in the training split), and `source`, which one."""
@@ -164,13 +164,13 @@ class DatasetTables:
         ids, splits = self._images["image_id"].to_numpy(), self._images["split"].to_numpy()
         return [f"row {row}, {ids[row]}, {splits[row]}" if row >= 0 else None for row in rows.tolist()]
 
-    def _image_ids(self, counts: str) -> pd.Categorical:
+    def _repeat_image_ids(self, counts: str) -> pd.Categorical:
         """The image_id of each row of a table of which an image has `counts` rows; one number a row is held."""
         images = self._images
         return pd.Categorical.from_codes(np.repeat(np.arange(len(images)), images[counts]), images["image_id"])
 
 
-def _copied_shares(frame: pd.DataFrame) -> pd.Series:
+def _compute_copied_shares(frame: pd.DataFrame) -> pd.Series:
     """Of each row's split the share of rows whose `plain` stands in another split as well."""
     pairs = frame[["plain", "split"]].drop_duplicates()
     shared = frame["plain"].isin(pairs["plain"][pairs["plain"].duplicated()])

@@ -57,7 +57,7 @@ def measure_behaviour(scorer: Scorer, split: Split, most: int = _MOST) -> dict[s
     contrasts = {kind: found for kind, found in contrasts.items() if len(found) >= FEWEST}
     wins = {kind: {caption: False for caption in found} for kind, found in contrasts.items()}
     shown = sorted({int(split.owner[caption]) for found in contrasts.values() for caption in found})
-    for images in _blocks_of_images(shown):
+    for images in _split_images(shown):
         asked = [
             (kind, caption, text)
             for kind, found in contrasts.items()
@@ -85,7 +85,7 @@ def _choose_captions(split: Split, kind: str, most: int) -> dict[int, str]:
     return {rows[place]: found[rows[place]] for place in chosen}
 
 
-def _blocks_of_images(images: list[int]) -> Iterator[set[int]]:
+def _split_images(images: list[int]) -> Iterator[set[int]]:
     starts = range(0, len(images), _IMAGES_AT_ONCE)
     for start in track(starts, "behaviour tests"):
         yield set(images[start : start + _IMAGES_AT_ONCE])
@@ -145,7 +145,7 @@ def swap_roles(text: str) -> str | None:
         new = _match_case(second, first) + between + _match_case(first, second)
     else:
         return None
-    return _if_changed(text, text[: found.start()] + new + text[found.end() :])
+    return _reject_unchanged(text, text[: found.start()] + new + text[found.end() :])
 
 
 def swap_colours(text: str) -> str | None:
@@ -155,8 +155,8 @@ def swap_colours(text: str) -> str | None:
         for second in found[place + 1 :]:
             one_thing = _JOINED.fullmatch(text[first.end() : second.start()])  # "a brown and black dog"
             if not one_thing and first[1].lower() != second[1].lower() and first[2].lower() != second[2].lower():
-                head = _with_article(text[: first.start()], _match_case(second[1], first[1]))
-                middle = _with_article(text[first.end() : second.start()], _match_case(first[1], second[1]))
+                head = _join_with_article(text[: first.start()], _match_case(second[1], first[1]))
+                middle = _join_with_article(text[first.end() : second.start()], _match_case(first[1], second[1]))
                 return head + middle + text[second.end() :]
     return None
 
@@ -194,7 +194,7 @@ def _match_case(text: str, place: str) -> str:
     return (text[0].upper() if place[0].isupper() else text[0].lower()) + text[1:]
 
 
-def _with_article(before: str, word: str) -> str:
+def _join_with_article(before: str, word: str) -> str:
     """`before` and then `word`, with a or an between them as the word needs it."""
     if article := _ARTICLE.search(before):
         right = _match_case("an" if word[0].lower() in "aeiou" else "a", article[1])
@@ -202,5 +202,5 @@ def _with_article(before: str, word: str) -> str:
     return before + word
 
 
-def _if_changed(old: str, new: str) -> str | None:
+def _reject_unchanged(old: str, new: str) -> str | None:
     return new if new.lower() != old.lower() else None

@@ -135,8 +135,8 @@ def choose_examples(
     for (direction, verdict), share in zip(
         (("t2i", "worst"), ("i2t", "worst"), ("t2i", "best"), ("i2t", "best")), shares, strict=True
     ):
-        for query in found.queries(direction, verdict)[:share]:
-            yield found.example(direction, verdict, query)
+        for query in found.choose_queries(direction, verdict)[:share]:
+            yield found.build_example(direction, verdict, query)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class _Finder:
     ranks: Ranks
     explain: Explain | None
 
-    def queries(self, direction: str, verdict: str) -> list[int]:
+    def choose_queries(self, direction: str, verdict: str) -> list[int]:
         """The queries of that kind, the most telling first, one per image."""
         ranks, owner = getattr(self.ranks, direction), self.split.owner
         if verdict == "worst":
@@ -156,12 +156,12 @@ class _Finder:
             first = asked[np.argsort(ranks[asked], kind="stable")]
             low = first[ranks[first] == ranks[first[0]]]
             some = low[np.linspace(0, len(low) - 1, min(len(low), _CANDIDATES)).astype(int)]
-            order = sorted((int(query) for query in some), key=lambda query: -self._lead(direction, query))
+            order = sorted((int(query) for query in some), key=lambda query: -self._measure_lead(direction, query))
         first_of_image = {query if direction == "i2t" else int(owner[query]): query for query in reversed(order)}
         chosen = set(first_of_image.values())
         return [query for query in order if query in chosen]
 
-    def results(self, direction: str, query: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def rank_items(self, direction: str, query: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Items in the query's fold from best to worst, ties with irrelevant ones first, their scores and relevance."""
         owner, fold = self.split.owner, self.ranks.fold
         if direction == "i2t":
@@ -173,17 +173,17 @@ class _Finder:
         order = np.lexsort((relevant, -scores))
         return items[order], scores[order], relevant[order]
 
-    def _lead(self, direction: str, query: int) -> float:
-        _, scores, relevant = self.results(direction, query)
+    def _measure_lead(self, direction: str, query: int) -> float:
+        _, scores, relevant = self.rank_items(direction, query)
         return float(scores[relevant][0] - scores[~relevant][0]) if (~relevant).any() else 0.0
 
-    def example(self, direction: str, verdict: str, query: int) -> Example:
-        items, scores, relevant = self.results(direction, query)
+    def build_example(self, direction: str, verdict: str, query: int) -> Example:
+        items, scores, relevant = self.rank_items(direction, query)
         best = int(np.argmax(relevant))
         places = [*range(min(TOP, len(items))), *([best] if best >= TOP else [])]
         pairs = [(query, int(items[p])) if direction == "i2t" else (int(items[p]), query) for p in places]
         matches = [
-            self.match(image, caption, place + 1, float(scores[place]), bool(relevant[place]))
+            self.build_match(image, caption, place + 1, float(scores[place]), bool(relevant[place]))
             for place, (image, caption) in zip(places, pairs, strict=True)
         ]
         if direction == "i2t":
@@ -194,7 +194,7 @@ class _Finder:
             text = self.split.texts[query]
         return Example(direction, verdict, text, best + 1, len(items), tuple(panels))
 
-    def match(self, image: int, caption: int, place: int, score: float, relevant: bool) -> Match:
+    def build_match(self, image: int, caption: int, place: int, score: float, relevant: bool) -> Match:
         text = self.split.texts[caption]
         if self.explain is None:
             return Match(text, place, score, relevant)
@@ -226,8 +226,8 @@ def find_strongest_links(why: Explanation, labels: Sequence[str]) -> Iterator[Li
 def load_scene(split: Split, image: int) -> Scene:
     """The split's image `image`; a picture that cannot be read becomes a canvas, as a report must not fail for it."""
     path = split.picture(image)
-    found = _small_jpeg(path) if path else None
-    uri, width, height = found or (None, *_canvas_size(split, image))
+    found = _shrink_to_jpeg(path) if path else None
+    uri, width, height = found or (None, *_fit_canvas(split, image))
     labels, boxes = label_regions(split, image), []
     for i, (x1, y1, x2, y2) in enumerate(split.regions(image).boxes):
         if np.isfinite([x1, y1, x2, y2]).all():
@@ -245,7 +245,7 @@ def label_regions(split: Split, image: int) -> list[str]:
     return [f"{names[kind]} {i}" if 0 <= kind < len(names) else f"region {i}" for i, kind in enumerate(kinds)]
 
 
-def _small_jpeg(path: Path) -> tuple[str, int, int] | None:
+def _shrink_to_jpeg(path: Path) -> tuple[str, int, int] | None:
     from PIL import Image
 
     try:
@@ -260,7 +260,7 @@ def _small_jpeg(path: Path) -> tuple[str, int, int] | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), small.width, small.height
 
 
-def _canvas_size(split: Split, image: int) -> tuple[int, int]:
+def _fit_canvas(split: Split, image: int) -> tuple[int, int]:
     width, height = (int(side) for side in split.dataset.image_sizes[split.images[image]])
     if width <= 0 or height <= 0:
         return SIDE, SIDE * 3 // 4

@@ -141,7 +141,7 @@ def evaluate_matrix(
     matrix, models = (similarity.matrix, similarity.models) if isinstance(similarity, Ensemble) else (similarity, 1)
     protocol, owner = find_protocol(protocol), np.asarray(owner)
     ranks = ranks or rank_under_protocol(matrix, owner, protocol)
-    i2t, t2i = _summarise(ranks.i2t, ranks.fold), _summarise(ranks.t2i, ranks.fold[owner])
+    i2t, t2i = _summarise_direction(ranks.i2t, ranks.fold), _summarise_direction(ranks.t2i, ranks.fold[owner])
     rsum_interval: Interval | None = None
     if bootstrap:
         found = bootstrap_intervals(ranks.i2t, ranks.t2i, owner, ranks.fold, bootstrap, seed)
@@ -165,14 +165,14 @@ def evaluate_matrix(
 
 def compute_rsum(ranks: Ranks, owner: np.ndarray) -> float:
     """rSum, 0-600, of the ranks of captions with `owner` [M]."""
-    return _sum_recalls(_summarise(ranks.i2t, ranks.fold), _summarise(ranks.t2i, ranks.fold[owner]))
+    return _sum_recalls(_summarise_direction(ranks.i2t, ranks.fold), _summarise_direction(ranks.t2i, ranks.fold[owner]))
 
 
 def _sum_recalls(i2t: Direction, t2i: Direction) -> float:
     return i2t.r1 + i2t.r5 + i2t.r10 + t2i.r1 + t2i.r5 + t2i.r10
 
 
-def _summarise(ranks: np.ndarray, fold: np.ndarray) -> Direction:
+def _summarise_direction(ranks: np.ndarray, fold: np.ndarray) -> Direction:
     """The figures of one direction, averaged over folds; ranks [Q] and each query's fold [Q]."""
     asked = ranks != NO_QUERY
     parts = [ranks[asked & (fold == f)] for f in range(int(fold.max()) + 1)]

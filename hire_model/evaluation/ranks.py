@@ -22,7 +22,7 @@ def rank_matrix(similarity: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, 
     irrelevant items that score as high as the best relevant one or higher, so a constant scorer comes last, never
     first. Memory beyond the matrix stays near 50 MB. Raises HireError for wrong shapes and for a NaN, naming the cell.
     """
-    owner = _checked_owner(similarity, owner)
+    owner = _check_owner(similarity, owner)
     images, captions = similarity.shape
     target = np.asarray(similarity[owner, np.arange(captions)])
     best = np.full(images, -np.inf, np.result_type(target.dtype, np.float16))
@@ -61,7 +61,7 @@ def compute_chance_recall(owner: np.ndarray, images: int, ks: np.ndarray) -> tup
     return 100 * i2t, 100 * np.minimum(ks / images, 1.0)
 
 
-def _checked_owner(similarity: np.ndarray, owner: np.ndarray) -> np.ndarray:
+def _check_owner(similarity: np.ndarray, owner: np.ndarray) -> np.ndarray:
     owner = np.asarray(owner)
     if similarity.ndim != 2 or not similarity.size:
         raise HireError(f"A similarity matrix of shape {similarity.shape}: expected [images, captions], neither 0.")

@@ -45,7 +45,7 @@ def render(
     matrix = similarity.matrix if isinstance(similarity, Ensemble) else similarity
     ranks = rank_under_protocol(matrix, split.owner, find_protocol(result.protocol))
     shown = list(choose_examples(matrix, split, ranks, explain, examples))
-    curves = {"Recall": plots.render_svg(plots.plot_recall(ranks, split.owner), _curve_words(result))}
+    curves = {"Recall": plots.render_svg(plots.plot_recall(ranks, split.owner), _describe_curve(result))}
     if history:
         label = "Training loss and dev rSum per epoch."
         curves["Training"] = plots.render_svg(plots.plot_training(history), label)
@@ -54,12 +54,12 @@ def render(
         "hire_model.evaluation",
         "report.html.j2",
         result=result,
-        facts=_ordered(result.facts),
+        facts=_order_facts(result.facts),
         ks=KS,
-        chance=_chance(result, split.owner),
+        chance=_compute_chance(result, split.owner),
         curves={name: Markup(svg) for name, svg in curves.items()},
         slices=slices.compute_slices(split, ranks),
-        groups=_groups(shown),
+        groups=_group_examples(shown),
         scenes={panel.scene.image: panel.scene for example in shown for panel in example.panels},
         explained=explain is not None,
         script=Markup(script),
@@ -67,19 +67,19 @@ def render(
     )
 
 
-def _ordered(facts: Mapping[str, str]) -> dict[str, str]:
+def _order_facts(facts: Mapping[str, str]) -> dict[str, str]:
     first = [key for key in _FACTS_FIRST if key in facts]
     return {key: facts[key] for key in [*first, *(key for key in facts if key not in first)]}
 
 
-def _chance(result: Result, owner: np.ndarray) -> dict[str, list[float]]:
+def _compute_chance(result: Result, owner: np.ndarray) -> dict[str, list[float]]:
     """R@1, R@5, R@10 of a random order in each direction; every fold is as large as the first."""
     images = result.images // result.folds
     i2t, t2i = compute_chance_recall(owner[owner < images], images, np.array(KS))
     return {"i2t": i2t.tolist(), "t2i": t2i.tolist()}
 
 
-def _groups(shown: Sequence[Example]) -> list[tuple[str, list[Example]]]:
+def _group_examples(shown: Sequence[Example]) -> list[tuple[str, list[Example]]]:
     titles = {
         ("t2i", "worst"): "Captions whose picture was found worst",
         ("i2t", "worst"): "Pictures whose captions were found worst",
@@ -90,7 +90,7 @@ def _groups(shown: Sequence[Example]) -> list[tuple[str, list[Example]]]:
     return [(title, group) for title, group in found if group]
 
 
-def _curve_words(result: Result) -> str:
+def _describe_curve(result: Result) -> str:
     return (
         f"Recall at K for K from 1 to 50. Image to text starts at {result.i2t.r1:.1f} % and reaches "
         f"{result.i2t.r10:.1f} % at 10; text to image {result.t2i.r1:.1f} % and {result.t2i.r10:.1f} %."

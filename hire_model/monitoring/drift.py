@@ -187,19 +187,19 @@ def collect_samples(
     lines: Sequence[Line], reference: Reference, classes: Sequence[str]
 ) -> tuple[float | None, list[SamplePair]]:
     """Return the estimated share of matching pairs, and the samples of all statistics."""
-    scores, share, usual = _values_of(lines, "score"), None, reference.matching
+    scores, share, usual = _select_values(lines, "score"), None, reference.matching
     if len(scores):
         share, usual = fit_mixture(scores, reference.matching, reference.other)
     samples = [SamplePair("score", usual.astype(np.float64), scores, reference.images)]
     for name in list(STATISTICS)[1:-1]:
-        learned = _values_of(reference.lines, name)
-        samples.append(SamplePair(name, learned, _values_of(lines, name), len(learned)))
+        learned = _select_values(reference.lines, name)
+        samples.append(SamplePair(name, learned, _select_values(lines, name), len(learned)))
     learned, asked = group_rare(_draw_classes(reference.lines, classes), _draw_classes(lines, classes))
     samples.append(SamplePair("class", learned, asked, len(learned)))
     return share, samples
 
 
-def _values_of(lines: Sequence[Line], name: str) -> np.ndarray:
+def _select_values(lines: Sequence[Line], name: str) -> np.ndarray:
     return np.array([value for line in lines if (value := getattr(line, name)) is not None], np.float64)
 
 
@@ -235,7 +235,7 @@ def _check_lines(
         None if line.classes is None else sum(count for number, count in line.classes.items() if number >= classes)
         for line in lines
     ]
-    middle = float(np.median(_values_of(reference.lines, "norm")))
+    middle = float(np.median(_select_values(reference.lines, "norm")))
     parameters = {"norm_low": middle / NORM_FACTOR, "norm_high": middle * NORM_FACTOR}
     return run_suite("journal", frame, table="journal", label="journal", context=("time",), parameters=parameters)
 

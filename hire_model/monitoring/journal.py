@@ -114,7 +114,7 @@ class Journal:
             if taken.probe or random.random() >= self.settings.share or time.monotonic() < self._paused_until:
                 return
             self._start()
-            self._queue.put_nowait((_request_kind(taken), _sample_pairs(taken, scores)))
+            self._queue.put_nowait((_name_request(taken), _sample_pairs(taken, scores)))
         except Full:
             return  # the disk is slower than the requests
         except Exception as error:
@@ -181,21 +181,21 @@ class _Parts:
     def write(self, lines: bytes) -> None:
         """Append whole lines. Raises OSError."""
         if self._file is None or not Path(self._file.name).exists() or self._file.tell() >= PART_BYTES:
-            self._file = self._next()
+            self._file = self._begin_part()
         self._file.write(lines)
 
-    def _next(self) -> FileIO:
+    def _begin_part(self) -> FileIO:
         if self._file is not None:
             self._file.close()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self.folder / f"journal-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}.jsonl"
-        begun = FileIO(path, "x", opener=_private)
+        begun = FileIO(path, "x", opener=_open_private)
         for old in list_parts(self.folder)[:-PARTS]:
             old.unlink(missing_ok=True)
         return begun
 
 
-def _private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
@@ -242,7 +242,7 @@ def read_lines(folder: Path) -> Iterator[Line]:
                     continue
 
 
-def _request_kind(taken: Taken) -> str:
+def _name_request(taken: Taken) -> str:
     kinds: Mapping[type, str] = {SearchRequest: "search", MatrixRequest: "matrix"}
     return kinds.get(type(taken.request), "pairs")
 
