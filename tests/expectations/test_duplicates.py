@@ -1,4 +1,4 @@
-"""Which images have most of their features from another split: against a plain search, and where there must be none."""
+"""Images that are in two splits: copied features and nearest images, against plain searches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expectations.check import validate
-from expectations.duplicates import MAX_OWNERS, find_copies
+from expectations.duplicates import MAX_OWNERS, find_copies, find_nearest
 from expectations.features import hash_rows
 from hire_model.data.synthetic import generate
 from hire_model.data.synthetic.detector import Faults
@@ -77,3 +77,25 @@ def test_equal_rows_have_equal_hashes() -> None:
     rows[3] = rows[1]
     hashes = hash_rows(rows).tolist()
     assert hashes[3] == hashes[1] and len(set(hashes)) == 4
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["train", "dev", "test"]), st.integers(0, 5), st.integers(0, 5)), min_size=1),
+)
+def test_find_nearest_is_what_a_plain_search_finds(images: list[tuple[str, int, int]]) -> None:
+    splits = np.array([split for split, _, _ in images])
+    points = np.array([[x + 1, y + 1] for _, x, y in images], np.float32)
+    rows, distances = find_nearest(points, splits)
+    lengths = np.linalg.norm(points, axis=1)
+    for k, split in enumerate(splits):
+        others = np.flatnonzero(splits != split)
+        same = [j for j in others if (points[j] == points[k]).all()]
+        if not len(others):
+            assert rows[k] == -1 and distances[k] == np.inf
+        elif same:
+            # a copy is known at both ends, unless another copy took its place at the larger split's end
+            assert distances[k] == 0 or (distances[same] == 0).any()
+        if rows[k] >= 0:
+            apart = np.linalg.norm(points[k] - points[rows[k]]) / max(lengths[k], lengths[rows[k]])
+            assert splits[rows[k]] != split and abs(apart - distances[k]) < 1e-6
