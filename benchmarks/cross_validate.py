@@ -52,7 +52,7 @@ def main() -> None:
         else:
             with tempfile.TemporaryDirectory() as folder:
                 model, _ = fitted(settings, Splits(train, dev, dev), Path(folder))
-        result = protocols.judge(matrix_of(model, dev, settings.evaluate), dev.owner, bootstrap=0)
+        result = protocols.evaluate_matrix(matrix_of(model, dev, settings.evaluate), dev.owner, bootstrap=0)
         found.append(result.rsum)
         print(f"fold {held}: {len(dev.images)} images, rSum {result.rsum:.1f}", flush=True)
     print(f"mean rSum {statistics.mean(found):.1f} ({min(found):.1f} to {max(found):.1f}), {args.set}", flush=True)

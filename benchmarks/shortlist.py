@@ -157,10 +157,19 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def draw(args: argparse.Namespace) -> None:
-    from hire_model.evaluation.figures import BLUE, GREEN, ORANGE, PINK, _canvas, _legend_above, _style, save
+    from hire_model.evaluation.plots import (
+        BLUE,
+        GREEN,
+        ORANGE,
+        PINK,
+        add_legend_above,
+        apply_style,
+        make_canvas,
+        save_plot,
+    )
 
-    with _style():
-        figure, axes = _canvas(6.4, 3.6)
+    with apply_style():
+        figure, axes = make_canvas(6.4, 3.6)
         for path, colour in zip(args.files, (BLUE, ORANGE, GREEN, PINK), strict=False):
             found = json.loads(Path(path).read_text())
             rows = found["lengths"][:-1]
@@ -169,8 +178,8 @@ def draw(args: argparse.Namespace) -> None:
         axes.set(xscale="log", xlabel="length of the shortlist", ylabel="same ten images, % of queries")
         axes.set_xticks(LENGTHS, [str(k) for k in LENGTHS])
         axes.minorticks_off()
-        _legend_above(axes, 1)
-    save(figure, args.figure)
+        add_legend_above(axes, 1)
+    save_plot(figure, args.figure)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from hire_model.data.chosen import Splits, open_dataset
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
-from hire_model.evaluation.ranks import chance_recall
+from hire_model.evaluation.ranks import compute_chance_recall
 from hire_model.settings import resolve
 from hire_model.workflows.fit import fitted, matrix_of
 
@@ -38,9 +38,9 @@ def main() -> None:
     splits = Splits(*(dealt(split, seed) for seed, split in enumerate((splits.train, splits.dev, splits.test))))
     with tempfile.TemporaryDirectory() as folder:
         model, _ = fitted(settings, splits, Path(folder))
-    result = protocols.judge(matrix_of(model, splits.test, settings.evaluate), splits.test.owner, bootstrap=0)
+    result = protocols.evaluate_matrix(matrix_of(model, splits.test, settings.evaluate), splits.test.owner, bootstrap=0)
     print({name: round(value, 1) for name, value in result.metrics().items()})
-    i2t, t2i = chance_recall(splits.test.owner, len(splits.test.images), np.array([1, 5, 10]))
+    i2t, t2i = compute_chance_recall(splits.test.owner, len(splits.test.images), np.array([1, 5, 10]))
     print("chance: i2t R@1/5/10", i2t.round(1).tolist(), "t2i", t2i.round(1).tolist())
 
 

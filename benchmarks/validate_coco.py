@@ -43,8 +43,8 @@ def main() -> None:
     dataset = parser.parse_args().dataset
     for module, name, label in (
         (tables, "verify", "digests, columns, what points where"),
-        (tables, "measure", "one pass over the features"),
-        (tables, "nearest_elsewhere", "nearest images of other splits"),
+        (tables, "measure_features", "one pass over the features"),
+        (tables, "find_nearest", "nearest images of other splits"),
     ):
         timed(module, name, label)
     started, worked = time.perf_counter(), time.process_time()

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from expectations.check import Check
+    from expectations.results import ExpectationResult
 
 _Dataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the data set.")]
 
@@ -29,7 +29,7 @@ def validate(
 
     validation = validate(dataset, suites=suites, docs=docs)
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    console.print(_checks(validation.checks))
+    console.print(_make_table(validation.results))
     console.print(validation.summary())
     if docs is not None:
         console.print(f"Data docs: {docs / 'index.html'}")
@@ -42,21 +42,21 @@ def profile(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the suites; must not have any yet.")],
 ) -> None:
     """Propose suites from a data set that is known to be good: ours, with the ranges that its rows keep to."""
-    from expectations.profile import profile
+    from expectations.profile import propose_suites
 
-    for learned in profile(dataset, out):
+    for learned in propose_suites(dataset, out):
         typer.echo(learned)
     typer.echo(f"Written to {out}. Read them, change what was chance, and use them:")
     typer.echo(f"       hire data validate DATASET --suites {out}")
 
 
-def _checks(checks: list[Check]) -> Table:
-    """All expectations, table by table, as they were judged."""
+def _make_table(results: list[ExpectationResult]) -> Table:
+    """Return a row per expectation, in the order of the suites."""
     from rich.table import Table
 
     table = Table("table", "expectation", "result")
     table.add_column("rows", justify="right")
-    for check in checks:
-        rows = f"{check.unexpected:,}" if check.unexpected else ""
-        table.add_row(check.table, check.expectation, "ok" if check.ok else check.severity, rows)
+    for result in results:
+        rows = f"{result.unexpected:,}" if result.unexpected else ""
+        table.add_row(result.table, result.expectation, "ok" if result.ok else result.severity, rows)
     return table

@@ -13,7 +13,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from expectations.copies import row_hashes
 from hire_model.data.store import Dataset, read_rows
 from hire_model.progress import track
 
@@ -29,7 +28,7 @@ class Measures:
     norms       [regions] float64, Euclidean, of the finite numbers
     bad         [regions] int64, how many numbers are NaN or infinite
     hashes      [regions] int64, equal where all bytes of the features are
-    signatures  [images, 160] float32, see `measure`
+    signatures  [images, 160] float32, see `measure_features`
     """
 
     norms: np.ndarray
@@ -38,7 +37,7 @@ class Measures:
     signatures: np.ndarray
 
 
-def measure(data: Dataset, counts: np.ndarray) -> Measures:
+def measure_features(data: Dataset, counts: np.ndarray) -> Measures:
     """Read the features once, in blocks of 8 MiB, and measure them. counts [images] int64: regions per image.
 
     An image's signature is the mean over its regions of f ⊗ (1, x1, y1, x2, y2), where f [32] is the region's feature
@@ -52,9 +51,9 @@ def measure(data: Dataset, counts: np.ndarray) -> Measures:
     signatures = np.empty((len(counts), _DIRECTIONS * 5), np.float32)
     random = torch.Generator().manual_seed(_SEED)
     projection = torch.randn(dim, _DIRECTIONS, generator=random) / _DIRECTIONS**0.5
-    for images, rows in _blocks(counts, dim * data.features.dtype.itemsize):
+    for images, rows in _split_into_blocks(counts, dim * data.features.dtype.itemsize):
         stored = read_rows(data.features, rows.start, rows.stop - rows.start)
-        hashes[rows] = row_hashes(stored)
+        hashes[rows] = hash_rows(stored)
         block = torch.from_numpy(stored).float()
         norm, bad[rows] = torch.linalg.vector_norm(block, dim=1), 0
         if not torch.isfinite(norm).all():  # a NaN or an infinity shows there; each number is looked at only then
@@ -70,7 +69,7 @@ def measure(data: Dataset, counts: np.ndarray) -> Measures:
     return Measures(norms, bad, hashes, signatures)
 
 
-def _blocks(counts: np.ndarray, row_bytes: int) -> Iterator[tuple[slice, slice]]:
+def _split_into_blocks(counts: np.ndarray, row_bytes: int) -> Iterator[tuple[slice, slice]]:
     """Images and their rows, whole images of about BLOCK_BYTES at a time."""
     ends = np.cumsum(counts)
     edges = np.flatnonzero(np.diff(ends * row_bytes // BLOCK_BYTES)) + 1
@@ -80,26 +79,6 @@ def _blocks(counts: np.ndarray, row_bytes: int) -> Iterator[tuple[slice, slice]]
         yield slice(first, last), slice(int(ends[first] - counts[first]), int(ends[last - 1]))
 
 
-def nearest_elsewhere(signatures: np.ndarray, splits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each image the nearest one of another split: its row, and how far it is relative to the longer signature.
-
-    signatures [N, D] float32, splits [N] str; gives rows [N] int64 (-1) and distances [N] float64 (inf), where the
-    defaults stand for a data set of one split. Of two splits the smaller one asks the larger, and both ends of a pair
-    know of it. Exact search in blocks: 10,000 against 113,000 images take some ten seconds on two cores.
-    """
-    import faiss
-
-    rows, distances = np.full(len(splits), -1, np.int64), np.full(len(splits), np.inf)
-    members = sorted((np.flatnonzero(splits == name) for name in set(splits.tolist())), key=len)
-    lengths = np.linalg.norm(signatures, axis=1).astype(np.float64)
-    for number, asking in enumerate(members):
-        for asked in members[number + 1 :]:
-            _, found = faiss.knn(signatures[asking], signatures[asked], 1)
-            other = asked[found[:, 0]]
-            apart = np.linalg.norm(signatures[asking].astype(np.float64) - signatures[other], axis=1)
-            apart /= np.maximum(np.maximum(lengths[asking], lengths[other]), 1e-12)
-            for here, there in ((asking, other), (other, asking)):
-                order = np.argsort(-apart, kind="stable")  # the nearest of several is written last
-                near = order[apart[order] < distances[here[order]]]
-                distances[here[near]], rows[here[near]] = apart[near], there[near]
-    return rows, distances
+def hash_rows(rows: np.ndarray) -> np.ndarray:
+    """[n] int64, a hash of each row's bytes; rows [n, F]. Comparable within one process only: Python salts its hash."""
+    return np.fromiter((hash(row.tobytes()) for row in rows), np.int64, len(rows))

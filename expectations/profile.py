@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from expectations import suites
-from expectations.tables import Table, Tables
+from expectations.tables import CheckedTable, DatasetTables
 from hire_model.data.schema import Manifest
 from hire_model.data.store import Dataset
 from hire_model.data.verify import verify
@@ -33,7 +33,7 @@ COMMON_WORDS = 40
 Item = dict[str, Any]
 
 
-def profile(dataset: Path, out: Path) -> list[str]:
+def propose_suites(dataset: Path, out: Path) -> list[str]:
     """Write suites learned from `dataset` into the folder `out`, and return what was learned, in words.
 
     Raises DataError where the data set is not whole, or `out` has suites already.
@@ -44,11 +44,11 @@ def profile(dataset: Path, out: Path) -> list[str]:
         raise DataError(f"{dataset}: nothing can be learned from a data set that is not whole. {findings[0]}")
     if any(out.glob("*.json")):
         raise DataError(f"{out} has suites already. Name another folder, so that no edited suite is lost.")
-    learned = {"manifest": list(_manifest(manifest))}
-    tables = Tables(Dataset.open(dataset))
+    learned = {"manifest": list(_learn_manifest(manifest))}
+    tables = DatasetTables(Dataset.open(dataset))
     learned |= {name: list(learn(tables.build(name))) for name, learn in _LEARN.items()}
-    for name, path in suites.paths().items():
-        suite = suites.read(path)
+    for name, path in suites.find_suites().items():
+        suite = suites.read_suite(path)
         suite["expectations"] = [item for item in suite["expectations"] if not _is_guess(item)] + learned.get(name, [])
         suite["notes"] = f"{suite['notes']} Learned from {manifest.name}, version {manifest.digest[:12]}."
         write_text(json.dumps(suite, indent=2, ensure_ascii=False) + "\n", out / f"{name}.json")
@@ -62,56 +62,56 @@ def _is_guess(item: Item) -> bool:
     return words or kwargs.get("min_value") == {"$PARAMETER": "norm_low"}
 
 
-def _item(description: str, kind: str, severity: str, **kwargs: Any) -> Item:
+def _make_item(description: str, kind: str, severity: str, **kwargs: Any) -> Item:
     return {"description": description, "severity": severity, "type": kind, "kwargs": kwargs}
 
 
-def _between(what: str, column: str, low: float, high: float, severity: str = "warning", **more: Any) -> Item:
+def _make_range(what: str, column: str, low: float, high: float, severity: str = "warning", **more: Any) -> Item:
     text = f"{what} from {low:g} to {high:g}"
     kwargs = {"column": column, "min_value": low, "max_value": high, **more}
-    return _item(text, "expect_column_values_to_be_between", severity, **kwargs)
+    return _make_item(text, "expect_column_values_to_be_between", severity, **kwargs)
 
 
-def _counts(values: pd.Series) -> tuple[int, int]:
+def _widen_counts(values: pd.Series) -> tuple[int, int]:
     """The range of some counts with room on both sides, never below 1."""
     return max(1, math.floor(values.min() * (1 - ROOM))), math.ceil(values.max() * (1 + ROOM))
 
 
-def _manifest(manifest: Manifest) -> Iterator[Item]:
+def _learn_manifest(manifest: Manifest) -> Iterator[Item]:
     for field in ("feature_dim", "feature_dtype", "feature_extractor"):
         value = getattr(manifest, field)
         kwargs = {"column": field, "value_set": [value]}
-        yield _item(f"{field} is {value}", "expect_column_values_to_be_in_set", "critical", **kwargs)
+        yield _make_item(f"{field} is {value}", "expect_column_values_to_be_in_set", "critical", **kwargs)
 
 
-def _captions(table: Table) -> Iterator[Item]:
+def _learn_captions(table: CheckedTable) -> Iterator[Item]:
     texts = table.frame["text"]
-    low, high = _counts(texts.str.split().str.len())
+    low, high = _widen_counts(texts.str.split().str.len())
     kwargs = {"column": "text", "min_value": low, "max_value": high}
     kind = "expect_column_values_to_have_word_count_between"
-    yield _item(f"a caption has {low} to {high} words", kind, "warning", **kwargs)
+    yield _make_item(f"a caption has {low} to {high} words", kind, "warning", **kwargs)
     counted = Counter(word for text in table.frame["plain"] for word in set(text.split()) if word.isalpha())
     words = sorted(word for word, _ in counted.most_common(COMMON_WORDS))
     regex = rf"(?i)\b(?:{'|'.join(map(re.escape, words))})\b"
     share = math.floor(texts.str.contains(regex).mean() * (1 - ROOM) * 100) / 100
     kwargs = {"column": "text", "mostly": share, "regex": regex}
     text = f"captions are in the language learned: {share:.0%} have one of its {COMMON_WORDS} most frequent words"
-    yield _item(text, "expect_column_values_to_match_regex", "critical", **kwargs)
+    yield _make_item(text, "expect_column_values_to_match_regex", "critical", **kwargs)
 
 
-def _images(table: Table) -> Iterator[Item]:
-    yield _between("captions per image:", "n_captions", *_counts(table.frame["n_captions"]))
-    yield _between("regions per image:", "n_regions", *_counts(table.frame["n_regions"]))
+def _learn_images(table: CheckedTable) -> Iterator[Item]:
+    yield _make_range("captions per image:", "n_captions", *_widen_counts(table.frame["n_captions"]))
+    yield _make_range("regions per image:", "n_regions", *_widen_counts(table.frame["n_regions"]))
     names = sorted(set(table.frame["split"]))
     kwargs = {"column": "split", "value_set": names}
-    yield _item(f"a split is one of {', '.join(names)}", "expect_column_values_to_be_in_set", "warning", **kwargs)
+    yield _make_item(f"a split is one of {', '.join(names)}", "expect_column_values_to_be_in_set", "warning", **kwargs)
 
 
-def _regions(table: Table) -> Iterator[Item]:
+def _learn_regions(table: CheckedTable) -> Iterator[Item]:
     norms = table.frame["norm"].to_numpy()
     low, high = (float(f"{value:.3g}") for value in np.quantile(norms, [0, 1]) * [1 - ROOM, 1 + ROOM])
-    yield _between("99 of 100 features have a norm", "norm", low, high, "critical", mostly=0.99)
-    yield _between("a feature has a norm", "norm", low, high)
+    yield _make_range("99 of 100 features have a norm", "norm", low, high, "critical", mostly=0.99)
+    yield _make_range("a feature has a norm", "norm", low, high)
 
 
-_LEARN = {"captions": _captions, "images": _images, "regions": _regions}
+_LEARN = {"captions": _learn_captions, "images": _learn_images, "regions": _learn_regions}

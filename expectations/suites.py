@@ -1,4 +1,4 @@
-"""Suites as JSON files: reading them, and writing proposed ones the same way."""
+"""Suites as JSON files: find, read and build them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from hire_model.errors import DataError
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuite
 
-OURS: Final = Path(__file__).parent / "suites"
-NAMES: Final = ("manifest", "captions", "images", "relations", "regions", "splits")
+SUITE_FOLDER: Final = Path(__file__).parent / "suites"
+SUITE_NAMES: Final = ("manifest", "captions", "images", "relations", "regions", "splits")
 
 
-def paths(folder: Path | None = None) -> dict[str, Path]:
-    """The file of each suite, by name: that of `folder` where it has one, and ours else.
+def find_suites(folder: Path | None = None) -> dict[str, Path]:
+    """Return the file of each suite, by name: that of `folder` if it has one, otherwise ours.
 
     Raises DataError where the folder is not there, has no suite, or has one of a table that we do not know.
     """
-    found = {name: OURS / f"{name}.json" for name in NAMES}
+    found = {name: SUITE_FOLDER / f"{name}.json" for name in SUITE_NAMES}
     if folder is None:
         return found
     own = {path.stem: path for path in sorted(folder.expanduser().glob("*.json"))}
     if not own or (unknown := sorted(own.keys() - found.keys())):
         what = f"{unknown[0]}.json is no suite" if own else "no suites (*.json) here"
-        raise DataError(f"{folder}: {what}; a suite is called one of {', '.join(f'{name}.json' for name in NAMES)}.")
+        raise DataError(
+            f"{folder}: {what}; a suite is called one of {', '.join(f'{name}.json' for name in SUITE_NAMES)}."
+        )
     return found | own
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The suite in `path` as it is written there. Raises DataError where it is not one."""
+def read_suite(path: Path) -> dict[str, Any]:
+    """Read the suite in `path` as JSON. Raises DataError where it is not a suite."""
     try:
         suite = json.loads(path.read_text("utf-8"))
         for number, item in enumerate(suite["expectations"]):
@@ -47,14 +49,14 @@ def read(path: Path) -> dict[str, Any]:
     return suite
 
 
-def build(path: Path) -> ExpectationSuite:
-    """The suite in `path` for Great Expectations. Raises DataError naming the expectation that it does not take."""
+def build_suite(path: Path) -> ExpectationSuite:
+    """Build the suite in `path` for Great Expectations. Raises DataError naming an expectation that it rejects."""
     from great_expectations.core import ExpectationSuite
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     import expectations.custom  # noqa: F401  registers our own
 
-    suite, built = read(path), []
+    suite, built = read_suite(path), []
     for number, item in enumerate(suite["expectations"]):
         try:
             built.append(ExpectationConfiguration(**item).to_domain_obj())

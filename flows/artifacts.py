@@ -70,8 +70,8 @@ def _figure(value: float, interval: tuple[float, float] | None) -> str:
 
 def _picture(results: Mapping[str, Result]) -> str:
     """The curve as an address that holds the picture itself, so that no file server is needed."""
-    from hire_model.evaluation.figures import recall_points
+    from hire_model.evaluation.plots import plot_recall_points
 
     buffer = io.BytesIO()
-    recall_points(results).savefig(buffer, format="png", dpi=110, facecolor="white")
+    plot_recall_points(results).savefig(buffer, format="png", dpi=110, facecolor="white")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -72,9 +72,11 @@ def monitor(
     settings = resolve(None, overrides(set_, data__path=data)).settings
     if report:
         check_place(report)
-    from expectations.monitor import monitor as compare
+    from expectations.check import run_suite
+    from hire_model.workflows.monitor import monitor as run_monitor
 
-    found = compare(journal, model or f"models:/{settings.tracking.model_name}@champion", settings)
+    address = model or f"models:/{settings.tracking.model_name}@champion"
+    found = run_monitor(journal, address, settings, run_suite)
     typer.echo(found.drift.summary())
     for row in found.drift.rows():
         typer.echo(f"  {row['figure']:<30} {row['verdict']:<11} {row['learned']} → {row['asked']}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 
-from expectations.monitor import Monitored
 from flows import artifacts
 from flows.keys import key_of
 from flows.notify import HOOKS
@@ -19,6 +18,9 @@ from flows.retries import ON_IO
 from hire_model.errors import HireError
 from hire_model.files import write_text
 from hire_model.settings import Settings
+
+if TYPE_CHECKING:
+    from hire_model.workflows.monitor import MonitorResult
 
 DRIFT = "Drift"  # the name of the state: the flow has done its work, and found some
 RETRAIN = "hire/retrain"
@@ -57,15 +59,16 @@ watch = monitor.with_options(name="hire", **HOOKS)
 
 
 @task(name="compare journal and data", timeout_seconds=3600, **ON_IO)
-def compared(journal: Path, settings: Settings, version: str) -> Monitored:
+def compared(journal: Path, settings: Settings, version: str) -> MonitorResult:
     """What the monitor finds for the model `version` of the registry."""
-    from expectations.monitor import monitor
+    from expectations.check import run_suite
     from hire_model.tracking import versions
+    from hire_model.workflows.monitor import monitor
 
-    return monitor(journal, versions.find(settings.tracking, version).uri, settings)
+    return monitor(journal, versions.find(settings.tracking, version).uri, settings, run_suite)
 
 
-def start_retrain(found: Monitored, recipe: str, data: str, overrides: Overrides) -> str:
+def start_retrain(found: MonitorResult, recipe: str, data: str, overrides: Overrides) -> str:
     """Start the deployment hire/retrain, without waiting for its end; returns the run's name.
 
     Once for each model and data: while drift lasts, the same training would give the same model again. Raises HireError

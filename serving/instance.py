@@ -155,7 +155,7 @@ def start(
     scratch = Path(tempfile.mkdtemp(prefix="hire-serve-"))  # a short path: a worker's socket lies there
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _SINGLE
     environment |= {"TMPDIR": str(scratch)} | ({VARIABLE: str(galleries)} if galleries else {})
-    environment |= journal.environment() if journal else {}
+    environment |= journal.to_environment() if journal else {}
     with (folder / "console.log").open("wb") as console:
         process = subprocess.Popen(
             _command(java, folder, scratch), cwd=folder, env=environment, stdin=subprocess.DEVNULL,

@@ -20,7 +20,7 @@ from hire_model.ablation.tables import Origin, Spread, Table
 from hire_model.ablation.trial import Planned, Study, train
 from hire_model.data.store import Split
 from hire_model.errors import SettingsError
-from hire_model.evaluation import figures, protocols
+from hire_model.evaluation import plots, protocols
 from hire_model.evaluation.result import Result
 from hire_model.files import write_text
 from hire_model.model import artifact
@@ -122,7 +122,7 @@ def judge_points(model: Hire, split: Split, settings: Settings) -> list[Point]:
                 log.info("%.0f %% of the edges %s", 100 * share, kind)
                 with perturbed(model, kind, share, settings.train.seed) as tally:
                     matrix = similarity(model, split, bank, settings.evaluate.budget_mb << 20)
-                result = protocols.judge(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
+                result = protocols.evaluate_matrix(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
                 result = result.model_copy(update={"facts": facts()})
                 relations, pairs = tally.shares
                 points.append(Point(kind=kind, share=share, relations=relations, pairs=pairs, result=result))
@@ -213,6 +213,6 @@ def _write(table: EdgeTable, out: Path) -> None:
         whole = level[name][0.0]
         change.setdefault(name, {})[cell.share] = [a - b for a, b in zip(cell.rsums, whole, strict=True)]
     for file, lines, label in (("edges", level, "rSum"), ("edges-change", change, "change of rSum against 0 %")):
-        figure = figures.robustness_plot(lines, label)
+        figure = plots.plot_robustness(lines, label)
         for ending in ("svg", "png"):
-            figures.save(figure, out / f"{file}.{ending}")
+            plots.save_plot(figure, out / f"{file}.{ending}")

@@ -116,5 +116,5 @@ def train(planned: Planned, dataset: Dataset, folder: Path) -> tuple[Hire, FitRe
 def judge(model: Hire, settings: Settings, split: Split) -> Result:
     """The figures of `model` on `split`, with where they come from. No intervals: the seeds give the spread."""
     matrix = matrix_of(model, split, settings.evaluate)
-    result = protocols.judge(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
+    result = protocols.evaluate_matrix(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
     return result.model_copy(update={"facts": facts()})

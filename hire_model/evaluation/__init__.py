@@ -1,1 +1,1 @@
-"""Judging a similarity matrix: ranks, named protocols, intervals, slices, figures and the report."""
+"""Evaluate a similarity matrix: ranks, named protocols, intervals, slices, plots and the report."""

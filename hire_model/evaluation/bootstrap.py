@@ -26,14 +26,14 @@ def bootstrap_intervals(
     i2t [N], t2i [M] ranks; owner [M]; fold [N]. Images are drawn within their fold and folds averaged, as the figures
     themselves are. The same seed gives the same intervals.
     """
-    recalls = _recalls(i2t, t2i, owner, fold, draws, seed)
+    recalls = _draw_recalls(i2t, t2i, owner, fold, draws, seed)
     table = np.column_stack([recalls, recalls.sum(axis=1)])
-    low, high = np.percentile(table, _ends(level), axis=0)
+    low, high = np.percentile(table, _to_percentiles(level), axis=0)
     names = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in KS] + ["rsum"]
     return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
 
 
-def paired_interval(
+def bootstrap_difference(
     first: tuple[np.ndarray, np.ndarray],
     second: tuple[np.ndarray, np.ndarray],
     owner: np.ndarray,
@@ -47,34 +47,34 @@ def paired_interval(
     Both models see the same draw of images, so what makes a draw easy for both cancels: the interval is narrower than
     two intervals side by side suggest, and says what those cannot, whether the difference outlasts another draw.
     """
-    ours, theirs = (_recalls(*ranks, owner, fold, draws, seed).sum(axis=1) for ranks in (first, second))
-    low, high = np.percentile(ours - theirs, _ends(level))
+    ours, theirs = (_draw_recalls(*ranks, owner, fold, draws, seed).sum(axis=1) for ranks in (first, second))
+    low, high = np.percentile(ours - theirs, _to_percentiles(level))
     return float(low), float(high)
 
 
-def share_interval(wins: np.ndarray, asked: np.ndarray, draws: int, seed: int, level: float = 0.95) -> Interval:
+def bootstrap_share(wins: np.ndarray, asked: np.ndarray, draws: int, seed: int, level: float = 0.95) -> Interval:
     """Interval of the share of wins, 0-100; `wins` and `asked` [groups] count per image, and images are drawn."""
     random, groups = np.random.default_rng(seed), len(wins)
     times = random.multinomial(groups, np.full(groups, 1 / groups), size=draws)
-    low, high = np.percentile(100 * (times @ wins) / (times @ asked), _ends(level))
+    low, high = np.percentile(100 * (times @ wins) / (times @ asked), _to_percentiles(level))
     return float(low), float(high)
 
 
-def _ends(level: float) -> list[float]:
+def _to_percentiles(level: float) -> list[float]:
     return [50 * (1 - level), 50 * (1 + level)]
 
 
-def _recalls(
+def _draw_recalls(
     i2t: np.ndarray, t2i: np.ndarray, owner: np.ndarray, fold: np.ndarray, draws: int, seed: int
 ) -> np.ndarray:
     """[draws, 6] recalls of resampled images, folds averaged; the same seed draws the same images."""
     random = np.random.default_rng(seed)
     folds = [np.flatnonzero((fold == f) & (i2t != NO_QUERY)) for f in range(int(fold.max()) + 1)]
-    hits = _hits_per_image(i2t, t2i, owner)
-    return np.mean([_resampled(hits[rows], draws, random) for rows in folds], axis=0)
+    hits = _count_hits(i2t, t2i, owner)
+    return np.mean([_resample(hits[rows], draws, random) for rows in folds], axis=0)
 
 
-def _hits_per_image(i2t: np.ndarray, t2i: np.ndarray, owner: np.ndarray) -> np.ndarray:
+def _count_hits(i2t: np.ndarray, t2i: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """[N, 8]: i2t hits at each K, queries of i2t (1), t2i hits at each K summed over captions, captions."""
     columns = [(i2t <= k).astype(float) for k in KS] + [np.ones(len(i2t))]
     columns += [np.bincount(owner, weights=t2i <= k, minlength=len(i2t)) for k in KS]
@@ -82,7 +82,7 @@ def _hits_per_image(i2t: np.ndarray, t2i: np.ndarray, owner: np.ndarray) -> np.n
     return np.column_stack(columns)
 
 
-def _resampled(hits: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
+def _resample(hits: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
     """[draws, 6] recalls: how often each image was drawn, times its hits, over what was asked."""
     images, parts = len(hits), []
     for start in range(0, draws, _DRAWS_AT_ONCE):

@@ -37,7 +37,7 @@ class Calibration(BaseModel):
     accuracy: float
 
 
-def calibration(similarity: np.ndarray, owner: np.ndarray, most: int = _MOST) -> Calibration | None:
+def measure_calibration(similarity: np.ndarray, owner: np.ndarray, most: int = _MOST) -> Calibration | None:
     """The calibration of a matrix [N, M] with caption-to-image map `owner` [M]; None with fewer than four images."""
     images, captions = similarity.shape
     if images < 4 or len(np.unique(owner % 2)) < 2:
@@ -47,7 +47,7 @@ def calibration(similarity: np.ndarray, owner: np.ndarray, most: int = _MOST) ->
     halves = [np.flatnonzero(owner % 2 == half) for half in (0, 1)]
     if min(map(len, halves)) == 0:
         return None
-    temperatures = [_fitted(scores[half], owner[half]) for half in halves]
+    temperatures = [_fit_temperature(scores[half], owner[half]) for half in halves]
     confidence, hit = np.empty(len(asked)), np.empty(len(asked), bool)
     for half, temperature in zip(halves, reversed(temperatures), strict=True):
         confidence[half] = np.exp(_log_softmax(scores[half] / temperature)).max(axis=1)
@@ -57,20 +57,20 @@ def calibration(similarity: np.ndarray, owner: np.ndarray, most: int = _MOST) ->
         queries=len(asked),
         gallery=images,
         temperature=float(np.mean(temperatures)),
-        ece=expected_error(confidence, hit),
+        ece=compute_calibration_error(confidence, hit),
         confidence=float(confidence.mean()),
         accuracy=float(hit.mean()),
     )
 
 
-def expected_error(confidence: np.ndarray, hit: np.ndarray) -> float:
+def compute_calibration_error(confidence: np.ndarray, hit: np.ndarray) -> float:
     """The expected calibration error, 0-1, of confidences [Q] in 0-1 and successes [Q]."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = np.bincount(bins, weights=confidence - hit, minlength=BINS)  # per bin: queries x (confidence - accuracy)
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def _fitted(scores: np.ndarray, owner: np.ndarray) -> float:
+def _fit_temperature(scores: np.ndarray, owner: np.ndarray) -> float:
     """The temperature of the highest likelihood; it is unimodal, as the loss is convex in 1 / T."""
     from scipy.optimize import minimize_scalar
 

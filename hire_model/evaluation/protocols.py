@@ -1,4 +1,4 @@
-"""Protocols as data, and the judge that turns a similarity matrix into figures that carry the protocol's name."""
+"""Protocols as data, and the evaluation of a similarity matrix under one; results carry the protocol's name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from hire_model.errors import HireError
 from hire_model.evaluation.bootstrap import bootstrap_intervals
-from hire_model.evaluation.ranks import NO_QUERY, caption_ranks, recall_at
+from hire_model.evaluation.ranks import NO_QUERY, compute_recall, rank_matrix
 from hire_model.evaluation.result import KS, Direction, Interval, Result
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a matrix is judged. 0 images or captions per image: whatever the split holds."""
+    """How a matrix is evaluated. 0 images or captions per image: whatever the split holds."""
 
     name: str
     images: int = 0
@@ -36,7 +36,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The mean of several models' matrices, which keeps saying so: `judge` writes `models` into its result."""
+    """The mean of the matrices of `models` models; `evaluate_matrix` writes that number into its result."""
 
     matrix: np.ndarray
     models: int
@@ -46,7 +46,7 @@ class Ensemble:
 class Ranks:
     """Ranks under a protocol: each query within its own fold.
 
-    i2t [N] and t2i [M] int64 as of `caption_ranks`; fold [N] int64, the fold of each image
+    i2t [N] and t2i [M] int64 as of `rank_matrix`; fold [N] int64, the fold of each image
     """
 
     i2t: np.ndarray
@@ -54,7 +54,7 @@ class Ranks:
     fold: np.ndarray
 
 
-def ensemble(*matrices: np.ndarray) -> Ensemble:
+def average_matrices(*matrices: np.ndarray) -> Ensemble:
     """Average two or more similarity matrices [N, M] of different models. Raises HireError if shapes differ."""
     if len(matrices) < 2:
         raise HireError(f"An ensemble of {len(matrices)}: give the matrices of two models or more.")
@@ -69,7 +69,7 @@ def ensemble(*matrices: np.ndarray) -> Ensemble:
 
 
 def find_protocol(protocol: str | Protocol) -> Protocol:
-    """The protocol of that name. Raises HireError naming those there are, the nearest first."""
+    """Return the protocol of that name. Raises HireError naming those there are, the nearest first."""
     if isinstance(protocol, Protocol):
         return protocol
     if protocol not in PROTOCOLS:
@@ -109,22 +109,22 @@ def check_fit(owner: np.ndarray, images: int, protocol: str | Protocol) -> Proto
     return protocol
 
 
-def protocol_ranks(similarity: np.ndarray, owner: np.ndarray, protocol: str | Protocol) -> Ranks:
+def rank_under_protocol(similarity: np.ndarray, owner: np.ndarray, protocol: str | Protocol) -> Ranks:
     """Ranks of the matrix [N, M] under a protocol: folds are contiguous blocks of images, each with its captions."""
     images, owner = len(similarity), np.asarray(owner)
     protocol = check_fit(owner, images, protocol)
     if protocol.folds == 1:
-        return Ranks(*caption_ranks(similarity, owner), np.zeros(images, np.int64))
+        return Ranks(*rank_matrix(similarity, owner), np.zeros(images, np.int64))
     size = images // protocol.folds
     i2t, t2i = np.empty(images, np.int64), np.empty(len(owner), np.int64)
     for start in range(0, images, size):
         rows = slice(start, start + size)
         mine = np.flatnonzero((owner >= start) & (owner < start + size))
-        i2t[rows], t2i[mine] = caption_ranks(np.asarray(similarity[rows])[:, mine], owner[mine] - start)
+        i2t[rows], t2i[mine] = rank_matrix(np.asarray(similarity[rows])[:, mine], owner[mine] - start)
     return Ranks(i2t, t2i, np.arange(images) // size)
 
 
-def judge(
+def evaluate_matrix(
     similarity: np.ndarray | Ensemble,
     owner: np.ndarray,
     protocol: str | Protocol = "full",
@@ -135,13 +135,13 @@ def judge(
     """Both directions' R@1, R@5, R@10 (0-100), median and mean rank, rSum, with 95 % bootstrap intervals.
 
     similarity [N, M], rows images, columns captions; owner [M]; `bootstrap` resamplings of images together with their
-    captions, 0 for none; `ranks` if `protocol_ranks` has been asked already. Folds are averaged.
+    captions, 0 for none; `ranks` if `rank_under_protocol` has been asked already. Folds are averaged.
     Raises HireError if the split does not fit the protocol, for wrong shapes and for NaN.
     """
     matrix, models = (similarity.matrix, similarity.models) if isinstance(similarity, Ensemble) else (similarity, 1)
     protocol, owner = find_protocol(protocol), np.asarray(owner)
-    ranks = ranks or protocol_ranks(matrix, owner, protocol)
-    i2t, t2i = _direction(ranks.i2t, ranks.fold), _direction(ranks.t2i, ranks.fold[owner])
+    ranks = ranks or rank_under_protocol(matrix, owner, protocol)
+    i2t, t2i = _summarise_direction(ranks.i2t, ranks.fold), _summarise_direction(ranks.t2i, ranks.fold[owner])
     rsum_interval: Interval | None = None
     if bootstrap:
         found = bootstrap_intervals(ranks.i2t, ranks.t2i, owner, ranks.fold, bootstrap, seed)
@@ -158,25 +158,25 @@ def judge(
         seed=seed,
         i2t=i2t,
         t2i=t2i,
-        rsum=_rsum(i2t, t2i),
+        rsum=_sum_recalls(i2t, t2i),
         rsum_interval=rsum_interval,
     )
 
 
-def rsum(ranks: Ranks, owner: np.ndarray) -> float:
+def compute_rsum(ranks: Ranks, owner: np.ndarray) -> float:
     """rSum, 0-600, of the ranks of captions with `owner` [M]."""
-    return _rsum(_direction(ranks.i2t, ranks.fold), _direction(ranks.t2i, ranks.fold[owner]))
+    return _sum_recalls(_summarise_direction(ranks.i2t, ranks.fold), _summarise_direction(ranks.t2i, ranks.fold[owner]))
 
 
-def _rsum(i2t: Direction, t2i: Direction) -> float:
+def _sum_recalls(i2t: Direction, t2i: Direction) -> float:
     return i2t.r1 + i2t.r5 + i2t.r10 + t2i.r1 + t2i.r5 + t2i.r10
 
 
-def _direction(ranks: np.ndarray, fold: np.ndarray) -> Direction:
+def _summarise_direction(ranks: np.ndarray, fold: np.ndarray) -> Direction:
     """The figures of one direction, averaged over folds; ranks [Q] and each query's fold [Q]."""
     asked = ranks != NO_QUERY
     parts = [ranks[asked & (fold == f)] for f in range(int(fold.max()) + 1)]
-    r1, r5, r10 = (float(np.mean([recall_at(part, k) for part in parts])) for k in KS)
+    r1, r5, r10 = (float(np.mean([compute_recall(part, k) for part in parts])) for k in KS)
     return Direction(
         queries=int(asked.sum()),
         r1=r1,

@@ -12,7 +12,7 @@ NO_QUERY = 0
 _BLOCK_CELLS = 1 << 24
 
 
-def caption_ranks(similarity: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rank_matrix(similarity: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """1-based rank of each query's best relevant item; ties count against the query.
 
     similarity  [N, M] real numbers, rows images, columns captions, higher is better; may be mapped from disk
@@ -22,7 +22,7 @@ def caption_ranks(similarity: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray
     irrelevant items that score as high as the best relevant one or higher, so a constant scorer comes last, never
     first. Memory beyond the matrix stays near 50 MB. Raises HireError for wrong shapes and for a NaN, naming the cell.
     """
-    owner = _checked_owner(similarity, owner)
+    owner = _check_owner(similarity, owner)
     images, captions = similarity.shape
     target = np.asarray(similarity[owner, np.arange(captions)])
     best = np.full(images, -np.inf, np.result_type(target.dtype, np.float16))
@@ -41,12 +41,12 @@ def caption_ranks(similarity: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray
     return i2t, above_caption  # a caption's own image is counted once: the 1 of its rank
 
 
-def recall_at(ranks: np.ndarray, k: int) -> float:
+def compute_recall(ranks: np.ndarray, k: int) -> float:
     """Share of queries, 0-100, whose rank is at most `k`; images without a caption are left out."""
     return 100.0 * float((ranks[ranks != NO_QUERY] <= k).mean())
 
 
-def chance_recall(owner: np.ndarray, images: int, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compute_chance_recall(owner: np.ndarray, images: int, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Expected R@K, 0-100, of a random order: (i2t [K], t2i [K]).
 
     t2i has one relevant item of N: K / N. i2t has c of M: 1 - C(M-c, K) / C(M, K), averaged over images with captions.
@@ -61,7 +61,7 @@ def chance_recall(owner: np.ndarray, images: int, ks: np.ndarray) -> tuple[np.nd
     return 100 * i2t, 100 * np.minimum(ks / images, 1.0)
 
 
-def _checked_owner(similarity: np.ndarray, owner: np.ndarray) -> np.ndarray:
+def _check_owner(similarity: np.ndarray, owner: np.ndarray) -> np.ndarray:
     owner = np.asarray(owner)
     if similarity.ndim != 2 or not similarity.size:
         raise HireError(f"A similarity matrix of shape {similarity.shape}: expected [images, captions], neither 0.")

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hire_model.evaluation import figures, slices
-from hire_model.evaluation.examples import Example, Explain, choose
-from hire_model.evaluation.pages import page
-from hire_model.evaluation.protocols import Ensemble, find_protocol, protocol_ranks
-from hire_model.evaluation.ranks import chance_recall
+from hire_model.evaluation import plots, slices
+from hire_model.evaluation.examples import Example, Explain, choose_examples
+from hire_model.evaluation.protocols import Ensemble, find_protocol, rank_under_protocol
+from hire_model.evaluation.ranks import compute_chance_recall
 from hire_model.evaluation.result import KS, Result
 
 if TYPE_CHECKING:
@@ -34,32 +33,33 @@ def render(
 ) -> str:
     """The report as HTML.
 
-    result      of `judge` on the same matrix; its `facts` head the page
+    result      of `evaluate_matrix` on the same matrix; its `facts` head the page
     similarity  [N, M] over the split's images and captions
-    history     a row per epoch as in `figures.training_curve`; empty for no training curve
+    history     a row per epoch as in `plots.plot_training`; empty for no training curve
     explain     gives (image index, caption index) its explanation; None shows captions and boxes alone
     examples    queries shown in all: the best and the worst of both directions
-    Raises HireError as `protocol_ranks` does.
+    Raises HireError as `rank_under_protocol` does.
     """
     from markupsafe import Markup
 
     matrix = similarity.matrix if isinstance(similarity, Ensemble) else similarity
-    ranks = protocol_ranks(matrix, split.owner, find_protocol(result.protocol))
-    shown = list(choose(matrix, split, ranks, explain, examples))
-    curves = {"Recall": figures.inline_svg(figures.recall_curve(ranks, split.owner), _curve_words(result))}
+    ranks = rank_under_protocol(matrix, split.owner, find_protocol(result.protocol))
+    shown = list(choose_examples(matrix, split, ranks, explain, examples))
+    curves = {"Recall": plots.render_svg(plots.plot_recall(ranks, split.owner), _describe_curve(result))}
     if history:
         label = "Training loss and dev rSum per epoch."
-        curves["Training"] = figures.inline_svg(figures.training_curve(history), label)
+        curves["Training"] = plots.render_svg(plots.plot_training(history), label)
     script = files("hire_model.evaluation").joinpath("templates/report.js").read_text("utf-8")
-    return page(
+    return render_template(
+        "hire_model.evaluation",
         "report.html.j2",
         result=result,
-        facts=_ordered(result.facts),
+        facts=_order_facts(result.facts),
         ks=KS,
-        chance=_chance(result, split.owner),
+        chance=_compute_chance(result, split.owner),
         curves={name: Markup(svg) for name, svg in curves.items()},
-        slices=slices.standard_slices(split, ranks),
-        groups=_groups(shown),
+        slices=slices.compute_slices(split, ranks),
+        groups=_group_examples(shown),
         scenes={panel.scene.image: panel.scene for example in shown for panel in example.panels},
         explained=explain is not None,
         script=Markup(script),
@@ -67,19 +67,19 @@ def render(
     )
 
 
-def _ordered(facts: Mapping[str, str]) -> dict[str, str]:
+def _order_facts(facts: Mapping[str, str]) -> dict[str, str]:
     first = [key for key in _FACTS_FIRST if key in facts]
     return {key: facts[key] for key in [*first, *(key for key in facts if key not in first)]}
 
 
-def _chance(result: Result, owner: np.ndarray) -> dict[str, list[float]]:
+def _compute_chance(result: Result, owner: np.ndarray) -> dict[str, list[float]]:
     """R@1, R@5, R@10 of a random order in each direction; every fold is as large as the first."""
     images = result.images // result.folds
-    i2t, t2i = chance_recall(owner[owner < images], images, np.array(KS))
+    i2t, t2i = compute_chance_recall(owner[owner < images], images, np.array(KS))
     return {"i2t": i2t.tolist(), "t2i": t2i.tolist()}
 
 
-def _groups(shown: Sequence[Example]) -> list[tuple[str, list[Example]]]:
+def _group_examples(shown: Sequence[Example]) -> list[tuple[str, list[Example]]]:
     titles = {
         ("t2i", "worst"): "Captions whose picture was found worst",
         ("i2t", "worst"): "Pictures whose captions were found worst",
@@ -90,8 +90,25 @@ def _groups(shown: Sequence[Example]) -> list[tuple[str, list[Example]]]:
     return [(title, group) for title, group in found if group]
 
 
-def _curve_words(result: Result) -> str:
+def _describe_curve(result: Result) -> str:
     return (
         f"Recall at K for K from 1 to 50. Image to text starts at {result.i2t.r1:.1f} % and reaches "
         f"{result.i2t.r10:.1f} % at 10; text to image {result.t2i.r1:.1f} % and {result.t2i.r10:.1f} %."
     )
+
+
+def render_template(package: str, template: str, **values: Any) -> str:
+    """Render `template` of the folder `templates` of `package` as HTML; it may include templates of this package.
+
+    Values are escaped, and a missing one is an error.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("hire_model.evaluation")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hire_model.evaluation.protocols import Ranks
-from hire_model.evaluation.ranks import NO_QUERY, recall_at
+from hire_model.evaluation.ranks import NO_QUERY, compute_recall
 from hire_model.evaluation.result import KS
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class SliceTable:
     slices: tuple[Slice, ...]
 
 
-def quantile_bins(counts: np.ndarray, bins: int = BINS) -> list[tuple[int, int]]:
+def split_into_bins(counts: np.ndarray, bins: int = BINS) -> list[tuple[int, int]]:
     """At most `bins` ranges (first, last) of the counts [Q], inclusive and disjoint, with about equally many queries.
 
     Equal counts are never torn apart, so there are fewer bins where one count is common.
@@ -49,14 +49,14 @@ def slice_by(name: str, direction: str, counts: np.ndarray, ranks: np.ndarray) -
     """Recall of the queries with `ranks` [Q] by their `counts` [Q], images without a caption left out."""
     counts, ranks = counts[ranks != NO_QUERY], ranks[ranks != NO_QUERY]
     slices = []
-    for first, last in quantile_bins(counts):
+    for first, last in split_into_bins(counts):
         inside = ranks[(counts >= first) & (counts <= last)]
         label = str(first) if first == last else f"{first}–{last}"
-        slices.append(Slice(label, len(inside), tuple(recall_at(inside, k) for k in KS)))
+        slices.append(Slice(label, len(inside), tuple(compute_recall(inside, k) for k in KS)))
     return SliceTable(name, direction, tuple(slices))
 
 
-def standard_slices(split: Split, ranks: Ranks) -> list[SliceTable]:
+def compute_slices(split: Split, ranks: Ranks) -> list[SliceTable]:
     """The report's slices. A caption counts the regions and relations of its own image."""
     words = np.array([len(text.split()) for text in split.texts])
     tables = [slice_by("Words in the caption", "t2i", words, ranks.t2i)]

@@ -25,7 +25,7 @@ class Speed(BaseModel):
     gallery: int
 
 
-def speed(scorer: Scorer, split: Split, times: int = _TIMES) -> Speed:
+def measure_speed(scorer: Scorer, split: Split, times: int = _TIMES) -> Speed:
     """Time whole answers with different captions of the split.
 
     A pair: encode the image, encode the caption, score. A query: encode the caption and score it against GALLERY images
@@ -42,10 +42,10 @@ def speed(scorer: Scorer, split: Split, times: int = _TIMES) -> Speed:
         encoded = scorer.encode_texts([texts[number % len(texts)]])
         scorer.score(gallery, encoded, numbers, np.zeros_like(numbers))
 
-    return Speed(pair_ms=_median_ms(pair, times), query_ms=_median_ms(query, times), gallery=len(images))
+    return Speed(pair_ms=_time_median(pair, times), query_ms=_time_median(query, times), gallery=len(images))
 
 
-def _median_ms(answer: Callable[[int], None], times: int) -> float:
+def _time_median(answer: Callable[[int], None], times: int) -> float:
     """The answers end on the CPU (`Scorer` gives numpy), so nothing is still under way when the clock is read."""
     for number in range(_WARM_UP):
         answer(number)

@@ -1,9 +1,10 @@
-"""The journal of a server: a line of figures per scored pair, for the monitor. Off by default, and a sample only.
+"""The journal of a server: one JSON line of measurements per scored pair, for the monitor. Off by default.
 
-    journal-20261123T160000123456-4711.jsonl     parts, one after the other; each process writes its own
+    journal-20261123T160000123456-4711.jsonl     a part of the journal; each process writes its own
 
-A line has figures and no words (unless asked for), and no picture or feature. A thread of its own measures and writes;
-a request hands it a few references and goes on. What cannot be written, or not as fast as requests come, is left out.
+The journal is a sample of the requests. A line has no text (unless enabled), no picture and no features. A background
+thread measures and writes; a request only puts references into its queue. When the queue is full or writing fails, the
+request is not recorded.
 """
 
 from __future__ import annotations
@@ -34,29 +35,29 @@ from hire_model.service.parsing import Picture, Taken
 
 log = logging.getLogger(__name__)
 FOLDER, SHARE, TEXT = "HIRE_JOURNAL", "HIRE_JOURNAL_SHARE", "HIRE_JOURNAL_TEXT"
-PAIRS = 8  # lines of one request at most, so that a large one does not stand for all traffic
-PART_BYTES, PARTS = 8 << 20, 32  # a folder holds 256 MB, about 700,000 lines; the oldest part goes
-_QUEUE = 8  # requests that wait to be written; they hold their regions, 0.3 MB each with 36 of 2048
-_REST_S = 60.0  # after a fault: no try, and no word in the log, before that
+PAIRS = 8  # most lines of one request, so that large requests do not dominate the sample
+PART_BYTES, PARTS = 8 << 20, 32  # a folder holds 256 MB, about 700,000 lines; then the oldest part is deleted
+_QUEUE = 8  # requests waiting to be written; each holds its regions, 0.3 MB with 36 regions of 2048
+_PAUSE_S = 60.0  # after an error: nothing is written or logged for this time
 _PATTERN = "journal-*.jsonl"
 _Scored = tuple[Picture | None, str | None, float | None]
 
 
 @dataclass(frozen=True)
 class JournalSettings:
-    """Where the journal lies, the share of requests in it, and whether the sentences are written too."""
+    """The journal's folder, the share of requests to record, and whether to record texts."""
 
     folder: Path
     share: float = 0.1
     text: bool = False
 
-    def environment(self) -> dict[str, str]:
-        """The variables that tell a server's workers; `from_environment` reads them."""
+    def to_environment(self) -> dict[str, str]:
+        """Return the environment variables for a server's workers; `from_environment` reads them."""
         return {FOLDER: str(self.folder.resolve()), SHARE: str(self.share), TEXT: str(int(self.text))}
 
     @classmethod
     def from_environment(cls) -> Self | None:
-        """What the environment says; None where it names no folder: no journal. Raises HireError on a bad share."""
+        """Read the settings from the environment; None without a folder. Raises HireError for an invalid share."""
         folder, share = os.environ.get(FOLDER), os.environ.get(SHARE, "0.1")
         if not folder:
             return None
@@ -70,9 +71,9 @@ class JournalSettings:
 
 
 class Line(BaseModel):
-    """One scored pair. A search has no score, as its hits are the best of many, and only the side that was asked with.
+    """One scored pair. A search has no score, as its hits are the best of many, and only its query: text or image.
 
-    weights: SHA-256 of the model's; words: by white space; unknown: share of word pieces that the model does not know;
+    weights: SHA-256 of the model's; words: split at white space; unknown: share of word pieces outside the vocabulary;
     norm, norm_low, norm_high: of the regions' features, the mean, the 10th and the 90th percentile, three digits (None
     for an image of a gallery, which has only the encoded regions); classes: how many regions have each class id.
     """
@@ -96,39 +97,39 @@ class Line(BaseModel):
 
 
 class Journal:
-    """Takes notes of what a service has scored. `note` never raises and never waits."""
+    """Records what a service has scored. `note` never raises and never waits."""
 
     def __init__(self, settings: JournalSettings, facts: ModelFacts, vocabulary: Vocabulary) -> None:
-        """facts: the model that scores, and its vocabulary. Nothing is written, and no thread begun, before a note."""
+        """Create a journal for the model of `facts` and `vocabulary`. The first note starts the thread and the file."""
         self.settings, self.facts, self.vocabulary = settings, facts, vocabulary
         self._queue: Queue[tuple[str, list[_Scored]] | None] = Queue(_QUEUE)
         self._lock = Lock()
         self._thread: Thread | None = None
         self._parts = _Parts(settings.folder)
-        self._rests_until = 0.0
+        self._paused_until = 0.0
 
     def note(self, taken: Taken, scores: np.ndarray | None) -> None:
-        """Take a sample of the pairs of `taken`, scored with `scores` [K]; None for a search."""
+        """Record a sample of the pairs of `taken`, scored with `scores` [K]; None for a search."""
         try:
-            if taken.probe or random.random() >= self.settings.share or time.monotonic() < self._rests_until:
+            if taken.probe or random.random() >= self.settings.share or time.monotonic() < self._paused_until:
                 return
-            self._begin()
-            self._queue.put_nowait((_kind(taken), _some(taken, scores)))
+            self._start()
+            self._queue.put_nowait((_name_request(taken), _sample_pairs(taken, scores)))
         except Full:
-            return  # the disk is slower than the requests: this one is left out
+            return  # the disk is slower than the requests
         except Exception as error:
-            self._rest(error)
+            self._pause(error)
 
     def close(self) -> None:
-        """Write what was noted; a process that ends in order does so by itself."""
+        """Write what is queued. Runs at the regular exit of a process too."""
         if self._thread is not None:
-            with suppress(Full):  # where the disk hangs, the process ends all the same
+            with suppress(Full):  # a hanging disk must not keep the process from ending
                 self._queue.put(None, timeout=10)
                 self._thread.join(10)
             self._thread = None
 
-    def _begin(self) -> None:
-        """Begin the thread with the first note: a server may have forked before that."""
+    def _start(self) -> None:
+        """Start the thread at the first note, not earlier: a server may fork in between."""
         with self._lock:
             if self._thread is None:
                 self._thread = Thread(target=self._write, name="journal", daemon=True)
@@ -137,31 +138,41 @@ class Journal:
 
     def _write(self) -> None:
         while (noted := self._queue.get()) is not None:
-            if time.monotonic() < self._rests_until:
+            if time.monotonic() < self._paused_until:
                 continue
             try:
-                kind, some = noted
-                self._parts.write("".join(f"{self._line(kind, one).model_dump_json()}\n" for one in some).encode())
+                kind, pairs = noted
+                self._parts.write(
+                    "".join(f"{self._measure(kind, pair).model_dump_json()}\n" for pair in pairs).encode()
+                )
             except Exception as error:
-                self._rest(error)
+                self._pause(error)
 
-    def _line(self, kind: str, one: _Scored) -> Line:
-        picture, text, score = one
+    def _measure(self, kind: str, pair: _Scored) -> Line:
+        picture, text, score = pair
         now, facts = datetime.now(UTC).isoformat(timespec="seconds"), self.facts
-        figures: dict[str, Any] = {"time": now, "version": facts.version, "weights": facts.weights_sha256, "kind": kind}
+        measured: dict[str, Any] = {
+            "time": now,
+            "version": facts.version,
+            "weights": facts.weights_sha256,
+            "kind": kind,
+        }
         if picture is not None:
-            figures |= of_picture(picture)
+            measured |= measure_picture(picture)
         if text is not None:
-            figures |= of_text(text, self.vocabulary) | ({"text": text} if self.settings.text else {})
-        return Line(score=score, **figures)
+            measured |= measure_text(text, self.vocabulary) | ({"text": text} if self.settings.text else {})
+        return Line(score=score, **measured)
 
-    def _rest(self, error: Exception) -> None:
-        self._rests_until = time.monotonic() + _REST_S
-        log.warning("The journal in %s rests for a minute: %s", self.settings.folder, error)
+    def _pause(self, error: Exception) -> None:
+        self._paused_until = time.monotonic() + _PAUSE_S
+        log.warning("The journal in %s pauses for a minute: %s", self.settings.folder, error)
 
 
 class _Parts:
-    """The file that this process writes to; it begins another one when that is full, and deletes the oldest."""
+    """The file that this process writes to. A full one is closed for a new one, and the oldest in the folder deleted.
+
+    logging's RotatingFileHandler does not fit: it renames files under a reader, and each process would rotate alone.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -170,59 +181,59 @@ class _Parts:
     def write(self, lines: bytes) -> None:
         """Append whole lines. Raises OSError."""
         if self._file is None or not Path(self._file.name).exists() or self._file.tell() >= PART_BYTES:
-            self._file = self._next()
+            self._file = self._begin_part()
         self._file.write(lines)
 
-    def _next(self) -> FileIO:
+    def _begin_part(self) -> FileIO:
         if self._file is not None:
             self._file.close()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self.folder / f"journal-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}.jsonl"
-        begun = FileIO(path, "x", opener=_private)
-        for old in parts(self.folder)[:-PARTS]:
+        begun = FileIO(path, "x", opener=_open_private)
+        for old in list_parts(self.folder)[:-PARTS]:
             old.unlink(missing_ok=True)
         return begun
 
 
-def _private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def of_text(text: str, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The figures of a sentence, by the names of `Line`."""
+def measure_text(text: str, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Measure a text; returns fields of `Line`."""
     pieces, tokenizer = vocabulary.encode([text])[0], vocabulary.tokenizer
     unknown = sum(piece == tokenizer.token_to_id(UNKNOWN) for piece in pieces)
     marks = tokenizer.num_special_tokens_to_add(False)
     return {"words": len(text.split()), "unknown": unknown / max(1, len(pieces) - marks)}
 
 
-def of_picture(picture: Picture) -> dict[str, Any]:
-    """The figures of an image, by the names of `Line`."""
+def measure_picture(picture: Picture) -> dict[str, Any]:
+    """Measure an image; returns fields of `Line`."""
     kinds, counts = np.unique(picture.classes, return_counts=True)
-    figures: dict[str, Any] = {"classes": dict(zip(kinds.tolist(), counts.tolist(), strict=True))}
+    measured: dict[str, Any] = {"classes": dict(zip(kinds.tolist(), counts.tolist(), strict=True))}
     if isinstance(picture.content, EncodedImages):
-        return figures | {"source": "gallery", "regions": len(picture.classes)}
+        return measured | {"source": "gallery", "regions": len(picture.classes)}
     norms = np.linalg.norm(picture.content.features.astype(np.float64), axis=1)
     spread = {"norm": norms.mean(), "norm_low": np.quantile(norms, 0.1), "norm_high": np.quantile(norms, 0.9)}
     # float16 features, as data sets have them, and the same ones sent as text differ in the fourth digit
     rounded = {name: float(f"{value:.3g}") for name, value in spread.items()}
-    return figures | {"source": "upload", "regions": len(norms)} | rounded
+    return measured | {"source": "upload", "regions": len(norms)} | rounded
 
 
-def parts(folder: Path) -> list[Path]:
-    """The parts of the journal in `folder`, the oldest first."""
+def list_parts(folder: Path) -> list[Path]:
+    """List the parts of the journal in `folder`, the oldest first."""
     return sorted(folder.glob(_PATTERN))
 
 
-def read(folder: Path) -> Iterator[Line]:
-    """The journal's lines, part by part. What is no line (the end of a part whose process was killed) is passed over.
+def read_lines(folder: Path) -> Iterator[Line]:
+    """Read the journal's lines, part by part. Incomplete lines (of a process that was killed) are skipped.
 
     Raises HireError where there is no journal.
     """
     folder = folder.expanduser()
-    if not parts(folder):
+    if not list_parts(folder):
         raise HireError(f"{folder}: no journal here ({_PATTERN}). A server writes one: hire serve --journal {folder}")
-    for part in parts(folder):
+    for part in list_parts(folder):
         with part.open("rb") as file:
             for line in file:
                 try:
@@ -231,13 +242,13 @@ def read(folder: Path) -> Iterator[Line]:
                     continue
 
 
-def _kind(taken: Taken) -> str:
+def _name_request(taken: Taken) -> str:
     kinds: Mapping[type, str] = {SearchRequest: "search", MatrixRequest: "matrix"}
     return kinds.get(type(taken.request), "pairs")
 
 
-def _some(taken: Taken, scores: np.ndarray | None) -> list[_Scored]:
-    """Up to PAIRS pairs, no two with the same image or sentence: others would say the same again."""
+def _sample_pairs(taken: Taken, scores: np.ndarray | None) -> list[_Scored]:
+    """Sample up to PAIRS pairs, no two with the same image or text, which would be measured twice."""
     if scores is None:
         asked: list[_Scored] = [(None, text, None) for text in taken.texts]
         asked += [(picture, None, None) for picture in taken.images]

@@ -1,40 +1,30 @@
-"""The monitor's report: one HTML file that opens offline, as the report of an evaluation does."""
+"""The drift report: one HTML file that opens offline, like the report of an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
+from hire_model.evaluation.plots import plot_two_samples, render_svg
+from hire_model.evaluation.report import render_template
+from hire_model.monitoring.drift import STATISTICS, Drift
 
-from hire_model.evaluation import figures
-from hire_model.evaluation.pages import page
 
-
-def render(
-    verdict: str,
-    findings: Sequence[str],
-    rows: Sequence[Mapping[str, str]],
-    facts: Mapping[str, str],
-    samples: Mapping[str, tuple[np.ndarray, np.ndarray]],
-) -> str:
-    """The report as HTML.
-
-    findings: what is wrong, a sentence each; rows: the table, with a column per key; facts: where it comes from;
-    samples: by name what was learned and what was asked, as for `figures.two_samples`.
-    """
+def render(drift: Drift, facts: Mapping[str, str]) -> str:
+    """Render the report as HTML. facts: where the compared data come from."""
     from markupsafe import Markup
 
-    words = "Shares of the values that were learned and that were asked: {}."
-    drawn = {
-        name: figures.inline_svg(figures.two_samples(*both), words.format(name))
-        for name, both in samples.items()
-        if min(map(len, both))
-    }
-    return page(
+    curves = {}
+    for one in drift.statistics:
+        pair, name = one.samples, STATISTICS[one.samples.name]
+        if len(pair.reference) and len(pair.journal):
+            label = f"Shares of the values that were learned and that were asked: {name}."
+            curves[name] = Markup(render_svg(plot_two_samples(pair.reference, pair.journal), label))
+    return render_template(
+        "hire_model.monitoring",
         "drift.html.j2",
-        verdict=verdict,
-        findings=findings,
-        rows=rows,
+        verdict=drift.verdict,
+        findings=drift.findings(),
+        rows=drift.rows(),
         facts=facts,
-        curves={name: Markup(svg) for name, svg in drawn.items()},
+        curves=curves,
     )

@@ -64,8 +64,8 @@ def evaluate(
         run.dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
         loaded = [artifact.load(folder).to(torch.device(pick_device(settings.train))) for folder in folders]
         matrices = [matrix_of(model, chosen, settings.evaluate) for model in loaded]
-        matrix = matrices[0] if len(matrices) == 1 else protocols.ensemble(*matrices)
-        result = protocols.judge(matrix, chosen.owner, protocol, settings.evaluate.bootstrap)
+        matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
+        result = protocols.evaluate_matrix(matrix, chosen.owner, protocol, settings.evaluate.bootstrap)
         result = with_facts(result, chosen, {"model": ", ".join(models)})
         if figures:
             write_json(result, figures)

@@ -46,7 +46,7 @@ def fitted(
 
     def dev(candidate: Hire) -> dict[str, float]:
         matrix = similarity(candidate, splits.dev, dev_bank, settings.evaluate.budget_mb << 20)
-        metrics = protocols.judge(matrix, splits.dev.owner, bootstrap=0).metrics()
+        metrics = protocols.evaluate_matrix(matrix, splits.dev.owner, bootstrap=0).metrics()
         return {name.removeprefix("full/"): value for name, value in metrics.items()}
 
     digest = splits.train.dataset.manifest.digest

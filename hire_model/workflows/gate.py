@@ -17,11 +17,11 @@ from hire_model.data.chosen import open_dataset
 from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols
-from hire_model.evaluation.behaviour import behaviours
-from hire_model.evaluation.bootstrap import paired_interval
-from hire_model.evaluation.calibration import calibration
+from hire_model.evaluation.behaviour import measure_behaviour
+from hire_model.evaluation.bootstrap import bootstrap_difference
+from hire_model.evaluation.calibration import measure_calibration
 from hire_model.evaluation.protocols import Protocol, Ranks
-from hire_model.evaluation.speed import speed
+from hire_model.evaluation.speed import measure_speed
 from hire_model.files import write_text
 from hire_model.gate import Comparison, Decision, Evidence, Ground, decide
 from hire_model.model import artifact
@@ -101,8 +101,8 @@ def _measured(
     """All that the rules ask about, and the ranks under the first protocol."""
     model, manifest = _loaded(folder, settings), split.dataset.manifest
     matrix = matrix_of(model, split, settings.evaluate)
-    ranks = protocols.protocol_ranks(matrix, split.owner, judged_by[0])
-    results = [protocols.judge(matrix, split.owner, protocol, bootstrap=0) for protocol in judged_by]
+    ranks = protocols.rank_under_protocol(matrix, split.owner, judged_by[0])
+    results = [protocols.evaluate_matrix(matrix, split.owner, protocol, bootstrap=0) for protocol in judged_by]
     scorer = Scorer(model, pick_device(settings.train), manifest.predicates)
     evidence = Evidence(
         version=version.number,
@@ -114,9 +114,9 @@ def _measured(
             protocol=judged_by[0].name,
         ),
         figures={key: value for result in results for key, value in result.metrics().items()},
-        behaviour=behaviours(scorer, split),
-        calibration=calibration(matrix, split.owner),
-        speed=speed(scorer, split),
+        behaviour=measure_behaviour(scorer, split),
+        calibration=measure_calibration(matrix, split.owner),
+        speed=measure_speed(scorer, split),
         megabytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6,
         facts=facts(),
     )
@@ -133,15 +133,15 @@ def _compared(
         log.info("Scoring the champion, version %s, on the same data", champion.number)
         model = _loaded(registry.fetch(champion.uri, settings.tracking), settings)
         matrix = matrix_of(model, split, settings.evaluate)
-        theirs = protocols.protocol_ranks(matrix, split.owner, evidence.ground.protocol)
+        theirs = protocols.rank_under_protocol(matrix, split.owner, evidence.ground.protocol)
     ours, other = (ranks.i2t, ranks.t2i), (theirs.i2t, theirs.t2i)
     draws = settings.evaluate.bootstrap or _DRAWS
     return Comparison(
         champion=champion.number,
         ground=evidence.ground,
-        challenger_rsum=protocols.rsum(ranks, split.owner),
-        champion_rsum=protocols.rsum(theirs, split.owner),
-        interval=paired_interval(ours, other, split.owner, ranks.fold, draws, _SEED),
+        challenger_rsum=protocols.compute_rsum(ranks, split.owner),
+        champion_rsum=protocols.compute_rsum(theirs, split.owner),
+        interval=bootstrap_difference(ours, other, split.owner, ranks.fold, draws, _SEED),
         champion_scored=scored,
     )
 

@@ -17,7 +17,7 @@ from hire_model.data.store import Dataset, Split
 from hire_model.errors import GO_ON, TrainingStopped
 from hire_model.evaluation import protocols, report
 from hire_model.evaluation.result import Result, write_json
-from hire_model.evaluation.slices import standard_slices
+from hire_model.evaluation.slices import compute_slices
 from hire_model.files import write_text
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
@@ -125,8 +125,9 @@ def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, r
     out, test = settings.train.out, splits.test
     history = [dataclasses.asdict(record) for record in found.history]
     matrix = matrix_of(model, test, settings.evaluate)
-    ranks = protocols.protocol_ranks(matrix, test.owner, settings.evaluate.protocol)
-    result = protocols.judge(matrix, test.owner, settings.evaluate.protocol, settings.evaluate.bootstrap, ranks=ranks)
+    protocol, bootstrap = settings.evaluate.protocol, settings.evaluate.bootstrap
+    ranks = protocols.rank_under_protocol(matrix, test.owner, protocol)
+    result = protocols.evaluate_matrix(matrix, test.owner, protocol, bootstrap, ranks=ranks)
     origin = {"seed": str(settings.train.seed)} | ({"mlflow run": run.run_id} if run.tracked else {})
     result = with_facts(result, test, origin)
     figures = write_json(result, out / "figures.json")
@@ -159,7 +160,7 @@ def _saved(
 ) -> tuple[Path, str]:
     """The model folder, with the facts that travel with it and the card that says them; and the card's text."""
     test, manifest = splits.test, splits.train.dataset.manifest
-    slices = standard_slices(test, ranks)
+    slices = compute_slices(test, ranks)
     weights = sum(weight.numel() for weight in model.parameters())
     known = card.card_facts(result, manifest, settings, slices, weights, len(found.history), found.best_epoch)
     facts = dict(result.facts) | {"metrics": result.metrics(), card.FACT: known.model_dump(mode="json")}

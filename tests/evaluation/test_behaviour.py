@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from hire_model.data.store import Dataset, Split
-from hire_model.evaluation.behaviour import FEWEST, TIE, Behaviour, behaviours
-from hire_model.evaluation.contrasts import CONTRASTS
+from hire_model.evaluation.behaviour import CONTRASTS, FEWEST, TIE, Behaviour, measure_behaviour
 from hire_model.scoring.scorer import Pair, Scorer
 
 
@@ -31,7 +30,7 @@ class Said:
 
 
 def found(score: Callable[[str], float], split: Split, most: int = 500) -> dict[str, Behaviour]:
-    return behaviours(cast(Scorer, Said(score)), split, most)
+    return measure_behaviour(cast(Scorer, Said(score)), split, most)
 
 
 def test_a_constant_scorer_gets_nothing(split: Split) -> None:
@@ -67,7 +66,7 @@ def test_the_own_image_is_asked(split: Split) -> None:
             asked.extend(pairs)
             return super().predict(pairs)
 
-    behaviours(cast(Scorer, Watching(lambda text: 0.0)), split, most=FEWEST)
+    measure_behaviour(cast(Scorer, Watching(lambda text: 0.0)), split, most=FEWEST)
     own = {text: int(image) for text, image in zip(split.texts, split.owner, strict=True)}
     for (image, true), (again, changed) in zip(asked[::2], asked[1::2], strict=True):
         assert image is again and changed != true

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hire_model.evaluation.calibration import calibration, expected_error
+from hire_model.evaluation.calibration import compute_calibration_error, measure_calibration
 
 
 def _world(sharpness: float, seed: int = 0, images: int = 40, captions: int = 4000) -> tuple[np.ndarray, np.ndarray]:
@@ -19,7 +19,7 @@ def _world(sharpness: float, seed: int = 0, images: int = 40, captions: int = 40
 
 @pytest.mark.parametrize("sharpness", [0.05, 1.0, 20.0])
 def test_the_temperature_is_found_and_the_error_is_small(sharpness: float) -> None:
-    found = calibration(*_world(sharpness))
+    found = measure_calibration(*_world(sharpness))
     assert found is not None
     assert found.temperature == pytest.approx(sharpness, rel=0.05)
     assert found.ece < 0.04 and found.confidence == pytest.approx(found.accuracy, abs=0.03)
@@ -33,23 +33,23 @@ def test_confidence_that_says_nothing_about_success_is_an_error() -> None:
     said = np.where(np.arange(captions) % 4 < 2, owner, (owner + 1) % 20)
     matrix[said, np.arange(captions)] = 1 + random.random(captions)  # as sure of a wrong one as of a right one
     matrix[:, ::2] *= 0.1  # and where it hesitates it is right no less often
-    found = calibration(matrix, owner)
+    found = measure_calibration(matrix, owner)
     assert found is not None and found.accuracy == pytest.approx(0.5) and found.ece > 0.2
 
 
 def test_a_tie_is_no_success() -> None:
     owner = np.arange(20)
-    found = calibration(np.zeros((20, 20), np.float32), owner)
+    found = measure_calibration(np.zeros((20, 20), np.float32), owner)
     assert found is not None and found.accuracy == 0.0 and found.confidence == pytest.approx(1 / 20)
 
 
 def test_too_few_images_are_not_judged() -> None:
-    assert calibration(np.eye(3, dtype=np.float32), np.arange(3)) is None
-    assert calibration(np.zeros((8, 4), np.float32), np.array([0, 2, 4, 6])) is None, "one half has no caption"
+    assert measure_calibration(np.eye(3, dtype=np.float32), np.arange(3)) is None
+    assert measure_calibration(np.zeros((8, 4), np.float32), np.array([0, 2, 4, 6])) is None, "one half has no caption"
 
 
 def test_the_error_by_hand() -> None:
     """Two bins: 0.9 says the first and two of four hit; 0.3 says the second and one of two hits."""
     confidence, hit = np.array([0.9, 0.9, 0.9, 0.9, 0.3, 0.3]), np.array([1, 1, 0, 0, 1, 0], bool)
-    assert expected_error(confidence, hit) == pytest.approx(4 / 6 * 0.4 + 2 / 6 * 0.2)
-    assert expected_error(np.ones(3), np.ones(3, bool)) == 0.0
+    assert compute_calibration_error(confidence, hit) == pytest.approx(4 / 6 * 0.4 + 2 / 6 * 0.2)
+    assert compute_calibration_error(np.ones(3), np.ones(3, bool)) == 0.0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hire_model.data.synthetic import scenes
 from hire_model.data.synthetic.relations import Claim, facts, holds
-from hire_model.evaluation.contrasts import CONTRASTS, colour, negation, shuffle, swap
+from hire_model.evaluation.behaviour import CONTRASTS, negate, shuffle_words, swap_colours, swap_roles
 
 
 @pytest.mark.parametrize(
@@ -27,14 +27,14 @@ from hire_model.evaluation.contrasts import CONTRASTS, colour, negation, shuffle
     ],
 )
 def test_subject_and_object_change_places(text: str, changed: str) -> None:
-    assert swap(text) == changed
+    assert swap_roles(text) == changed
 
 
 @pytest.mark.parametrize(
     "text", ["A dog next to a cat", "A man is being watched by a boy", "A dog", "", "a dog on a dog", "A man and a dog"]
 )
 def test_what_may_hold_both_ways_or_has_no_relation_is_left_alone(text: str) -> None:
-    assert swap(text) is None
+    assert swap_roles(text) is None
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_may_hold_both_ways_or_has_no_relation_is_left_alone(text: str) -> 
     ],
 )
 def test_colours_change_places(text: str, changed: str | None) -> None:
-    assert colour(text) == changed
+    assert swap_colours(text) == changed
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_colours_change_places(text: str, changed: str | None) -> None:
     ],
 )
 def test_negation(text: str, changed: str | None) -> None:
-    assert negation(text) == changed
+    assert negate(text) == changed
 
 
 @given(st.lists(st.text("abcdefg", min_size=1), min_size=0, max_size=12).map(" ".join))
 def test_shuffling_keeps_the_words_and_changes_their_order(text: str) -> None:
-    mixed = shuffle(text)
-    assert mixed == shuffle(text), "the same at every call"
+    mixed = shuffle_words(text)
+    assert mixed == shuffle_words(text), "the same at every call"
     if mixed is None:
         assert len(set(text.split())) < 4
     else:
@@ -91,7 +91,7 @@ def test_on_relational_scenes_an_exchanged_relation_is_false() -> None:
         known = facts(scene)
         for caption in captions:
             claim = caption.claim
-            changed = swap(caption.text)
+            changed = swap_roles(caption.text)
             if changed is None or len(claim.relations) != 1:
                 continue
             subject, predicate, object_ = claim.relations[0]

@@ -8,7 +8,14 @@ import pytest
 
 from hire_model.errors import HireError
 from hire_model.evaluation.bootstrap import bootstrap_intervals
-from hire_model.evaluation.protocols import PROTOCOLS, Protocol, check_fit, ensemble, judge, protocol_ranks
+from hire_model.evaluation.protocols import (
+    PROTOCOLS,
+    Protocol,
+    average_matrices,
+    check_fit,
+    evaluate_matrix,
+    rank_under_protocol,
+)
 from hire_model.evaluation.result import Result, write_json
 
 RECALLS = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)]
@@ -26,22 +33,26 @@ def test_five_fold_equals_five_evaluations() -> None:
     scores, owner = matrix(50)
     shuffled = np.random.default_rng(1).permutation(len(owner))  # captions need not lie in the order of their images
     scores, owner = scores[:, shuffled], owner[shuffled]
-    whole = judge(scores, owner, Protocol("mini-5fold", images=50, captions_per_image=5, folds=5), bootstrap=0)
+    whole = evaluate_matrix(
+        scores, owner, Protocol("mini-5fold", images=50, captions_per_image=5, folds=5), bootstrap=0
+    )
     parts = []
     for start in range(0, 50, 10):
         mine = np.flatnonzero((owner >= start) & (owner < start + 10))
-        parts.append(judge(scores[start : start + 10][:, mine], owner[mine] - start, "full", bootstrap=0))
+        parts.append(evaluate_matrix(scores[start : start + 10][:, mine], owner[mine] - start, "full", bootstrap=0))
     for key, value in whole.metrics().items():
         name = key.removeprefix("mini-5fold/")
         assert value == pytest.approx(np.mean([part.metrics()[f"full/{name}"] for part in parts])), key
-    assert whole.rsum > judge(scores, owner, bootstrap=0).rsum  # a smaller gallery is easier: never mix the two up
+    assert (
+        whole.rsum > evaluate_matrix(scores, owner, bootstrap=0).rsum
+    )  # a smaller gallery is easier: never mix the two up
 
 
 def test_the_first_block_is_not_the_five_fold_figure() -> None:
     scores, owner = matrix(60)
     scores[12:] = 0
-    folded = judge(scores, owner, Protocol("mini-5fold", 60, 5, folds=5), bootstrap=0)
-    first = judge(scores[:12, :60], owner[:60], bootstrap=0)
+    folded = evaluate_matrix(scores, owner, Protocol("mini-5fold", 60, 5, folds=5), bootstrap=0)
+    first = evaluate_matrix(scores[:12, :60], owner[:60], bootstrap=0)
     assert first.rsum > 0
     assert folded.rsum == pytest.approx(first.rsum / 5)
 
@@ -49,7 +60,7 @@ def test_the_first_block_is_not_the_five_fold_figure() -> None:
 def test_captions_are_found_by_the_map_not_by_a_fifth_of_their_index() -> None:
     owner = np.array([2, 0, 1, 2, 2, 0, 2])
     scores = (np.arange(3)[:, None] == owner).astype(np.float32)
-    assert judge(scores, owner, bootstrap=0).rsum == 600.0
+    assert evaluate_matrix(scores, owner, bootstrap=0).rsum == 600.0
 
 
 def test_named_protocols_are_those_of_the_field() -> None:
@@ -80,14 +91,14 @@ def test_a_split_that_does_not_fit(owner: np.ndarray, images: int, protocol: str
         check_fit(owner, images, protocol)
 
 
-def test_judge_refuses_a_split_that_does_not_fit() -> None:
+def test_evaluate_matrix_refuses_a_split_that_does_not_fit() -> None:
     with pytest.raises(HireError, match="f30k-1k"):
-        judge(*matrix(), "f30k-1k")
+        evaluate_matrix(*matrix(), "f30k-1k")
 
 
 @pytest.mark.parametrize("protocol", ["full", Protocol("folded", folds=4)])
 def test_intervals_hold_the_figure(protocol: str | Protocol) -> None:
-    result = judge(*matrix(200, signal=1.0), protocol, bootstrap=400)
+    result = evaluate_matrix(*matrix(200, signal=1.0), protocol, bootstrap=400)
     for direction in (result.i2t, result.t2i):
         assert set(direction.intervals) == {"r1", "r5", "r10"}
         for key, (low, high) in direction.intervals.items():
@@ -98,7 +109,7 @@ def test_intervals_hold_the_figure(protocol: str | Protocol) -> None:
 
 def test_intervals_narrow_with_the_root_of_the_queries() -> None:
     scores, owner = matrix(60)
-    ranks = protocol_ranks(scores, owner, "full")
+    ranks = rank_under_protocol(scores, owner, "full")
     widths = []
     for times in (1, 16):
         many = np.concatenate([owner + 60 * i for i in range(times)])
@@ -111,8 +122,8 @@ def test_intervals_narrow_with_the_root_of_the_queries() -> None:
 def test_intervals_know_that_captions_of_one_image_go_together() -> None:
     """With five copies of each caption there is no more to know than with one: the interval must not shrink."""
     scores, owner = matrix(200, each=1, signal=2.5)
-    once = judge(scores, owner, bootstrap=2000).t2i.intervals["r1"]
-    fivefold = judge(np.repeat(scores, 5, axis=1), np.repeat(owner, 5), bootstrap=2000).t2i.intervals["r1"]
+    once = evaluate_matrix(scores, owner, bootstrap=2000).t2i.intervals["r1"]
+    fivefold = evaluate_matrix(np.repeat(scores, 5, axis=1), np.repeat(owner, 5), bootstrap=2000).t2i.intervals["r1"]
     assert fivefold == pytest.approx(once, abs=1.0)
 
 
@@ -122,60 +133,60 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     for trial in range(60):
         rows = random.random(150) < 0.4  # 150 queries that succeed at rate 40 %
         scores = np.where(np.eye(150, dtype=bool), rows[None, :] * 2.0, 1.0)
-        low, high = judge(scores, np.arange(150), bootstrap=300, seed=trial).t2i.intervals["r1"]
+        low, high = evaluate_matrix(scores, np.arange(150), bootstrap=300, seed=trial).t2i.intervals["r1"]
         hits += low <= 40 <= high
     assert 50 <= hits <= 60
 
 
 def test_one_seed_one_interval() -> None:
     problem = matrix()
-    assert judge(*problem, seed=3) == judge(*problem, seed=3)
-    assert judge(*problem, seed=3).rsum_interval != judge(*problem, seed=4).rsum_interval
+    assert evaluate_matrix(*problem, seed=3) == evaluate_matrix(*problem, seed=3)
+    assert evaluate_matrix(*problem, seed=3).rsum_interval != evaluate_matrix(*problem, seed=4).rsum_interval
 
 
 def test_order_does_not_matter() -> None:
     scores, owner = matrix()
     random = np.random.default_rng(2)
     rows, columns = random.permutation(len(scores)), random.permutation(len(owner))
-    moved = judge(scores[rows][:, columns], np.argsort(rows)[owner[columns]], bootstrap=0)
-    assert moved.metrics() == pytest.approx(judge(scores, owner, bootstrap=0).metrics())
+    moved = evaluate_matrix(scores[rows][:, columns], np.argsort(rows)[owner[columns]], bootstrap=0)
+    assert moved.metrics() == pytest.approx(evaluate_matrix(scores, owner, bootstrap=0).metrics())
 
 
 def test_an_ensemble_says_so() -> None:
     (one, owner), (two, _) = matrix(seed=0), matrix(seed=1)
-    both = ensemble(one, two)
+    both = average_matrices(one, two)
     assert both.matrix == pytest.approx((one + two) / 2)
-    result = judge(both, owner, bootstrap=10)
+    result = evaluate_matrix(both, owner, bootstrap=10)
     assert result.models == 2
     assert "ensemble of 2 models" in result.title
     assert all(name.startswith("full/ensemble2/") for name in result.metrics())
-    assert result.rsum > judge(one, owner, bootstrap=0).rsum
+    assert result.rsum > evaluate_matrix(one, owner, bootstrap=0).rsum
 
 
 def test_an_ensemble_needs_two_of_one_shape() -> None:
     with pytest.raises(HireError, match="two models or more"):
-        ensemble(np.zeros((2, 2)))
+        average_matrices(np.zeros((2, 2)))
     with pytest.raises(HireError, match="same split"):
-        ensemble(np.zeros((2, 2)), np.zeros((2, 3)))
+        average_matrices(np.zeros((2, 2)), np.zeros((2, 3)))
 
 
 def test_metric_names_carry_the_protocol_and_please_mlflow() -> None:
-    metrics = judge(*matrix(), bootstrap=20).metrics()
+    metrics = evaluate_matrix(*matrix(), bootstrap=20).metrics()
     assert {f"full/{name}" for name in RECALLS} <= set(metrics)
     assert {f"full/{name}_low" for name in [*RECALLS, "rsum"]} <= set(metrics)
     assert all(re.fullmatch(r"[\w\-. :/]+", name) for name in metrics)
     assert metrics["full/rsum"] == pytest.approx(sum(metrics[f"full/{name}"] for name in RECALLS))
-    assert not any(name.endswith("_low") for name in judge(*matrix(), bootstrap=0).metrics())
+    assert not any(name.endswith("_low") for name in evaluate_matrix(*matrix(), bootstrap=0).metrics())
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
-    result = judge(*matrix(), bootstrap=20).model_copy(update={"facts": {"model": "modèle “x”"}})
+    result = evaluate_matrix(*matrix(), bootstrap=20).model_copy(update={"facts": {"model": "modèle “x”"}})
     path = write_json(result, tmp_path / "new" / "figures.json")
     assert Result.model_validate_json(path.read_text("utf-8")) == result
     assert [file.name for file in path.parent.iterdir()] == ["figures.json"]
 
 
 def test_ranks_know_their_fold() -> None:
-    ranks = protocol_ranks(*matrix(20), Protocol("folded", folds=4))
+    ranks = rank_under_protocol(*matrix(20), Protocol("folded", folds=4))
     assert ranks.fold.tolist() == np.repeat(np.arange(4), 5).tolist()
     assert ranks.t2i.max() <= 5

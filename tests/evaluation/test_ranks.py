@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hire_model.errors import HireError
-from hire_model.evaluation.ranks import NO_QUERY, caption_ranks, chance_recall, recall_at
+from hire_model.evaluation.ranks import NO_QUERY, compute_chance_recall, compute_recall, rank_matrix
 
 
 def slow_ranks(scores: np.ndarray, owner: np.ndarray) -> tuple[list[int], list[int]]:
@@ -40,7 +40,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 @given(problems())
 def test_ranks_equal_the_slow_reference(problem: tuple[np.ndarray, np.ndarray]) -> None:
-    i2t, t2i = caption_ranks(*problem)
+    i2t, t2i = rank_matrix(*problem)
     assert (i2t.tolist(), t2i.tolist()) == slow_ranks(*problem)
 
 
@@ -50,8 +50,8 @@ def test_order_of_images_and_captions_does_not_matter(problem: tuple[np.ndarray,
     rows, columns = list(range(len(scores))), list(range(len(owner)))
     random.shuffle(rows)
     random.shuffle(columns)
-    i2t, t2i = caption_ranks(scores, owner)
-    new_i2t, new_t2i = caption_ranks(scores[rows][:, columns], np.argsort(rows)[owner[columns]])
+    i2t, t2i = rank_matrix(scores, owner)
+    new_i2t, new_t2i = rank_matrix(scores[rows][:, columns], np.argsort(rows)[owner[columns]])
     assert (new_i2t == i2t[rows]).all()
     assert (new_t2i == t2i[columns]).all()
 
@@ -63,24 +63,24 @@ def test_block_size_and_mapping_do_not_matter(block: int, tmp_path: Path, monkey
     mapped = np.memmap(tmp_path / "scores", np.float32, "w+", shape=scores.shape)
     mapped[:] = scores
     monkeypatch.setattr("hire_model.evaluation.ranks._BLOCK_CELLS", block)
-    i2t, t2i = caption_ranks(mapped, owner)
+    i2t, t2i = rank_matrix(mapped, owner)
     assert (i2t.tolist(), t2i.tolist()) == slow_ranks(scores, owner)
 
 
 def test_a_constant_scorer_comes_last() -> None:
     owner = np.repeat(np.arange(20), 5)
-    i2t, t2i = caption_ranks(np.ones((20, 100), np.float32), owner)
+    i2t, t2i = rank_matrix(np.ones((20, 100), np.float32), owner)
     assert (i2t == 96).all()  # 95 wrong captions tie with five right ones
     assert (t2i == 20).all()
-    assert recall_at(i2t, 10) == recall_at(t2i, 10) == 0.0
+    assert compute_recall(i2t, 10) == compute_recall(t2i, 10) == 0.0
 
 
 def test_images_without_captions_stay_in_the_gallery_and_out_of_the_mean() -> None:
     scores = np.array([[1.0, 0.0], [2.0, 3.0], [0.0, 9.0]])
-    i2t, t2i = caption_ranks(scores, np.array([0, 1]))
+    i2t, t2i = rank_matrix(scores, np.array([0, 1]))
     assert i2t.tolist() == [1, 1, NO_QUERY]
     assert t2i.tolist() == [2, 2]  # the captionless image 2 is above the right one
-    assert recall_at(i2t, 1) == 100.0
+    assert compute_recall(i2t, 1) == 100.0
 
 
 @pytest.mark.parametrize("row", [0, 3])
@@ -88,7 +88,7 @@ def test_nan_names_its_cell(row: int) -> None:
     scores = np.zeros((4, 6), np.float32)
     scores[row, 5] = np.nan
     with pytest.raises(HireError, match=f"image {row} and caption 5 is NaN"):
-        caption_ranks(scores, np.array([0, 0, 1, 1, 2, 3]))
+        rank_matrix(scores, np.array([0, 0, 1, 1, 2, 3]))
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_nan_names_its_cell(row: int) -> None:
 )
 def test_shapes_that_do_not_fit(shape: tuple[int, int], owner: list[int], words: str) -> None:
     with pytest.raises(HireError, match=words):
-        caption_ranks(np.zeros(shape), np.array(owner))
+        rank_matrix(np.zeros(shape), np.array(owner))
 
 
 def test_chance_is_what_its_formula_says() -> None:
     owner = np.array([0, 0, 0, 2, 2, 3])
-    i2t, t2i = chance_recall(owner, 5, np.array([1, 2, 6, 50]))
+    i2t, t2i = compute_chance_recall(owner, 5, np.array([1, 2, 6, 50]))
     expected = [
         100 * np.mean([1 - math.comb(6 - c, min(k, 6)) / math.comb(6, min(k, 6)) for c in (3, 2, 1)])
         for k in (1, 2, 6, 50)
@@ -121,7 +121,7 @@ def test_chance_is_what_its_formula_says() -> None:
 def test_chance_is_what_a_random_scorer_reaches() -> None:
     random = np.random.default_rng(0)
     owner = np.repeat(np.arange(300), 5)
-    i2t, t2i = caption_ranks(random.random((300, 1500)), owner)
-    by_chance = chance_recall(owner, 300, np.array([10]))
-    assert recall_at(i2t, 10) == pytest.approx(by_chance[0][0], abs=3)
-    assert recall_at(t2i, 10) == pytest.approx(by_chance[1][0], abs=1.5)
+    i2t, t2i = rank_matrix(random.random((300, 1500)), owner)
+    by_chance = compute_chance_recall(owner, 300, np.array([10]))
+    assert compute_recall(i2t, 10) == pytest.approx(by_chance[0][0], abs=3)
+    assert compute_recall(t2i, 10) == pytest.approx(by_chance[1][0], abs=1.5)

@@ -68,7 +68,7 @@ def page(split: Split, explained: bool = True, protocol: str | protocols.Protoco
         parts = np.linspace(-0.02, 0.05, len(words))
         return Why(words, random.dirichlet([0.3] * 3, len(words)), parts, float(parts.sum()))
 
-    result = protocols.judge(scores, split.owner, protocol, bootstrap=20)
+    result = protocols.evaluate_matrix(scores, split.owner, protocol, bootstrap=20)
     result = result.model_copy(update={"facts": {"date": "today", "model": "m <1>", "data digest": "abc"}})
     return report.render(result, scores, split, explain=explain if explained else None, **more)  # type: ignore[arg-type]
 
@@ -199,8 +199,8 @@ def test_without_boxes_too(tmp_path: Path) -> None:
 def test_an_ensemble_is_called_one_and_examples_can_be_left_out(tmp_path: Path) -> None:
     split = build(tmp_path / "d", "none")
     scores = np.random.default_rng(0).standard_normal((12, 24)).astype(np.float32)
-    both = protocols.ensemble(scores, scores + 1)
-    result = protocols.judge(both, split.owner, bootstrap=0)
+    both = protocols.average_matrices(scores, scores + 1)
+    result = protocols.evaluate_matrix(both, split.owner, bootstrap=0)
     html = report.render(result, both, split, examples=0)
     assert "ensemble of 2 models" in html
     assert "<article" not in html

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hire_model.evaluation.ranks import NO_QUERY
-from hire_model.evaluation.slices import BINS, quantile_bins, slice_by
+from hire_model.evaluation.slices import BINS, slice_by, split_into_bins
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=200))
 def test_each_query_lies_in_exactly_one_bin(counts: list[int]) -> None:
-    bins = quantile_bins(np.array(counts))
+    bins = split_into_bins(np.array(counts))
     assert 1 <= len(bins) <= BINS
     assert all(sum(first <= count <= last for first, last in bins) == 1 for count in counts)
     assert all(any(first <= count <= last for count in counts) for first, last in bins)

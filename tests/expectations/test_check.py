@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dataset_faults import copy_dataset
+from planting import plant_both, set_cell, set_cells
 from typer.testing import CliRunner
 
 from expectations import suites
 from expectations.check import validate
-from expectations.faults import copy
-from expectations.planting import both, cell, cells
 from hire_model.cli.main import app
 from hire_model.data.importers.base import Target, write
 from hire_model.data.importers.scan import scan
@@ -34,8 +34,8 @@ def test_what_may_be_missing_raises_no_alarm(tmp_path: Path) -> None:
 
 
 def test_the_message_names_file_row_and_value(tiny_dataset: Path, tmp_path: Path) -> None:
-    data = copy(tiny_dataset, tmp_path / "data")
-    both(cell("regions", 3, "x1", -0.25), cell("relations", 2, "predicate", 99))(data)
+    data = copy_dataset(tiny_dataset, tmp_path / "data")
+    plant_both(set_cell("regions", 3, "x1", -0.25), set_cell("relations", 2, "predicate", 99))(data)
     validation = validate(data)
     assert not validation.ok and len(validation.failed("error")) == 2
     assert (
@@ -48,18 +48,18 @@ def test_the_message_names_file_row_and_value(tiny_dataset: Path, tmp_path: Path
 
 
 def test_of_many_rows_some_are_shown(tiny_dataset: Path, tmp_path: Path) -> None:
-    data = copy(tiny_dataset, tmp_path / "data")
-    cells("regions", range(100), score=1.5)(data)
+    data = copy_dataset(tiny_dataset, tmp_path / "data")
+    set_cells("regions", range(100), score=1.5)(data)
     (check,) = validate(data).failed("error")
     assert check.unexpected == 100 and check.message.count("score 1.5") == 3 and check.message.endswith(", ...")
 
 
 def test_nothing_else_is_judged_while_a_file_is_not_whole(tiny_dataset: Path, tmp_path: Path) -> None:
-    data = copy(tiny_dataset, tmp_path / "data")
+    data = copy_dataset(tiny_dataset, tmp_path / "data")
     (data / "relations.parquet").unlink()
     validation = validate(data)
-    assert {check.table for check in validation.checks} == {"manifest"}
-    assert "relations.parquet" in validation.summary() and "were not asked" in validation.summary()
+    assert {check.table for check in validation.results} == {"manifest"}
+    assert "relations.parquet" in validation.summary() and "were not run" in validation.summary()
 
 
 def test_no_data_set(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_no_data_set(tmp_path: Path) -> None:
 
 def edited(folder: Path, name: str, **changes: object) -> Path:
     """A folder with one suite of ours, of which the first expectation is changed."""
-    suite = suites.read(suites.OURS / f"{name}.json")
+    suite = suites.read_suite(suites.SUITE_FOLDER / f"{name}.json")
     suite["expectations"][0] |= changes
     folder.mkdir()
     (folder / f"{name}.json").write_text(json.dumps(suite), "utf-8")
@@ -84,7 +84,7 @@ def test_a_suite_of_ones_own_takes_the_place_of_ours(tiny_dataset: Path, tmp_pat
     validation = validate(tiny_dataset, suites=own)
     assert validation.ok
     assert [check.expectation for check in validation.failed("warning")] == ["a caption is about zebras"]
-    assert {check.table for check in validation.checks} == set(suites.NAMES)
+    assert {check.table for check in validation.results} == set(suites.SUITE_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_folder_without_suites(tiny_dataset: Path, tmp_path: Path) -> None:
 def test_data_docs_open_without_a_network(tiny_dataset: Path, tmp_path: Path) -> None:
     validate(tiny_dataset, docs=tmp_path / "docs")
     pages = list((tmp_path / "docs").rglob("*.html"))
-    assert len(pages) == 2 * len(suites.NAMES) + 1
+    assert len(pages) == 2 * len(suites.SUITE_NAMES) + 1
     for page in pages:
         text = page.read_text("utf-8")
         assert not any(f'{remote}="http' in text for remote in ("src",)) and "url('http" not in text
@@ -138,8 +138,8 @@ def test_data_docs_open_without_a_network(tiny_dataset: Path, tmp_path: Path) ->
 
 def test_no_script_of_a_caption_runs_in_the_data_docs(tiny_dataset: Path, tmp_path: Path) -> None:
     """Great Expectations writes captions as they are; a policy in the head, before them, binds browsers."""
-    data = copy(tiny_dataset, tmp_path / "data")
-    cell("captions", 5, "text", "a <img src=x onerror=alert(7)> dog <script>alert(8)</script>")(data)
+    data = copy_dataset(tiny_dataset, tmp_path / "data")
+    set_cell("captions", 5, "text", "a <img src=x onerror=alert(7)> dog <script>alert(8)</script>")(data)
     validate(data, docs=tmp_path / "docs")
     policy = re.compile(r"<head[^>]*><meta http-equiv=\"Content-Security-Policy\" content=\"([^\"]+)\">")
     for page in (tmp_path / "docs").rglob("*.html"):
@@ -160,7 +160,7 @@ def test_captions_of_a_test_split_taken_from_a_large_train_split(taken: int, sev
             text = f"the dog with {k} bones." if k < taken else f"a cat with {k} bones"
             writer.add(ImageRecord(f"b{k}", "test", rng.normal(size=(2, 8)), [text]))
     validation = validate(tmp_path / "d")
-    failed = {check.severity for check in validation.checks if not check.ok}
+    failed = {check.severity for check in validation.results if not check.ok}
     assert failed == {"warning", severity}, validation.summary()
     assert ("row 120: split_copied" in validation.summary()) == (severity == "error")
 
@@ -168,8 +168,8 @@ def test_captions_of_a_test_split_taken_from_a_large_train_split(taken: int, sev
 def test_the_command(tiny_dataset: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["data", "validate", str(tiny_dataset)])
     assert done.exit_code == 0 and "48 expectations: 0 errors, 0 warnings" in done.stdout, done.output
-    data = copy(tiny_dataset, tmp_path / "data")
-    cell("captions", 7, "text", "")(data)
+    data = copy_dataset(tiny_dataset, tmp_path / "data")
+    set_cell("captions", 7, "text", "")(data)
     done = CliRunner().invoke(app, ["data", "validate", str(data)])
     assert done.exit_code == 1 and "row 7: text ''" in done.stdout
 

@@ -1,4 +1,4 @@
-"""The pass over the features and the search for near copies, against plain versions; memory that does not grow."""
+"""The pass over the features, against a plain version; memory stays bounded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from expectations import features
-from expectations.features import measure, nearest_elsewhere
+from expectations.features import measure_features
 from hire_model.data.store import Dataset
 from hire_model.data.writer import DatasetWriter, ImageRecord
 
@@ -25,11 +23,11 @@ def counts_of(data: Dataset) -> np.ndarray:
 def test_measures_do_not_depend_on_the_blocks(tiny_dataset: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "BLOCK_BYTES", block)
     data = Dataset.open(tiny_dataset)
-    found = measure(data, counts_of(data))
+    found = measure_features(data, counts_of(data))
     array = data.features[:].astype(np.float64)
     np.testing.assert_allclose(found.norms, np.linalg.norm(array, axis=1), rtol=1e-5)
     assert not found.bad.any() and found.signatures.shape == (40, 160)
-    whole = measure(data, np.array([len(array)]))
+    whole = measure_features(data, np.array([len(array)]))
     np.testing.assert_allclose(
         whole.signatures[0] * len(array),
         (found.signatures * counts_of(data)[:, None]).sum(axis=0),
@@ -50,31 +48,9 @@ def test_signatures_tell_places_and_not_orders(tmp_path: Path) -> None:
             ("c", things, boxes[order]),
         ):
             writer.add(ImageRecord(name, "train", rows, ["a dog"], boxes=places))
-    a, b, c = measure(Dataset.open(tmp_path / "d"), np.array([4, 4, 4])).signatures
+    a, b, c = measure_features(Dataset.open(tmp_path / "d"), np.array([4, 4, 4])).signatures
     np.testing.assert_allclose(a, b, atol=1e-5)
     assert np.linalg.norm(a - c) > 0.05 * np.linalg.norm(a)
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from(["train", "dev", "test"]), st.integers(0, 5), st.integers(0, 5)), min_size=1),
-)
-def test_nearest_elsewhere_is_what_a_plain_search_finds(images: list[tuple[str, int, int]]) -> None:
-    splits = np.array([split for split, _, _ in images])
-    points = np.array([[x + 1, y + 1] for _, x, y in images], np.float32)
-    rows, distances = nearest_elsewhere(points, splits)
-    lengths = np.linalg.norm(points, axis=1)
-    for k, split in enumerate(splits):
-        others = np.flatnonzero(splits != split)
-        same = [j for j in others if (points[j] == points[k]).all()]
-        if not len(others):
-            assert rows[k] == -1 and distances[k] == np.inf
-        elif same:
-            # a copy is known at both ends, unless another copy took its place at the larger split's end
-            assert distances[k] == 0 or (distances[same] == 0).any()
-        if rows[k] >= 0:
-            apart = np.linalg.norm(points[k] - points[rows[k]]) / max(lengths[k], lengths[rows[k]])
-            assert splits[rows[k]] != split and abs(apart - distances[k]) < 1e-6
 
 
 MEASURE = """

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dataset_faults import copy_dataset
+from planting import change_features, set_cells
 from typer.testing import CliRunner
 
 from expectations import suites
 from expectations.check import validate
-from expectations.faults import copy
-from expectations.planting import cells, features
-from expectations.profile import profile
+from expectations.profile import propose_suites
 from hire_model.cli.main import app
 from hire_model.errors import DataError
 
@@ -19,7 +19,7 @@ from hire_model.errors import DataError
 @pytest.fixture(scope="module")
 def learned(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("suites") / "learned"
-    words = profile(tiny_dataset, out)
+    words = propose_suites(tiny_dataset, out)
     assert any("norm" in word for word in words) and any("captions per image: from 4 to 6" in word for word in words)
     return out
 
@@ -27,13 +27,13 @@ def learned(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_data_set_passes_what_was_learned_from_it(tiny_dataset: Path, learned: Path) -> None:
     validation = validate(tiny_dataset, suites=learned)
     assert validation.ok and not validation.failed("warning"), validation.summary()
-    assert len(validation.checks) > len(validate(tiny_dataset).checks)
+    assert len(validation.results) > len(validate(tiny_dataset).results)
 
 
 def test_other_features_are_noticed(tiny_dataset: Path, learned: Path, tmp_path: Path) -> None:
     """Twice the norm: within the factor of ten that is asked of every data set, but not what was seen."""
-    data = copy(tiny_dataset, tmp_path / "data")
-    features(lambda array: array * 2, None)(data)
+    data = copy_dataset(tiny_dataset, tmp_path / "data")
+    change_features(lambda array: array * 2, None)(data)
     assert validate(data).ok
     assert any(
         "99 of 100 features have a norm" in check.expectation
@@ -42,9 +42,9 @@ def test_other_features_are_noticed(tiny_dataset: Path, learned: Path, tmp_path:
 
 
 def test_another_language_is_noticed(tiny_dataset: Path, learned: Path, tmp_path: Path) -> None:
-    data = copy(tiny_dataset, tmp_path / "data")
-    cells("captions", range(200), text="Ein Mann mit Hut")(data)
-    own = profile(data, tmp_path / "german")
+    data = copy_dataset(tiny_dataset, tmp_path / "data")
+    set_cells("captions", range(200), text="Ein Mann mit Hut")(data)
+    own = propose_suites(data, tmp_path / "german")
     assert any("in the language learned: 90% have" in word for word in own)
     assert not any(
         "language" in check.expectation for check in validate(data, suites=tmp_path / "german").failed("error")
@@ -55,13 +55,13 @@ def test_another_language_is_noticed(tiny_dataset: Path, learned: Path, tmp_path
 def test_the_command_and_that_it_overwrites_nothing(tiny_dataset: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["data", "profile", str(tiny_dataset), "--out", str(tmp_path / "s")])
     assert done.exit_code == 0 and "hire data validate DATASET --suites" in done.stdout, done.output
-    assert {path.stem for path in (tmp_path / "s").iterdir()} == set(suites.NAMES)
+    assert {path.stem for path in (tmp_path / "s").iterdir()} == set(suites.SUITE_NAMES)
     with pytest.raises(DataError, match="has suites already"):
-        profile(tiny_dataset, tmp_path / "s")
+        propose_suites(tiny_dataset, tmp_path / "s")
 
 
 def test_nothing_is_learned_from_damage(tiny_dataset: Path, tmp_path: Path) -> None:
-    data = copy(tiny_dataset, tmp_path / "data")
+    data = copy_dataset(tiny_dataset, tmp_path / "data")
     (data / "captions.parquet").unlink()
     with pytest.raises(DataError, match="not whole"):
-        profile(data, tmp_path / "s")
+        propose_suites(data, tmp_path / "s")

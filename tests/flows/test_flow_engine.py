@@ -16,7 +16,7 @@ from prefect import Flow
 from real_servers import Servers
 
 import expectations.check
-from expectations.check import Check, Validation
+from expectations.results import ExpectationResult, Validation
 from flows.alone import LOCK, alone
 from flows.evaluate import evaluate, nightly
 from flows.gate import gate
@@ -68,7 +68,7 @@ class _Counted:
         self.calls += 1
         if self.failures:
             raise self.failures.pop(0)
-        return Validation("digest", [Check("captions", "not empty", "error", True, 0, "")])
+        return Validation("digest", [ExpectationResult("captions", "not empty", "error", True, 0, "")])
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Each planted fault that is an error ends the flow before anything is trained, with a message that names the place.
 
 The flows' own functions are called, without a server; of the suites only the fault's is asked, besides the files'. All
-suites are asked for each fault in tests/expectations/test_faults.py, and a server in test_flow_deployment.py.
+suites are asked for each fault in tests/faults/test_dataset_faults.py, and a server in test_flow_deployment.py.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dataset_faults import FAULTS, Fault, copy_dataset
 
 import expectations.check
 import flows.retrain
 import flows.validate
-from expectations.faults import FAULTS, Fault, copy
 from flows import artifacts
 from hire_model.errors import DataError
 
@@ -43,8 +43,8 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def run(fault: Fault, sound: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plant the fault and call the flow `hire`, which must end by saying where it is, or come to the training."""
-    monkeypatch.setattr(expectations.check, "NAMES", tuple(dict.fromkeys(("manifest", fault.suite))))
-    planted = copy(sound, place / "data")
+    monkeypatch.setattr(expectations.check, "SUITE_NAMES", tuple(dict.fromkeys(("manifest", fault.suite))))
+    planted = copy_dataset(sound, place / "data")
     row = fault.plant(planted)
     try:
         flows.retrain.hire.fn("", str(planted), [f"train.out={place / 'runs' / 'latest'}"])

@@ -15,7 +15,7 @@ from registered import RegisteredModel
 from typer.testing import CliRunner
 
 import flows.monitor
-from expectations.monitor import monitor as compare
+from expectations.check import run_suite
 from flows.monitor import DRIFT, monitor, watch
 from hire_model.cli.main import app
 from hire_model.data.store import Dataset
@@ -26,6 +26,7 @@ from hire_model.service.parsing import Ask
 from hire_model.service.payload import encode_image
 from hire_model.service.service import Service
 from hire_model.settings import Settings
+from hire_model.workflows.monitor import monitor as run_monitor
 
 
 def ask_all(model: Path, dataset: Path, out: Path, add: str = "", count: int = 120) -> Path:
@@ -111,7 +112,7 @@ def test_other_data_than_the_model_has_learned_from_are_refused(
 ) -> None:
     digests = [Dataset.open(folder).manifest.digest[:16] for folder in (tiny_dataset, watched.dataset)]
     with pytest.raises(HireError, match=f"(?s){digests[0]}, but .* has learned from .*{digests[1]}"):
-        compare(usual, str(watched.folder), Settings.model_validate({"data": {"path": tiny_dataset}}))
+        run_monitor(usual, str(watched.folder), Settings.model_validate({"data": {"path": tiny_dataset}}), run_suite)
 
 
 def test_lines_of_another_model_do_not_count(
@@ -122,7 +123,7 @@ def test_lines_of_another_model_do_not_count(
         weights = json.loads(text.splitlines()[0])["weights"]
         (tmp_path / part.name).write_text(text.replace(weights, "0" * 64))
     settings = Settings.model_validate({"data": {"path": scenes, "test": "test"}})
-    found = compare(tmp_path, str(watched.folder), settings)
+    found = run_monitor(tmp_path, str(watched.folder), settings, run_suite)
     assert (found.drift.pairs, found.drift.verdict) == (0, "too few")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import HireError
 from hire_model.monitoring import journal
-from hire_model.monitoring.journal import Journal, JournalSettings, Line, read
+from hire_model.monitoring.journal import Journal, JournalSettings, Line, read_lines
 from hire_model.service.galleries import VARIABLE
 from hire_model.service.parsing import Ask
 from hire_model.service.service import Service
@@ -48,7 +48,7 @@ def ask(service: Service, request: object, explain: bool = False, probe: bool = 
 def written(service: Service) -> list[Line]:
     assert service.journal is not None
     service.journal.close()
-    return list(read(service.journal.settings.folder))
+    return list(read_lines(service.journal.settings.folder))
 
 
 def test_a_pair_leaves_its_figures_and_no_words(service: Service, split: Split) -> None:
@@ -67,7 +67,7 @@ def test_a_pair_leaves_its_figures_and_no_words(service: Service, split: Split) 
     assert line.classes == dict(zip(kinds.tolist(), counts.tolist(), strict=True))
     assert line.unknown == 0.0
     assert line.text is None
-    [part] = journal.parts(service.journal.settings.folder)
+    [part] = journal.list_parts(service.journal.settings.folder)
     assert text not in part.read_text()
     assert stat.S_IMODE(part.stat().st_mode) == 0o600
     assert stat.S_IMODE(part.parent.stat().st_mode) == 0o700
@@ -149,12 +149,12 @@ def test_a_fault_costs_no_answer(
     elif fault == "disk full":
         monkeypatch.setattr(journal._Parts, "write", fails)
     else:
-        monkeypatch.setattr(journal, "of_picture", lambda _: 1 / 0)
+        monkeypatch.setattr(journal, "measure_picture", lambda _: 1 / 0)
     for _ in range(3):
         assert len(ask(service, service_examples.pairs(split, 2))["scores"]) == 2
     assert service.journal is not None
     service.journal.close()
-    assert service.journal._rests_until > time.monotonic()
+    assert service.journal._paused_until > time.monotonic()
 
 
 def test_a_hanging_disk_costs_no_time(service: Service, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,17 +178,17 @@ def test_parts_are_begun_anew_and_the_oldest_go(
         while not service.journal._queue.empty():
             time.sleep(0.001)
     lines = written(service)
-    assert len(journal.parts(folder)) == 3
+    assert len(journal.list_parts(folder)) == 3
     assert 3 <= len(lines) < 12
-    assert max(part.stat().st_size for part in journal.parts(folder)) < 600 + 500
+    assert max(part.stat().st_size for part in journal.list_parts(folder)) < 600 + 500
 
 
 def test_a_folder_that_was_deleted_is_made_again(service: Service, split: Split) -> None:
     ask(service, service_examples.pairs(split, 1))
-    while not journal.parts(service.journal.settings.folder):
+    while not journal.list_parts(service.journal.settings.folder):
         time.sleep(0.01)
     time.sleep(0.1)
-    for part in journal.parts(service.journal.settings.folder):
+    for part in journal.list_parts(service.journal.settings.folder):
         part.unlink()
     ask(service, service_examples.pairs(split, 1))
     assert len(written(service)) == 1
@@ -198,19 +198,19 @@ def test_what_is_no_line_is_passed_over(tmp_path: Path) -> None:
     good = Line(score=0.5).model_dump_json()
     (tmp_path / "journal-1-1.jsonl").write_bytes(f'{good}\n{{"half": '.encode() + b"\xff\x00\n[]\n\n")
     (tmp_path / "journal-2-1.jsonl").write_text(f"{good}\n{good[:40]}")
-    assert list(read(tmp_path)) == [Line(score=0.5)] * 2
+    assert list(read_lines(tmp_path)) == [Line(score=0.5)] * 2
 
 
 def test_no_journal_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(HireError, match="hire serve --journal"):
-        list(read(tmp_path))
+        list(read_lines(tmp_path))
 
 
 @given(st.floats(1e-4, 1), st.booleans())
 def test_settings_travel_by_the_environment(share: float, text: bool) -> None:
     settings = JournalSettings(Path("/some/where"), share, text)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.environment().items():
+        for name, value in settings.to_environment().items():
             patch.setenv(name, value)
         assert JournalSettings.from_environment() == settings
 
@@ -229,5 +229,5 @@ def test_off_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_variables_of_a_server_are_no_settings(tmp_path: Path) -> None:
-    variables = JournalSettings(tmp_path).environment() | {VARIABLE: str(tmp_path)}
+    variables = JournalSettings(tmp_path).to_environment() | {VARIABLE: str(tmp_path)}
     assert resolve("synthetic", environ=variables).settings == resolve("synthetic", environ={}).settings

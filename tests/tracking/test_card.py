@@ -12,8 +12,8 @@ from hire_model.data.schema import Manifest
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.evaluation.behaviour import Behaviour
-from hire_model.evaluation.protocols import judge, protocol_ranks
-from hire_model.evaluation.slices import standard_slices
+from hire_model.evaluation.protocols import evaluate_matrix, rank_under_protocol
+from hire_model.evaluation.slices import compute_slices
 from hire_model.gate import Evidence, Ground, decide
 from hire_model.model import artifact
 from hire_model.model.build import build
@@ -35,12 +35,12 @@ def folder(tiny_dataset: Path, settings: Settings, tmp_path_factory: pytest.Temp
     manifest: Manifest = test.dataset.manifest.model_copy(update={"name": "odd | name\n# <b>heading</b>"})
     model = build(settings.model, Dataset.open(tiny_dataset).split("train"))
     matrix = matrix_of(model, test, settings.evaluate)
-    ranks = protocol_ranks(matrix, test.owner, "full")
-    result = judge(matrix, test.owner, bootstrap=50, ranks=ranks)
+    ranks = rank_under_protocol(matrix, test.owner, "full")
+    result = evaluate_matrix(matrix, test.owner, bootstrap=50, ranks=ranks)
     result = result.model_copy(
         update={"facts": {"split": "test", "mlflow run": "abc", "git.commit": "0123456789abcdef"}}
     )
-    facts = card.card_facts(result, manifest, settings, standard_slices(test, ranks), 1234567, 3, 1)
+    facts = card.card_facts(result, manifest, settings, compute_slices(test, ranks), 1234567, 3, 1)
     kept = {card.FACT: facts.model_dump(mode="json")}
     return artifact.save(model, tmp_path_factory.mktemp("carded") / "model", kept)
 

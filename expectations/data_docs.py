@@ -30,8 +30,8 @@ nav ul, .breadcrumb { list-style: none; padding: 0 } .text-danger { color: #b000
 </style></head>"""
 
 
-def site(folder: Path) -> dict[str, Any]:
-    """Great Expectations' settings of a site of pages in `folder`."""
+def site_settings(folder: Path) -> dict[str, Any]:
+    """Return Great Expectations' settings of a site of pages in `folder`."""
     return {
         "class_name": "SiteBuilder",
         "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder.absolute())},

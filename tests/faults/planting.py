@@ -1,4 +1,4 @@
-"""Planting faults in a data set so that only the content is wrong: digests and counts are written anew after each."""
+"""Plant faults in a data set so that only the content is wrong: digests and counts are written again after each."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ Plant = Callable[[Path], int | None]
 """Harms the data set in a folder, and says at which row of its file that must be found (None: not at a row)."""
 
 
-def read(folder: Path, table: str) -> dict[str, list[Any]]:
+def read_columns(folder: Path, table: str) -> dict[str, list[Any]]:
     """The columns of a table as lists."""
     return pq.read_table(folder / f"{table}.parquet").to_pydict()
 
 
-def write(folder: Path, table: str, columns: dict[str, list[Any]]) -> None:
+def write_columns(folder: Path, table: str, columns: dict[str, list[Any]]) -> None:
     """Write the columns back with the format's types."""
     pq.write_table(pa.table(columns, schema=TABLES[table]), folder / f"{table}.parquet")
 
 
-def sign(folder: Path) -> None:
+def write_digests(folder: Path) -> None:
     """Write the files' digests into the manifest."""
     manifest = Manifest.read(folder)
     files = {name: sha256_of(folder / name) for name in manifest.files}
     (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(), "utf-8")
 
 
-def count(folder: Path) -> None:
+def write_counts(folder: Path) -> None:
     """Write what the tables hold of each split into the manifest, and the digests."""
-    images = pd.DataFrame(read(folder, "images"))
-    captions = Counter(images["split"].iloc[read(folder, "captions")["image"]])
+    images = pd.DataFrame(read_columns(folder, "images"))
+    captions = Counter(images["split"].iloc[read_columns(folder, "captions")["image"]])
     sums = images.groupby("split", sort=False)[["n_regions", "n_relations"]].sum()
     splits = {
         str(name): SplitCounts(images=int(size), captions=captions[name], regions=regions, relations=relations)
@@ -48,30 +48,30 @@ def count(folder: Path) -> None:
     }
     manifest = Manifest.read(folder).model_copy(update={"splits": splits})
     (folder / MANIFEST).write_text(manifest.model_dump_json(), "utf-8")
-    sign(folder)
+    write_digests(folder)
 
 
-def cells(table: str, rows: Sequence[int], report: int | None = None, counted: bool = True, **values: Any) -> Plant:
+def set_cells(table: str, rows: Sequence[int], report: int | None = None, counted: bool = True, **values: Any) -> Plant:
     """Set columns of some rows; a callable value is called with the old one. Found at `report`, or at the first."""
 
     def plant(folder: Path) -> int:
-        columns = read(folder, table)
+        columns = read_columns(folder, table)
         for name, value in values.items():
             for row in rows:
                 columns[name][row] = value(columns[name][row]) if callable(value) else value
-        write(folder, table, columns)
-        (count if counted else sign)(folder)
+        write_columns(folder, table, columns)
+        (write_counts if counted else write_digests)(folder)
         return rows[0] if report is None else report
 
     return plant
 
 
-def cell(table: str, row: int, column: str, value: Any) -> Plant:
+def set_cell(table: str, row: int, column: str, value: Any) -> Plant:
     """Set one cell and nothing else: the manifest's counts stay as they were."""
-    return cells(table, [row], counted=False, **{column: value})
+    return set_cells(table, [row], counted=False, **{column: value})
 
 
-def both(first: Plant, second: Plant) -> Plant:
+def plant_both(first: Plant, second: Plant) -> Plant:
     """Plant two, found where the first is."""
 
     def plant(folder: Path) -> int | None:
@@ -82,32 +82,32 @@ def both(first: Plant, second: Plant) -> Plant:
     return plant
 
 
-def features(change: Callable[[np.ndarray], np.ndarray | None], row: int | None) -> Plant:
+def change_features(change: Callable[[np.ndarray], np.ndarray | None], row: int | None) -> Plant:
     """Change the array of features, in place or by the array that `change` gives back."""
 
     def plant(folder: Path) -> int | None:
         array = np.load(folder / FEATURES)
         changed = change(array)
         np.save(folder / FEATURES, array if changed is None else changed)
-        sign(folder)
+        write_digests(folder)
         return row
 
     return plant
 
 
-def file(name: str, change: Callable[[bytes], bytes], signed: bool = True) -> Plant:
+def change_file(name: str, change: Callable[[bytes], bytes], signed: bool = True) -> Plant:
     """Change the bytes of one file."""
 
     def plant(folder: Path) -> None:
         path = folder / name
         path.write_bytes(change(path.read_bytes()))
         if signed:
-            sign(folder)
+            write_digests(folder)
 
     return plant
 
 
-def manifest(change: Callable[[Manifest], dict[str, Any]]) -> Plant:
+def change_manifest(change: Callable[[Manifest], dict[str, Any]]) -> Plant:
     """Change fields of the manifest, and nothing else."""
 
     def plant(folder: Path) -> None:
@@ -117,18 +117,18 @@ def manifest(change: Callable[[Manifest], dict[str, Any]]) -> Plant:
     return plant
 
 
-def columns(table: str, change: Callable[[pa.Table], pa.Table]) -> Plant:
+def change_columns(table: str, change: Callable[[pa.Table], pa.Table]) -> Plant:
     """Change a table as a whole, its columns and types."""
 
     def plant(folder: Path) -> None:
         path = folder / f"{table}.parquet"
         pq.write_table(change(pq.read_table(path)), path)
-        sign(folder)
+        write_digests(folder)
 
     return plant
 
 
-def image_copy(
+def copy_image(
     noise: float, shuffled: bool, box: Callable[[float], float] | None = None, new_regions: int = 0
 ) -> Plant:
     """Give an image of the test split the features and boxes of one of the training split with as many regions.
@@ -138,8 +138,12 @@ def image_copy(
     """
 
     def plant(folder: Path) -> int:
-        images, regions, array = read(folder, "images"), read(folder, "regions"), np.load(folder / FEATURES)
-        source, target = _alike(images)
+        images, regions, array = (
+            read_columns(folder, "images"),
+            read_columns(folder, "regions"),
+            np.load(folder / FEATURES),
+        )
+        source, target = _find_equally_large(images)
         rng, size = np.random.default_rng(0), images["n_regions"][source]
         old, new = images["first_region"][source], images["first_region"][target]
         order = rng.permutation(size) if shuffled else np.arange(size)
@@ -151,30 +155,30 @@ def image_copy(
             found = [regions[name][old + k] for k in order.tolist()]
             regions[name][new : new + size] = [box(value) for value in found] if box else found
         np.save(folder / FEATURES, array)
-        write(folder, "regions", regions)
-        sign(folder)
+        write_columns(folder, "regions", regions)
+        write_digests(folder)
         return target
 
     return plant
 
 
-def caption_copy() -> Plant:
+def copy_captions() -> Plant:
     """Give more than half of the captions of the test split the texts of captions of the training split."""
 
     def plant(folder: Path) -> int:
-        captions, splits = read(folder, "captions"), read(folder, "images")["split"]
+        captions, splits = read_columns(folder, "captions"), read_columns(folder, "images")["split"]
         rows = {name: [k for k, image in enumerate(captions["image"]) if splits[image] == name] for name in set(splits)}
         chosen = rows["test"][: len(rows["test"]) // 2 + 1]
         for test, train in zip(chosen, rows["train"], strict=False):
             captions["text"][test] = captions["text"][train]
-        write(folder, "captions", captions)
-        sign(folder)
+        write_columns(folder, "captions", captions)
+        write_digests(folder)
         return rows["test"][0]
 
     return plant
 
 
-def _alike(images: dict[str, list[Any]]) -> tuple[int, int]:
+def _find_equally_large(images: dict[str, list[Any]]) -> tuple[int, int]:
     """The first images of train and test that have the same number of regions, four or more."""
     rows = range(len(images["split"]))
     return next(

@@ -1,4 +1,4 @@
-"""Great Expectations at work: one table against one suite, and its data docs."""
+"""Run Great Expectations: check one table against one suite, and write data docs."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from great_expectations.core import ExpectationValidationResult
 from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 from great_expectations.exceptions import SuiteParameterError
 
-from expectations import docs
-from expectations.check import Check, Severity
-from expectations.suites import build
-from expectations.tables import Table
+from expectations import data_docs
+from expectations.results import ExpectationResult, Severity
+from expectations.suites import build_suite
+from expectations.tables import CheckedTable
 from hire_model.errors import DataError
 
 SHOWN = 3
+_LARGE = 100_000  # rows; a collection takes 0.2 s, more than checking a small table
 _FORMAT = {"result_format": "BASIC", "partial_unexpected_count": SHOWN, "include_unexpected_rows": True}
 
 
-class Judge:
-    """Holds the context of Great Expectations, in memory, for the tables of one data set."""
+class SuiteRunner:
+    """Great Expectations' context, in memory, for the tables of one data set."""
 
     def __init__(self) -> None:
         stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
         self.context = gx.get_context(mode="ephemeral", project_config=DataContextConfig(store_backend_defaults=stores))
         self.context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # type: ignore[assignment]
 
-    def judge(self, table: Table, path: Path, parameters: dict[str, float]) -> list[Check]:
-        """What comes of the suite in `path` on `table`, in the suite's order.
+    def run(self, table: CheckedTable, path: Path, parameters: dict[str, float]) -> list[ExpectationResult]:
+        """Check `table` against the suite in `path`; the results are in the suite's order.
 
-        Raises DataError where an expectation cannot be judged: a column or parameter that is not there, for instance.
+        Raises DataError where an expectation cannot be evaluated: for example if a column or parameter is missing.
         """
-        suite = self.context.suites.add(build(path))
+        suite = self.context.suites.add(build_suite(path))
         source = self.context.data_sources.add_pandas("data set")
         batch = source.add_dataframe_asset(table.name).add_batch_definition_whole_dataframe("whole")
         definition = ValidationDefinition(name=table.name, data=batch, suite=suite)
@@ -48,32 +49,33 @@ class Judge:
             )
         except SuiteParameterError as error:
             raise DataError(f"{path}: {error}. There are {', '.join(parameters) or 'none in this suite'}.") from error
-        self.context.data_sources.delete("data set")  # or its engine holds the frame as long as the context lives
-        gc.collect()  # what Great Expectations made of the frame, 400 MB at COCO's size, hangs in cycles
+        self.context.data_sources.delete("data set")  # its engine would keep the frame as long as the context exists
+        if len(table.frame) > _LARGE:
+            gc.collect()  # Great Expectations' copies of the frame, 400 MB at COCO's size, are in reference cycles
         order = {item.id: number for number, item in enumerate(suite.expectations)}
-        results = sorted(outcome.results, key=lambda result: order[_config(result).id])
-        return [_check(table, path, result) for result in results]
+        results = sorted(outcome.results, key=lambda result: order[_get_config(result).id])
+        return [_convert_result(table, path, result) for result in results]
 
     def write_docs(self, folder: Path, heading: str) -> None:
-        """Write data docs of all that was judged into `folder`; its first page is index.html."""
-        self.context.add_data_docs_site(heading, docs.site(folder))  # type: ignore[arg-type]  # a TypedDict that is not public
+        """Write data docs of all runs into `folder`; the first page is index.html."""
+        self.context.add_data_docs_site(heading, data_docs.site_settings(folder))  # type: ignore[arg-type]  # a TypedDict that is not public
         self.context.build_data_docs(site_names=[heading])
-        docs.make_local(folder, heading)
+        data_docs.make_local(folder, heading)
 
 
-def _config(result: ExpectationValidationResult) -> Any:
+def _get_config(result: ExpectationValidationResult) -> Any:
     assert result.expectation_config is not None
     return result.expectation_config
 
 
-def _check(table: Table, path: Path, result: ExpectationValidationResult) -> Check:
-    config, found = _config(result), result.result
+def _convert_result(table: CheckedTable, path: Path, result: ExpectationValidationResult) -> ExpectationResult:
+    config, found = _get_config(result), result.result
     if "unexpected_count" not in found and "observed_value" not in found:
-        raise DataError(f"{path}: {config.type} {config.kwargs}: {_exception(result)}")
+        raise DataError(f"{path}: {config.type} {config.kwargs}: {_read_exception(result)}")
     severity: Severity = "error" if config.severity == "critical" else "warning"
     unexpected = int(found.get("unexpected_count") or 0)
-    message = f"{table.file}: expected that {config.description}; {_what(table, config.kwargs, found)}"
-    return Check(
+    message = f"{table.file}: expected that {config.description}; {_describe_rows(table, config.kwargs, found)}"
+    return ExpectationResult(
         table.name,
         str(config.description),
         severity,
@@ -83,15 +85,15 @@ def _check(table: Table, path: Path, result: ExpectationValidationResult) -> Che
     )
 
 
-def _exception(result: ExpectationValidationResult) -> str:
-    """What Great Expectations raised: a dictionary, or one per metric."""
+def _read_exception(result: ExpectationValidationResult) -> str:
+    """Return what Great Expectations raised. `exception_info` is one dictionary, or one per metric."""
     info = result.exception_info or {}
     first = info if "exception_message" in info else next(iter(info.values()), {})
     return str(first.get("exception_message", "no result"))
 
 
-def _what(table: Table, kwargs: dict[str, Any], found: dict[str, Any]) -> str:
-    """How many rows, and the first few of them with their values."""
+def _describe_rows(table: CheckedTable, kwargs: dict[str, Any], found: dict[str, Any]) -> str:
+    """Return the number of unexpected rows, and the first few of them with their values."""
     rows = found.get("unexpected_rows")
     if not isinstance(rows, pd.DataFrame):
         return f"observed {found.get('observed_value')}"
@@ -100,7 +102,7 @@ def _what(table: Table, kwargs: dict[str, Any], found: dict[str, Any]) -> str:
     shown = "; ".join(
         f"row {index}: "
         + ", ".join(
-            f"{name} {_short(value)}"
+            f"{name} {_shorten(value)}"
             for name, value in zip(named, row, strict=True)
             if name in columns or not pd.isna(value)  # there may be no image to name
         )
@@ -110,7 +112,7 @@ def _what(table: Table, kwargs: dict[str, Any], found: dict[str, Any]) -> str:
     return f"not so in {found['unexpected_count']:,} of {found['element_count']:,} rows: {shown}{more}"
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     if isinstance(value, float | np.floating):
         return f"{value:.6g}"
     text = repr(value) if isinstance(value, str) else str(value)

@@ -1,4 +1,4 @@
-"""The report's figures, drawn by matplotlib: the same figure goes inline into HTML or into a file for the docs."""
+"""Plots for the reports and the docs, drawn with matplotlib, as inline SVG or as files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hire_model.evaluation.protocols import Ranks
-from hire_model.evaluation.ranks import NO_QUERY, chance_recall
+from hire_model.evaluation.ranks import NO_QUERY, compute_chance_recall
 from hire_model.evaluation.result import KS, Result
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ _STYLE: Any = {
 }
 
 
-def recall_curve(ranks: Ranks, owner: np.ndarray, most: int = 50) -> Figure:
+def plot_recall(ranks: Ranks, owner: np.ndarray, most: int = 50) -> Figure:
     """R@K for K from 1 to `most` (or the gallery's size) in both directions, dotted where a random order would lie."""
     gallery = int(np.bincount(ranks.fold).max())
     ks = np.arange(1, min(most, gallery) + 1)
     in_fold = ranks.fold[owner] == 0
-    by_chance = chance_recall(owner[in_fold], gallery, ks)
-    with _style():
-        figure, axes = _canvas(6.4, 3.7)
+    by_chance = compute_chance_recall(owner[in_fold], gallery, ks)
+    with apply_style():
+        figure, axes = make_canvas(6.4, 3.7)
         directions = (("image → text", ranks.i2t, BLUE, "-"), ("text → image", ranks.t2i, ORANGE, "--"))
         for (label, found, colour, dash), chance in zip(directions, by_chance, strict=True):
             asked = np.sort(found[found != NO_QUERY])
@@ -63,15 +63,15 @@ def recall_curve(ranks: Ranks, owner: np.ndarray, most: int = 50) -> Figure:
             axes.plot(ks, chance, ":", color=colour, linewidth=1.3, label=f"chance, {label}")
         axes.set(xlabel="K", ylabel="recall@K in %", ylim=(0, 102), xlim=(ks[0] - 0.3, ks[-1] + 0.3))
         axes.set_xticks([k for k in (1, 5, 10, 20, 30, 40, 50) if k <= ks[-1]])
-        _legend_above(axes, 2)
+        add_legend_above(axes, 2)
     return figure
 
 
-def recall_points(results: Mapping[str, Result]) -> Figure:
+def plot_recall_points(results: Mapping[str, Result]) -> Figure:
     """R@1, R@5 and R@10 of models by name, a panel per direction; bars are the 95 % intervals, where there are any."""
     from matplotlib.figure import Figure
 
-    with _style():
+    with apply_style():
         figure = Figure(figsize=(7.2, 3.7), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for axes, title, side in zip(panels, ("image → text", "text → image"), ("i2t", "t2i"), strict=True):
@@ -90,7 +90,7 @@ def recall_points(results: Mapping[str, Result]) -> Figure:
     return figure
 
 
-def training_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
+def plot_training(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Mean training loss and dev rSum per epoch, one above the other.
 
     `history` has a row per complete epoch: 'epoch' counted from 0, 'loss', and 'dev' with 'rsum'.
@@ -100,7 +100,7 @@ def training_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
 
     epochs = [row["epoch"] + 1 for row in history]
     losses, rsums = [row["loss"] for row in history], [row["dev"]["rsum"] for row in history]
-    with _style():
+    with apply_style():
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True)
         for axes, title, values, colour in (
@@ -117,7 +117,7 @@ def training_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def robustness_plot(lines: Mapping[str, Mapping[float, Sequence[float]]], ylabel: str = "rSum") -> Figure:
+def plot_robustness(lines: Mapping[str, Mapping[float, Sequence[float]]], ylabel: str = "rSum") -> Figure:
     """Recall against the share of explicit edges that was dropped or shuffled.
 
     `lines` maps a name such as 'with the implicit stage, dropped' to {share in 0-1: values of the seeds}. Names that
@@ -127,8 +127,8 @@ def robustness_plot(lines: Mapping[str, Mapping[float, Sequence[float]]], ylabel
     heads = list(dict.fromkeys(name.split(",")[0] for name in lines))
     tails = list(dict.fromkeys(name.split(",", 1)[-1] for name in lines))
     colours, dashes, marks = (BLUE, ORANGE, GREEN, PINK), ("-", "--", ":", "-."), "osD^"
-    with _style():
-        figure, axes = _canvas(6.4, 3.9)
+    with apply_style():
+        figure, axes = make_canvas(6.4, 3.9)
         for name, points in lines.items():
             head, tail = heads.index(name.split(",")[0]), tails.index(name.split(",", 1)[-1])
             shares = sorted(points)
@@ -140,14 +140,14 @@ def robustness_plot(lines: Mapping[str, Mapping[float, Sequence[float]]], ylabel
         axes.set(xlabel="explicit edges dropped or shuffled, in %", ylabel=ylabel)
         axes.set_xticks([0, 25, 50, 75, 100])
         axes.margins(y=0.12)
-        _legend_above(axes, 2 if len(lines) > 1 else 1)
+        add_legend_above(axes, 2 if len(lines) > 1 else 1)
     return figure
 
 
-def two_samples(learned: np.ndarray, asked: np.ndarray) -> Figure:
+def plot_two_samples(learned: np.ndarray, asked: np.ndarray) -> Figure:
     """Shares in % of the values of two samples: steps for numbers, bars for kinds (str), the most frequent first."""
-    with _style():
-        figure, axes = _canvas(4.8, 2.8)
+    with apply_style():
+        figure, axes = make_canvas(4.8, 2.8)
         named = (("learned", learned, BLUE, "-"), ("asked", asked, ORANGE, "--"))
         if learned.dtype.kind in "fi":
             both = np.concatenate([learned, asked])
@@ -165,13 +165,13 @@ def two_samples(learned: np.ndarray, asked: np.ndarray) -> Figure:
                 axes.bar(np.arange(len(kinds)) + shift, share, 0.4, color=colour, label=label)
             axes.set_xticks(range(len(kinds)), kinds.tolist(), rotation=40, ha="right")
         axes.set_ylabel("share in %")
-        _legend_above(axes, 2)
+        add_legend_above(axes, 2)
     return figure
 
 
-def inline_svg(figure: Figure, label: str) -> str:
+def render_svg(figure: Figure, label: str) -> str:
     """The figure as an <svg> element for HTML: scales with the page, takes its ink from the page, names no address."""
-    with _style():
+    with apply_style():
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True)
     svg = buffer.getvalue()
@@ -182,27 +182,30 @@ def inline_svg(figure: Figure, label: str) -> str:
     return f'<svg role="img" aria-label="{html.escape(label)}" {view[0] if view else ""}>{body}'
 
 
-def save(figure: Figure, path: str | Path) -> None:
+def save_plot(figure: Figure, path: str | Path) -> None:
     """Write the figure to a .png or .svg file on a white ground; the same figure gives the same bytes."""
-    with _style():
+    with apply_style():
         metadata = {"Date": None} if str(path).endswith(".svg") else None
         figure.savefig(path, dpi=160, facecolor="white", metadata=metadata)
 
 
-def _style() -> Any:
+def apply_style() -> Any:
+    """Return a context in which matplotlib draws in our style."""
     import matplotlib
 
     return matplotlib.rc_context(_STYLE)
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+def make_canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """Make a figure of one panel; width and height in inches."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state, safe in threads
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
-def _legend_above(axes: Axes, columns: int) -> None:
+def add_legend_above(axes: Axes, columns: int) -> None:
+    """Put the legend above the panel, in `columns` columns."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, handlelength=2.6)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hire_model.evaluation import figures
+from hire_model.evaluation import plots
 from hire_model.evaluation.protocols import Ranks
 
 RANKS = Ranks(np.array([1, 2, 9, 0]), np.array([1, 1, 3, 4]), np.zeros(4, np.int64))
@@ -16,7 +16,7 @@ LINES = {f"{who}, {what}": {0.0: [400.0, 410.0], 1.0: [300.0, 320.0]} for who in
 
 
 def test_recall_curve_shows_recall_and_chance() -> None:
-    axes = figures.recall_curve(RANKS, OWNER).axes[0]
+    axes = plots.plot_recall(RANKS, OWNER).axes[0]
     lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
     assert lines["image → text"] == pytest.approx([100 / 3, 200 / 3, 200 / 3, 200 / 3])
     assert lines["text → image"] == pytest.approx([50, 50, 75, 100])
@@ -24,13 +24,13 @@ def test_recall_curve_shows_recall_and_chance() -> None:
 
 
 def test_training_curve_counts_epochs_from_one_and_names_the_best() -> None:
-    upper, lower = figures.training_curve(HISTORY).axes
+    upper, lower = plots.plot_training(HISTORY).axes
     assert upper.lines[0].get_xdata().tolist() == [1, 2, 3]
     assert [text.get_text() for text in lower.texts] == ["best 210.0"]
 
 
 def test_robustness_plot_shares_colours_and_dashes() -> None:
-    lines = figures.robustness_plot(LINES).axes[0].lines
+    lines = plots.plot_robustness(LINES).axes[0].lines
     colours, dashes = [line.get_color() for line in lines], [line.get_linestyle() for line in lines]
     assert colours[0] == colours[1] != colours[2] == colours[3]
     assert dashes[0] == dashes[2] != dashes[1] == dashes[3]
@@ -47,7 +47,7 @@ class _Tags(HTMLParser):
 
 
 def test_inline_svg_is_one_element_that_names_no_address() -> None:
-    svg = figures.inline_svg(figures.training_curve(HISTORY), 'loss "<b>')
+    svg = plots.render_svg(plots.plot_training(HISTORY), 'loss "<b>')
     parser = _Tags()
     parser.feed(svg)
     assert parser.tags[0][0] == "svg"
@@ -56,7 +56,7 @@ def test_inline_svg_is_one_element_that_names_no_address() -> None:
     assert "width" not in parser.tags[0][1]
     assert "://" not in svg
     assert "currentColor" in svg
-    assert figures.INK not in svg
+    assert plots.INK not in svg
     uses = [attrs for tag, attrs in parser.tags if tag == "use"]
     ids = {attrs.get("id") for _, attrs in parser.tags}
     assert uses
@@ -66,5 +66,5 @@ def test_inline_svg_is_one_element_that_names_no_address() -> None:
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_one_figure_one_file(suffix: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        figures.save(figures.robustness_plot(LINES), tmp_path / f"{name}.{suffix}")
+        plots.save_plot(plots.plot_robustness(LINES), tmp_path / f"{name}.{suffix}")
     assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()

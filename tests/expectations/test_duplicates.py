@@ -1,4 +1,4 @@
-"""Which images have most of their features from another split: against a plain search, and where there must be none."""
+"""Images that are in two splits: copied features and nearest images, against plain searches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expectations.check import validate
-from expectations.copies import FEW, copied, row_hashes
+from expectations.duplicates import MAX_OWNERS, find_copies, find_nearest
+from expectations.features import hash_rows
 from hire_model.data.synthetic import generate
 from hire_model.data.synthetic.detector import Faults
 
@@ -25,7 +26,7 @@ def found(images: list[tuple[str, list[int]]], alone: int = 400) -> tuple[np.nda
     everything = [("train", list(range(1000, 1000 + alone))), *images]
     hashes = np.array([vector for _, vectors in everything for vector in vectors], np.int64)
     counts = np.array([len(vectors) for _, vectors in everything], np.int64)
-    sources, shares = copied(hashes, counts, np.array([split for split, _ in everything]), "train")
+    sources, shares = find_copies(hashes, counts, np.array([split for split, _ in everything]), "train")
     return sources[1:], shares[1:]
 
 
@@ -53,7 +54,7 @@ def test_copies(train: list[int], test: list[int], share: float) -> None:
 
 def test_what_stands_in_many_images_tells_nothing_of_one() -> None:
     """Such as the padding of images with few regions."""
-    padded = [("train", [k, 7, 8, 9]) for k in range(100, 100 + FEW)]
+    padded = [("train", [k, 7, 8, 9]) for k in range(100, 100 + MAX_OWNERS)]
     assert not found([*padded, ("test", [50, 7, 8, 9])])[1].any()
 
 
@@ -67,12 +68,34 @@ def test_a_codebook_tells_nothing_of_an_image() -> None:
 def test_scenes_without_noise_raise_no_alarm(tmp_path: Path) -> None:
     """There two dogs of one look have the same features, bit for bit, in different scenes."""
     generate(tmp_path / "d", train=60, dev=30, test=30, seed=0, faults=Faults.none())
-    checks = {check.expectation: check for check in validate(tmp_path / "d").checks if check.table == "splits"}
+    checks = {check.expectation: check for check in validate(tmp_path / "d").results if check.table == "splits"}
     assert next(check for name, check in checks.items() if "most of its features" in name).ok
 
 
 def test_equal_rows_have_equal_hashes() -> None:
     rows = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float16)
     rows[3] = rows[1]
-    hashes = row_hashes(rows).tolist()
+    hashes = hash_rows(rows).tolist()
     assert hashes[3] == hashes[1] and len(set(hashes)) == 4
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["train", "dev", "test"]), st.integers(0, 5), st.integers(0, 5)), min_size=1),
+)
+def test_find_nearest_is_what_a_plain_search_finds(images: list[tuple[str, int, int]]) -> None:
+    splits = np.array([split for split, _, _ in images])
+    points = np.array([[x + 1, y + 1] for _, x, y in images], np.float32)
+    rows, distances = find_nearest(points, splits)
+    lengths = np.linalg.norm(points, axis=1)
+    for k, split in enumerate(splits):
+        others = np.flatnonzero(splits != split)
+        same = [j for j in others if (points[j] == points[k]).all()]
+        if not len(others):
+            assert rows[k] == -1 and distances[k] == np.inf
+        elif same:
+            # a copy is known at both ends, unless another copy took its place at the larger split's end
+            assert distances[k] == 0 or (distances[same] == 0).any()
+        if rows[k] >= 0:
+            apart = np.linalg.norm(points[k] - points[rows[k]]) / max(lengths[k], lengths[rows[k]])
+            assert splits[rows[k]] != split and abs(apart - distances[k]) < 1e-6
