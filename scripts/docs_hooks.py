@@ -1,7 +1,8 @@
-"""Hooks of the documentation site (mkdocs.yml): pages from outside docs/, the settings tables, and list spacing."""
+"""Hooks of the documentation site (mkdocs.yml): pages from outside docs/, generated tables, and list spacing."""
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ from hire_model.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "README.md": "index.md"}
 """Files of the repository root, and their pages on the site."""
-SETTINGS_MARK = "<!-- settings -->"
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 _PAGE = re.compile(r"docs/(\w+)\.md")
+_REF = re.compile(r"#/components/schemas/(\w+)")
 _NAMES = {Path: "folder", str: "text"}
 _ITEM = re.compile(r"(?:[-*+]|\d+\.) ")
 
@@ -32,9 +33,10 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Adapt a page written for GitHub: fill the settings tables, fix links that leave docs/, separate lists."""
-    if SETTINGS_MARK in markdown:
-        markdown = markdown.replace(SETTINGS_MARK, settings_tables())
+    """Adapt a page written for GitHub: fill generated tables, fix links that leave docs/, separate lists."""
+    for mark, tables in {"<!-- settings -->": settings_tables, "<!-- contract -->": contract_tables}.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, tables())
     outside = page.file.src_uri in OUTSIDE.values() and not (ROOT / "docs" / page.file.src_uri).is_file()
     folder = "" if outside else posixpath.join("docs", posixpath.dirname(page.file.src_uri))
     here = posixpath.dirname(page.file.src_uri)
@@ -116,3 +118,49 @@ def _leaves(annotation: Any) -> Iterator[Any]:
         yield annotation
     for part in inner:
         yield from _leaves(part)
+
+
+def contract_tables() -> str:
+    """Return a Markdown section with a table for each message of serving/openapi.json, requests first."""
+    messages = json.loads((ROOT / "serving" / "openapi.json").read_text("utf-8"))["components"]["schemas"]
+    requests = [name for name in messages if name.endswith("Request")]
+    for name in requests:  # it grows: what a request contains belongs to the requests
+        requests += [part for part in _REF.findall(json.dumps(messages[name])) if part not in requests]
+    answers = [name for name in messages if name not in requests]
+    parts = []
+    for title, names in {"Requests": requests, "Answers": answers}.items():
+        parts += [f"## {title}", *(_message_table(name, messages[name]) for name in dict.fromkeys(names))]
+    return "\n\n".join(parts)
+
+
+def _message_table(name: str, message: dict[str, Any]) -> str:
+    rows = []
+    for field, schema in message["properties"].items():
+        kind, meaning = _kind(schema), _escaped(schema.get("description", ""))
+        if field not in message.get("required", ()):
+            meaning = "; ".join(filter(None, [f"optional, default `{json.dumps(schema.get('default'))}`", meaning]))
+        rows.append(f"| `{field}` | {kind} | {meaning} |")
+    head = ["| Key | Type | Meaning |", "|---|---|---|"]
+    return "\n".join([f"### {name}", "", _escaped(message["description"]), "", *head, *rows])
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """Return a JSON schema as words, such as `list of number ≥ 0`."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if choices := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(_kind(choice) for choice in choices)
+    if "enum" in schema:
+        return " or ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
+    if "prefixItems" in schema:
+        return f"[{', '.join(_kind(item) for item in schema['prefixItems'])}]".replace("[", "\\[", 1)
+    if schema.get("type") == "array":
+        return f"list of {_kind(schema['items'])}"
+    signs = {"minimum": "≥", "maximum": "≤"}
+    bounds = [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
+    return " ".join([schema.get("type", "any"), ", ".join(bounds)]).strip()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[").replace("|", "\\|")

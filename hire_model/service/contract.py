@@ -149,7 +149,7 @@ class PairsAnswer(_Answer):
 
 
 class MatrixAnswer(_Answer):
-    """`scores[i][j]` of image i and text j."""
+    """scores[i][j] of image i and text j."""
 
     scores: list[list[float]]
 
