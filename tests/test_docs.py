@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -43,13 +45,46 @@ def test_every_relative_link_resolves(page: Path) -> None:
             assert anchor in _anchors(target), link
 
 
-def test_the_settings_page_lists_every_key() -> None:
+def _page(path: str) -> SimpleNamespace:
+    return SimpleNamespace(file=SimpleNamespace(src_uri=path))
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
     spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "scripts" / "docs_hooks.py")
     assert spec and spec.loader
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_settings_page_lists_every_key(hooks: ModuleType) -> None:
     listed = re.findall(r"^\| `([\w.]+)`", hooks.settings_tables(), re.MULTILINE)
     assert sorted(listed) == sorted(flatten(Settings().model_dump(mode="json")))
+
+
+def test_the_contract_page_lists_every_message_once(hooks: ModuleType) -> None:
+    messages = json.loads((ROOT / "serving" / "openapi.json").read_text("utf-8"))["components"]["schemas"]
+    listed = re.findall(r"^### (\w+)", hooks.contract_tables(), re.MULTILINE)
+    assert sorted(listed) == sorted(messages)
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "expected"),
+    [
+        ("adr/001.md", "[a](../data.md#the-format)", "[a](../data.md#the-format)"),
+        ("data.md", "[a](../CONTRIBUTING.md)", "[a](contributing.md)"),
+        ("contributing.md", "[a](docs/data.md)", "[a](data.md)"),
+        ("data.md", "[a](../hire_model/batch.py)", "a"),
+        ("data.md", "[a](https://arxiv.org)", "[a](https://arxiv.org)"),
+    ],
+)
+def test_a_link_leads_to_the_page_on_the_site(hooks: ModuleType, page: str, link: str, expected: str) -> None:
+    assert hooks.on_page_markdown(link, page=_page(page)) == expected
+
+
+def test_a_list_directly_below_a_sentence_becomes_a_list(hooks: ModuleType) -> None:
+    assert hooks.on_page_markdown("Files:\n- a\n- b", page=_page("data.md")) == "Files:\n\n- a\n- b"
 
 
 @pytest.mark.live
