@@ -1,6 +1,6 @@
 # On a fresh machine with Python 3.11 and pip, run `make train` or `make test`. Each installs what is missing.
 .DEFAULT_GOAL := help
-.PHONY: help setup train pipeline stop test test-fast coverage lint clean
+.PHONY: help setup train pipeline stop test test-fast coverage lint docs clean
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHON
@@ -36,6 +36,9 @@ lint: setup ## Check style, types, the direction of imports, and dead code
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/vulture
+
+docs: setup ## Build the documentation site into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 conda.yaml: requirements.lock ## Write the pins for conda
 	.venv/bin/python scripts/write_conda_env.py

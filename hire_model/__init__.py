@@ -5,7 +5,14 @@ The names below load torch only when they are first used, so that `hire --help` 
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and the API reference
+    from hire_model.data.store import Dataset
+    from hire_model.errors import HireError
+    from hire_model.model.hire import Hire
+    from hire_model.scoring.scorer import Scorer
+    from hire_model.tracking.registry import fetch
 
 # Read by GNU OpenMP when torch is loaded: how often a thread asks whether the others are done before it sleeps. Its own
 # 300,000 turns take cores from whatever else runs, and a busy machine then trains a tenth as fast; these cost an idle
