@@ -30,7 +30,7 @@ from hire_model.training.loader import Loader, PlannedBatches
 from hire_model.training.losses import hinge
 from hire_model.training.optim import optimizer
 from hire_model.training.sampler import BatchPlan, CaptionSampler
-from hire_model.training.seed import seed_all
+from hire_model.training.distributed import seed_everything
 from hire_model.training.train_state import Run
 
 WARM = 3
@@ -81,7 +81,7 @@ def main(data: str, steps: int, overrides: list[str]) -> None:
 
 
 def fresh(settings: Settings, split: object) -> torch.nn.Module:
-    seed_all(settings.train.seed)
+    seed_everything(settings.train.seed)
     return build(settings.model, split)  # type: ignore[arg-type]
 
 

@@ -17,16 +17,15 @@ from hire_model.model.hire import Hire
 from hire_model.model.warm_start import warm_start
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import EvaluateSettings, Settings
-from hire_model.training.distributed import own_device
+from hire_model.training.distributed import pick_local_device, seed_everything
 from hire_model.training.loop import fit
 from hire_model.training.record import EpochRecord, FitResult
-from hire_model.training.seed import seed_all
 
 
 def started(settings: Settings, train: Split, warm: bool) -> tuple[Hire, CaptionBank]:
     """A model before its first step, and the captions of `train` as it reads them; warm: with the closed-form start."""
-    seed_all(settings.train.seed)
-    model = build(settings.model, train).to(own_device(settings.train))
+    seed_everything(settings.train.seed)
+    model = build(settings.model, train).to(pick_local_device(settings.train))
     bank = caption_bank(model, train.texts)
     if warm:
         warm_start(model, train, bank, settings.train)
