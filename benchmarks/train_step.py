@@ -18,19 +18,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from hire_model.training.augment import Augment
+from hire_model.training.loader import Loader, PlannedBatches
+from hire_model.training.sampler import BatchPlan, CaptionSampler
 
 from hire_model.batch import Batch
 from hire_model.data.store import Dataset
-from hire_model.model.build import build
-from hire_model.model.captions import caption_bank
+from hire_model.model.build import build_model
+from hire_model.model.captions import build_caption_bank
 from hire_model.settings import Settings, resolve
-from hire_model.training.augment import Augment
-from hire_model.training.distributed import engine
-from hire_model.training.loader import Loader, PlannedBatches
+from hire_model.training.distributed import engine, seed_everything
 from hire_model.training.losses import hinge
 from hire_model.training.optim import optimizer
-from hire_model.training.sampler import BatchPlan, CaptionSampler
-from hire_model.training.distributed import seed_everything
 from hire_model.training.train_state import Run
 
 WARM = 3
@@ -56,7 +55,7 @@ def main(data: str, steps: int, overrides: list[str]) -> None:
     if train.threads:
         torch.set_num_threads(train.threads)
     fabric = engine(train)
-    bank = caption_bank(build(settings.model, split), split.texts)
+    bank = build_caption_bank(build_model(settings.model, split), split.texts)
     sampler = CaptionSampler(split.owner, train.batch, train.seed)
     augment = Augment(train.seed, train.region_drop, train.word_drop, train.edge_drop)
     loader = Loader(sampler, PlannedBatches(split, bank, augment), settings.data.workers)
@@ -82,7 +81,7 @@ def main(data: str, steps: int, overrides: list[str]) -> None:
 
 def fresh(settings: Settings, split: object) -> torch.nn.Module:
     seed_everything(settings.train.seed)
-    return build(settings.model, split)  # type: ignore[arg-type]
+    return build_model(settings.model, split)  # type: ignore[arg-type]
 
 
 def plain(settings: Settings, split: object, device: torch.device) -> Callable[[Item], None]:

@@ -158,7 +158,9 @@ class EncodedTexts(_TensorGroup):
         if len(parts) == 1:
             return parts[0]
         words, mask = _pad_blocks([part.words for part in parts]), _pad_blocks([part.mask for part in parts])
-        roles = None if parts[0].roles is None else _pad_blocks([part.roles for part in parts if part.roles is not None])
+        roles = (
+            None if parts[0].roles is None else _pad_blocks([part.roles for part in parts if part.roles is not None])
+        )
         return cls(words, mask, torch.cat([part.summary for part in parts]), roles)
 
 

@@ -67,7 +67,10 @@ class Checkpoint:
         plain["meter"] = dataclasses.asdict(self.meter)
         plain["history"] = [dataclasses.asdict(record) for record in self.history]
 
-        with _write_safely(path) as partial, partial.open("wb") as file:  # given a path, torch does not say that it is full
+        with (
+            _write_safely(path) as partial,
+            partial.open("wb") as file,
+        ):  # given a path, torch does not say that it is full
             torch.save(plain, file)
 
     @classmethod

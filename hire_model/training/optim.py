@@ -54,7 +54,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> AdamW:
 
 
 def make_lr_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:
-    """Return the function from a step to the factor on lr, for steps 0 ... total - 1: a linear warm-up, then the schedule.
+    """Return the function from a step (0 ... total - 1) to the factor on lr: a linear warm-up, then the schedule.
 
     step: a tenth from half of all steps on; cosine: down to a hundredth at the last step.
     """

@@ -40,9 +40,7 @@ SIZES = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 9)), min_size=1, ma
 
 
 @given(SIZES, RATES, RATES, st.integers(0, 5))
-def test_what_is_kept_is_consistent(
-    sizes: list[tuple[int, int]], region: float, word: float, epoch: int
-) -> None:
+def test_what_is_kept_is_consistent(sizes: list[tuple[int, int]], region: float, word: float, epoch: int) -> None:
     batch = make_batch([a for a, _ in sizes], [b for _, b in sizes])
     thin = Augment(3, region, word)(batch, epoch, range(len(sizes)))
     regions, tokens = thin.regions, thin.tokens

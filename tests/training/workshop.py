@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hire_model.batch import Batch
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Dataset, Split
 from hire_model.data.writer import DatasetWriter, ImageRecord
-from hire_model.model.build import build
+from hire_model.model.build import build_model
 from hire_model.model.hire import Hire
 from hire_model.settings import Settings, resolve
+from hire_model.training.distributed import seed_everything
 from hire_model.training.loop import fit
 from hire_model.training.record import FitResult
-from hire_model.training.distributed import seed_everything
 
 NAMES = ["ball", "cat", "tree", "house", "car", "dog", "bird", "chair"]
 
@@ -76,7 +75,7 @@ class Workshop:
 
     def model(self, settings: Settings) -> Hire:
         seed_everything(settings.train.seed)
-        return build(settings.model, self.split())
+        return build_model(settings.model, self.split())
 
     def bank(self, model: Hire, name: str = "train") -> CaptionBank:
         return CaptionBank.from_lists(model.vocabulary.encode(self.split(name).texts))
