@@ -35,7 +35,7 @@ WARM = 3
 Item = tuple[BatchPlan, Batch]
 
 
-def timed(items: Iterable[Item], step: Callable[[Item], None], device: torch.device) -> list[float]:
+def time_steps(items: Iterable[Item], step: Callable[[Item], None], device: torch.device) -> list[float]:
     """Seconds of each step, waiting for the item included."""
     seconds, before = [], time.perf_counter()
     for item in items:
@@ -60,15 +60,15 @@ def main(data: str, steps: int, overrides: list[str]) -> None:
     loader = Loader(sampler, PlannedBatches(split, bank, augment), settings.data.workers)
     held = list(itertools.islice(loader.load_epoch(0), steps + WARM))
     with tempfile.TemporaryDirectory() as out:
-        state = TrainState(fresh(settings, split), settings, fabric, Path(out), "", len(sampler.draw_batches(0)))
+        state = TrainState(make_model(settings, split), settings, fabric, Path(out), "", len(sampler.draw_batches(0)))
 
         def ours(item: Item) -> None:
             train_step(state, *item, hardest=False)
 
         results = {
-            "plain": timed(held, plain(settings, split, fabric.device), fabric.device),
-            "ours, loaded": timed(held, ours, fabric.device),
-            "ours": timed(itertools.islice(loader.load_epoch(0), steps + WARM), ours, fabric.device),
+            "plain": time_steps(held, make_plain_step(settings, split, fabric.device), fabric.device),
+            "ours, loaded": time_steps(held, ours, fabric.device),
+            "ours": time_steps(itertools.islice(loader.load_epoch(0), steps + WARM), ours, fabric.device),
         }
     print(f"device {fabric.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {train.batch}")
     for name, seconds in results.items():
@@ -77,13 +77,13 @@ def main(data: str, steps: int, overrides: list[str]) -> None:
         )
 
 
-def fresh(settings: Settings, split: object) -> torch.nn.Module:
+def make_model(settings: Settings, split: object) -> torch.nn.Module:
     seed_everything(settings.train.seed)
     return build_model(settings.model, split)  # type: ignore[arg-type]
 
 
-def plain(settings: Settings, split: object, device: torch.device) -> Callable[[Item], None]:
-    model = fresh(settings, split).to(device).train()
+def make_plain_step(settings: Settings, split: object, device: torch.device) -> Callable[[Item], None]:
+    model = make_model(settings, split).to(device).train()
     adamw = make_optimizer(model, settings.train)
 
     def step(item: Item) -> None:

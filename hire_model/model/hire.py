@@ -67,9 +67,9 @@ class Hire(nn.Module):
         # the smaller space of the pair stages
         self.to_pair_regions = make_linear(dim, pair) if settings.pair_dim else nn.Identity()
         self.to_pair_words = make_linear(dim, pair) if settings.pair_dim else nn.Identity()
-        if settings.pair_dim and settings.residual:  # the first directions of a warm start are the strongest
-            nn.init.eye_(self.to_pair_regions.weight)
-            nn.init.eye_(self.to_pair_words.weight)
+        for layer in (self.to_pair_regions, self.to_pair_words):
+            if isinstance(layer, nn.Linear) and settings.residual:  # the first directions of a warm start are strongest
+                nn.init.eye_(layer.weight)
 
         # stages 6 to 8; `roles` are the captions' side of the relation match in stage 8
         kinds = self.explicit.kinds if self.explicit is not None and settings.relation_match else 0  # K

@@ -2,7 +2,7 @@
 
 Everything here works on groups: G groups of B images and C captions, each image of a group against each caption of
 the same group. A whole matrix is one group; a list of pairs is a group per pair with B = C = 1; a caption with its
-mined images is a group with C = 1. So one piece of code scores matrices, pairs and short lists alike.
+shortlist is a group with C = 1. So the same code scores matrices, pairs and shortlists.
 """
 
 from __future__ import annotations

@@ -38,11 +38,8 @@ def score_pairs(
     for rows in _blocks(_sizes(images)[image_index], _sizes(texts)[text_index], image_index):
         own_images, image = np.unique(image_index[rows], return_inverse=True)
         own_texts, text = np.unique(text_index[rows], return_inverse=True)
-        joined = (
-            EncodedImages.concatenate([images[i] for i in own_images]),
-            EncodedTexts.concatenate([texts[i] for i in own_texts]),
-        )
-        scores[rows] = scorer.score(*joined, image, text)
+        own = EncodedImages.concatenate([images[i] for i in own_images])
+        scores[rows] = scorer.score(own, EncodedTexts.concatenate([texts[i] for i in own_texts]), image, text)
     return scores
 
 

@@ -67,10 +67,8 @@ class Checkpoint:
         plain["meter"] = dataclasses.asdict(self.meter)
         plain["history"] = [dataclasses.asdict(record) for record in self.history]
 
-        with (
-            _write_safely(path) as partial,
-            partial.open("wb") as file,
-        ):  # given a path, torch does not say that it is full
+        # torch.save gets an open file: given a path, it does not report a full disk.
+        with _write_safely(path) as partial, partial.open("wb") as file:
             torch.save(plain, file)
 
     @classmethod

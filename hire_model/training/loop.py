@@ -128,6 +128,7 @@ def train_step(state: TrainState, plan: BatchPlan, batch: Batch, hardest: bool) 
     norm = state.fabric.clip_gradients(
         state.objective, state.optimizer, max_norm=state.settings.train.clip, error_if_nonfinite=False
     )
+    assert norm is not None
     values = torch.stack([*losses, norm]).tolist()  # the only point of the step that waits for a GPU
     if not all(math.isfinite(value) for value in values):
         raise TrainingStopped(_describe_not_finite(state, values))

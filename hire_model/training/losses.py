@@ -45,10 +45,9 @@ class Objective(nn.Module):
 
         score_loss is of the final score, global_loss of the global head. `hardest`: see `hinge_loss`.
         """
-        images = self.model.encode_image(share.batch.regions)  # own images, [b, ...]
-        texts = self.peers.gather_texts(
-            self.model.encode_text(share.batch.tokens), share.sizes
-        )  # all captions, [B, ...]
+        images = self.model.encode_image(share.batch.regions)  # the b images of this process
+        texts = self.model.encode_text(share.batch.tokens)  # their b captions
+        texts = self.peers.gather_texts(texts, share.sizes)  # all B captions of the batch
         scores = self.model.score(images, texts)  # [b, B]
         total = self.peers.gather_rows(scores.total, share.sizes)  # [B, B]
         score_loss = compute_loss(total, self.settings, hardest)
