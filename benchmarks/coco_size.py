@@ -52,10 +52,10 @@ def make(out: Path, share: float) -> None:
 
 def _words() -> list[str]:
     """Whole English words of MiniLM's word list, so that captions have as many word pieces as real ones."""
-    from hire_model.model.vocabulary import of_checkpoint
+    from hire_model.model.vocabulary import load_from_checkpoint
     from hire_model.settings import TextSettings
 
-    known = of_checkpoint(TextSettings()).tokenizer.get_vocab()
+    known = load_from_checkpoint(TextSettings()).tokenizer.get_vocab()
     return sorted(word for word in known if word.isascii() and word.isalpha())[:WORDS]
 
 
@@ -91,8 +91,8 @@ def train(args: argparse.Namespace) -> None:
     """What `hire train` does up to step `args.steps`, then a part of dev; the model is left in `args.out`."""
     from hire_model.data.chosen import Splits, open_dataset
     from hire_model.model import artifact, captions
-    from hire_model.model.build import build
-    from hire_model.model.captions import caption_bank
+    from hire_model.model.build import build_model
+    from hire_model.model.captions import build_caption_bank
     from hire_model.model.warm_start import warm_start
     from hire_model.settings import resolve
     from hire_model.training.loop import fit
@@ -104,9 +104,9 @@ def train(args: argparse.Namespace) -> None:
     if args.made_up_states:
         captions._write_states = _made_up_states
     splits = Splits.of(open_dataset(settings.data), settings.data)
-    model = _stage("statistics", lambda: build(settings.model, splits.train))
-    bank = _stage("train captions", lambda: caption_bank(model, splits.train.texts))
-    dev_bank = _stage("dev captions", lambda: caption_bank(model, splits.dev.texts))
+    model = _stage("statistics", lambda: build_model(settings.model, splits.train))
+    bank = _stage("train captions", lambda: build_caption_bank(model, splits.train.texts))
+    dev_bank = _stage("dev captions", lambda: build_caption_bank(model, splits.dev.texts))
     if settings.train.warm_start:
         _stage("warm start", lambda: warm_start(model, splits.train, bank, settings.train))
 

@@ -16,7 +16,7 @@ import torch
 
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.model.hire import Hire
-from hire_model.model.layers import unit
+from hire_model.model.layers import normalize
 from hire_model.model.vocabulary import learn
 from hire_model.scoring.matrix import score_matrix
 from hire_model.settings import resolve
@@ -30,9 +30,9 @@ def items(model: Hire, images: int, captions: int, regions: int, words: int) -> 
     mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
     return (
         EncodedImages(
-            torch.randn(images, regions, size), torch.ones(images, regions).bool(), unit(torch.randn(images, dim))
+            torch.randn(images, regions, size), torch.ones(images, regions).bool(), normalize(torch.randn(images, dim))
         ),
-        EncodedTexts(torch.randn(*mask.shape, size), mask, unit(torch.randn(captions, dim))),
+        EncodedTexts(torch.randn(*mask.shape, size), mask, normalize(torch.randn(captions, dim))),
     )
 
 

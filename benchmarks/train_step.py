@@ -1,5 +1,5 @@
-"""Seconds per training step of our loop beside a plain one, in the same run: what checks, clipping, accumulation,
-the engine and loading cost on top of the bare arithmetic.
+"""Seconds per training step of our loop beside a plain one, in the same run: what checks, clipping,
+Fabric and loading cost on top of the bare arithmetic.
 
     python benchmarks/train_step.py --data DATASET [--steps 30] [--set model.preset=base ...]
 
@@ -21,23 +21,21 @@ import torch
 
 from hire_model.batch import Batch
 from hire_model.data.store import Dataset
-from hire_model.model.build import build
-from hire_model.model.captions import caption_bank
+from hire_model.model.build import build_model
+from hire_model.model.captions import build_caption_bank
 from hire_model.settings import Settings, resolve
-from hire_model.training.augment import Augment
-from hire_model.training.distributed import engine
-from hire_model.training.loader import Loader, PlannedBatches
-from hire_model.training.losses import hinge
-from hire_model.training.optim import optimizer
-from hire_model.training.sampler import BatchPlan, CaptionSampler
-from hire_model.training.seed import seed_all
-from hire_model.training.train_state import Run
+from hire_model.training.batches import Augment, BatchPlan, CaptionSampler, Loader, PlannedBatches
+from hire_model.training.distributed import launch_fabric, seed_everything
+from hire_model.training.loop import train_step
+from hire_model.training.losses import hinge_loss
+from hire_model.training.optim import make_optimizer
+from hire_model.training.train_state import TrainState
 
 WARM = 3
 Item = tuple[BatchPlan, Batch]
 
 
-def timed(items: Iterable[Item], step: Callable[[Item], None], device: torch.device) -> list[float]:
+def time_steps(items: Iterable[Item], step: Callable[[Item], None], device: torch.device) -> list[float]:
     """Seconds of each step, waiting for the item included."""
     seconds, before = [], time.perf_counter()
     for item in items:
@@ -55,23 +53,22 @@ def main(data: str, steps: int, overrides: list[str]) -> None:
     train, split = settings.train, Dataset.open(data).split(settings.data.train, settings.data.train_images)
     if train.threads:
         torch.set_num_threads(train.threads)
-    fabric = engine(train)
-    bank = caption_bank(build(settings.model, split), split.texts)
+    fabric = launch_fabric(train)
+    bank = build_caption_bank(build_model(settings.model, split), split.texts)
     sampler = CaptionSampler(split.owner, train.batch, train.seed)
-    augment = Augment(train.seed, train.region_drop, train.word_drop, train.edge_drop)
+    augment = Augment(train.seed, train.region_drop, train.word_drop)
     loader = Loader(sampler, PlannedBatches(split, bank, augment), settings.data.workers)
-    held = list(itertools.islice(loader.epoch(0), steps + WARM))
+    held = list(itertools.islice(loader.load_epoch(0), steps + WARM))
     with tempfile.TemporaryDirectory() as out:
-        run = Run(fresh(settings, split), settings, fabric, Path(out), "", len(sampler.batches(0)))
+        state = TrainState(make_model(settings, split), settings, fabric, Path(out), "", len(sampler.draw_batches(0)))
 
         def ours(item: Item) -> None:
-            run.backward(*item, hardest=False, parts=1, last=True)
-            run.step()
+            train_step(state, *item, hardest=False)
 
         results = {
-            "plain": timed(held, plain(settings, split, fabric.device), fabric.device),
-            "ours, loaded": timed(held, ours, fabric.device),
-            "ours": timed(itertools.islice(loader.epoch(0), steps + WARM), ours, fabric.device),
+            "plain": time_steps(held, make_plain_step(settings, split, fabric.device), fabric.device),
+            "ours, loaded": time_steps(held, ours, fabric.device),
+            "ours": time_steps(itertools.islice(loader.load_epoch(0), steps + WARM), ours, fabric.device),
         }
     print(f"device {fabric.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {train.batch}")
     for name, seconds in results.items():
@@ -80,22 +77,22 @@ def main(data: str, steps: int, overrides: list[str]) -> None:
         )
 
 
-def fresh(settings: Settings, split: object) -> torch.nn.Module:
-    seed_all(settings.train.seed)
-    return build(settings.model, split)  # type: ignore[arg-type]
+def make_model(settings: Settings, split: object) -> torch.nn.Module:
+    seed_everything(settings.train.seed)
+    return build_model(settings.model, split)  # type: ignore[arg-type]
 
 
-def plain(settings: Settings, split: object, device: torch.device) -> Callable[[Item], None]:
-    model = fresh(settings, split).to(device).train()
-    adamw = optimizer(model, settings.train)
+def make_plain_step(settings: Settings, split: object, device: torch.device) -> Callable[[Item], None]:
+    model = make_model(settings, split).to(device).train()
+    adamw = make_optimizer(model, settings.train)
 
     def step(item: Item) -> None:
         batch = item[1].to(device)
         scores = model.score(model.encode_image(batch.regions), model.encode_text(batch.tokens))
-        positive = torch.eye(len(batch.owner), dtype=torch.bool, device=device)
-        loss = hinge(scores.total, positive, settings.train.margin, hardest=False)
+        margin = settings.train.margin
+        loss = hinge_loss(scores.total, margin, hardest=False)
         if scores.globals is not None:
-            loss = loss + settings.train.global_loss * hinge(scores.globals, positive, settings.train.margin, False)
+            loss = loss + settings.train.global_loss * hinge_loss(scores.globals, margin, hardest=False)
         adamw.zero_grad()
         loss.backward()
         adamw.step()

@@ -11,7 +11,7 @@ from hire_model.data.chosen import open_dataset
 from hire_model.files import write_text
 from hire_model.settings import Settings
 from hire_model.tracking.versions import Version
-from hire_model.training.checkpoint import LAST, keep_previous
+from hire_model.training.checkpoint import LAST, set_aside_previous
 
 STATE = "flow.json"
 
@@ -43,7 +43,7 @@ class TrainingFolder:
 
     def begin(self) -> None:
         """Set an earlier training's files aside, and then say whose the folder is; never the other way round."""
-        keep_previous(self.out)
+        set_aside_previous(self.out)
         write_text(json.dumps({"key": self.key}) + "\n", self.out / STATE)
 
     def end(self, version: str, run: str) -> None:

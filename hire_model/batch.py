@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 
-class _Movable:
-    """Dataclasses of tensors that travel to a device together."""
+class _TensorGroup:
+    """A dataclass of tensors that move to a device together."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same batch with every tensor on `device`."""
+        """Return the same with every tensor on `device`."""
         moved = {
             f.name: value.to(device, non_blocking=non_blocking)
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
@@ -29,13 +29,13 @@ class _Movable:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that its tensors take."""
+        """Size of its tensors in bytes."""
         values = (getattr(self, f.name) for f in dataclasses.fields(self))  # type: ignore[arg-type]
         return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
 @dataclasses.dataclass(frozen=True)
-class Regions(_Movable):
+class Regions(_TensorGroup):
     """Detected regions of B images, padded to R.
 
     features   [B, R, F] float32, zero where padded
@@ -61,7 +61,7 @@ class Regions(_Movable):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokens(_Movable):
+class Tokens(_TensorGroup):
     """Word pieces of C captions, padded to L.
 
     ids     [C, L] int64, 0 where padded
@@ -78,8 +78,8 @@ class Tokens(_Movable):
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodedImages(_Movable):
-    """What `Hire.encode_image` gives: all that scoring needs of an image, computed once per image.
+class EncodedImages(_TensorGroup):
+    """The result of `Hire.encode_image`: everything that scoring needs of an image, computed once per image.
 
     regions  [B, R, P] after the implicit and explicit relations, in the space in which pairs are compared
     mask     [B, R] bool
@@ -99,8 +99,8 @@ class EncodedImages(_Movable):
         edges = None if self.edges is None else self.edges[index]
         return EncodedImages(self.regions[index], self.mask[index], self.summary[index], edges)
 
-    def alone(self, row: int) -> EncodedImages:
-        """Image `row` without padding, as a copy that does not keep the others in memory."""
+    def extract(self, row: int) -> EncodedImages:
+        """Return image `row` without padding, as a copy that does not keep the others in memory."""
         own, n = slice(row, row + 1), int(self.mask[row].sum())
         edges = None if self.edges is None else self.edges[own, :, :n, :n].clone()
         return EncodedImages(
@@ -108,11 +108,11 @@ class EncodedImages(_Movable):
         )
 
     @classmethod
-    def join(cls, parts: Sequence[EncodedImages]) -> EncodedImages:
-        """The images of all parts, in order, padded to the longest; a single part is itself."""
+    def concatenate(cls, parts: Sequence[EncodedImages]) -> EncodedImages:
+        """Concatenate the images of all parts, padded to the longest. A single part is returned as it is."""
         if len(parts) == 1:
             return parts[0]
-        regions, mask = _padded([part.regions for part in parts]), _padded([part.mask for part in parts])
+        regions, mask = _pad_blocks([part.regions for part in parts]), _pad_blocks([part.mask for part in parts])
         edges = None
         if parts[0].edges is not None:
             edges = parts[0].edges.new_zeros(*mask.shape[:1], parts[0].edges.shape[1], *2 * mask.shape[1:])
@@ -125,8 +125,8 @@ class EncodedImages(_Movable):
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodedTexts(_Movable):
-    """What `Hire.encode_text` gives: all that scoring needs of a caption, computed once per caption.
+class EncodedTexts(_TensorGroup):
+    """The result of `Hire.encode_text`: everything that scoring needs of a caption, computed once per caption.
 
     words    [C, L, P]
     mask     [C, L] bool
@@ -146,24 +146,26 @@ class EncodedTexts(_Movable):
         roles = None if self.roles is None else self.roles[index]
         return EncodedTexts(self.words[index], self.mask[index], self.summary[index], roles)
 
-    def alone(self, row: int) -> EncodedTexts:
-        """Caption `row` without padding, as a copy that does not keep the others in memory."""
+    def extract(self, row: int) -> EncodedTexts:
+        """Return caption `row` without padding, as a copy that does not keep the others in memory."""
         own, n = slice(row, row + 1), int(self.mask[row].sum())
         roles = None if self.roles is None else self.roles[own, :n].clone()
         return EncodedTexts(self.words[own, :n].clone(), self.mask[own, :n].clone(), self.summary[own].clone(), roles)
 
     @classmethod
-    def join(cls, parts: Sequence[EncodedTexts]) -> EncodedTexts:
-        """The captions of all parts, in order, padded to the longest; a single part is itself."""
+    def concatenate(cls, parts: Sequence[EncodedTexts]) -> EncodedTexts:
+        """Concatenate the captions of all parts, padded to the longest. A single part is returned as it is."""
         if len(parts) == 1:
             return parts[0]
-        words, mask = _padded([part.words for part in parts]), _padded([part.mask for part in parts])
-        roles = None if parts[0].roles is None else _padded([part.roles for part in parts if part.roles is not None])
+        words, mask = _pad_blocks([part.words for part in parts]), _pad_blocks([part.mask for part in parts])
+        roles = (
+            None if parts[0].roles is None else _pad_blocks([part.roles for part in parts if part.roles is not None])
+        )
         return cls(words, mask, torch.cat([part.summary for part in parts]), roles)
 
 
-def _padded(blocks: Sequence[Tensor]) -> Tensor:
-    """Blocks [n, F, ...], one below the other, padded to the longest F with zeros."""
+def _pad_blocks(blocks: Sequence[Tensor]) -> Tensor:
+    """Concatenate blocks [n, F, ...], padded with zeros to the longest F."""
     return pad_sequence([row for block in blocks for row in block], batch_first=True)
 
 
@@ -182,22 +184,15 @@ class Scores:
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch(_Movable):
-    """One training batch of B images and C captions.
-
-    regions  the images
-    tokens   the captions
-    owner    [C] int64, index within the batch of each caption's image
-    """
+class Batch:
+    """One training batch: B different images, and one caption of each. Caption i describes image i."""
 
     regions: Regions
     tokens: Tokens
-    owner: Tensor
+
+    def __len__(self) -> int:
+        return len(self.regions)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch with every tensor on `device`."""
-        return Batch(
-            self.regions.to(device, non_blocking),
-            self.tokens.to(device, non_blocking),
-            self.owner.to(device, non_blocking=non_blocking),
-        )
+        """Return the same with every tensor on `device`."""
+        return Batch(self.regions.to(device, non_blocking), self.tokens.to(device, non_blocking))

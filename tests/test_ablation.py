@@ -24,8 +24,8 @@ from hire_model.cli.main import app
 from hire_model.data.loading import collate_regions
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import HireError, SettingsError, TrainingStopped
-from hire_model.model.build import build
-from hire_model.model.captions import caption_bank
+from hire_model.model.build import build_model
+from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import resolve
@@ -194,7 +194,9 @@ def split(tiny_dataset: Path) -> Split:
 def model(tiny_dataset: Path) -> Hire:
     """Untrained, but with graphs that change something: the fusion begins as zero."""
     torch.manual_seed(0)
-    found = build(resolve("synthetic", TINY, environ={}).settings.model, Dataset.open(tiny_dataset).split("train"))
+    found = build_model(
+        resolve("synthetic", TINY, environ={}).settings.model, Dataset.open(tiny_dataset).split("train")
+    )
     assert found.explicit is not None
     torch.nn.init.normal_(found.explicit.fuse.weight)
     return found.eval()
@@ -212,7 +214,7 @@ def _encoded(model: Hire, regions: Regions) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_zero_nothing_changes_and_afterwards_neither(model: Hire, split: Split, kind: perturb.Kind) -> None:
-    bank = caption_bank(model, split.texts)
+    bank = build_caption_bank(model, split.texts)
     plain = similarity(model, split, bank)
     with perturbed(model, kind, 0.0, seed=1):
         assert np.array_equal(similarity(model, split, bank), plain)
@@ -228,8 +230,8 @@ def test_all_dropped_is_a_model_whose_graphs_are_the_identity(
         dropped = _encoded(model, regions)
     assert tally.shares == (1.0, 1.0)
     assert model.explicit is not None
-    real = model.explicit.adjacencies
-    monkeypatch.setattr(model.explicit, "adjacencies", lambda r: [torch.zeros_like(a) for a in real(r)])
+    real = model.explicit.build_graphs
+    monkeypatch.setattr(model.explicit, "build_graphs", lambda r: [torch.zeros_like(a) for a in real(r)])
     assert torch.equal(dropped, _encoded(model, regions))
 
 
@@ -301,7 +303,7 @@ def test_images_without_edges_or_boxes_are_let_be() -> None:
 
 
 def test_what_is_hit_depends_on_no_batch(model: Hire, split: Split) -> None:
-    bank = caption_bank(model, split.texts)
+    bank = build_caption_bank(model, split.texts)
     with perturbed(model, "shuffled", 0.5, seed=4):
         whole = similarity(model, split, bank)
     with pytest.MonkeyPatch.context() as patch:

@@ -20,12 +20,12 @@ def test_alone_and_joined_again(relation_match: bool) -> None:
     assert (images.edges is not None) == (texts.roles is not None) == relation_match
     order = torch.tensor([3, 0, 4, 1, 2])
     apart = (
-        EncodedImages.join([images.alone(int(i)) for i in order]),
-        EncodedTexts.join([texts.alone(j) for j in range(4)]),
+        EncodedImages.concatenate([images.extract(int(i)) for i in order]),
+        EncodedTexts.concatenate([texts.extract(j) for j in range(4)]),
     )
     with torch.inference_mode():
         expected = scorer.model.score(images, texts).total
         found = scorer.model.score(*apart).total
     torch.testing.assert_close(found, expected[order], atol=1e-6, rtol=0)
-    alone = images.alone(0)
+    alone = images.extract(0)
     assert alone.nbytes < images.nbytes and alone.regions.untyped_storage().nbytes() == alone.regions.nbytes

@@ -24,7 +24,7 @@ from hire_model.evaluation import plots, protocols
 from hire_model.evaluation.result import Result
 from hire_model.files import write_text
 from hire_model.model import artifact
-from hire_model.model.captions import caption_bank
+from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import Settings
@@ -113,7 +113,7 @@ def judge_points(model: Hire, split: Split, settings: Settings) -> list[Point]:
     """`model` on `split` at each kind and share. train.seed draws what is hit."""
     points: list[Point] = []
     with torch.inference_mode():
-        bank = caption_bank(model, split.texts)
+        bank = build_caption_bank(model, split.texts)
         for kind in KINDS:
             for share in SHARES:
                 if share == 0 and points:

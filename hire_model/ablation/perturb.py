@@ -71,7 +71,7 @@ class _Hook:
         if (
             module.semantic is not None
         ):  # only what makes an edge counts, and no weaker relation takes a lost one's place
-            regions = _only(regions, module.semantic.kept(regions).sort().values)
+            regions = _only(regions, module.semantic.select_relations(regions).sort().values)
         rngs = [np.random.default_rng([self.seed, self.seen + row]) for row in range(len(regions))]
         self.seen += len(regions)
         return v, perturb(regions, self.kind, self.share, rngs, self.tally)

@@ -194,7 +194,7 @@ def _write_shard(folder: Path, path: Path, parts: list[_Items]) -> None:
     arrays = {
         kept / lengths_name(path.stem): torch.cat([part.mask.sum(dim=1) for part in parts]).int(),
         kept / summary_name(path.stem): torch.cat([part.summary for part in parts]),
-        path: torch.cat([_record(part.alone(row)) for part in parts for row in range(len(part))]),
+        path: torch.cat([_record(part.extract(row)) for part in parts for row in range(len(part))]),
     }
     for place, tensor in arrays.items():
         with whole(place) as partial:

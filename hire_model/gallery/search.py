@@ -76,7 +76,7 @@ def search(
     for start in range(0, len(texts), _QUERIES):
         block = scorer.encode_texts(texts[start : start + _QUERIES])
         for row, rows in enumerate(_shortlists(scorer, gallery.images, block.summary, shortlist)):
-            one = block.alone(row)
+            one = block.extract(row)
 
             def against(images: EncodedImages, one: EncodedTexts = one) -> np.ndarray:
                 return score_matrix(scorer.model, images.to(scorer.device), one, _BUDGET)[:, 0]
@@ -103,7 +103,7 @@ def search_captions(
         )
     answers, images = [], images.to(scorer.device)
     for row, rows in enumerate(_shortlists(scorer, gallery.captions, images.summary, shortlist)):
-        one = images.alone(row)
+        one = images.extract(row)
 
         def against(texts: EncodedTexts, one: EncodedImages = one) -> np.ndarray:
             return score_matrix(scorer.model, one, texts.to(scorer.device), _BUDGET)[0]

@@ -79,7 +79,7 @@ class ImageShelf(Shelf[EncodedImages]):
         for regions, mask, summary, rest in self._records(rows):
             edges = rest.view(1, kinds, *2 * mask.shape[1:]) if kinds else None
             parts.append(EncodedImages(regions, mask, summary, edges))
-        return EncodedImages.join(parts)
+        return EncodedImages.concatenate(parts)
 
 
 class CaptionShelf(Shelf[EncodedTexts]):
@@ -95,7 +95,7 @@ class CaptionShelf(Shelf[EncodedTexts]):
         for words, mask, summary, rest in self._records(rows):
             roles = rest.view(*mask.shape, width) if width else None
             parts.append(EncodedTexts(words, mask, summary, roles))
-        return EncodedTexts.join(parts)
+        return EncodedTexts.concatenate(parts)
 
 
 def shelf_files(name: str, facts: ShelfFacts) -> list[str]:

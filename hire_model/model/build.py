@@ -17,24 +17,24 @@ log = logging.getLogger(__name__)
 _STATISTICS_BLOCK = 4096
 
 
-def build(settings: ModelSettings, train: Split) -> Hire:
+def build_model(settings: ModelSettings, train: Split) -> Hire:
     """A model whose word list, predicates and feature statistics come from the training split."""
     if settings.text.kind == "bert":
-        words = vocabulary.of_checkpoint(settings.text)
+        words = vocabulary.load_from_checkpoint(settings.text)
     else:
         words = vocabulary.learn(train.texts, settings.text)
     manifest = train.dataset.manifest
     model = Hire(settings, manifest.feature_dim, manifest.predicates, words)
     if settings.feature_norm == "standardise":
-        model.regions.set_statistics(*feature_statistics(train))
-    _say_what_is_missing(settings, train)
+        model.regions.set_statistics(*compute_feature_statistics(train))
+    _log_missing_inputs(settings, train)
     return model
 
 
-def feature_statistics(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+def compute_feature_statistics(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation [F] over all regions of a split, read once, block by block."""
     total, squares, count = 0.0, 0.0, 0
-    for block in _blocks(split):
+    for block in _iterate_blocks(split):
         rows = block.astype(np.float64)
         total, squares, count = total + rows.sum(axis=0), squares + np.square(rows).sum(axis=0), count + len(rows)
     mean = np.asarray(total) / count
@@ -42,7 +42,7 @@ def feature_statistics(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
 
-def _blocks(split: Split) -> Iterable[np.ndarray]:
+def _iterate_blocks(split: Split) -> Iterable[np.ndarray]:
     held: list[np.ndarray] = []
     size = 0
     for index in range(len(split.images)):
@@ -55,7 +55,7 @@ def _blocks(split: Split) -> Iterable[np.ndarray]:
         yield np.concatenate(held)
 
 
-def _say_what_is_missing(settings: ModelSettings, split: Split) -> None:
+def _log_missing_inputs(settings: ModelSettings, split: Split) -> None:
     for key, why in settings.at_rest.items():
         log.info("%s is on and does nothing, as %s.", key, why)
     if settings.graphs == "none":

@@ -25,7 +25,7 @@ _BLOCK = 128
 _TOKENISED = 16_384  # captions at a time: what the tokenizer says of each takes kilobytes
 
 
-def cache_folder() -> Path:
+def find_cache_folder() -> Path:
     """Where frozen states are kept: HIRE_CACHE, or the user's cache folder."""
     named = os.environ.get("HIRE_CACHE")
     return (
@@ -33,23 +33,23 @@ def cache_folder() -> Path:
     )
 
 
-def caption_bank(model: Hire, texts: Sequence[str], cache: Path | None = None) -> CaptionBank:
-    """The bank of `texts`. A frozen pretrained encoder's states come from `cache` (default: `cache_folder()`).
+def build_caption_bank(model: Hire, texts: Sequence[str], cache: Path | None = None) -> CaptionBank:
+    """The bank of `texts`. A frozen pretrained encoder's states come from `cache` (default: `find_cache_folder()`).
 
     Raises HireError where they cannot be kept there.
     """
-    bank = CaptionBank.from_lists(_word_pieces(model.vocabulary, texts))
+    bank = CaptionBank.from_lists(_tokenize(model.vocabulary, texts))
     if isinstance(model.text, Pretrained) and not model.text.tuned:
-        bank.states = _cached_states(model.text, bank, cache or cache_folder())
+        bank.states = _load_states(model.text, bank, cache or find_cache_folder())
     return bank
 
 
-def _word_pieces(vocabulary: Vocabulary, texts: Sequence[str]) -> Iterator[list[int]]:
+def _tokenize(vocabulary: Vocabulary, texts: Sequence[str]) -> Iterator[list[int]]:
     for start in range(0, len(texts), _TOKENISED):
         yield from vocabulary.encode(texts[start : start + _TOKENISED])
 
 
-def _cached_states(text: Pretrained, bank: CaptionBank, cache: Path) -> np.memmap:
+def _load_states(text: Pretrained, bank: CaptionBank, cache: Path) -> np.memmap:
     """[all word pieces, H] float16, mapped from disk; keyed by the encoder's weights and the word pieces.
 
     Of several processes that need the same states one computes them, and the others wait.
@@ -90,7 +90,7 @@ def _write_states(text: Pretrained, bank: CaptionBank, path: Path, shape: tuple[
         begin = file.tell()
         for rows in track(blocks, "text states"):
             with torch.inference_mode():
-                found = text.states(bank.tokens(rows).to(device)).half().cpu().numpy()
+                found = text.encode(bank.tokens(rows).to(device)).half().cpu().numpy()
             for row, values in zip(rows, found, strict=True):
                 file.seek(begin + int(bank.offsets[row]) * row_bytes)
                 file.write(values[: bank.lengths[row]].tobytes())

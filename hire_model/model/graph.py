@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hire_model.batch import Regions
 from hire_model.data.boxes import SPATIAL_LABELS, iou, offsets, spatial_labels
-from hire_model.model.layers import linear
+from hire_model.model.layers import make_linear
 from hire_model.settings import ModelSettings
 
 GATES = 4
@@ -60,7 +60,7 @@ class SpatialGraph(nn.Module):
         if self.kind == "iou":
             return ((iou(regions.boxes) >= self.threshold) & pairs)[None].to(regions.boxes.dtype)
         if self.kind == "polar":
-            return (self._polar(regions.boxes) * pairs)[None]
+            return (self._weigh_offsets(regions.boxes) * pairs)[None]
         labels = spatial_labels(regions.boxes)
         edge = (labels >= 0) & pairs
         if self.labels is None:
@@ -71,7 +71,7 @@ class SpatialGraph(nn.Module):
             return weights[None]
         return torch.cat([weights[None], (weights[..., None] * gates).permute(3, 0, 1, 2)])
 
-    def _polar(self, boxes: Tensor) -> Tensor:
+    def _weigh_offsets(self, boxes: Tensor) -> Tensor:
         """Mixture of Gaussian kernels over (distance, angle) of the centres (Norcliffe-Brown et al. 2018, eq. 8)."""
         distance, angle = offsets(boxes)
         rho = (distance[..., None] - self.centre[:, 0]) / self.spread[:, 0].exp()
@@ -91,7 +91,7 @@ class SemanticGraph(nn.Module):
         self.labels = EdgeLabels(2 * predicates, gates) if labelled else None
         self.maps = 1 + gates
 
-    def kept(self, regions: Regions) -> Tensor:
+    def select_relations(self, regions: Regions) -> Tensor:
         """[E'] indices of the relations that make edges: strong enough, among their image's strongest, no self-loop."""
         image, subject, _, object_ = regions.relations.unbind(1)
         scores = regions.relation_scores
@@ -106,7 +106,7 @@ class SemanticGraph(nn.Module):
     def forward(self, regions: Regions) -> Tensor:
         """[K, B, R, R], zero without relations; the diagonal is added later."""
         size = regions.mask.shape[1]
-        image, subject, predicate, object_ = regions.relations[self.kept(regions)].unbind(1)
+        image, subject, predicate, object_ = regions.relations[self.select_relations(regions)].unbind(1)
         there, back = (image * size + subject) * size + object_, (image * size + object_) * size + subject
         cells = torch.cat([there, back])
         flat = regions.features.new_zeros(self.maps, len(regions) * size * size)
@@ -128,7 +128,7 @@ class GraphStep(nn.Module):
 
     def __init__(self, settings: ModelSettings, maps: int) -> None:
         super().__init__()
-        self.weight = linear(settings.dim, settings.dim)
+        self.weight = make_linear(settings.dim, settings.dim)
         self.residual = settings.residual
         if self.residual:
             nn.init.eye_(self.weight.weight)
@@ -165,27 +165,27 @@ class ExplicitRelations(nn.Module):
         graphs = [graph for graph in (self.spatial, self.semantic) if graph is not None]
         maps = [max(graph.maps for graph in graphs)] if self.union else [graph.maps for graph in graphs]
         self.steps = nn.ModuleList(GraphStep(settings, count) for count in maps)
-        self.fuse = linear(len(self.steps) * settings.dim, settings.dim, gain=0)
+        self.fuse = make_linear(len(self.steps) * settings.dim, settings.dim, gain=0)
         if settings.residual:
             for part in self.fuse.weight.data.chunk(len(self.steps), dim=1):
                 part.fill_diagonal_(FIRST_SHARE)
         self.norm = None if settings.residual else nn.LayerNorm(settings.dim)
         self.kinds = max(graph.maps for graph in graphs)
 
-    def adjacencies(self, regions: Regions) -> list[Tensor]:
+    def build_graphs(self, regions: Regions) -> list[Tensor]:
         """The graphs' A [K, B, R, R], one for each step."""
         graphs = [graph(regions) for graph in (self.spatial, self.semantic) if graph is not None]
-        return [_sum(graphs)] if self.union else graphs
+        return [_add_graphs(graphs)] if self.union else graphs
 
     def forward(self, v: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
         """v [B, R, D] -> V2 [B, R, D] and the edges of all graphs together [B, K, R, R], K = `kinds`."""
-        graphs = self.adjacencies(regions)
+        graphs = self.build_graphs(regions)
         steps = [step(v, graph, regions.mask) for step, graph in zip(self.steps, graphs, strict=True)]
         fused = v + self.fuse(torch.cat(steps, dim=-1))
-        return (fused if self.norm is None else self.norm(fused)), _sum(graphs).transpose(0, 1)
+        return (fused if self.norm is None else self.norm(fused)), _add_graphs(graphs).transpose(0, 1)
 
 
-def _sum(graphs: Sequence[Tensor]) -> Tensor:
+def _add_graphs(graphs: Sequence[Tensor]) -> Tensor:
     """Graphs [K, B, R, R] added up, those with fewer maps filled with zeros."""
     deepest = max(len(graph) for graph in graphs)
     padded = [torch.cat([g, g.new_zeros(deepest - len(g), *g.shape[1:])]) for g in graphs]

@@ -1,11 +1,12 @@
-"""The model, read first: what is done once per image, once per caption, and once per pair.
+"""The model. Read this file first; each stage has its own file.
 
-    encode_image   1 projection -> 3 implicit relations -> 4 explicit relations -> 5 summary
-    encode_text    2 text encoder -> 3 implicit relations -> 5 summary
-    score          6 object-word attention -> 7 cross-level interaction -> 8 score
+    encode_image   once per image:    1 projection -> 3 implicit relations -> 4 explicit relations -> 5 summary
+    encode_text    once per caption:  2 text encoder -> 3 implicit relations -> 5 summary
+    score          once per pair:     6 object-word attention -> 7 cross-level interaction -> 8 score
 
-Everything is masked: a score does not depend on padding, on the other members of a batch, or on region order.
-Shapes and letters are those of hire_model/batch.py; P is model.pair_dim, or D where that is 0.
+Everything is masked: a score does not depend on padding, on the other members of a batch, or on region order. The
+letters in shapes are those of hire_model/batch.py: B images, C captions, R regions, L word pieces, F feature size,
+D model.dim. P is model.pair_dim, or D where that is 0; K is the number of edge maps, H the size of the text states.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 from hire_model.batch import EncodedImages, EncodedTexts, Regions, Scores, Tokens
 from hire_model.model.graph import ExplicitRelations
-from hire_model.model.interaction import Interaction, Side, in_blocks
-from hire_model.model.layers import ImplicitRelations, linear, masked_mean, unit
+from hire_model.model.interaction import Interaction, Side, score_in_blocks
+from hire_model.model.layers import ImplicitRelations, make_linear, masked_mean, normalize
 from hire_model.model.regions import RegionProjection
 from hire_model.model.relations import RelationRoles
 from hire_model.model.text import BiGRU, Pretrained
@@ -29,10 +30,12 @@ from hire_model.settings import ModelSettings
 class Hire(nn.Module):
     """Hybrid-modal interaction with multiple relational enhancements: a re-implementation from the paper's description.
 
-    feature_dim  F of the region features it takes
-    predicates   names of the relations it knows, in the order of its labels
-    vocabulary   its tokenizer
-    encoder_config  config of a pretrained text encoder whose weights will be loaded afterwards
+    Args:
+        settings: which stages there are, and their sizes.
+        feature_dim: F, size of the region features.
+        predicates: names of the relations, in the order of their labels.
+        vocabulary: the tokenizer.
+        encoder_config: config of a pretrained text encoder whose weights are loaded afterwards.
     """
 
     def __init__(
@@ -46,79 +49,76 @@ class Hire(nn.Module):
         super().__init__()
         self.settings, self.feature_dim, self.predicates = settings, feature_dim, tuple(predicates)
         self.vocabulary = vocabulary
-        dim, pair = settings.dim, settings.pair_dim or settings.dim
+        dim, pair, bigru = settings.dim, settings.pair_dim or settings.dim, settings.text.kind == "bigru"
+
+        # stage 1, images; stage 2, captions
         self.regions = RegionProjection(settings, feature_dim)
         self.text: BiGRU | Pretrained
-        if settings.text.kind == "bert":
-            self.text = Pretrained(settings, encoder_config)
-        else:
-            self.text = BiGRU(settings, len(vocabulary))
-        heads, dropout = settings.implicit_heads, settings.dropout
-        implicit_text = settings.text_implicit == "on" or (
-            settings.text_implicit == "auto" and settings.text.kind == "bigru"
-        )
-        self.implicit_regions = (
-            ImplicitRelations(dim, heads, dropout, settings.residual) if settings.image_implicit else None
-        )
-        self.implicit_words = ImplicitRelations(dim, heads, dropout, settings.residual) if implicit_text else None
+        self.text = BiGRU(settings, len(vocabulary)) if bigru else Pretrained(settings, encoder_config)
+
+        # stage 3, implicit relations
+        implicit_text = settings.text_implicit == "on" or (settings.text_implicit == "auto" and bigru)
+        self.implicit_regions = ImplicitRelations(settings) if settings.image_implicit else None
+        self.implicit_words = ImplicitRelations(settings) if implicit_text else None
+
+        # stage 4, explicit relations
         self.explicit = ExplicitRelations(settings, len(self.predicates)) if settings.graphs != "none" else None
-        self.to_pair_regions = linear(dim, pair) if settings.pair_dim else None
-        self.to_pair_words = linear(dim, pair) if settings.pair_dim else None
+
+        # the smaller space of the pair stages
+        self.to_pair_regions = make_linear(dim, pair) if settings.pair_dim else nn.Identity()
+        self.to_pair_words = make_linear(dim, pair) if settings.pair_dim else nn.Identity()
         for layer in (self.to_pair_regions, self.to_pair_words):
-            if layer is not None and settings.residual:  # the strongest directions of a warm start come first
+            if isinstance(layer, nn.Linear) and settings.residual:  # the first directions of a warm start are strongest
                 nn.init.eye_(layer.weight)
-        kinds = self.explicit.kinds if self.explicit is not None and settings.relation_match else 0
+
+        # stages 6 to 8; `roles` are the captions' side of the relation match in stage 8
+        kinds = self.explicit.kinds if self.explicit is not None and settings.relation_match else 0  # K
         self.roles = RelationRoles(self.text.width, kinds) if kinds else None
         self.interaction = Interaction(settings, kinds)
 
     def encode_image(self, regions: Regions) -> EncodedImages:
-        """Stages 1 and 3 to 5, once per image."""
-        v, edges = self.regions(regions), None  # V0 [B, R, D]
+        """Stages 1, 3, 4 and 5, once per image."""
+        v, edges = self.regions(regions), None  # V0 [B, R, F] -> [B, R, D]
         if self.implicit_regions is not None:
-            v = self.implicit_regions(v, regions.mask)  # V1
+            v = self.implicit_regions(v, regions.mask)  # V1 [B, R, D]
         if self.explicit is not None:
-            v, edges = self.explicit(v, regions)  # V2, [B, K, R, R]
+            v, edges = self.explicit(v, regions)  # V2 [B, R, D], edges [B, K, R, R]
         v = v * regions.mask[..., None]
-        summary = unit(masked_mean(v, regions.mask))  # g_I [B, D]
-        return EncodedImages(
-            _through(self.to_pair_regions, v), regions.mask, summary, None if self.roles is None else edges
-        )
+        summary = normalize(masked_mean(v, regions.mask))  # g_I [B, D]
+        v = self.to_pair_regions(v)  # [B, R, P]
+        return EncodedImages(v, regions.mask, summary, edges if self.roles is not None else None)
 
     def encode_text(self, tokens: Tokens) -> EncodedTexts:
         """Stages 2, 3 and 5, once per caption."""
-        t, states = self.words(tokens)
-        summary = unit(masked_mean(t, tokens.mask))  # g_T [C, D]
-        roles = None if self.roles is None else self.roles(states)
-        return EncodedTexts(_through(self.to_pair_words, t), tokens.mask, summary, roles)
+        t, states = self.encode_words(tokens)  # T [C, L, D], [C, L, H]
+        summary = normalize(masked_mean(t, tokens.mask))  # g_T [C, D]
+        roles = self.roles(states) if self.roles is not None else None  # [C, L, 2Kd]
+        return EncodedTexts(self.to_pair_words(t), tokens.mask, summary, roles)  # words [C, L, P]
 
-    def words(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Stages 2 and 3: T [C, L, D], zero where padded, and the text encoder's states [C, L, H]."""
-        t, states = self.text(tokens)
+    def encode_words(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Stages 2 and 3: return T [C, L, D], zero where padded, and the text encoder's states [C, L, H]."""
+        t, states = self.text(tokens)  # [C, L, D], [C, L, H]
         if self.implicit_words is not None:
             t = self.implicit_words(t, tokens.mask)
         return t * tokens.mask[..., None], states
 
     def score(self, images: EncodedImages, texts: EncodedTexts) -> Scores:
         """Stages 6 to 8 for each of B images against each of C captions -> [B, C]."""
-        v, t = self.sides(images, texts)
-        return self._scores(in_blocks(self.interaction, v, t), images.summary @ texts.summary.T)
+        v, t = self.prepare_sides(images, texts)
+        return self._combine(score_in_blocks(self.interaction, v, t), images.summary @ texts.summary.T)
 
     def score_pairs(self, images: EncodedImages, texts: EncodedTexts, image: Tensor, text: Tensor) -> Scores:
-        """Stages 6 to 8 for K pairs only, given as indices image [K] and text [K] -> [K]."""
-        v, t = self.sides(images, texts)
-        pair = self.interaction(v[image[:, None]], t[text[:, None]])[:, 0, 0]
-        return self._scores(pair, (images.summary[image] * texts.summary[text]).sum(dim=-1))
+        """Stages 6 to 8 for N pairs only, given as indices image [N] and text [N] -> [N]."""
+        v, t = self.prepare_sides(images, texts)
+        pair = self.interaction(v[image[:, None]], t[text[:, None]])[:, 0, 0]  # N groups of one pair: [N, 1, 1] -> [N]
+        return self._combine(pair, (images.summary[image] * texts.summary[text]).sum(dim=-1))
 
-    def sides(self, images: EncodedImages, texts: EncodedTexts) -> tuple[Side, Side]:
-        """Both sides, prepared for the pair stages."""
-        return self.interaction.image_side(images), self.interaction.text_side(texts)
+    def prepare_sides(self, images: EncodedImages, texts: EncodedTexts) -> tuple[Side, Side]:
+        """Return the inputs of the pair stages, computed once per image and once per caption."""
+        return self.interaction.prepare_images(images), self.interaction.prepare_texts(texts)
 
-    def _scores(self, pair: Tensor, globals_: Tensor) -> Scores:
+    def _combine(self, pair: Tensor, globals_: Tensor) -> Scores:
         if not self.settings.global_head:
             return Scores(pair, pair, None)
         weight = self.settings.global_weight
         return Scores((1 - weight) * pair + weight * globals_, pair, globals_)
-
-
-def _through(layer: nn.Linear | None, x: Tensor) -> Tensor:
-    return x if layer is None else layer(x)

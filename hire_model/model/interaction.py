@@ -2,7 +2,7 @@
 
 Everything here works on groups: G groups of B images and C captions, each image of a group against each caption of
 the same group. A whole matrix is one group; a list of pairs is a group per pair with B = C = 1; a caption with its
-mined images is a group with C = 1. So one piece of code scores matrices, pairs and short lists alike.
+shortlist is a group with C = 1. So the same code scores matrices, pairs and shortlists.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hire_model.batch import EncodedImages, EncodedTexts
-from hire_model.model.layers import linear, masked_mean, unit
+from hire_model.model.layers import make_linear, masked_mean, normalize
 from hire_model.model.relations import RELATED_SHARE, RelationMatch
 from hire_model.settings import ModelSettings
 
@@ -36,9 +36,9 @@ class Refine(nn.Module):
 
     def __init__(self, size: int, dropout: float) -> None:
         super().__init__()
-        self.keys = linear(size, 2 * size)
-        self.first = linear(size, size)
-        self.second = linear(size, size, gain=0.1)
+        self.keys = make_linear(size, 2 * size)
+        self.first = make_linear(size, size)
+        self.second = make_linear(size, size, gain=0.1)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, v: Tensor, attended: Tensor) -> Tensor:
@@ -52,8 +52,8 @@ class CrossLevel(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.scale = linear(size, size)
-        self.out = linear(size, size, gain=0.1)
+        self.scale = make_linear(size, size)
+        self.out = make_linear(size, size, gain=0.1)
 
     def forward(self, v: Tensor, g: Tensor) -> Tensor:
         """v [..., n, P], g [..., P] -> [..., n, P]."""
@@ -121,17 +121,17 @@ class Interaction(nn.Module):
         self.max_of_regions = nn.Parameter(start(size)) if i2t else None
         self.max_of_words = nn.Parameter(start(size)) if t2i else None
 
-    def image_side(self, images: EncodedImages) -> Side:
+    def prepare_images(self, images: EncodedImages) -> Side:
         """Images, prepared."""
-        return _side(images.regions, images.mask, self.on_words, images.edges)
+        return _prepare_side(images.regions, images.mask, self.on_words, images.edges)
 
-    def text_side(self, texts: EncodedTexts) -> Side:
+    def prepare_texts(self, texts: EncodedTexts) -> Side:
         """Captions, prepared."""
-        return _side(texts.words, texts.mask, self.on_regions, texts.roles)
+        return _prepare_side(texts.words, texts.mask, self.on_regions, texts.roles)
 
     def forward(self, images: Side, texts: Side) -> Tensor:
         """Items [G, B] and [G, C] of both sides -> S [G, B, C]: the mean of the cosines that are on, and S_rel."""
-        seen = self.fragments(images, texts)
+        seen = self.interact(images, texts)
         parts = []
         if self.max_of_regions is not None:
             pooled = pool(seen.regions, images.mask[:, None], self.max_of_regions)  # [G, C or 1, B, P]
@@ -144,12 +144,12 @@ class Interaction(nn.Module):
         mean = sum(parts[1:], parts[0]) / len(parts)
         return mean if seen.related is None else mean + RELATED_SHARE * seen.related
 
-    def fragments(self, images: Side, texts: Side) -> Fragments:
+    def interact(self, images: Side, texts: Side) -> Fragments:
         """Stages 6 and 7, as far as the directions that are scored need them."""
         regions, words, aligned, related = images.x[:, None], texts.x[:, None], None, None
-        cosine = self.cosine(images, texts)
+        cosine = self.compute_cosine(images, texts)
         if self.on_regions is not None or self.on_words is not None:
-            over_words, over_regions = self.attention(cosine, images.mask, texts.mask)
+            over_words, over_regions = self.attend(cosine, images.mask, texts.mask)
             if self.on_regions is not None and texts.keys is not None:
                 attended = (over_words @ texts.keys).unflatten(2, images.mask.shape[1:])  # [G, C, B, R, 2P]
                 regions = self.on_regions(regions, attended)
@@ -157,7 +157,7 @@ class Interaction(nn.Module):
                 attended = (over_regions @ images.keys).unflatten(2, texts.mask.shape[1:])  # [G, B, C, L, 2P]
                 words = self.on_words(words, attended)
             if self.alignment:
-                aligned = self._aligned(over_regions, images, texts)
+                aligned = self._align(over_regions, images, texts)
         if self.object_sentence is not None:
             regions = self.object_sentence(regions, texts.summary[:, :, None])
         if self.word_image is not None:
@@ -166,18 +166,18 @@ class Interaction(nn.Module):
             related = self.relations(cosine, images.relations, texts.relations, images.mask, texts.mask)
         return Fragments(regions, words, aligned, related)
 
-    def cosine(self, images: Side, texts: Side) -> Tensor:
+    def compute_cosine(self, images: Side, texts: Side) -> Tensor:
         """[G, C*L, B*R] of words and regions."""
         return texts.directions.flatten(1, 2) @ images.directions.flatten(1, 2).transpose(1, 2)
 
-    def _aligned(self, over_regions: Tensor, images: Side, texts: Side) -> Tensor:
+    def _align(self, over_regions: Tensor, images: Side, texts: Side) -> Tensor:
         """cos(t_j, e_j) of words and what they attend (SCAN, Lee et al. 2018, eq. 6), by the length of t_j."""
         attended = (over_regions @ images.x).unflatten(2, texts.mask.shape[1:])  # [G, B, C, L, P]
-        cosine = (unit(attended) * texts.directions[:, None]).sum(dim=-1)
+        cosine = (normalize(attended) * texts.directions[:, None]).sum(dim=-1)
         weights = texts.x.norm(dim=-1) * texts.mask  # [G, C, L]
         return cosine * (weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6))[:, None]
 
-    def attention(self, cosine: Tensor, v_mask: Tensor, t_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def attend(self, cosine: Tensor, v_mask: Tensor, t_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of regions over words [G, C, B*R, L] and of words over regions [G, B, C*L, R] (DIME, SCAN).
 
         The cosine goes through LeakyReLU, is scaled to length 1 over the attending axis, and softmax over the attended
@@ -187,16 +187,16 @@ class Interaction(nn.Module):
         a = a.view(*t_mask.shape, *v_mask.shape[1:])  # [G, C, L, B, R]
         by_region, by_word = self.temperatures
         over_words = (
-            (by_region * unit(a, dim=4)).masked_fill(~t_mask[:, :, :, None, None], float("-inf")).softmax(dim=2)
+            (by_region * normalize(a, dim=4)).masked_fill(~t_mask[:, :, :, None, None], float("-inf")).softmax(dim=2)
         )
-        over_regions = (by_word * unit(a, dim=2)).masked_fill(~v_mask[:, None, None], float("-inf")).softmax(dim=4)
+        over_regions = (by_word * normalize(a, dim=2)).masked_fill(~v_mask[:, None, None], float("-inf")).softmax(dim=4)
         return (
             over_words.flatten(3).transpose(2, 3),
             over_regions.permute(0, 3, 1, 2, 4).flatten(2, 3),
         )
 
 
-def in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
+def score_in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
     """S [B, C] of each of B images against each of C captions, so many captions at a time as memory is good for.
 
     What all blocks keep for the backward pass is bounded too: beyond that each block is computed again there.
@@ -209,12 +209,12 @@ def in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
     matched = 0 if texts.relations is None else 8 * images.mask.numel() * texts.relations.shape[-1]
     kept = (one * _TENSORS + matched) * len(texts.mask)
     again = torch.is_grad_enabled() and kept > (_CPU_KEPT if on_cpu else _GPU_KEPT)
-    score = partial(_again, interaction) if again else interaction
+    score = partial(_score_with_recompute, interaction) if again else interaction
     starts = range(0, len(texts.mask), size)
     return torch.cat([score(images[None], texts[slice(start, start + size)][None])[0] for start in starts], dim=1)
 
 
-def _again(interaction: Interaction, images: Side, texts: Side) -> Tensor:
+def _score_with_recompute(interaction: Interaction, images: Side, texts: Side) -> Tensor:
     """The block's scores, computed once more in the backward pass, with the same dropout.
 
     torch keeps the random state of the devices of the tensors that it is handed, and does not look into a `Side`.
@@ -226,12 +226,12 @@ def _again(interaction: Interaction, images: Side, texts: Side) -> Tensor:
     return checkpoint(scores, images.x, images, texts, use_reentrant=False)
 
 
-def _side(x: Tensor, mask: Tensor, other: Refine | None, relations: Tensor | None) -> Side:
+def _prepare_side(x: Tensor, mask: Tensor, other: Refine | None, relations: Tensor | None) -> Side:
     keys = None if other is None else other.keys(x)
-    return Side(x, unit(x), mask, keys, unit(masked_mean(x, mask)), relations)
+    return Side(x, normalize(x), mask, keys, normalize(masked_mean(x, mask)), relations)
 
 
 def pool(x: Tensor, mask: Tensor, max_weight: Tensor) -> Tensor:
     """Unit vector of mean + max_weight [P] * max of x [..., n, P] over the n that mask [..., n] marks."""
     largest = x.masked_fill(~mask[..., None], float("-inf")).amax(dim=-2)
-    return unit(masked_mean(x, mask) + max_weight * largest)
+    return normalize(masked_mean(x, mask) + max_weight * largest)

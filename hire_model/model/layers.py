@@ -1,26 +1,28 @@
-"""What several stages share: masked means, unit vectors, implicit relations."""
+"""Parts that several stages share, and stage 3, implicit relations."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from hire_model.settings import ModelSettings
+
 EPS = 1e-12
 
 
-def unit(x: Tensor, dim: int = -1) -> Tensor:
-    """x scaled to length 1 along `dim`. The gradient is finite at zero, where padded rows lie."""
+def normalize(x: Tensor, dim: int = -1) -> Tensor:
+    """Scale x to length 1 along `dim`. The gradient is finite at zero, where padded rows lie."""
     return x * torch.rsqrt(x.square().sum(dim=dim, keepdim=True) + EPS)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of x [..., n, D] over the n that mask [..., n] marks; zero where it marks none."""
+    """Return the mean of x [..., n, D] over the n that mask [..., n] marks; zero where it marks none."""
     weights = mask.to(x.dtype)
     return (x * weights[..., None]).sum(dim=-2) / weights.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
-def linear(size_in: int, size_out: int, gain: float = 1.0) -> nn.Linear:
-    """A Linear with Xavier weights times `gain` and no bias at first; gain 0 begins as the zero map."""
+def make_linear(size_in: int, size_out: int, gain: float = 1.0) -> nn.Linear:
+    """Return a Linear with Xavier weights times `gain` and no bias at first; gain 0 begins as the zero map."""
     layer = nn.Linear(size_in, size_out)
     if gain:
         nn.init.xavier_uniform_(layer.weight, gain)
@@ -36,10 +38,11 @@ class ImplicitRelations(nn.Module):
     residual: its output is added to its input through a Linear that is zero at first, instead of replacing it.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, residual: bool) -> None:
+    def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
-        self.layer = nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout, batch_first=True)
-        self.out = linear(dim, dim, gain=0) if residual else None
+        dim, heads = settings.dim, settings.implicit_heads
+        self.layer = nn.TransformerEncoderLayer(dim, heads, 2 * dim, settings.dropout, batch_first=True)
+        self.out = make_linear(dim, dim, gain=0) if settings.residual else None
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x [B, n, D], mask [B, n] -> [B, n, D]."""

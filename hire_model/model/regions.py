@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from hire_model.batch import Regions
-from hire_model.model.layers import linear, unit
+from hire_model.model.layers import make_linear, normalize
 from hire_model.settings import ModelSettings
 
 BOX_FACTS = 8
 
 
-def box_facts(regions: Regions) -> Tensor:
+def encode_boxes(regions: Regions) -> Tensor:
     """[B, R, 8]: centre x and y, width, height, area, left and lower edge (all in -1..1), 1; all zero without a box."""
     x1, y1, x2, y2 = regions.boxes.unbind(-1)
     width, height = x2 - x1, y2 - y1
@@ -36,23 +36,23 @@ class RegionProjection(nn.Module):
         self.register_buffer("mean", torch.zeros(feature_dim))
         self.register_buffer("scale", torch.ones(feature_dim))
         self.dropout = nn.Dropout(settings.input_dropout)
-        self.project = linear(feature_dim, settings.dim)
-        self.position = linear(BOX_FACTS, settings.dim) if settings.box_encoding else None
+        self.project = make_linear(feature_dim, settings.dim)
+        self.position = make_linear(BOX_FACTS, settings.dim) if settings.box_encoding else None
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Mean and standard deviation [F] of the training features; a constant feature is left unscaled."""
         self.mean.copy_(mean)
         self.scale.copy_(1 / std.where(std > 1e-6, torch.ones_like(std)))
 
-    def normalised(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         """Features [..., F] as the projection takes them."""
         if self.norm == "standardise":
             return (x - self.mean) * self.scale
-        return unit(x) if self.norm == "l2" else x
+        return normalize(x) if self.norm == "l2" else x
 
     def forward(self, regions: Regions) -> Tensor:
         """[B, R, D]; what stands in padded rows means nothing."""
-        v = self.project(self.dropout(self.normalised(regions.features)))
+        v = self.project(self.dropout(self.normalize(regions.features)))
         if self.position is not None:
-            v = v + self.position(box_facts(regions))
+            v = v + self.position(encode_boxes(regions))
         return v

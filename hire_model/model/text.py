@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hire_model.batch import Tokens
 from hire_model.errors import SettingsError
-from hire_model.model.layers import linear
-from hire_model.model.vocabulary import checkpoint_folder, unreachable
+from hire_model.model.layers import make_linear
+from hire_model.model.vocabulary import explain_unreachable, find_checkpoint_folder
 from hire_model.settings import ModelSettings
 
 REACH = 2  # words on either side
@@ -33,8 +33,8 @@ class BiGRU(nn.Module):
         self.embedding = nn.Embedding(words, settings.text.embedding, padding_idx=0)
         self.dropout = nn.Dropout(settings.input_dropout)
         self.gru = nn.GRU(settings.text.embedding, settings.dim, batch_first=True, bidirectional=True)
-        self.skip = linear(settings.text.embedding, settings.dim) if settings.residual else None
-        self.out = linear(settings.dim, settings.dim, gain=0) if settings.residual else None
+        self.skip = make_linear(settings.text.embedding, settings.dim) if settings.residual else None
+        self.out = make_linear(settings.dim, settings.dim, gain=0) if settings.residual else None
         self.context = Context(settings.dim) if settings.residual else None
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
@@ -79,11 +79,11 @@ class Pretrained(nn.Module):
     def __init__(self, settings: ModelSettings, encoder_config: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.tuned = settings.text.tuned
-        self.encoder = _encoder(settings.text.checkpoint, encoder_config)
+        self.encoder = _load_encoder(settings.text.checkpoint, encoder_config)
         self.encoder.requires_grad_(self.tuned)
         self.dropout = nn.Dropout(settings.input_dropout)
         self.width = int(self.encoder.config.hidden_size)
-        self.project = linear(self.width, settings.dim)
+        self.project = make_linear(self.width, settings.dim)
         self.words = None
         if settings.text.lexical:
             self.words = nn.Embedding(int(self.encoder.config.vocab_size), settings.dim)
@@ -96,19 +96,19 @@ class Pretrained(nn.Module):
             self.encoder.eval()
         return self
 
-    def states(self, tokens: Tokens) -> Tensor:
+    def encode(self, tokens: Tokens) -> Tensor:
         """[C, L, H], the encoder's last hidden states; without gradient if it is frozen."""
         with contextlib.nullcontext() if self.tuned else torch.no_grad():
             return self.encoder(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """T [C, L, D] and states [C, L, H]; states that were computed beforehand are taken as they are."""
-        states = self.dropout(self.states(tokens) if tokens.states is None else tokens.states)
+        states = self.dropout(self.encode(tokens) if tokens.states is None else tokens.states)
         t = self.project(states)
         return (t if self.words is None else t + self.words(tokens.ids)), states
 
 
-def _encoder(checkpoint: str, config: dict[str, Any] | None) -> Any:
+def _load_encoder(checkpoint: str, config: dict[str, Any] | None) -> Any:
     """The checkpoint with its weights, or from `config` an empty encoder whose weights an artifact will fill in.
 
     Without the pooler over the first token, which no score reads.
@@ -122,10 +122,10 @@ def _encoder(checkpoint: str, config: dict[str, Any] | None) -> Any:
     else:
         try:
             encoder = AutoModel.from_pretrained(
-                checkpoint_folder(checkpoint), use_safetensors=True, dtype=torch.float32
+                find_checkpoint_folder(checkpoint), use_safetensors=True, dtype=torch.float32
             )
         except (OSError, ValueError) as error:
-            raise SettingsError(unreachable(checkpoint)) from error
+            raise SettingsError(explain_unreachable(checkpoint)) from error
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     return encoder

@@ -29,7 +29,7 @@ class Vocabulary:
         """Word piece ids of each caption; never empty, as start and end marks are part of it."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
 
-    def words(self, text: str) -> tuple[list[str], list[int]]:
+    def split_words(self, text: str) -> tuple[list[str], list[int]]:
         """The words of one caption as written, and for each word piece the index of its word, -1 for a mark."""
         encoding = self.tokenizer.encode(text)
         spans: dict[int, tuple[int, int]] = {}
@@ -65,7 +65,7 @@ def learn(texts: Iterable[str], settings: TextSettings) -> Vocabulary:
     return Vocabulary(tokenizer, settings.max_words)
 
 
-def checkpoint_folder(name: str) -> str:
+def find_checkpoint_folder(name: str) -> str:
     """Where a BERT-family checkpoint lies: a folder, the `model` folder of an installed package, else a hub name."""
     if Path(name).expanduser().is_dir():
         return str(Path(name).expanduser())
@@ -76,19 +76,19 @@ def checkpoint_folder(name: str) -> str:
     return name
 
 
-def of_checkpoint(settings: TextSettings) -> Vocabulary:
+def load_from_checkpoint(settings: TextSettings) -> Vocabulary:
     """The tokenizer of a BERT-family checkpoint. Raises SettingsError if the checkpoint cannot be had."""
     from transformers import AutoTokenizer
 
-    folder = checkpoint_folder(settings.checkpoint)
+    folder = find_checkpoint_folder(settings.checkpoint)
     try:
         fast = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise SettingsError(unreachable(settings.checkpoint)) from error
+        raise SettingsError(explain_unreachable(settings.checkpoint)) from error
     return Vocabulary(Tokenizer.from_str(fast.backend_tokenizer.to_str()), settings.max_words)
 
 
-def unreachable(checkpoint: str) -> str:
+def explain_unreachable(checkpoint: str) -> str:
     """What to tell a user whose text checkpoint is neither here nor to be fetched."""
     if Path(checkpoint).expanduser().is_dir():
         return (

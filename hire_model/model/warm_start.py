@@ -38,20 +38,20 @@ def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSett
     set.
     """
     device = next(model.parameters()).device
-    x = _image_means(model, train, device)  # [N, F]
+    x = _average_regions(model, train, device)  # [N, F]
     centre = x.mean(dim=0)
     x -= centre
     lexical = isinstance(model.text, BiGRU) or model.text.words is not None
-    words = _frequent_words(bank, len(model.vocabulary)) if lexical else None
-    texts = _text_moments(model, bank, words, x, torch.from_numpy(train.owner).to(device))
+    words = _find_frequent_words(bank, len(model.vocabulary)) if lexical else None
+    texts = _compute_text_moments(model, bank, words, x, torch.from_numpy(train.owner).to(device))
     if isinstance(model.text, Pretrained):
-        texts = texts.balanced(model.text.width)
+        texts = texts.balance(model.text.width)
     most = model.text.embedding.embedding_dim if isinstance(model.text, BiGRU) else model.settings.dim
     size = min(model.settings.dim, most, x.shape[1], len(texts.mean))
     ridges = settings.warm_image_ridge, settings.warm_text_ridge
     covariance = x.T @ x / len(x)
     a, b, correlations = cca(covariance, texts.covariance, texts.cross, *ridges, size)
-    a, b = a * _scale(a, covariance), b * _scale(b, texts.covariance)
+    a, b = a * _compute_scale(a, covariance), b * _compute_scale(b, texts.covariance)
     _set_linear(model.regions.project, a, -centre @ a)
     if model.regions.position is not None:
         model.regions.position.weight.zero_()
@@ -71,24 +71,24 @@ def cca(
 
     A ridge is given in units of the mean variance of its side.
     """
-    root_x, root_y = _inverse_root(covariance_x, ridge_x), _inverse_root(covariance_y, ridge_y)
+    root_x, root_y = _invert_root(covariance_x, ridge_x), _invert_root(covariance_y, ridge_y)
     left, correlations, right = torch.linalg.svd(root_x @ cross @ root_y, full_matrices=False)
     correlations = correlations[:size]
     return root_x @ left[:, :size] * correlations, root_y @ right[:size].T * correlations, correlations
 
 
-def _inverse_root(covariance: Tensor, ridge: float) -> Tensor:
+def _invert_root(covariance: Tensor, ridge: float) -> Tensor:
     scale = covariance.diagonal().mean().clamp(min=1e-12)
     values, vectors = torch.linalg.eigh(covariance + ridge * scale * torch.eye(len(covariance)).to(covariance))
     return vectors * values.clamp(min=1e-12).rsqrt() @ vectors.T
 
 
-def _image_means(model: Hire, split: Split, device: torch.device) -> Tensor:
+def _average_regions(model: Hire, split: Split, device: torch.device) -> Tensor:
     means = torch.empty(len(split.images), model.feature_dim, device=device)
     for start in track(range(0, len(means), _BLOCK), "closed-form start, images"):
         rows = range(start, min(start + _BLOCK, len(means)))
         regions = collate_regions([split.regions(row) for row in rows]).to(device)
-        means[rows.start : rows.stop] = masked_mean(model.regions.normalised(regions.features), regions.mask)
+        means[rows.start : rows.stop] = masked_mean(model.regions.normalize(regions.features), regions.mask)
     return means
 
 
@@ -104,14 +104,14 @@ class _Moments:
     cross: Tensor
     scale: Tensor
 
-    def balanced(self, first: int) -> _Moments:
+    def balance(self, first: int) -> _Moments:
         """The same of descriptions whose numbers after the `first` have as much variance in all as these."""
         variance, scale = self.covariance.diagonal(), self.scale.clone()
         scale[first:] *= (variance[:first].sum() / variance[first:].sum().clamp(min=1e-12)).sqrt()
         return _Moments(self.mean * scale, self.covariance * scale[:, None] * scale, self.cross * scale, scale)
 
 
-def _text_moments(
+def _compute_text_moments(
     model: Hire, bank: CaptionBank, words: tuple[Tensor, Tensor] | None, x: Tensor, owner: Tensor
 ) -> _Moments:
     """Every image weighs the same in `cross`, however many captions it has."""
@@ -119,7 +119,7 @@ def _text_moments(
     total, square, cross, sums = (torch.zeros((), device=x.device) for _ in range(4))
     for start in track(range(0, len(bank), _BLOCK), "closed-form start, captions"):
         rows = range(start, min(start + _BLOCK, len(bank)))
-        y = _described(model, bank, rows, words, x.device)
+        y = _describe_captions(model, bank, rows, words, x.device)
         owners = owner[rows.start : rows.stop]
         own = x[owners] / captions[owners, None]
         total, square, cross, sums = total + y.sum(dim=0), square + y.T @ y, cross + own.T @ y, sums + own.sum(dim=0)
@@ -128,23 +128,23 @@ def _text_moments(
     return _Moments(mean, covariance, (cross - sums[:, None] * mean) / len(x), torch.ones_like(mean))
 
 
-def _described(
+def _describe_captions(
     model: Hire, bank: CaptionBank, rows: range, words: tuple[Tensor, Tensor] | None, device: torch.device
 ) -> Tensor:
     """[rows, H], the captions' mean states and then their word shares, as far as the text encoder has either."""
-    parts = [_state_means(model, bank, rows, device)] if isinstance(model.text, Pretrained) else []
+    parts = [_average_states(model, bank, rows, device)] if isinstance(model.text, Pretrained) else []
     if words is not None:
-        parts.append(_word_shares(bank, rows, *words).to(device))
+        parts.append(_weigh_words(bank, rows, *words).to(device))
     return torch.cat(parts, dim=1)
 
 
-def _state_means(model: Hire, bank: CaptionBank, rows: range, device: torch.device) -> Tensor:
+def _average_states(model: Hire, bank: CaptionBank, rows: range, device: torch.device) -> Tensor:
     assert isinstance(model.text, Pretrained)
     tokens = bank.tokens(rows).to(device)
-    return masked_mean(model.text.states(tokens) if tokens.states is None else tokens.states, tokens.mask)
+    return masked_mean(model.text.encode(tokens) if tokens.states is None else tokens.states, tokens.mask)
 
 
-def _frequent_words(bank: CaptionBank, size: int) -> tuple[Tensor, Tensor]:
+def _find_frequent_words(bank: CaptionBank, size: int) -> tuple[Tensor, Tensor]:
     """Ids [W] of the words in two captions or more, and the root of each one's inverse document frequency."""
     caption = np.repeat(np.arange(len(bank)), bank.lengths)
     found = np.unique(caption * size + bank.ids) % size
@@ -154,7 +154,7 @@ def _frequent_words(bank: CaptionBank, size: int) -> tuple[Tensor, Tensor]:
     return words, torch.log(len(bank) / documents[words].float()).sqrt()
 
 
-def _word_shares(bank: CaptionBank, rows: range, words: Tensor, weights: Tensor) -> Tensor:
+def _weigh_words(bank: CaptionBank, rows: range, words: Tensor, weights: Tensor) -> Tensor:
     """[rows, W], the share of each caption's word pieces that each of `words` makes up, times the word's weight."""
     lengths, ids = bank.lengths[rows.start : rows.stop], bank.ids[bank.offsets[rows.start] : bank.offsets[rows.stop]]
     column = np.full(int(max(ids.max(), words.max())) + 1, -1)
@@ -166,7 +166,7 @@ def _word_shares(bank: CaptionBank, rows: range, words: Tensor, weights: Tensor)
     return torch.from_numpy(shares / lengths[:, None].astype(np.float32)) * weights
 
 
-def _scale(a: Tensor, covariance: Tensor) -> Tensor:
+def _compute_scale(a: Tensor, covariance: Tensor) -> Tensor:
     """What makes the projected rows have numbers of about 1, as after a layer norm."""
     return ((a * (covariance @ a)).sum() / a.shape[1]).clamp(min=1e-12).rsqrt()
 

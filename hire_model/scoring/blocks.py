@@ -33,13 +33,13 @@ def score_pairs(
     texts, text_place = distinct(texts, id)
     image_index, text_index = image_place[image_index], text_place[text_index]
     if 0 < len(image_index) <= _FEW:
-        return scorer.score(EncodedImages.join(images), EncodedTexts.join(texts), image_index, text_index)
+        return scorer.score(EncodedImages.concatenate(images), EncodedTexts.concatenate(texts), image_index, text_index)
     scores = np.empty(len(image_index), np.float32)
     for rows in _blocks(_sizes(images)[image_index], _sizes(texts)[text_index], image_index):
         own_images, image = np.unique(image_index[rows], return_inverse=True)
         own_texts, text = np.unique(text_index[rows], return_inverse=True)
-        joined = EncodedImages.join([images[i] for i in own_images]), EncodedTexts.join([texts[i] for i in own_texts])
-        scores[rows] = scorer.score(*joined, image, text)
+        own = EncodedImages.concatenate([images[i] for i in own_images])
+        scores[rows] = scorer.score(own, EncodedTexts.concatenate([texts[i] for i in own_texts]), image, text)
     return scores
 
 

@@ -47,15 +47,15 @@ def explain_encoded(model: Hire, images: EncodedImages, tokens: Tokens, text: st
     given, so it splits into one part per word piece exactly; the parts of a word's pieces are added up.
     """
     texts = model.encode_text(tokens)
-    v, t = (side[None] for side in model.sides(images, texts))
+    v, t = (side[None] for side in model.prepare_sides(images, texts))
     parts = _pair_parts(model, v, t)
     score = model.score(images, texts).total[0, 0]
     if model.settings.global_head:
         weight = model.settings.global_weight
-        single = _summary_parts(model.words(tokens)[0][0], tokens.mask[0], images.summary[0])
+        single = _summary_parts(model.encode_words(tokens)[0][0], tokens.mask[0], images.summary[0])
         parts = (1 - weight) * parts + weight * single
-    attention = model.interaction.attention(model.interaction.cosine(v, t), v.mask, t.mask)[1][0, 0]  # [L, R]
-    words, owner = model.vocabulary.words(text)
+    attention = model.interaction.attend(model.interaction.compute_cosine(v, t), v.mask, t.mask)[1][0, 0]  # [L, R]
+    words, owner = model.vocabulary.split_words(text)
     places = torch.tensor([len(words) if place < 0 else place for place in owner], device=parts.device)
     count = len(words) + 1
     sums = parts.new_zeros(count).index_add(0, places, parts)
@@ -67,7 +67,7 @@ def explain_encoded(model: Hire, images: EncodedImages, tokens: Tokens, text: st
 def _pair_parts(model: Hire, v: Side, t: Side) -> Tensor:
     """[L], what each word piece brings to the pair score S."""
     stage = model.interaction
-    seen = stage.fragments(v, t)
+    seen = stage.interact(v, t)
     parts = []
     if stage.max_of_regions is not None:
         total, _ = _pooled(seen.regions[0, 0, 0], v.mask[0, 0], stage.max_of_regions)
@@ -79,7 +79,7 @@ def _pair_parts(model: Hire, v: Side, t: Side) -> Tensor:
         parts.append(seen.aligned[0, 0, 0])
     mean = sum(parts[1:], parts[0]) / len(parts)
     if stage.relations is not None and v.relations is not None and t.relations is not None:
-        related = stage.relations.by_word(stage.cosine(v, t), v.relations, t.relations, v.mask, t.mask)
+        related = stage.relations.split_by_word(stage.compute_cosine(v, t), v.relations, t.relations, v.mask, t.mask)
         return mean + RELATED_SHARE * related
     return mean
 

@@ -65,7 +65,7 @@ class CachedEncoder:
         for start in range(0, len(todo), _BLOCK):
             some = todo[start : start + _BLOCK]
             block = encode([item for _, item in some])
-            found |= {k: block.alone(row) for row, (k, _) in enumerate(some)}
+            found |= {k: block.extract(row) for row, (k, _) in enumerate(some)}
         with self._lock:
             for k in new:
                 if found[k].nbytes <= cache.maxsize:

@@ -206,7 +206,7 @@ class Service:
         if request.images is None:
             found = search(self.scorer, gallery, taken.texts, request.top_k, shortlist)
         else:
-            queries = EncodedImages.join(self._images(taken, spent))
+            queries = EncodedImages.concatenate(self._images(taken, spent))
             _check_finite(queries.summary.numpy(force=True))  # no neighbour of NaN can be looked up
             found = search_captions(self.scorer, gallery, queries, request.top_k, shortlist)
             _check_finite(np.array([[hit.score for hit in answer.hits] for answer in found]))

@@ -124,32 +124,24 @@ class TrainSettings(_Group):
     out: Folder = Field(Path("runs/latest"), description="folder for checkpoints, the log and the report")
     epochs: int = Field(10, ge=1)
     batch: int = Field(64, ge=2, description="images (and captions) in a batch, over all devices")
-    accumulate: int = Field(1, ge=1, description="batches whose gradients are added before a step")
     lr: float = Field(5e-4, gt=0)
     encoder_lr_factor: float = Field(0.1, gt=0, description="a tuned text encoder learns at lr times this")
     weight_decay: float = Field(1e-4, ge=0)
     clip: float = Field(2.0, gt=0, description="largest norm of the gradient")
-    schedule: Literal["step", "cosine", "constant"] = Field("step", description="step: a tenth at half of the epochs")
+    schedule: Literal["step", "cosine"] = Field("step", description="step: a tenth at half of the epochs")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which lr rises from 0")
     loss: Literal["hinge", "infonce"] = "hinge"
     margin: float = Field(0.2, gt=0)
     temperature: float = Field(0.07, gt=0, description="infonce: the scores are divided by this")
     sum_epochs: int = Field(1, ge=0, description="hinge: first epochs that sum over all negatives")
     global_loss: float = Field(1.0, ge=0, description="weight of the global head's own loss")
-    mined: int = Field(
-        0, ge=0, description="pair stages see only so many negatives per query, the hardest by S_g; 0: all"
-    )
     warm_start: bool = Field(
         False, description="begin the two projections at the closed-form CCA of images and captions"
     )
     warm_image_ridge: float = Field(2.0, gt=0, description="warm start: ridge on the image side, in mean variances")
     warm_text_ridge: float = Field(1.0, gt=0, description="warm start: ridge on the text side, in mean variances")
-    warm_lr_factor: float = Field(0.1, ge=0, description="warm-started projections learn at lr times this")
     region_drop: float = Field(0.2, ge=0, lt=1, description="regions dropped, with their boxes and edges")
     word_drop: float = Field(0.2, ge=0, lt=1, description="words left out")
-    edge_drop: float = Field(0.0, ge=0, lt=1, description="explicit relations dropped")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights that are evaluated; 0: none")
-    patience: int = Field(0, ge=0, description="epochs without a better dev rSum before stopping; 0: never")
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -1,1 +1,1 @@
-"""Training: sampler and loader, objective, optimizer, checkpoints, and the loop; start at `loop.fit`."""
+"""Training: batches, losses, optimizer, checkpoints and the loop. Start at `loop.fit`."""

@@ -1,4 +1,7 @@
-"""Checkpoints: written whole or not at all, read without unpickling code."""
+"""The checkpoint format, and the files of a training folder.
+
+Every file is written completely or not at all, and read without unpickling code.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ import dataclasses
 import errno
 import hashlib
 import os
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
@@ -23,28 +28,27 @@ from hire_model.training.record import EpochRecord, Meter
 
 LAST = "last.pt"
 BEST = "best.safetensors"
-VERSION = 2
+VERSION = 3
 
 # These may differ when a run goes on: they say how long, where and how fast, not what is learnt.
 FREE = {
     "data.path", "data.test", "data.workers", "train.checkpoint_minutes", "train.device", "train.epochs", "train.out",
-    "train.patience", "train.threads",
+    "train.threads",
 }  # fmt: skip
 _COMPARED = ("data.", "model.", "train.")
 
 
 @dataclass
 class Checkpoint:
-    """All that a run needs to go on as if it had never stopped.
+    """Everything that a training needs to continue as if it had never stopped.
 
-    epoch, batch: the next batch to train on; step: optimizer steps done; rng: `seed.rng_states` of each process;
-    averaged: the EMA model, None without; history: the epochs that are complete; frozen: `frozen_digest` of the weights
-    that are not in it because training leaves them as they are
+    epoch, batch: the next batch to train on; step: optimizer steps done; rng: `capture_rng` of each process; history:
+    the epochs that are complete; frozen: `digest_frozen_weights` of the weights that are not in `model` because
+    training does not change them
     """
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
-    averaged: dict[str, Tensor] | None
     rng: list[dict[str, Any]]
     epoch: int
     batch: int
@@ -63,7 +67,8 @@ class Checkpoint:
         plain["meter"] = dataclasses.asdict(self.meter)
         plain["history"] = [dataclasses.asdict(record) for record in self.history]
 
-        with _safely(path) as partial, partial.open("wb") as file:  # given a path, torch does not say that it is full
+        # torch.save gets an open file: given a path, it does not report a full disk.
+        with _write_safely(path) as partial, partial.open("wb") as file:
             torch.save(plain, file)
 
     @classmethod
@@ -114,15 +119,15 @@ def fingerprint(settings: Settings) -> dict[str, Any]:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """The model's `trained` weights as safetensors, atomically."""
+    """Write the trained weights of `model` as safetensors, atomically."""
     from safetensors.torch import save_file
 
-    with _safely(path) as partial:
-        save_file(trained(model), partial)
+    with _write_safely(path) as partial:
+        save_file(get_trained_weights(model), partial)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put back what `save_weights` wrote. Raises HireError where it is missing or damaged."""
+    """Load what `save_weights` wrote. Raises HireError where it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -130,11 +135,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise HireError(f"{path}: the best weights are missing or damaged: {error}. Start anew.") from error
-    set_trained(model, found)
+    set_trained_weights(model, found)
 
 
 @contextlib.contextmanager
-def _safely(path: Path) -> Iterator[Path]:
+def _write_safely(path: Path) -> Iterator[Path]:
     """`whole`. Raises TrainingStopped if the disk is full, saying what is left and how to go on."""
     try:
         with whole(path) as partial:
@@ -163,7 +168,7 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def alone_in(out: Path) -> Iterator[None]:
+def lock_folder(out: Path) -> Iterator[None]:
     """Keep a second training out of the folder. Raises HireError if there is one, or the folder cannot be written."""
     lock = FileLock(out / ".lock")
     try:
@@ -181,34 +186,64 @@ def alone_in(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def keep_previous(out: Path) -> None:
-    """Set an earlier run's files aside, one generation of them, so that a forgotten --resume destroys nothing."""
+def set_aside_previous(out: Path) -> None:
+    """Rename an earlier training's files, one generation of them, so that a forgotten --resume destroys nothing."""
     for name in (LAST, BEST):
         if (out / name).is_file():
             os.replace(out / name, out / f"previous-{name}")
 
 
-def trained(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict on the CPU without frozen parameters: those of a text encoder would be most of each checkpoint."""
-    frozen = _frozen(model)
+def get_trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict on the CPU without frozen weights: a frozen text encoder would be most of a checkpoint."""
+    frozen = _find_frozen(model)
     return {n: tensor.detach().cpu().contiguous() for n, tensor in model.state_dict().items() if n not in frozen}
 
 
-def set_trained(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put back what `trained` gave. Raises HireError if a tensor is missing or is none of the model's."""
+def set_trained_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load what `get_trained_weights` returned. Raises HireError if a tensor is missing or is none of the model's."""
     missing, unexpected = model.load_state_dict(state, strict=False)
-    wrong = sorted({*missing, *unexpected} - _frozen(model).keys())
+    wrong = sorted({*missing, *unexpected} - _find_frozen(model).keys())
     if wrong:
         raise HireError(f"The checkpoint does not fit the model: {', '.join(wrong[:3])}. Start anew without --resume.")
 
 
-def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 of the weights that training leaves as they are."""
+def digest_frozen_weights(model: nn.Module) -> str:
+    """Return the SHA-256 of the weights that training does not change."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(_frozen(model).items()):
+    for name, parameter in sorted(_find_frozen(model).items()):
         digest.update(name.encode() + parameter.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _frozen(model: nn.Module) -> dict[str, nn.Parameter]:
+def _find_frozen(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+def capture_rng() -> dict[str, Any]:
+    """Return the states of all generators, as tensors and numbers that `torch.load(weights_only=True)` reads."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    numpy_state = {
+        "kind": kind,
+        "keys": np.asarray(keys).tolist(),
+        "position": position,
+        "has_gauss": has_gauss,
+        "gauss": gauss,
+    }
+    return {
+        "python": random.getstate(),
+        "numpy": numpy_state,
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng(states: dict[str, Any]) -> None:
+    """Restore what `capture_rng` returned. CUDA states are ignored if the number of devices has changed."""
+    version, internal, gauss_next = states["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    saved = states["numpy"]
+    keys = np.asarray(saved["keys"], np.uint32)
+    np.random.set_state((saved["kind"], keys, saved["position"], saved["has_gauss"], saved["gauss"]))
+    torch.set_rng_state(states["torch"].cpu())
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])

@@ -1,4 +1,4 @@
-"""Device, precision and processes through Lightning Fabric, and what processes exchange.
+"""Device, precision, seeds and processes through Lightning Fabric, and what the processes exchange.
 
 Each process encodes its share of a batch. The captions' encodings are gathered, each process scores its own images
 against all captions, and the rows of scores are gathered, so that every process holds the loss of the whole batch with
@@ -10,11 +10,13 @@ Cost per batch: C * L * D numbers for the captions and B * C for the scores, for
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
@@ -28,8 +30,8 @@ from hire_model.settings import TrainSettings
 _DEV_TIME = timedelta(hours=4)  # how long the other processes wait while the first one evaluates
 
 
-def engine(settings: TrainSettings) -> Fabric:
-    """A launched Fabric for the wanted device, precision, and the processes that torchrun started, if it did."""
+def launch_fabric(settings: TrainSettings) -> Fabric:
+    """Launch Fabric for the device and precision of the settings and the processes that torchrun started, if any."""
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if settings.batch < 2 * world:
         raise SettingsError(
@@ -50,52 +52,58 @@ def engine(settings: TrainSettings) -> Fabric:
 
 
 def pick_device(settings: TrainSettings) -> str:
-    """'cuda' or 'cpu'. Raises SettingsError if CUDA is asked for and not there."""
+    """Return 'cuda' or 'cpu'. Raises SettingsError if train.device=cuda and there is none."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("train.device=cuda, but torch sees no CUDA device. Use train.device=cpu or auto.")
     return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def own_device(settings: TrainSettings) -> torch.device:
-    """`pick_device`, and of several GPUs the one that is this process's, before Fabric is launched."""
+def pick_local_device(settings: TrainSettings) -> torch.device:
+    """Return the device of this process, one of several GPUs where there are several, before Fabric is launched."""
     kind = pick_device(settings)
     return torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
 
 
 def pick_precision(settings: TrainSettings, device: str) -> str:
-    """Fabric's name of the precision; auto is bf16 autocast where the GPU has bf16 units, else float32."""
+    """Return Fabric's name of the precision. auto: bf16 autocast where the GPU has bf16 units, else float32."""
     good = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if settings.precision == "bf16" or (settings.precision == "auto" and good) else "32-true"
 
 
+def seed_everything(seed: int, rank: int = 0) -> None:
+    """Seed python, numpy and torch (CPU and every CUDA device).
+
+    Each of several processes gets its own stream; otherwise all would use the same dropout masks.
+    """
+    mixed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
+    random.seed(mixed)
+    np.random.seed(mixed)
+    torch.manual_seed(mixed)
+
+
 @dataclass(frozen=True)
 class Peers:
-    """What the processes of a run tell each other; with one process nothing happens."""
+    """Exchange between the processes of a training. With one process every method returns its argument."""
 
     fabric: Fabric
 
-    @property
-    def alone(self) -> bool:
-        """True where there is only this process."""
-        return self.fabric.world_size == 1
-
-    def texts(self, own: EncodedTexts, sizes: Sequence[int]) -> EncodedTexts:
-        """All captions of the batch from each process's `sizes[rank]`, in rank order, with gradient."""
-        if self.alone:
+    def gather_texts(self, own: EncodedTexts, sizes: Sequence[int]) -> EncodedTexts:
+        """Return all captions of the batch, from each process's `sizes[rank]`, in rank order, with gradient."""
+        if self.fabric.world_size == 1:
             return own
-        length = self._largest([own.mask.shape[1]])[0]
+        length = self._reduce_max([own.mask.shape[1]])[0]
         more = length - own.mask.shape[1]
         mask = pad(own.mask.to(torch.uint8), (0, more))
         return EncodedTexts(
-            words=self.rows(pad(own.words, (0, 0, 0, more)), sizes),
-            mask=self.rows(mask, sizes).bool(),
-            summary=self.rows(own.summary, sizes),
-            roles=None if own.roles is None else self.rows(pad(own.roles, (0, 0, 0, more)), sizes),
+            words=self.gather_rows(pad(own.words, (0, 0, 0, more)), sizes),
+            mask=self.gather_rows(mask, sizes).bool(),
+            summary=self.gather_rows(own.summary, sizes),
+            roles=None if own.roles is None else self.gather_rows(pad(own.roles, (0, 0, 0, more)), sizes),
         )
 
-    def rows(self, own: Tensor, sizes: Sequence[int]) -> Tensor:
-        """[sum of sizes, ...] from each process's [sizes[rank], ...], in rank order, with gradient."""
-        if self.alone:
+    def gather_rows(self, own: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Return [sum of sizes, ...] from each process's [sizes[rank], ...], in rank order, with gradient."""
+        if self.fabric.world_size == 1:
             return own
         short = max(sizes) - len(own)
         gathered = self.fabric.all_gather(
@@ -103,21 +111,21 @@ class Peers:
         )
         return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
 
-    def any(self, *flags: bool) -> list[bool]:
-        """For each flag, whether it is set in any process: all must stop, or save, after the same step."""
-        if self.alone:
+    def any_of(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether it is set in any process: all must stop, or save, after the same step."""
+        if self.fabric.world_size == 1:
             return list(flags)
-        return [bool(value) for value in self._largest([int(flag) for flag in flags])]
+        return [bool(value) for value in self._reduce_max([int(flag) for flag in flags])]
 
-    def _largest(self, values: Sequence[int]) -> list[int]:
-        """For each of `values`, its largest in any process."""
-        told = self.fabric.all_reduce(torch.tensor(values, device=self.fabric.device), reduce_op="max")
-        assert isinstance(told, Tensor)
-        return told.tolist()
+    def _reduce_max(self, values: Sequence[int]) -> list[int]:
+        """Return the maximum of each of `values` over all processes."""
+        largest = self.fabric.all_reduce(torch.tensor(values, device=self.fabric.device), reduce_op="max")
+        assert isinstance(largest, Tensor)
+        return largest.tolist()
 
-    def everyone(self, value: Any) -> list[Any]:
-        """`value` of each process, in rank order."""
-        if self.alone:
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Return `value` of each process, in rank order."""
+        if self.fabric.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.fabric.world_size
         torch.distributed.all_gather_object(values, value)

@@ -1,4 +1,4 @@
-"""The training loop: epochs, steps, and when to judge, save and stop. What it reads and writes is handed in."""
+"""The training loop: `fit` goes over the epochs, `train_epoch` over the batches, and `train_step` is one step."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from hire_model.errors import GO_ON, DataError, TrainingStopped
 from hire_model.model.hire import Hire
 from hire_model.progress import clock, track
 from hire_model.settings import Settings
-from hire_model.training.augment import Augment
-from hire_model.training.checkpoint import BEST, LAST, Checkpoint, keep_previous
-from hire_model.training.distributed import engine
-from hire_model.training.loader import Loader, PlannedBatches
+from hire_model.training.batches import Augment, BatchPlan, CaptionSampler, Loader, PlannedBatches
+from hire_model.training.checkpoint import BEST, LAST, Checkpoint, set_aside_previous
+from hire_model.training.distributed import launch_fabric
+from hire_model.training.losses import Share, advise_on_collapse, compute_stuck_loss
 from hire_model.training.record import EpochRecord, FitResult
-from hire_model.training.sampler import BatchPlan, CaptionSampler
-from hire_model.training.train_state import Run
-from hire_model.training.watch import CollapseWatch, StopRequest, collapse_advice
+from hire_model.training.signals import StopRequest
+from hire_model.training.train_state import TrainState
 
 Dev = Callable[[Hire], dict[str, float]]
 Steps = Generator[tuple[BatchPlan, Batch]]
@@ -45,154 +44,167 @@ def fit(
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> FitResult:
-    """Train `model` in place; in the end it holds the weights of the epoch with the best dev['rsum'].
+    """Train `model` in place. Afterwards it holds the weights of the epoch with the best dev['rsum'].
 
-    train_bank: the captions of `train_split`, row by row; dev: judges the model it is given, which is in evaluation
-    mode, and must return at least 'rsum'; out: folder for checkpoints; digest: version of the data set; on_epoch and
-    on_step are told of each epoch's record and each optimizer step's number. Of several processes only the first calls
-    `dev` and `on_epoch`.
+    Args:
+        train_bank: the captions of `train_split`, row by row.
+        dev: evaluates the model it is given, which is in evaluation mode; returns at least 'rsum'.
+        out: folder for checkpoints.
+        digest: version of the data set.
+        on_epoch, on_step: called with each epoch's record and each optimizer step's number.
 
-    Raises TrainingStopped after Ctrl-C, SIGTERM, a full disk, or a loss or gradient that is no number; the message
-    names the last good checkpoint. Raises HireError if `resume` finds no checkpoint, or one of other settings or data;
-    DataError if there are too few images to train on.
+    Of several processes only the first calls `dev` and `on_epoch`.
+
+    Raises:
+        TrainingStopped: after Ctrl-C, SIGTERM, a full disk, or a loss or gradient that is not finite; the message names
+            the last good checkpoint.
+        HireError: `resume` finds no checkpoint, or one of other settings or data.
+        DataError: there are too few images to train on.
     """
     train = settings.train
     if train.threads:
         torch.set_num_threads(train.threads)
-    fabric = engine(train)
+    fabric = launch_fabric(train)
     sampler = CaptionSampler(train_split.owner, train.batch, train.seed, fabric.global_rank, fabric.world_size)
-    augment = Augment(train.seed, train.region_drop, train.word_drop, train.edge_drop)
+    augment = Augment(train.seed, train.region_drop, train.word_drop)
     loader = Loader(sampler, PlannedBatches(train_split, train_bank, augment), settings.data.workers)
-    batches = len(sampler.batches(0))
+    batches = len(sampler.draw_batches(0))
     if not batches:
         raise DataError(
             f"{train_split.dataset.folder}: split '{train_split.name}' has {len(train_split.captions)} captions of "
             f"{len(train_split.images)} images; a batch needs 2 images with captions for each process."
         )
-    run = Run(model, settings, fabric, out, digest, batches)
+    state = TrainState(model, settings, fabric, out, digest, batches)
     if resume:
-        run.restore(Checkpoint.load(out / LAST))
+        state.restore(Checkpoint.load(out / LAST))
     elif fabric.is_global_zero:
-        keep_previous(out)
-    with StopRequest() as stop, _repeatable(fabric.device):
-        return _Loop(run, loader, dev, stop, on_epoch, on_step).all_epochs()
+        set_aside_previous(out)
+    started, first_epoch = time.monotonic(), state.epoch
+    with StopRequest() as stop, _use_deterministic_algorithms(fabric.device):
+        while state.epoch < train.epochs:
+            train_epoch(state, loader, stop, on_step)
+            record = state.end_epoch(evaluate(state, dev))
+            state.save()
+            if state.first:
+                _print(_format_epoch(state, record, (time.monotonic() - started) / (state.epoch - first_epoch)))
+                on_epoch(record)
+            if state.peers.any_of(stop.name is not None)[0] and state.epoch < train.epochs:
+                raise _make_stopped(state, stop, f"after epoch {state.epoch}")
+        state.load_best()
+    best = state.history[state.best_epoch]
+    return FitResult(best.epoch, best.dev, state.history, out / BEST)
 
 
-class _Loop:
-    """The control flow around a `Run`."""
+def train_epoch(state: TrainState, loader: Loader, stop: StopRequest, on_step: Callable[[int], None]) -> None:
+    """Train from the state's batch to the end of its epoch, and write a checkpoint when one is due."""
+    train = state.settings.train
+    hardest = state.epoch >= train.sum_epochs
+    before = time.monotonic()
+    with contextlib.closing(_show_progress(state, loader.load_epoch(state.epoch, state.batch))) as batches:
+        for plan, batch in batches:
+            score_loss = train_step(state, plan, batch, hardest)
+            on_step(state.steps)
+            _warn_of_collapse(state, score_loss, sum(plan.sizes), hardest)
+            state.meter.seconds += time.monotonic() - before
+            due = time.monotonic() - state.saved_at > 60 * train.checkpoint_minutes
+            stopped, due = state.peers.any_of(stop.name is not None, due)
+            if stopped or due:
+                state.save()
+            if stopped:
+                where = f"in epoch {state.epoch + 1}"
+                raise _make_stopped(state, stop, where, f", after batch {state.batch} of {state.batches}")
+            before = time.monotonic()
 
-    def __init__(
-        self,
-        run: Run,
-        loader: Loader,
-        dev: Dev,
-        stop: StopRequest,
-        on_epoch: Callable[[EpochRecord], None],
-        on_step: Callable[[int], None],
-    ) -> None:
-        self.run, self.loader, self.dev, self.stop = run, loader, dev, stop
-        self.on_epoch, self.on_step = on_epoch, on_step
-        self.settings, self.first = run.settings.train, run.fabric.is_global_zero
-        self.collapse = CollapseWatch()
-        self.started = self.saved = time.monotonic()
-        self.joined = run.epoch
-        self.loss = math.nan
 
-    def all_epochs(self) -> FitResult:
-        while self.run.epoch < self.settings.epochs and not self._out_of_patience():
-            self._epoch()
-            self._judge()
-        self.run.load_best()
-        best = self.run.history[self.run.best_epoch]
-        early = len(self.run.history) < self.settings.epochs
-        return FitResult(best.epoch, best.dev, self.run.history, self.run.out / BEST, early)
+def train_step(state: TrainState, plan: BatchPlan, batch: Batch, hardest: bool) -> float:
+    """Do one optimizer step and return the loss of the final score.
 
-    def _out_of_patience(self) -> bool:
-        waited = len(self.run.history) - 1 - self.run.best_epoch
-        return bool(self.settings.patience) and bool(self.run.history) and waited >= self.settings.patience
+    Raises TrainingStopped before anything is changed if a loss or the gradient is not finite.
+    """
+    state.objective.train()
+    share = Share(batch.to(state.fabric.device, non_blocking=True), plan.sizes)
+    losses = state.objective(share, hardest)  # forward: loss, score_loss, global_loss
+    state.fabric.backward(losses[0])
+    norm = state.fabric.clip_gradients(
+        state.objective, state.optimizer, max_norm=state.settings.train.clip, error_if_nonfinite=False
+    )
+    assert norm is not None
+    values = torch.stack([*losses, norm]).tolist()  # the only point of the step that waits for a GPU
+    if not all(math.isfinite(value) for value in values):
+        raise TrainingStopped(_describe_not_finite(state, values))
+    state.meter.lr = state.lr
+    state.optimizer.step()
+    state.scheduler.step()
+    state.optimizer.zero_grad()
+    state.meter.add(sum(plan.sizes), *values)
+    state.steps, state.batch, state.last_loss = state.steps + 1, state.batch + 1, values[0]
+    return values[1]
 
-    def _epoch(self) -> None:
-        """Train from the run's batch to the end of its epoch."""
-        run, group = self.run, self.settings.accumulate
-        hardest = run.epoch >= self.settings.sum_epochs
-        before = time.monotonic()
-        with contextlib.closing(self._shown(self.loader.epoch(run.epoch, run.batch))) as batches:
-            for plan, batch in batches:
-                parts = min(group, run.batches - plan.index // group * group)
-                last = (plan.index + 1) % group == 0 or plan.index + 1 == run.batches
-                run.backward(plan, batch, hardest, parts, last)
-                if last:
-                    self.loss = self._step(plan, hardest)
-                    run.meter.seconds += time.monotonic() - before
-                    self._between_steps()
-                    before = time.monotonic()
 
-    def _step(self, plan: BatchPlan, hardest: bool) -> float:
-        """One optimizer step; the batch's mean loss."""
-        losses = self.run.step()
-        self.on_step(self.run.steps)
-        if self.settings.loss == "infonce" or hardest:
-            stuck = self.run.objective.stuck(sum(plan.sizes), hardest)
-            for _, score, _ in losses:
-                if self.collapse.add(score, stuck):
-                    self._say(collapse_advice(self.settings.loss, stuck))
-        return sum(loss for loss, _, _ in losses) / len(losses)
+def evaluate(state: TrainState, dev: Dev) -> dict[str, float]:
+    """Return the dev metrics, which the first process computes and sends to all."""
+    metrics: dict[str, float] = {}
+    if state.first:
+        state.model.eval()
+        with torch.no_grad():
+            metrics = dict(dev(state.model))
+    return state.fabric.broadcast(metrics)
 
-    def _between_steps(self) -> None:
-        """Stop, or write a checkpoint, if that is due in any process."""
-        run = self.run
-        due = time.monotonic() - self.saved > 60 * self.settings.checkpoint_minutes
-        stop, save = run.peers.any(self.stop.name is not None, due)
-        if not stop and not save:
-            return
-        run.save()
-        self.saved = time.monotonic()
-        if stop:
-            raise self._stopped(f"in epoch {run.epoch + 1}", f", after batch {run.batch} of {run.batches}")
 
-    def _judge(self) -> None:
-        """End the epoch: dev metrics, the best weights, the record, a checkpoint."""
-        run = self.run
-        metrics = run.evaluate(self.dev)
-        record = run.end_epoch(metrics)
-        run.save()
-        self.saved = time.monotonic()
-        if self.first:
-            self._say(self._line(record))
-            self.on_epoch(record)
-        if run.peers.any(self.stop.name is not None)[0] and run.epoch < self.settings.epochs:
-            raise self._stopped(f"after epoch {run.epoch}")
+def _warn_of_collapse(state: TrainState, score_loss: float, size: int, hardest: bool) -> None:
+    train = state.settings.train
+    if train.loss == "infonce" or hardest:
+        stuck = compute_stuck_loss(train, size, hardest)
+        if state.collapse.add(score_loss, stuck) and state.first:
+            _print(advise_on_collapse(train.loss, stuck))
 
-    def _stopped(self, where: str, batch: str = "") -> TrainingStopped:
-        return TrainingStopped(
-            f"Stopped by {self.stop.name or 'a signal to another process'} {where} of {self.settings.epochs}{batch}. "
-            f"The checkpoint is {self.run.out / LAST}; run {GO_ON} to go on from it."
-        )
 
-    def _shown(self, batches: Steps) -> Steps:
-        if not self.first:
-            yield from batches
-            return
-        description = f"epoch {self.run.epoch + 1}/{self.settings.epochs}"
-        yield from track(batches, description, self.run.batches - self.run.batch, lambda: f"loss {self.loss:.3f}")
+def _make_stopped(state: TrainState, stop: StopRequest, where: str, batch: str = "") -> TrainingStopped:
+    return TrainingStopped(
+        f"Stopped by {stop.name or 'a signal to another process'} {where} of {state.settings.train.epochs}{batch}. "
+        f"The checkpoint is {state.out / LAST}; run {GO_ON} to go on from it."
+    )
 
-    def _say(self, words: str) -> None:
-        if self.first:
-            print(words, file=sys.stderr, flush=True)
 
-    def _line(self, record: EpochRecord) -> str:
-        per_epoch = (time.monotonic() - self.started) / (self.run.epoch - self.joined)  # dev and saving included
-        left = clock(per_epoch * (self.settings.epochs - self.run.epoch))
-        best = " (best so far)" if self.run.best_epoch == record.epoch else ""
-        return (
-            f"epoch {record.epoch + 1}/{self.settings.epochs}: loss {record.loss:.3f}, lr {record.lr:.2e}, "
-            f"{record.samples_per_second:,.0f} captions/s, dev rsum {record.dev['rsum']:.1f}{best}, {left} left"
-        )
+def _describe_not_finite(state: TrainState, values: list[float]) -> str:
+    what = "gradient" if math.isfinite(sum(values[:-1])) else "loss"
+    last, best = state.out / LAST, state.out / BEST
+    kept = f"The last good checkpoint is {last}" if last.is_file() else "There is no checkpoint yet"
+    if best.is_file():
+        kept += f", the best weights are in {best}"
+    return (
+        f"The {what} is not finite (NaN or infinite) at step {state.steps + 1}, epoch {state.epoch + 1}, batch "
+        f"{state.batch + 1} of {state.batches}. {kept}. Check the data with 'hire data validate', then start again "
+        "with a lower train.lr, a smaller train.clip or train.precision=fp32."
+    )
+
+
+def _show_progress(state: TrainState, batches: Steps) -> Steps:
+    if not state.first:
+        yield from batches
+        return
+    description = f"epoch {state.epoch + 1}/{state.settings.train.epochs}"
+    yield from track(batches, description, state.batches - state.batch, lambda: f"loss {state.last_loss:.3f}")
+
+
+def _format_epoch(state: TrainState, record: EpochRecord, per_epoch: float) -> str:
+    """Return the line that reports an epoch. per_epoch: seconds, evaluation and saving included."""
+    epochs = state.settings.train.epochs
+    best = " (best so far)" if state.best_epoch == record.epoch else ""
+    return (
+        f"epoch {record.epoch + 1}/{epochs}: loss {record.loss:.3f}, lr {record.lr:.2e}, "
+        f"{record.samples_per_second:,.0f} captions/s, dev rsum {record.dev['rsum']:.1f}{best}, "
+        f"{clock(per_epoch * (epochs - state.epoch))} left"
+    )
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
-    """On a CPU only operations whose result does not depend on the order of threads, as resume is exact there."""
+def _use_deterministic_algorithms(device: torch.device) -> Iterator[None]:
+    """On a CPU use only operations whose result does not depend on the order of threads: resume is exact there."""
     if device.type != "cpu":
         yield
         return

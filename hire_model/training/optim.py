@@ -13,21 +13,22 @@ from hire_model.model.warm_start import WARM_STARTED
 from hire_model.settings import TrainSettings
 
 ENCODER_PREFIX = "text.encoder."
+WARM_FACTOR = 0.1  # share of lr at which warm-started projections learn
 _FLOOR = 0.01  # share of lr at which the cosine ends
 
 
-def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, object]]:
+def group_parameters(model: nn.Module, settings: TrainSettings) -> list[dict[str, object]]:
     """Trained parameters by learning rate and decay; empty groups are left out.
 
-    A tuned text encoder learns at lr * encoder_lr_factor, warm-started projections at lr * warm_lr_factor and without
+    A tuned text encoder learns at lr * encoder_lr_factor, warm-started projections at lr * WARM_FACTOR and without
     decay, as they would otherwise forget where they started; no decay for biases, gains and embeddings either.
     """
-    factors = {"hire": 1.0, "encoder": settings.encoder_lr_factor, "warm": settings.warm_lr_factor}
+    factors = {"hire": 1.0, "encoder": settings.encoder_lr_factor, "warm": WARM_FACTOR}
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = _kind(name, settings)
+            kind = _classify(name, settings)
             decays = parameter.ndim > 1 and id(parameter) not in tables and kind != "warm"
             groups.setdefault((kind, decays), []).append(parameter)
     return [
@@ -41,21 +42,21 @@ def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str
     ]
 
 
-def _kind(name: str, settings: TrainSettings) -> str:
+def _classify(name: str, settings: TrainSettings) -> str:
     if name.startswith(ENCODER_PREFIX):
         return "encoder"
     return "warm" if settings.warm_start and name.startswith(WARM_STARTED) else "hire"
 
 
-def optimizer(model: nn.Module, settings: TrainSettings) -> AdamW:
-    """AdamW over `parameter_groups`."""
-    return AdamW(parameter_groups(model, settings))
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> AdamW:
+    """Return AdamW over `group_parameters`."""
+    return AdamW(group_parameters(model, settings))
 
 
-def lr_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:
-    """step -> the factor on lr, for steps 0 ... total - 1: a linear warm-up, then the schedule.
+def make_lr_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:
+    """Return the function from a step (0 ... total - 1) to the factor on lr: a linear warm-up, then the schedule.
 
-    step: a tenth from half of all steps on; cosine: down to a hundredth at the last step; constant: 1.
+    step: a tenth from half of all steps on; cosine: down to a hundredth at the last step.
     """
     warm = math.ceil(settings.warmup * total)
 
@@ -63,20 +64,18 @@ def lr_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:
         rise = min(1.0, (step + 1) / (warm + 1))
         if settings.schedule == "step":
             return rise * (0.1 if 2 * step >= total else 1.0)
-        if settings.schedule == "cosine":
-            done = min(1.0, max(0, step - warm) / max(1, total - 1 - warm))
-            return rise * (_FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * done)) / 2)
-        return rise
+        done = min(1.0, max(0, step - warm) / max(1, total - 1 - warm))
+        return rise * (_FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * done)) / 2)
 
     return factor
 
 
-def scheduler(adamw: AdamW, settings: TrainSettings, total: int, done: int = 0) -> LambdaLR:
-    """The schedule after `done` steps. It has no state but the step, so it needs none saved.
+def make_scheduler(adamw: AdamW, settings: TrainSettings, total: int, done: int = 0) -> LambdaLR:
+    """Return the schedule after `done` steps. Its only state is the step, so a checkpoint holds nothing of it.
 
     After a resume with other train.epochs, `total` is another and the rate follows the new schedule at once.
     """
-    if done:  # LambdaLR asks for the base rate of a schedule that it joins later
+    if done:  # LambdaLR needs the base rate where it starts at a later step
         for group in adamw.param_groups:
             group.setdefault("initial_lr", group["lr"])
-    return LambdaLR(adamw, lr_factor(settings, total), last_epoch=done - 1)
+    return LambdaLR(adamw, make_lr_factor(settings, total), last_epoch=done - 1)

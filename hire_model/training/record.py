@@ -1,4 +1,4 @@
-"""What training leaves behind in memory: a record for each epoch, and the result."""
+"""Figures of a training: the running sums of an epoch, a record of each epoch, and the result."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 
 @dataclass
 class Meter:
-    """Sums over the batches of an epoch so far, and the last step's lr.
+    """Sums over the steps of an epoch so far, and the last step's lr.
 
     It is saved inside an epoch, so that a resumed epoch reports all of it.
     """
 
-    batches: int = 0
     samples: int = 0
     steps: int = 0
     loss: float = 0.0
@@ -23,13 +22,14 @@ class Meter:
     seconds: float = 0.0
     lr: float = 0.0
 
-    def add(self, samples: int, loss: float, score: float, single: float) -> None:
-        """Count one batch."""
-        self.batches += 1
+    def add(self, samples: int, loss: float, score_loss: float, global_loss: float, grad_norm: float) -> None:
+        """Add one step on a batch of `samples` captions."""
         self.samples += samples
+        self.steps += 1
         self.loss += loss
-        self.score_loss += score
-        self.global_loss += single
+        self.score_loss += score_loss
+        self.global_loss += global_loss
+        self.grad_norm += grad_norm
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class EpochRecord:
     dev: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, epoch: int, meter: Meter, dev: dict[str, float]) -> EpochRecord:
-        """The record of an epoch whose sums are in `meter`."""
-        batches, steps = max(1, meter.batches), max(1, meter.steps)
+    def from_meter(cls, epoch: int, meter: Meter, dev: dict[str, float]) -> EpochRecord:
+        """Return the record of an epoch from its sums."""
+        steps = max(1, meter.steps)
         return cls(
             epoch=epoch,
-            loss=meter.loss / batches,
-            score_loss=meter.score_loss / batches,
-            global_loss=meter.global_loss / batches,
+            loss=meter.loss / steps,
+            score_loss=meter.score_loss / steps,
+            global_loss=meter.global_loss / steps,
             lr=meter.lr,
             grad_norm=meter.grad_norm / steps,
             seconds=meter.seconds,
@@ -67,13 +67,9 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The model that was handed in holds the best weights now; `best_weights` holds them on disk (safetensors).
-
-    best_epoch counts from 0; stopped_early: train.patience ended it before train.epochs.
-    """
+    """The result of `fit`. best_epoch counts from 0; best_weights is the file with the weights of that epoch."""
 
     best_epoch: int
     best_metrics: dict[str, float]
     history: list[EpochRecord]
     best_weights: Path
-    stopped_early: bool = False

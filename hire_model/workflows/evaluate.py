@@ -16,7 +16,7 @@ from hire_model.evaluation import protocols, report
 from hire_model.evaluation.result import Result, write_json
 from hire_model.files import write_text
 from hire_model.model import artifact
-from hire_model.model.captions import caption_bank
+from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.explain import Explanation, explain
 from hire_model.scoring.matrix import predicate_map
@@ -80,7 +80,7 @@ def evaluate(
 
 def explain_pairs(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
     """For the report: (image, caption) of `split` -> why that pair has its score."""
-    bank, device = caption_bank(model, split.texts), next(model.parameters()).device
+    bank, device = build_caption_bank(model, split.texts), next(model.parameters()).device
     mapping = predicate_map(model.predicates, split.dataset.manifest.predicates)
 
     def why(image: int, caption: int) -> Explanation:

@@ -26,7 +26,7 @@ from hire_model.tracking import card, registry
 from hire_model.tracking.facts import facts
 from hire_model.tracking.run import Run, connect, handing_over, track
 from hire_model.tracking.versions import CHALLENGER
-from hire_model.training.checkpoint import LAST, Checkpoint, alone_in
+from hire_model.training.checkpoint import LAST, Checkpoint, lock_folder
 from hire_model.training.record import EpochRecord, FitResult
 from hire_model.workflows.evaluate import explain_pairs, with_facts
 from hire_model.workflows.fit import fitted, matrix_of
@@ -74,7 +74,7 @@ def train(
     if resume:  # before anything is written, or the run that it would join is marked as failed
         Checkpoint.load(out / LAST).check(settings, dataset.manifest.digest, out / LAST)
     tracking = settings.tracking if is_first() else settings.tracking.model_copy(update={"enabled": False})
-    alone = alone_in(out) if is_first() else contextlib.nullcontext()
+    alone = lock_folder(out) if is_first() else contextlib.nullcontext()
     with alone, track(tracking, name, _earlier_run(out) if resume else None) as run:
         _describe(run, resolved, dataset, splits)
         model, found = fitted(settings, splits, out, resume, _logs_epochs(run, on_epoch))

@@ -16,7 +16,7 @@ from torch import nn
 from hire_model.batch import Tokens
 from hire_model.errors import HireError
 from hire_model.model import captions
-from hire_model.model.captions import caption_bank
+from hire_model.model.captions import build_caption_bank
 from hire_model.model.text import Pretrained
 
 TEXTS = [model_examples.caption(np.random.default_rng(seed)) for seed in range(50)]
@@ -62,26 +62,26 @@ def expected(tokens: Tokens) -> torch.Tensor:
 
 def test_each_caption_has_its_own_states(frozen, tmp_path, monkeypatch):
     monkeypatch.setattr(captions, "_BLOCK", 7)
-    bank = caption_bank(frozen, TEXTS, tmp_path / "cache")
+    bank = build_caption_bank(frozen, TEXTS, tmp_path / "cache")
     rows = np.random.default_rng(0).permutation(len(TEXTS))
     tokens = bank.tokens(rows)
     torch.testing.assert_close(tokens.states, expected(tokens))
 
 
 def test_they_are_computed_once(frozen, tmp_path):
-    caption_bank(frozen, TEXTS, tmp_path / "cache")
-    caption_bank(frozen, TEXTS, tmp_path / "cache")
+    build_caption_bank(frozen, TEXTS, tmp_path / "cache")
+    build_caption_bank(frozen, TEXTS, tmp_path / "cache")
     assert calls(tmp_path) == len(TEXTS)
     with torch.no_grad():
         frozen.text.encoder.weight += 1
-    caption_bank(frozen, TEXTS, tmp_path / "cache")  # other weights, other states
+    build_caption_bank(frozen, TEXTS, tmp_path / "cache")  # other weights, other states
     assert calls(tmp_path) == 2 * len(TEXTS)
 
 
 def test_of_several_processes_one_computes_them(frozen, tmp_path):
     context = multiprocessing.get_context("fork")
     torch.set_num_threads(1)
-    workers = [context.Process(target=caption_bank, args=(frozen, TEXTS, tmp_path / "cache")) for _ in range(3)]
+    workers = [context.Process(target=build_caption_bank, args=(frozen, TEXTS, tmp_path / "cache")) for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -92,7 +92,7 @@ def test_of_several_processes_one_computes_them(frozen, tmp_path):
 
 def test_reading_them_all_leaves_nothing_resident(frozen, tmp_path):
     many = TEXTS * 400
-    bank = caption_bank(frozen, many, tmp_path / "cache")
+    bank = build_caption_bank(frozen, many, tmp_path / "cache")
     path = next((tmp_path / "cache").glob("*.npy"))
     for start in range(0, len(bank), 64):
         bank.tokens(range(start, min(start + 64, len(bank))))
@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_written(frozen, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HIRE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(HireError, match=r"states.*MB\) cannot be kept there.*HIRE_CACHE"):
-        caption_bank(frozen, TEXTS)
+        build_caption_bank(frozen, TEXTS)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
@@ -119,22 +119,22 @@ def test_a_full_disk(frozen, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(HireError, match=r"No space left.*HIRE_CACHE"):
-        caption_bank(frozen, TEXTS, cache)
+        build_caption_bank(frozen, TEXTS, cache)
     assert not list(cache.glob("*.npy"))
 
 
 def test_a_damaged_file_says_so(frozen, tmp_path):
     cache = tmp_path / "cache"
-    caption_bank(frozen, TEXTS, cache)
+    build_caption_bank(frozen, TEXTS, cache)
     path = next(cache.glob("*.npy"))
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(HireError, match=r"not a whole npy file.*Delete it"):
-        caption_bank(frozen, TEXTS, cache)
+        build_caption_bank(frozen, TEXTS, cache)
 
 
 def test_captions_are_tokenised_some_at_a_time(monkeypatch):
-    whole = caption_bank(model_examples.model(), TEXTS)
+    whole = build_caption_bank(model_examples.model(), TEXTS)
     monkeypatch.setattr(captions, "_TOKENISED", 7)
-    parts = caption_bank(model_examples.model(), TEXTS)
+    parts = build_caption_bank(model_examples.model(), TEXTS)
     np.testing.assert_array_equal(parts.ids, whole.ids)
     np.testing.assert_array_equal(parts.offsets, whole.offsets)

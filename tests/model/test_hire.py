@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from hire_model.batch import Regions
 
-VARIANTS = {
+VARIANTS = {  # every open choice of the paper's description is in one of them
     "full": {},
     "post-norm": {"residual": False},
     "iou": {"spatial": "iou", "edge_labels": "none"},
@@ -26,7 +26,20 @@ VARIANTS = {
     "frozen encoder and own words": {"text.kind": "bert"},
     "tuned encoder": {"text.kind": "bert", "text.tuned": True, "text.lexical": False},
     "whole width": {"pair_dim": 0, "feature_norm": "l2", "box_encoding": False},
-}
+    "as described, without our additions": {
+        "text.kind": "bert", "text.tuned": True, "text.lexical": False, "residual": False, "box_encoding": False,
+        "alignment": False, "relation_match": False, "edge_labels": "none", "spatial": "iou", "feature_norm": "none",
+        "global_weight": 0.0, "iou_threshold": 0.2, "implicit_heads": 4,
+    },
+    "t2i, semantic graph, other temperatures": {
+        "direction": "t2i", "graphs": "semantic", "edge_labels": "bias", "region_temperature": 2, "word_temperature": 5,
+    },
+    "spatial graph, no implicit relations": {"graphs": "spatial", "image_implicit": False, "text_implicit": "off"},
+    "implicit relations on an encoder's words": {
+        "text.kind": "bert", "text_implicit": "on", "spatial": "polar", "polar_kernels": 3, "relation_top": 2,
+        "relation_min_score": 0.3,
+    },
+}  # fmt: skip
 MODELS = {name: model_examples.model(**changes) for name, changes in VARIANTS.items()}
 variants = st.sampled_from(sorted(MODELS))
 seeds = st.integers(0, 2**32 - 1)

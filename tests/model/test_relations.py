@@ -49,7 +49,7 @@ def test_it_is_the_formula(seed: int) -> None:
 def test_the_words_parts_add_up(seed: int) -> None:
     sample = _sample(seed, b=1, c=1)
     match = RelationMatch(3)
-    parts = match.by_word(*sample)
+    parts = match.split_by_word(*sample)
     assert torch.allclose(parts.sum(), match(*sample)[0, 0, 0], atol=1e-4)
     assert not parts[~sample[-1][0, 0]].any()
 

@@ -10,12 +10,12 @@ import torch
 from hire_model.data.loading import CaptionBank
 from hire_model.data.store import Dataset
 from hire_model.errors import SettingsError
-from hire_model.model.build import build
-from hire_model.model.captions import caption_bank
+from hire_model.model.build import build_model
+from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.model.layers import masked_mean
 from hire_model.model.vocabulary import learn
-from hire_model.model.warm_start import _frequent_words, _text_moments, cca, warm_start
+from hire_model.model.warm_start import _compute_text_moments, _find_frequent_words, cca, warm_start
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import TrainSettings, resolve
 
@@ -35,21 +35,21 @@ def test_cca_gives_the_correlation_of_two_views_of_one_thing():
 def test_projected_means_are_the_mean_of_projected_items(tiny_dataset):
     """Word by word and region by region it is the same linear map, so that attention starts in one space."""
     split = Dataset.open(tiny_dataset).split("train")
-    model = build(model_examples.settings(graphs="none", image_implicit=False, text_implicit="off"), split)
-    bank = caption_bank(model, split.texts)
+    model = build_model(model_examples.settings(graphs="none", image_implicit=False, text_implicit="off"), split)
+    bank = build_caption_bank(model, split.texts)
     correlations = warm_start(model, split, bank, TrainSettings())
     assert (correlations.diff() <= 1e-6).all() and 0 < float(correlations[0]) <= 1
     with torch.inference_mode():
         regions = model_examples.regions([split.regions(0)])
         v = model.regions(regions)[0, regions.mask[0]]
-        mean = model.regions.normalised(regions.features)[0, regions.mask[0]].mean(dim=0)
+        mean = model.regions.normalize(regions.features)[0, regions.mask[0]].mean(dim=0)
         torch.testing.assert_close(v.mean(dim=0), model.regions.project(mean), atol=1e-4, rtol=1e-4)
 
 
 def test_recall_rises_above_chance_without_a_step(tiny_dataset):
     split = Dataset.open(tiny_dataset).split("train")
-    model = build(model_examples.settings(), split)
-    bank = caption_bank(model, split.texts)
+    model = build_model(model_examples.settings(), split)
+    bank = build_caption_bank(model, split.texts)
 
     def mean_rank():
         scores = similarity(model, split, bank)
@@ -79,7 +79,7 @@ def test_of_an_encoder_and_its_own_words_both_begin_with_something_to_say(encode
     def correlation(words: bool) -> float:
         tokens = bank.tokens(range(len(bank)))
         with torch.inference_mode():
-            states = model.text.states(tokens)
+            states = model.text.encode(tokens)
             t = model.text.project(states) + (model.text.words(tokens.ids) if words else 0)
             captions = masked_mean(t, tokens.mask)
             regions = model_examples.regions([split.regions(row) for row in range(len(split.images))])
@@ -97,8 +97,8 @@ def test_states_and_words_weigh_the_same(encoder_model):
     """In all their numbers together: a thousand words must not drown an encoder's states, nor the other way round."""
     split, model, bank = encoder_model
     images, owner = torch.zeros(len(split.images), 3), torch.from_numpy(split.owner)
-    words = _frequent_words(bank, len(model.vocabulary))
-    moments = _text_moments(model, bank, words, images, owner).balanced(model.text.width)
+    words = _find_frequent_words(bank, len(model.vocabulary))
+    moments = _compute_text_moments(model, bank, words, images, owner).balance(model.text.width)
     states, rest = moments.covariance.diagonal().split([model.text.width, len(words[0])])
     assert float(states.sum()) == pytest.approx(float(rest.sum()), rel=1e-4)
 

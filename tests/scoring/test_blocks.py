@@ -57,7 +57,7 @@ def test_scores_are_those_of_all_pairs_joined_at_once(
 ) -> None:
     images, texts = ([*side, side[0], side[2]] for side in items)  # two stand there twice
     index = np.array(places, np.int64).reshape(-1, 2).T
-    expected = scorer.score(EncodedImages.join(images), EncodedTexts.join(texts), *index)
+    expected = scorer.score(EncodedImages.concatenate(images), EncodedTexts.concatenate(texts), *index)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in zip(("_PAIRS", "_FRAGMENTS", "_FEW"), limits, strict=True):
             patch.setattr(blocks, name, value)

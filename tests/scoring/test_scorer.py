@@ -12,8 +12,8 @@ import torch
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError
 from hire_model.model import artifact
-from hire_model.model.build import build
-from hire_model.model.captions import caption_bank
+from hire_model.model.build import build_model
+from hire_model.model.captions import build_caption_bank
 from hire_model.scoring import matrix as matrix_module
 from hire_model.scoring.explain import MARKS
 from hire_model.scoring.matrix import similarity
@@ -111,12 +111,12 @@ def test_a_loaded_scorer_scores_the_same(items, tmp_path):
 @pytest.fixture(scope="module")
 def trained_like(tiny_dataset):
     split = Dataset.open(tiny_dataset).split("dev")
-    model = build(model_examples.settings(), split)
+    model = build_model(model_examples.settings(), split)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.3)
-    return model, split, caption_bank(model, split.texts)
+    return model, split, build_caption_bank(model, split.texts)
 
 
 @pytest.mark.parametrize("budget", [1, 100_000, 1 << 30])

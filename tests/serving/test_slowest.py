@@ -19,7 +19,7 @@ import torch
 from hire_model.data.store import ImageRegions, Split
 from hire_model.gallery.building import build
 from hire_model.model import artifact
-from hire_model.model.build import build as build_model
+from hire_model.model.build import build_model
 from hire_model.service.parsing import Ask, Limits
 from hire_model.service.payload import encode_image
 from hire_model.service.service import Service

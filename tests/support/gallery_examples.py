@@ -11,7 +11,7 @@ import torch
 from hire_model.data.store import Dataset, Split
 from hire_model.gallery.building import build
 from hire_model.gallery.format import Gallery
-from hire_model.model.build import build as build_model
+from hire_model.model.build import build_model
 from hire_model.model.hire import Hire
 
 

@@ -16,7 +16,7 @@ from hire_model.evaluation.protocols import evaluate_matrix, rank_under_protocol
 from hire_model.evaluation.slices import compute_slices
 from hire_model.gate import Evidence, Ground, decide
 from hire_model.model import artifact
-from hire_model.model.build import build
+from hire_model.model.build import build_model
 from hire_model.settings import GateSettings, Settings, resolve
 from hire_model.tracking import card
 from hire_model.workflows.fit import matrix_of
@@ -33,7 +33,7 @@ def folder(tiny_dataset: Path, settings: Settings, tmp_path_factory: pytest.Temp
     torch.manual_seed(0)
     test = Dataset.open(tiny_dataset).split("test")
     manifest: Manifest = test.dataset.manifest.model_copy(update={"name": "odd | name\n# <b>heading</b>"})
-    model = build(settings.model, Dataset.open(tiny_dataset).split("train"))
+    model = build_model(settings.model, Dataset.open(tiny_dataset).split("train"))
     matrix = matrix_of(model, test, settings.evaluate)
     ranks = rank_under_protocol(matrix, test.owner, "full")
     result = evaluate_matrix(matrix, test.owner, bootstrap=50, ranks=ranks)
@@ -134,7 +134,7 @@ def test_the_card_beside_the_weights_does_not_disturb_them(folder: Path) -> None
 
 
 def test_a_model_without_facts_has_no_card(tiny_dataset: Path, settings: Settings, tmp_path: Path) -> None:
-    model = build(settings.model, Dataset.open(tiny_dataset).split("train"))
+    model = build_model(settings.model, Dataset.open(tiny_dataset).split("train"))
     bare = artifact.save(model, tmp_path / "bare")
     assert card.known(bare) is None
     with pytest.raises(HireError, match="no facts for a model card"):

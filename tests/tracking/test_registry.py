@@ -15,7 +15,7 @@ import torch
 
 from hire_model.data.store import Dataset, ImageRegions, Split
 from hire_model.model import artifact
-from hire_model.model.build import build
+from hire_model.model.build import build_model
 from hire_model.scoring.matrix import predicate_map
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import ModelSettings, TrackingSettings, resolve
@@ -33,7 +33,7 @@ def model_folder(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
     """An untrained model of the smallest preset."""
     torch.manual_seed(0)
     settings: ModelSettings = resolve(overrides={"model.preset": "tiny"}, environ={}).settings.model
-    model = build(settings, Dataset.open(tiny_dataset).split("train"))
+    model = build_model(settings, Dataset.open(tiny_dataset).split("train"))
     return artifact.save(model, tmp_path_factory.mktemp("model") / "model", {"note": "untrained"})
 
 

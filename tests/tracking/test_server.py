@@ -9,7 +9,7 @@ import pytest
 
 from hire_model.data.store import Dataset
 from hire_model.model import artifact
-from hire_model.model.build import build
+from hire_model.model.build import build_model
 from hire_model.settings import TrackingSettings, resolve
 from hire_model.tracking import promotion, registry, versions
 from hire_model.tracking.run import track
@@ -21,7 +21,7 @@ def test_log_register_promote_and_load_back(server: TrackingSettings, tiny_datas
     dataset = Dataset.open(tiny_dataset)
     split = dataset.split("test")
     settings = resolve(overrides={"model.preset": "tiny"}, environ={}).settings
-    folder = artifact.save(build(settings.model, dataset.split("train")), tmp_path / "model")
+    folder = artifact.save(build_model(settings.model, dataset.split("train")), tmp_path / "model")
     with track(server, "over http") as run:
         run.metrics({"dev/rsum": 3.0}, step=1)
         run.dataset(dataset.folder, "scenes", dataset.manifest.digest, "training")

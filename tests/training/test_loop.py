@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,13 +14,11 @@ from workshop import Workshop  # type: ignore[import-not-found]
 
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError, SettingsError, TrainingStopped
+from hire_model.settings import TrainSettings
 from hire_model.training.checkpoint import BEST, LAST, Checkpoint
-from hire_model.training.distributed import engine
 from hire_model.training.loop import fit
+from hire_model.training.losses import WINDOW, CollapseWatch, compute_stuck_loss
 from hire_model.training.record import EpochRecord
-from hire_model.training.sampler import BatchPlan
-from hire_model.training.train_state import Run
-from hire_model.training.watch import WINDOW, CollapseWatch
 
 
 def test_it_learns(workshop: Workshop) -> None:
@@ -54,49 +52,6 @@ def test_the_best_epoch_is_kept_and_loaded(workshop: Workshop) -> None:
     assert result.best_weights == workshop.out / BEST and not model.training
     for weights in (load_file(result.best_weights), model.state_dict()):
         assert all(torch.equal(weights[name], tensor) for name, tensor in seen[1].items())
-
-
-def test_patience(workshop: Workshop) -> None:
-    scores = iter([1.0, 5.0, 4.0, 3.0, 9.0])
-    result = workshop.fit(workshop.settings(epochs=5, patience=2), dev=lambda model: {"rsum": next(scores)})
-    assert result.stopped_early and len(result.history) == 4 and result.best_epoch == 1
-    again = workshop.fit(workshop.settings(epochs=5, patience=2), resume=True)
-    assert again == result
-
-
-def test_averaged_weights_are_judged_and_kept(workshop: Workshop) -> None:
-    settings = workshop.settings(ema=0.5, epochs=1)
-    model, steps = workshop.model(settings), []
-
-    def on_step(step: int) -> None:
-        steps.append({name: p.detach().clone() for name, p in model.named_parameters()})
-
-    workshop.fit(settings, model, on_step=on_step)
-    average = steps[0]
-    for weights in steps[1:]:
-        average = {name: 0.5 * average[name] + 0.5 * value for name, value in weights.items()}
-    kept = load_file(workshop.out / BEST)
-    for name, value in average.items():
-        torch.testing.assert_close(kept[name], value)
-
-
-def test_accumulation_averages_the_gradients_of_batches(workshop: Workshop) -> None:
-    plain = workshop.settings(epochs=1, accumulate=4, region_drop=0, word_drop=0, edge_drop=0)
-    steps: list[int] = []
-    workshop.fit(plain, on_step=steps.append)
-    assert steps == [1, 2, 3]  # three rounds of 19 images make 3 batches each; 4 + 4 + 1
-    assert Checkpoint.load(workshop.out / LAST).step == 3
-    norms = []
-    for parts, repeats in ((1, 1), (3, 3)):  # a batch three times over has the gradient of that batch
-        settings = workshop.settings(dropout=0.0)
-        model = workshop.model(settings)
-        run = Run(model, settings, engine(settings.train), workshop.out, "d1", 9)
-        plan = BatchPlan(0, 0, np.arange(0, 24, 3), (8,))
-        for index in range(repeats):
-            run.backward(plan, workshop.batch(model, plan.rows.tolist()), False, parts, index == repeats - 1)
-        run.step()
-        norms.append(run.meter.grad_norm)
-    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -184,6 +139,11 @@ def test_collapse_is_seen_once() -> None:
     watch = CollapseWatch()
     told = [watch.add(0.4001, 0.4) for _ in range(3 * WINDOW)]
     assert told.index(True) == WINDOW - 1 and sum(told) == 1
+
+
+def test_the_stuck_loss_is_that_of_equal_scores() -> None:
+    assert compute_stuck_loss(TrainSettings(loss="hinge"), 8, True) == pytest.approx(0.4)
+    assert compute_stuck_loss(TrainSettings(loss="infonce"), 64, True) == pytest.approx(math.log(64))
 
 
 def test_a_loss_that_moves_is_no_collapse() -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from workshop import Workshop  # type: ignore[import-not-found]
 
 from hire_model.errors import HireError, TrainingStopped
-from hire_model.training.checkpoint import BEST, LAST, Checkpoint, alone_in
+from hire_model.training.checkpoint import BEST, LAST, VERSION, Checkpoint, lock_folder
 from hire_model.training.record import FitResult
 
 
@@ -56,7 +56,7 @@ def assert_same(left: Any, right: Any, where: str = "") -> None:
 def assert_same_runs(left: Path, right: Path) -> None:
     assert (left / BEST).read_bytes() == (right / BEST).read_bytes()
     one, two = Checkpoint.load(left / LAST), Checkpoint.load(right / LAST)
-    for name in ("model", "optimizer", "averaged", "rng", "epoch", "batch", "step", "best_epoch"):
+    for name in ("model", "optimizer", "rng", "epoch", "batch", "step", "best_epoch"):
         assert_same(getattr(one, name), getattr(two, name), name)
 
 
@@ -75,8 +75,8 @@ def spoilt(workshop: Workshop, settings: Any) -> Any:
     [
         ({}, [13]),  # in the middle of the second epoch
         ({}, [8, 9, 10, 20]),  # around the end of an epoch, and again
-        ({"ema": 0.9, "schedule": "cosine"}, [13]),
-        ({"accumulate": 2, "loss": "infonce", "workers": 2}, [7]),
+        ({"schedule": "cosine", "sum_epochs": 0}, [13]),
+        ({"loss": "infonce", "workers": 2}, [7]),
     ],
 )
 def test_resume_is_exact(workshop: Workshop, tmp_path: Path, options: dict[str, Any], steps: list[int]) -> None:
@@ -211,7 +211,7 @@ def test_damaged_and_foreign_checkpoints(workshop: Workshop) -> None:
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(HireError, match="damaged"):
         workshop.fit(resume=True)
-    torch.save({"version": 0}, last)
+    torch.save({"version": VERSION - 1}, last)
     with pytest.raises(HireError, match="another version"):
         workshop.fit(resume=True)
 
@@ -242,11 +242,10 @@ def test_frozen_weights_are_not_in_a_checkpoint_and_must_be_the_same(workshop: W
             model.text.embedding.weight.fill_(value).requires_grad_(False)
         return model
 
-    settings = workshop.settings(ema=0.9, epochs=2)
+    settings = workshop.settings(epochs=2)
     result = workshop.fit(settings, half_frozen(settings))
     saved = Checkpoint.load(workshop.out / LAST)
-    assert saved.averaged is not None
-    for kept in (saved.model, saved.averaged, load_file(result.best_weights)):
+    for kept in (saved.model, load_file(result.best_weights)):
         assert not any("embedding" in name for name in kept) and any("gru" in name for name in kept)
     again = half_frozen(settings)
     assert numbers(workshop.fit(settings, again, resume=True)) == numbers(result)
@@ -265,10 +264,10 @@ def test_lost_best_weights_are_named(workshop: Workshop, damage: Any) -> None:
 
 def test_a_second_training_is_kept_out(tmp_path: Path) -> None:
     second = pytest.raises(HireError, match=r"out: another training is writing there")
-    with alone_in(tmp_path / "out"), second, alone_in(tmp_path / "out"):
+    with lock_folder(tmp_path / "out"), second, lock_folder(tmp_path / "out"):
         pass
-    with alone_in(tmp_path / "out"):
+    with lock_folder(tmp_path / "out"):
         pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(HireError, match=r"file/out: cannot be written"), alone_in(tmp_path / "file" / "out"):
+    with pytest.raises(HireError, match=r"file/out: cannot be written"), lock_folder(tmp_path / "file" / "out"):
         pass

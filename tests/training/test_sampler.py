@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hire_model.training.sampler import CaptionSampler
+from hire_model.training.batches import CaptionSampler
 
 COUNTS = st.lists(st.integers(1, 6), min_size=2, max_size=30)
 
@@ -16,9 +16,9 @@ def owners(counts: list[int]) -> np.ndarray:
 
 
 @given(COUNTS, st.integers(2, 9), st.integers(0, 3), st.integers(0, 3))
-def test_every_caption_once_and_every_image_at_most_once(counts: list[int], batch: int, seed: int, epoch: int) -> None:
+def test_no_batch_holds_two_captions_of_an_image(counts: list[int], batch: int, seed: int, epoch: int) -> None:
     owner = owners(counts)
-    batches = CaptionSampler(owner, batch, seed).batches(epoch)
+    batches = CaptionSampler(owner, batch, seed).draw_batches(epoch)
     seen = np.concatenate(batches)
     assert len(np.unique(seen)) == len(seen)
     most = max(counts)
@@ -32,14 +32,16 @@ def test_every_caption_once_and_every_image_at_most_once(counts: list[int], batc
 @given(COUNTS, st.integers(2, 9), st.integers(1, 4))
 def test_number_of_batches_is_the_same_each_epoch(counts: list[int], batch: int, world: int) -> None:
     sampler = CaptionSampler(owners(counts), max(batch, 2 * world), 0, 0, world)
-    assert len({len(sampler.batches(epoch)) for epoch in range(5)}) == 1
+    assert len({len(sampler.draw_batches(epoch)) for epoch in range(5)}) == 1
 
 
 @given(COUNTS, st.integers(2, 4), st.integers(0, 20))
 def test_shares_of_all_processes_make_the_whole_batch(counts: list[int], world: int, start: int) -> None:
     owner = owners(counts)
     ranks = [CaptionSampler(owner, 2 * world, 7, rank, world) for rank in range(world)]
-    for batch, *shares in zip(ranks[0].batches(3)[start:], *(rank.epoch(3, start) for rank in ranks), strict=True):
+    for batch, *shares in zip(
+        ranks[0].draw_batches(3)[start:], *(rank.plan_epoch(3, start) for rank in ranks), strict=True
+    ):
         np.testing.assert_array_equal(np.concatenate([share.rows for share in shares]), batch)
         assert all(share.sizes == tuple(len(other.rows) for other in shares) for share in shares)
         assert all(len(share.rows) for share in shares)
@@ -47,14 +49,14 @@ def test_shares_of_all_processes_make_the_whole_batch(counts: list[int], world: 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
     owner = owners([5] * 40)
-    first = np.concatenate(CaptionSampler(owner, 8, 0).batches(0))
-    assert (first == np.concatenate(CaptionSampler(owner, 8, 0).batches(0))).all()
-    assert (first != np.concatenate(CaptionSampler(owner, 8, 0).batches(1))).any()
-    assert (first != np.concatenate(CaptionSampler(owner, 8, 1).batches(0))).any()
+    first = np.concatenate(CaptionSampler(owner, 8, 0).draw_batches(0))
+    assert (first == np.concatenate(CaptionSampler(owner, 8, 0).draw_batches(0))).all()
+    assert (first != np.concatenate(CaptionSampler(owner, 8, 0).draw_batches(1))).any()
+    assert (first != np.concatenate(CaptionSampler(owner, 8, 1).draw_batches(0))).any()
 
 
 def test_captions_of_an_image_change_partners_and_order() -> None:
     """Round k must not always hold caption k, or captions would always meet the same neighbours."""
     owner = np.repeat(np.arange(20), 5)
-    first_round = [set(np.concatenate(CaptionSampler(owner, 20, 0).batches(e)[:1]) % 5) for e in range(2)]
+    first_round = [set(np.concatenate(CaptionSampler(owner, 20, 0).draw_batches(e)[:1]) % 5) for e in range(2)]
     assert all(len(kinds) > 2 for kinds in first_round)

@@ -12,27 +12,26 @@ from workshop import Workshop  # type: ignore[import-not-found]
 
 from hire_model.errors import TrainingStopped
 from hire_model.settings import Settings
-from hire_model.training.augment import Augment
-from hire_model.training.distributed import engine
-from hire_model.training.loader import Loader, PlannedBatches
-from hire_model.training.sampler import CaptionSampler
-from hire_model.training.train_state import Run
+from hire_model.training.batches import Augment, CaptionSampler, Loader, PlannedBatches
+from hire_model.training.distributed import launch_fabric
+from hire_model.training.loop import train_step
+from hire_model.training.train_state import TrainState
 
 STEPS = 4
 
 
 def steps(workshop: Workshop, settings: Settings) -> dict[str, object]:
     """Losses, gradient norms and weights of the first steps, half of them with the hardest negatives."""
-    fabric = engine(settings.train)
+    fabric = launch_fabric(settings.train)
     model = workshop.model(settings)
     sampler = CaptionSampler(workshop.split().owner, settings.train.batch, 0, fabric.global_rank, fabric.world_size)
-    loader = Loader(sampler, PlannedBatches(workshop.split(), workshop.bank(model), Augment(0, 0.2, 0.2, 0.2)))
-    run = Run(model, settings, fabric, workshop.out, "d1", len(sampler.batches(0)))
+    loader = Loader(sampler, PlannedBatches(workshop.split(), workshop.bank(model), Augment(0, 0.2, 0.2)))
+    state = TrainState(model, settings, fabric, workshop.out, "d1", len(sampler.draw_batches(0)))
     losses = []
-    for plan, batch in list(loader.epoch(0))[:STEPS]:
-        run.backward(plan, batch, hardest=plan.index >= STEPS // 2, parts=1, last=True)
-        losses += run.step()
-    return {"losses": losses, "norm": run.meter.grad_norm, "weights": model.state_dict()}
+    for plan, batch in list(loader.load_epoch(0))[:STEPS]:
+        score_loss = train_step(state, plan, batch, hardest=plan.index >= STEPS // 2)
+        losses.append((state.last_loss, score_loss))
+    return {"losses": losses, "norm": state.meter.grad_norm, "weights": model.state_dict()}
 
 
 def stopped_and_resumed(workshop: Workshop, settings: Settings) -> dict[str, object]:
@@ -54,7 +53,7 @@ def stopped_and_resumed(workshop: Workshop, settings: Settings) -> dict[str, obj
 def main(data: str, out: str) -> None:
     torch.set_num_threads(1)
     workshop = Workshop(Path(data), Path(out))
-    # Without dropout in the model: each process draws its own. Dropped regions, words and edges stay, as these do not
+    # Without dropout in the model: each process draws its own. Dropped regions and words stay, as these do not
     # depend on the number of processes. Batches of 7 make uneven shares, and captions' lengths differ.
     settings = workshop.settings(batch=7, epochs=3, dropout=0.0)
     found = {"steps": steps(workshop, settings), "run": stopped_and_resumed(workshop, settings)}

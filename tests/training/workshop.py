@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hire_model.batch import Batch
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Dataset, Split
 from hire_model.data.writer import DatasetWriter, ImageRecord
-from hire_model.model.build import build
+from hire_model.model.build import build_model
 from hire_model.model.hire import Hire
 from hire_model.settings import Settings, resolve
+from hire_model.training.distributed import seed_everything
 from hire_model.training.loop import fit
 from hire_model.training.record import FitResult
-from hire_model.training.seed import seed_all
 
 NAMES = ["ball", "cat", "tree", "house", "car", "dog", "bird", "chair"]
 
@@ -63,7 +62,7 @@ class Workshop:
     out: Path
 
     def settings(self, **train: Any) -> Settings:
-        plain = {"epochs": 4, "batch": 8, "lr": 2e-3, "threads": 1, "device": "cpu", "edge_drop": 0.2, "out": self.out}
+        plain = {"epochs": 4, "batch": 8, "lr": 2e-3, "threads": 1, "device": "cpu", "out": self.out}
         overrides = {
             "model.preset": "tiny",
             "model.dropout": train.pop("dropout", 0.1),
@@ -75,8 +74,8 @@ class Workshop:
         return Dataset.open(self.folder).split(name)
 
     def model(self, settings: Settings) -> Hire:
-        seed_all(settings.train.seed)
-        return build(settings.model, self.split())
+        seed_everything(settings.train.seed)
+        return build_model(settings.model, self.split())
 
     def bank(self, model: Hire, name: str = "train") -> CaptionBank:
         return CaptionBank.from_lists(model.vocabulary.encode(self.split(name).texts))
@@ -98,4 +97,4 @@ class Workshop:
     def batch(self, model: Hire, rows: list[int]) -> Batch:
         split = self.split()
         regions = collate_regions([split.regions(int(split.owner[row])) for row in rows])
-        return Batch(regions, self.bank(model).tokens(rows), torch.arange(len(rows)))
+        return Batch(regions, self.bank(model).tokens(rows))

@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM while training: noted, and acted on between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+
+class StopRequest:
+    """Within it, Ctrl-C and SIGTERM only set `name`, which the loop checks after each step.
+
+    The same signal a second time acts at once. The other signal only sets `name`, too: on Ctrl-C `mlflow run` sends
+    SIGTERM to a training that has received Ctrl-C from the terminal and is writing its checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # python allows handlers only there
+            for kind in (signal.SIGINT, signal.SIGTERM):
+                self._before[kind] = signal.signal(kind, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number in list(self._before):
+            self._restore(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        received = signal.Signals(number)
+        self.name = self.name or ("Ctrl-C" if received == signal.SIGINT else received.name)
+        self._restore(received)
+
+    def _restore(self, number: signal.Signals) -> None:
+        before = self._before.pop(number, None)  # None: the signal arrived while __exit__ was restoring its handler
+        if before is not None:
+            signal.signal(number, before)  # type: ignore[arg-type]
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM in a loader worker.
+
+    Ctrl-C and many schedulers signal all processes of a group; the step would fail if a worker died of it.
+    """
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.SIG_IGN)
