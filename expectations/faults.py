@@ -20,7 +20,7 @@ from expectations.check import Check, Severity, validate
 from expectations.planting import Plant, both, caption_copy, cell, cells, columns, features, file, image_copy, manifest
 from hire_model.data.schema import FEATURES
 from hire_model.files import write_text
-from hire_model.progress import track
+from hire_model.progress import show_progress
 
 NAN, INF = float("nan"), float("inf")
 GERMAN = "Ein Mann mit Hut steht neben einem roten Stuhl"
@@ -283,7 +283,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         sound = Path(scratch) / "sound"
         generate(sound, train=24, dev=8, test=8, seed=0)
-        for number, fault in enumerate(track(FAULTS, "faults")):
+        for number, fault in enumerate(show_progress(FAULTS, "faults")):
             planted = copy(sound, Path(scratch) / str(number))
             found = find(fault, planted)
             missed += found is None

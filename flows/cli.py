@@ -66,12 +66,12 @@ def monitor(
 ) -> None:
     """Compare what a server was asked with what its model has learned; exit status 1 on drift."""
     from hire_model.cli.main import overrides
-    from hire_model.files import check_place, write_text
+    from hire_model.files import check_writable, write_text
     from hire_model.settings import resolve
 
     settings = resolve(None, overrides(set_, data__path=data)).settings
     if report:
-        check_place(report)
+        check_writable(report)
     from expectations.monitor import monitor as compare
 
     found = compare(journal, model or f"models:/{settings.tracking.model_name}@champion", settings)

@@ -42,7 +42,7 @@ def write_text(text: str, path: str | Path) -> Path:
     return path
 
 
-def check_place(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Raise HireError if `path` can never be written, so that nobody waits an hour to hear it."""
     folder = next(parent for parent in path.expanduser().absolute().parents if parent.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):

@@ -70,7 +70,7 @@ def serve(
         _show(found)
         raise typer.Exit(0 if found and found.healthy else 1)
     from hire_model.errors import HireError
-    from hire_model.files import check_place
+    from hire_model.files import check_writable
     from hire_model.monitoring.journal import JournalSettings
     from hire_model.settings import resolve
     from hire_model.tracking.packages import packaged
@@ -82,7 +82,7 @@ def serve(
         raise HireError(f"--galleries {galleries}: no such folder; 'hire gallery build' makes 'galleries'.")
     noted = JournalSettings(journal.resolve(), journal_share, journal_text) if journal else None
     if noted:
-        check_place(noted.folder / "part")
+        check_writable(noted.folder / "part")
     running = server.serve(
         packaged(version, resolve(None).settings.tracking), folder, port=port, workers=workers, galleries=galleries,
         journal=noted,

@@ -111,12 +111,12 @@ def evaluate(
     set_: Set = None,
 ) -> None:
     """Evaluate a model, or an ensemble of several, on a split."""
-    from hire_model.files import check_place
+    from hire_model.files import check_writable
     from hire_model.settings import resolve
 
     settings = resolve(None, overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
     for path in filter(None, (json, report)):
-        check_place(path)
+        check_writable(path)
     from hire_model.cli import show
     from hire_model.workflows import evaluate as workflow
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hire_model.data.schema import FEATURES, TABLES, Manifest, SplitCounts, sha256_of
+from hire_model.data.schema import FEATURES, TABLES, Manifest, SplitCounts, hash_file
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError
 
@@ -61,7 +61,7 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding(name, "named in the manifest, but missing. Make or import the data set again.")
         elif path.stat().st_size != facts.bytes:
             yield Finding(name, f"{path.stat().st_size:,} bytes; the manifest says {facts.bytes:,}.")
-        elif sha256_of(path).sha256 != facts.sha256:
+        elif hash_file(path).sha256 != facts.sha256:
             yield Finding(name, "SHA-256 differs from the manifest's: the content was changed or damaged.")
 
 

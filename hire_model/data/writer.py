@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hire_model.data.schema import FEATURES, MANIFEST, PICTURES, TABLES, Manifest, SplitCounts, sha256_of
+from hire_model.data.schema import FEATURES, MANIFEST, PICTURES, TABLES, Manifest, SplitCounts, hash_file
 from hire_model.data.store import all_finite
 from hire_model.errors import DataError
 
@@ -227,11 +227,11 @@ class DatasetWriter:
         self.manifest = Manifest(
             **self.facts,
             splits={name: SplitCounts(**counts) for name, counts in self.splits.items()},
-            files={name: sha256_of(self.folder / name) for name in names},
+            files={name: hash_file(self.folder / name) for name in names},
         )
         (self.folder / MANIFEST).write_text(self.manifest.model_dump_json(indent=1) + "\n", "utf-8")
         self.folder.chmod(0o755)
-        put_in_place(self.folder, self.out)
+        replace_folder(self.folder, self.out)
 
     def _write_header(self) -> None:
         """Fill in the npy header (format 1.0), for which room was left, now that the number of rows is known."""
@@ -244,7 +244,7 @@ class DatasetWriter:
         self.features.close()
 
 
-def put_in_place(folder: Path, out: Path) -> None:
+def replace_folder(folder: Path, out: Path) -> None:
     """Rename a complete `folder` to `out`; what is there makes way first, and is deleted when the new one is there."""
     if out.exists():
         away = Path(tempfile.mkdtemp(prefix=f"{folder.name}.old.", dir=folder.parent))  # none that a killed run left

@@ -17,7 +17,7 @@ from hire_model.data.loading import CaptionBank
 from hire_model.data.store import Split
 from hire_model.errors import GO_ON, DataError, TrainingStopped
 from hire_model.model.hire import Hire
-from hire_model.progress import clock, track
+from hire_model.progress import format_duration, show_progress
 from hire_model.settings import Settings
 from hire_model.training.augment import Augment
 from hire_model.training.checkpoint import BEST, LAST, Checkpoint, keep_previous
@@ -174,7 +174,9 @@ class _Loop:
             yield from batches
             return
         description = f"epoch {self.run.epoch + 1}/{self.settings.epochs}"
-        yield from track(batches, description, self.run.batches - self.run.batch, lambda: f"loss {self.loss:.3f}")
+        yield from show_progress(
+            batches, description, self.run.batches - self.run.batch, lambda: f"loss {self.loss:.3f}"
+        )
 
     def _say(self, words: str) -> None:
         if self.first:
@@ -182,7 +184,7 @@ class _Loop:
 
     def _line(self, record: EpochRecord) -> str:
         per_epoch = (time.monotonic() - self.started) / (self.run.epoch - self.joined)  # dev and saving included
-        left = clock(per_epoch * (self.settings.epochs - self.run.epoch))
+        left = format_duration(per_epoch * (self.settings.epochs - self.run.epoch))
         best = " (best so far)" if self.run.best_epoch == record.epoch else ""
         return (
             f"epoch {record.epoch + 1}/{self.settings.epochs}: loss {record.loss:.3f}, lr {record.lr:.2e}, "

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hire_model.data.schema import FEATURES, MANIFEST, TABLES, sha256_of
+from hire_model.data.schema import FEATURES, MANIFEST, TABLES, hash_file
 from hire_model.data.verify import verify
 from hire_model.data.writer import DatasetWriter, ImageRecord
 
@@ -48,7 +48,7 @@ def sign(folder: Path) -> None:
     """Write the files' new digests into the manifest, so that only the content itself is wrong."""
     path = folder / MANIFEST
     facts = json.loads(path.read_text("utf-8"))
-    facts["files"] = {name: sha256_of(folder / name).model_dump() for name in facts["files"]}
+    facts["files"] = {name: hash_file(folder / name).model_dump() for name in facts["files"]}
     path.write_text(json.dumps(facts), "utf-8")
 
 

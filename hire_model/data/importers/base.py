@@ -12,7 +12,7 @@ from typing import Literal
 from hire_model.data.schema import Manifest
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
-from hire_model.progress import track
+from hire_model.progress import show_progress
 
 
 class Notes:
@@ -118,7 +118,7 @@ def write(source: Source, target: Target) -> Manifest:
             records = _with_pictures(found, pictures, source.notes)
         else:  # what the source names is not there
             records = (dataclasses.replace(record, picture=None) for record in found)
-        for record in track(records, "importing images", source.images):
+        for record in show_progress(records, "importing images", source.images):
             writer.add(record)
     assert writer.manifest is not None
     return writer.manifest

@@ -16,7 +16,7 @@ from hire_model.data.synthetic.vocabulary import CLASSES, PREDICATES
 from hire_model.data.synthetic.world import HEIGHT, WIDTH, Rng, Scene
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
-from hire_model.progress import track
+from hire_model.progress import show_progress
 
 __all__ = ["Faults", "generate", "scenes"]
 
@@ -56,7 +56,7 @@ def generate(
         licence="Apache-2.0",
         overwrite=overwrite,
     ) as writer:
-        drawn = track(scenes(sizes, seed), "drawing scenes", sum(sizes.values()))
+        drawn = show_progress(scenes(sizes, seed), "drawing scenes", sum(sizes.values()))
         for split, image_id, scene, captions, rng in drawn:
             picture = f"{image_id}.png"
             draw(scene).save(writer.pictures / picture, compress_level=1)
