@@ -16,10 +16,10 @@ BOTH = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture(autouse=True)
 def _as_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(stopping, "_came", None)
+    monkeypatch.setattr(stopping, "_received", None)
     before = {kind: signal.getsignal(kind) for kind in BOTH}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as a terminal's command finds it
-    stopping.end_on_signals()
+    stopping.install_signal_handlers()
     yield
     for kind, handler in before.items():
         signal.signal(kind, handler)
@@ -40,6 +40,6 @@ def test_a_swallowed_stop_ends_the_loop_before_the_next_item(kind: signal.Signal
 
 def test_a_command_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    stopping.end_on_signals()
+    stopping.install_signal_handlers()
     signal.raise_signal(signal.SIGINT)
     assert list(show_progress(range(3), "counting")) == [0, 1, 2]

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from hire_model.cli.main import app, overrides, run
+from hire_model.cli.main import app, run
+from hire_model.cli.options import collect_overrides
 from hire_model.errors import DataError
 from hire_model.settings import Resolved, Settings
 
@@ -36,12 +37,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What `workflow.evaluate` was called with."""
-    from hire_model.cli import show
+    from hire_model.cli import train
     from hire_model.workflows import evaluate as workflow
 
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(workflow, "evaluate", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(show, "evaluated", lambda outcome: None)
+    monkeypatch.setattr(train, "print_evaluation", lambda outcome: None)
     return calls
 
 
@@ -92,7 +93,7 @@ def test_set_wins_over_the_short_option_and_the_environment(
     ],
 )
 def test_one_set_may_hold_several(items: list[str] | None, expected: list[str]) -> None:
-    assert overrides(items) == expected
+    assert collect_overrides(items) == expected
 
 
 def test_evaluate_takes_the_challenger_by_default(evaluated: list[tuple[Any, ...]]) -> None:
@@ -242,7 +243,7 @@ def test_evaluate_asks_first_whether_figures_can_be_written(
     monkeypatch.setattr(sys, "argv", ["hire", "evaluate", "--model", "nothing", "--json", place])
     with pytest.raises(SystemExit):
         run()
-    assert f"{place}: cannot be written there" in capsys.readouterr().err
+    assert f"{place}: cannot be written" in capsys.readouterr().err
 
 
 def test_an_unforeseen_fault_of_the_disk_is_one_line(
