@@ -1,8 +1,9 @@
-"""Plain lines where there is no terminal."""
+"""Plain lines without a terminal, a bar on one."""
 
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 
@@ -35,6 +36,15 @@ def test_many_fast_items_print_few_lines(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_nothing_to_do_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(show_progress([], "counting")) == [] and capsys.readouterr().err == ""
+
+
+def test_a_terminal_shows_one_bar_with_the_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(show_progress(range(5), "counting", status=lambda: "loss 1")) == list(range(5))
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "counting: 100%" in shown and "5/5" in shown and "loss 1" in shown
 
 
 def test_unknown_total(capsys: pytest.CaptureFixture[str]) -> None:

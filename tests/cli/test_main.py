@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from hire_model import __version__
 from hire_model.cli.main import app, run
 from hire_model.cli.options import collect_overrides
 from hire_model.errors import DataError
@@ -58,6 +59,18 @@ def test_python_m_hire_model_answers() -> None:
     )
     for command in ("train", "evaluate", "data", "config"):
         assert command in done.stdout
+
+
+def test_help_lists_the_commands_in_the_order_of_use() -> None:
+    said = CliRunner().invoke(app, ["--help"]).output
+    listed = [line.split()[1] for line in said.splitlines() if line.startswith("│ ") and line[2] not in " -"]
+    order = ["data", "train", "evaluate", "gate", "promote", "package", "serve", "search", "demo", "ablate"]
+    assert [name for name in listed if name in order] == order
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"hire {__version__}\n")
 
 
 def test_train_hands_on_what_was_said(trained: list[dict[str, Any]], tmp_path: Path) -> None:
