@@ -119,9 +119,9 @@ def scan(
     common: Common,
 ) -> None:
     """SCAN / VSE-infinity *_precomp folders."""
-    from hire_model.data.importers.scan import scan
+    from hire_model.data.importers.scan import open_scan
 
-    _import(scan(source, splits=common.split or (), captions_per_image=captions_per_image), common)
+    _import(open_scan(source, splits=common.split or (), captions_per_image=captions_per_image), common)
 
 
 @app.command("butd-tsv")
@@ -136,12 +136,12 @@ def butd_tsv(
 ) -> None:
     """Bottom-up-attention TSV; captions and splits come from a file of their own."""
     from hire_model.data.importers.base import Notes
-    from hire_model.data.importers.butd_tsv import butd_tsv
-    from hire_model.data.importers.captioned import read_captions
+    from hire_model.data.importers.butd_tsv import open_butd_tsv
+    from hire_model.data.importers.captions import read_captions
 
     notes = Notes()
     known = read_captions(captions, common.split or (), restval.value, notes, first)
-    _import(butd_tsv(source, known, notes), common)
+    _import(open_butd_tsv(source, known, notes), common)
 
 
 @app.command()
@@ -157,24 +157,24 @@ def npz(
 ) -> None:
     """One npz file per image; captions and splits come from a file of their own."""
     from hire_model.data.importers.base import Notes
-    from hire_model.data.importers.captioned import read_captions
+    from hire_model.data.importers.captions import read_captions
     from hire_model.data.importers.files import read_vocabulary
-    from hire_model.data.importers.npz import npz
+    from hire_model.data.importers.npz import open_npz
 
     notes = Notes()
     names = read_vocabulary(classes, notes) if classes else ()
     known = read_captions(captions, common.split or (), restval.value, notes, first)
-    _import(npz(source, known, notes, names), common)
+    _import(open_npz(source, known, notes, names), common)
 
 
 def _import(source: Source, common: Common) -> None:
-    from hire_model.data.importers.base import Target, write
+    from hire_model.data.importers.base import Target, write_dataset
 
     target = Target(
         common.out, common.name, common.extractor, common.dtype.value, common.licence, common.pictures, common.overwrite
     )
     source = _add_relations(source, common)
-    write(source, target)
+    write_dataset(source, target)
     for sentence in source.notes.sentences():
         typer.echo(f"  {sentence}")
     print_written(common.out)
@@ -186,10 +186,10 @@ def _add_relations(source: Source, common: Common) -> Source:
         return source
     if common.sgb and common.vg:
         raise DataError("--sgb and --vg both name a graph. Expected one of them.")
-    from hire_model.data.importers.graph import GraphOptions, read_sgb, read_vg, with_graphs
+    from hire_model.data.importers.graph import GraphOptions, add_graphs, read_sgb, read_vg
 
     options = GraphOptions(
         common.graph_iou, common.graph_top, common.graph_frame.value, common.graph_words, common.graph_images
     )
     graphs = read_sgb(common.sgb, options) if common.sgb else read_vg(common.vg or Path(), options)
-    return with_graphs(source, graphs)
+    return add_graphs(source, graphs)

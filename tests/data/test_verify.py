@@ -141,14 +141,14 @@ def test_each_damage_is_found(data: Path, harm: Callable[[Path], Any], file: str
 MEASURE = """
 import sys
 from pathlib import Path
-from hire_model.data.importers.base import Target, write
-from hire_model.data.importers.scan import scan
+from hire_model.data.importers.base import Target, write_dataset
+from hire_model.data.importers.scan import open_scan
 from hire_model.data.verify import verify
 
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 before = peak()
-write(scan(source), Target(out))
+write_dataset(open_scan(source), Target(out))
 assert verify(out) == []
 print(peak() - before)
 """
