@@ -49,8 +49,9 @@ def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | 
 def renumber_predicates(
     relations: np.ndarray, scores: np.ndarray, predicate_map: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Relations [e, 3] int64 in the model's predicates, with their scores; those new to the model are left out.
+    """Return relations [e, 3] int64 with the model's predicate indices, and their scores.
 
+    Relations whose predicate is unknown to the model are left out.
     predicate_map as in `collate_regions`.
     """
     relations = relations.astype(np.int64)

@@ -131,6 +131,6 @@ class Manifest(BaseModel):
 
 
 def hash_file(path: Path) -> FileFacts:
-    """Size and SHA-256 of a file, read as a stream."""
+    """Return size and SHA-256 of a file, which is read as a stream."""
     with path.open("rb") as file:
         return FileFacts(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())

@@ -232,7 +232,7 @@ JSON = st.recursive(
 
 
 @given(st.lists(JSON, max_size=5) | st.dictionaries(st.text(max_size=3), JSON, max_size=5), st.integers(1, 9))
-def test_json_items_equal_json_load_at_any_block_size(
+def test_iterate_json_equals_json_load_at_any_block_size(
     tmp_path_factory: pytest.TempPathFactory, value: list[Any] | dict[str, Any], block: int
 ) -> None:
     path = tmp_path_factory.mktemp("json") / "a.json"

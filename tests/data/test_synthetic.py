@@ -15,15 +15,15 @@ from hire_model.data.synthetic import TWIN_SHARE, Faults, generate, generate_sce
 from hire_model.data.synthetic.captions import PER_IMAGE, TELLING
 from hire_model.data.synthetic.detector import FEATURE_DIM, detect, encode_appearance
 from hire_model.data.synthetic.drawing import draw_scene
-from hire_model.data.synthetic.relations import Claim, Mention, find_facts, holds
-from hire_model.data.synthetic.sampling import (
-    KINDS,
-    Pair,
+from hire_model.data.synthetic.relations import (
+    Claim,
+    Mention,
+    find_facts,
     find_new_facts,
+    holds,
     list_entity_relations,
-    sample_pair,
-    sample_scene,
 )
+from hire_model.data.synthetic.sampling import KINDS, Pair, sample_pair, sample_scene
 from hire_model.data.synthetic.world import BOX_ONLY, CLASSES, HEIGHT, PREDICATES, WIDTH, Scene
 from hire_model.errors import DataError
 

@@ -170,7 +170,8 @@ def _find_half(value: Any) -> str | None:
 def iterate_json(path: Path, block: int = 1 << 20) -> Iterator[tuple[str, Any]]:
     """(key or index, value) of each item of the one list or object that a JSON file holds, one item at a time.
 
-    Graph files run to many gigabytes, which json.load would build up in memory as a whole.
+    Graph files have many gigabytes, which json.load would hold in memory as a whole. ijson does not fit: its C backend
+    replaces half characters without an error, and refuses NaN and integers beyond 64 bits, which we check ourselves.
     """
     try:
         with _convert_decoding_errors(str(path)), path.open(encoding="utf-8-sig") as file:
