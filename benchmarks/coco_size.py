@@ -38,7 +38,7 @@ TIMED_CAPTIONS = 256
 
 def make(out: Path, share: float) -> None:
     from hire_model.data.writer import DatasetWriter
-    from hire_model.progress import track
+    from hire_model.progress import show_progress
 
     random = np.random.default_rng(0)
     pool = np.abs(random.standard_normal((POOL, FEATURES), np.float32)).astype(np.float16)
@@ -46,7 +46,7 @@ def make(out: Path, share: float) -> None:
     total = sum(int(count * share) for count in IMAGES.values())
     facts: dict[str, Any] = {"feature_dim": FEATURES, "feature_extractor": "random", "classes": names}
     with DatasetWriter(out, name="coco-size", predicates=[f"does {i}" for i in range(PREDICATES)], **facts) as writer:
-        for record in track(_records(random, pool, words, share), "images", total):
+        for record in show_progress(_records(random, pool, words, share), "images", total):
             writer.add(record)
 
 

@@ -29,7 +29,7 @@ from hire_model.data.store import Dataset, Split
 from hire_model.gallery import search
 from hire_model.gallery.building import build
 from hire_model.gallery.format import Gallery
-from hire_model.progress import track
+from hire_model.progress import show_progress
 from hire_model.scoring import matrix
 from hire_model.scoring.scorer import Scorer
 
@@ -49,7 +49,7 @@ def scores_of(scorer: Scorer, split: Split, texts: list[str]) -> tuple[np.ndarra
     """Full scores and those of the global head, each [queries, images]."""
     images = matrix.encode_images(scorer.model, split)
     captions = [scorer.encode_texts([text]) for text in texts]
-    full = [matrix.score_matrix(scorer.model, images, one, 512 << 20)[:, 0] for one in track(captions, "score")]
+    full = [matrix.score_matrix(scorer.model, images, one, 512 << 20)[:, 0] for one in show_progress(captions, "score")]
     return np.stack(full), (torch.cat([one.summary for one in captions]) @ images.summary.T).numpy()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hire_model.data.store import Dataset, Split
-from hire_model.data.synthetic import scenes
+from hire_model.data.synthetic import generate_scenes
 from hire_model.data.synthetic.relations import holds
 from hire_model.data.synthetic.world import Scene
 from hire_model.model import artifact
@@ -38,7 +38,7 @@ class Question:
 def questions(split: Split, seed: int) -> Iterator[Question]:
     """All that the split has. Raises SystemExit where the data set was drawn from another seed."""
     sizes = {name: counts.images for name, counts in split.dataset.manifest.splits.items()}
-    drawn = [scene for scene in scenes(sizes, seed) if scene[0] == split.name]
+    drawn = [scene for scene in generate_scenes(sizes, seed) if scene[0] == split.name]
     columns = {(row, text): column for column, (row, text) in enumerate(zip(split.owner, split.texts, strict=True))}
     rows = {name: row for row, (_, name, *_) in enumerate(drawn)}
     for row, (_, name, scene, captions, _) in enumerate(drawn):

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hire_model.cli.options import DatasetFolder
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from expectations.results import ExpectationResult
 
-_Dataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the data set.")]
-
 
 def validate(
-    dataset: _Dataset,
+    dataset: DatasetFolder,
     docs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write Great Expectations' data docs.")] = None,
     suites: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Suites to take in place of ours of the same name.")
@@ -38,7 +38,7 @@ def validate(
 
 
 def profile(
-    dataset: _Dataset,
+    dataset: DatasetFolder,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the suites; must not have any yet.")],
 ) -> None:
     """Propose suites from a data set that is known to be good: ours, with the ranges that its rows keep to."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hire_model.data.store import Dataset, read_rows
-from hire_model.progress import track
+from hire_model.progress import show_progress
 
 BLOCK_BYTES = 8 << 20
 _DIRECTIONS = 32
@@ -75,7 +75,7 @@ def _split_into_blocks(counts: np.ndarray, row_bytes: int) -> Iterator[tuple[sli
     edges = np.flatnonzero(np.diff(ends * row_bytes // BLOCK_BYTES)) + 1
     bounds = [0, *edges.tolist(), len(counts)]
     spans = list(pairwise(bounds))
-    for first, last in track(spans, "reading features", len(spans)):
+    for first, last in show_progress(spans, "reading features", len(spans)):
         yield slice(first, last), slice(int(ends[first] - counts[first]), int(ends[last - 1]))
 
 

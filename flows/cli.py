@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hire_model.cli.options import Recipe, ReportFile, Set, VersionName, collect_overrides
 from hire_model.errors import HireError
 
 
@@ -26,10 +27,10 @@ class Name(StrEnum):
 
 def flow(
     name: Annotated[Name, typer.Argument(help="retrain is the whole; the others are its parts.")],
-    recipe: Annotated[str | None, typer.Option(help="A recipe by name, or the path of a TOML file.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="DATASET", help="A data set folder.")] = None,
-    version: Annotated[str | None, typer.Option(help="challenger, champion, previous, or a number.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key; repeatable.")] = None,
+    recipe: Recipe = "",
+    data: Annotated[str, typer.Option(metavar="DATASET", help="Data set folder.")] = "",
+    version: VersionName = "",
+    set_: Set = None,
     fresh: Annotated[bool | None, typer.Option("--fresh", help="Train from the beginning in any case.")] = None,
     hours: Annotated[float | None, typer.Option(help="Stop the training after so many hours.")] = None,
 ) -> None:
@@ -39,12 +40,11 @@ def flow(
     """
     module = import_module(f"flows.{name}")
     chosen = module.hire if name is Name.retrain else getattr(module, name)
-    from hire_model.cli.main import overrides
 
-    asked = overrides(set_) if set_ else None
+    asked = collect_overrides(set_)
     given: dict[str, Any] = dict(recipe=recipe, data=data, version=version, overrides=asked, fresh=fresh, hours=hours)
     options = {key: "--set" if key == "overrides" else f"--{key}" for key in given}
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in given.items() if value not in (None, "", [])}
     known = chosen.parameters.properties
     if unknown := sorted(given.keys() - known.keys()):
         takes = ", ".join(options[key] for key in known if key in options)
@@ -61,17 +61,16 @@ def monitor(
     journal: Annotated[Path, typer.Option(metavar="FOLDER", help="As given to 'hire serve --journal'.")],
     data: Annotated[str, typer.Option(metavar="DATASET", help="What the model has learned from.")] = "",
     model: Annotated[str, typer.Option(help="models:/hire@champion, or a model folder; the champion without it.")] = "",
-    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report, one HTML file.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key; repeatable.")] = None,
+    report: ReportFile = None,
+    set_: Set = None,
 ) -> None:
     """Compare what a server was asked with what its model has learned; exit status 1 on drift."""
-    from hire_model.cli.main import overrides
-    from hire_model.files import check_place, write_text
+    from hire_model.files import check_writable, write_text
     from hire_model.settings import resolve
 
-    settings = resolve(None, overrides(set_, data__path=data)).settings
+    settings = resolve(None, collect_overrides(set_, data__path=data)).settings
     if report:
-        check_place(report)
+        check_writable(report)
     from expectations.check import run_suite
     from hire_model.workflows.monitor import monitor as run_monitor
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # for type checkers and the API reference
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-__version__ = "0.1.0"
-_HOMES = {
+__version__ = "0.2.0"
+_MODULES = {
     "Hire": "hire_model.model.hire",
     "Scorer": "hire_model.scoring.scorer",
     "Dataset": "hire_model.data.store",
@@ -32,6 +32,6 @@ __all__ = ["Dataset", "Hire", "HireError", "Scorer", "__version__", "fetch"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'hire_model' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

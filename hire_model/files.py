@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Write files atomically: a file is complete, or it does not appear."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from hire_model.errors import HireError
 
 
 @contextmanager
-def whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """An empty file beside `path` to be filled: afterwards it is flushed to the disk and moved to `path`.
+def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
+    """Yield an empty file beside `path` for the caller to fill; then flush it to the disk and rename it to `path`.
 
-    After an exception it is removed, and what lay at `path` stays. Its folder is made; it may be read as `mode` says.
+    After an exception the new file is removed and an old file at `path` stays. The parent folder is created. `mode`
+    sets the permissions of the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
@@ -32,21 +33,21 @@ def whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 def write_text(text: str, path: str | Path) -> Path:
-    """Write `text` to `path`, whole or not at all. Raises HireError where that cannot be."""
+    """Write `text` to `path` atomically and return the path. Raises HireError if the file cannot be written."""
     path = Path(path).expanduser()
     try:
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(text, "utf-8")
     except OSError as error:
-        raise HireError(f"{path}: cannot be written: {error.strerror or error}. Name another place.") from error
+        raise HireError(f"{path}: cannot be written: {error.strerror or error}. Choose another path.") from error
     return path
 
 
-def check_place(path: Path) -> None:
-    """Raise HireError if `path` can never be written, so that nobody waits an hour to hear it."""
+def check_writable(path: Path) -> None:
+    """Raise HireError if no file can be written at `path`. Call it before long work whose result goes there."""
     folder = next(parent for parent in path.expanduser().absolute().parents if parent.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise HireError(f"{path}: cannot be written there. Name another place, a file in a folder of yours.")
+        raise HireError(f"{path}: cannot be written. Choose the path of a file in a folder that you can write to.")
 
 
 def _flush(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Progress with rate and time left: a bar on a terminal, a plain line now and then where there is none."""
+"""Show progress with rate and time left: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,84 +7,74 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
-from hire_model.stopping import heed
+from hire_model.stopping import raise_if_signalled
 
 T = TypeVar("T")
+Status = Callable[[], str] | None
 _SECONDS_BETWEEN_LINES = 10.0
-_FASTEST_LINES = 1.0
+_MIN_SECONDS_BETWEEN_LINES = 1.0
 
 
-def track(
-    iterable: Iterable[T],
-    description: str,
-    total: int | None = None,
-    status: Callable[[], str] | None = None,
+def show_progress(
+    iterable: Iterable[T], description: str, total: int | None = None, status: Status = None
 ) -> Iterator[T]:
-    """Yield from `iterable` and show on stderr how far it is, how fast it goes and how long it still takes.
+    """Yield from `iterable`, and print progress, rate and remaining time to stderr.
 
-    total defaults to len(iterable) where it has one. status, if given, is asked for a few words to show behind (a
-    loss, say). On a terminal this is one bar; elsewhere one line every ten seconds or ten per cent, and a last one.
-    A signal that was to end the command ends it between two items, whatever became of its exception.
+    A terminal shows one bar. Otherwise a line is printed every ten seconds or ten per cent, and one at the end. Between
+    two items, a signal that should end the command ends it (see `hire_model.stopping`).
+
+    Args:
+        iterable: the items
+        description: what is being done, the start of the bar or line
+        total: number of items; defaults to len(iterable) if it has a length
+        status: called for a short text to show at the end, such as the current loss
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    shown = _bar if sys.stderr.isatty() else _lines
+    shown = _show_bar if sys.stderr.isatty() else _print_lines
     for item in shown(iterable, description, total, status):
         yield item
-        heed()
+        raise_if_signalled()
 
 
-def _bar(iterable: Iterable[T], description: str, total: int | None, status: Callable[[], str] | None) -> Iterator[T]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _show_bar(iterable: Iterable[T], description: str, total: int | None, status: Status) -> Iterator[T]:
+    from tqdm import tqdm
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=total, rate="", status="")
-        for item in iterable:
+    with tqdm(iterable, description, total, file=sys.stderr, dynamic_ncols=True) as bar:
+        for item in bar:
             yield item
-            speed = progress.tasks[task].speed
-            rate = f"{speed:.1f}/s" if speed else ""
-            progress.update(task, advance=1, rate=rate, status=status() if status else "")
+            if status:
+                bar.set_postfix_str(status(), refresh=False)
 
 
-def _lines(iterable: Iterable[T], description: str, total: int | None, status: Callable[[], str] | None) -> Iterator[T]:
+def _print_lines(iterable: Iterable[T], description: str, total: int | None, status: Status) -> Iterator[T]:
     start = last = time.monotonic()
-    done = shown = 0
+    done = printed = 0
     for item in iterable:
         yield item
         done += 1
         now = time.monotonic()
-        tenth = total is not None and (done - shown) * 10 >= total and now - last >= _FASTEST_LINES
+        tenth = total is not None and (done - printed) * 10 >= total and now - last >= _MIN_SECONDS_BETWEEN_LINES
         if (tenth or now - last >= _SECONDS_BETWEEN_LINES) and done != total:
             _print_line(description, done, total, now - start, status)
-            last, shown = now, done
+            last, printed = now, done
     if done:
         _print_line(description, done, total, time.monotonic() - start, status)
 
 
-def _print_line(
-    description: str, done: int, total: int | None, seconds: float, status: Callable[[], str] | None
-) -> None:
+def _print_line(description: str, done: int, total: int | None, seconds: float, status: Status) -> None:
     rate = done / max(seconds, 1e-9)
-    words = f"{description}: {done:,}" + (f"/{total:,}" if total is not None else "")
-    if done != total:
-        words += f", {rate:,.1f}/s" + (f", {clock((total - done) / rate)} left" if total and rate else "")
+    line = f"{description}: {done:,}" + (f"/{total:,}" if total is not None else "")
+    if done == total:
+        line += f" in {format_duration(seconds)}, {rate:,.1f}/s"
     else:
-        words += f" in {clock(seconds)}, {rate:,.1f}/s"
+        line += f", {rate:,.1f}/s" + (f", {format_duration((total - done) / rate)} left" if total and rate else "")
     extra = status() if status else ""
-    print(f"{words}{', ' if extra else ''}{extra}", file=sys.stderr, flush=True)
+    print(f"{line}{', ' if extra else ''}{extra}", file=sys.stderr, flush=True)
 
 
-def clock(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss from an hour on."""
+def format_duration(seconds: float) -> str:
+    """Return seconds as m:ss, or as h:mm:ss from one hour on."""
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM end a command, also where a library has swallowed the exception that they raise.
+"""End a command on Ctrl-C and SIGTERM, even if a library swallows the exception that they raise.
 
-Python raises it wherever the main thread happens to be. Compiled code that cannot pass it on (numpy's Generator.choice,
-a destructor) drops it, and the command would run on as if nobody had asked.
+Python raises the exception in whatever code the main thread runs. Compiled code that cannot pass it on (numpy's
+Generator.choice, a destructor) drops it, and the command would continue.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ import signal
 import sys
 from types import FrameType
 
-_came: int | None = None
+_received: int | None = None
 
 
-def end_on_signals() -> None:
-    """From now on both signals end this process by an exception, so that no half-written folder stays behind."""
-    signal.signal(signal.SIGTERM, _note)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not for a command that ignores it (`nohup &`)
-        signal.signal(signal.SIGINT, _note)
+def install_signal_handlers() -> None:
+    """Make SIGTERM and SIGINT end this process by an exception, so that it removes its half-written folders."""
+    signal.signal(signal.SIGTERM, _record_and_raise)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if it is ignored, as by `nohup &`
+        signal.signal(signal.SIGINT, _record_and_raise)
 
 
-def heed() -> None:
-    """Raise again what a signal has raised before; for loops to call between two items."""
-    if _came is not None:
-        _end(_came)
+def raise_if_signalled() -> None:
+    """Raise the exception of a received signal again. Loops call this between two items."""
+    if _received is not None:
+        _raise_exit(_received)
 
 
-def _note(number: int, frame: FrameType | None) -> None:
-    global _came
-    _came = number
-    _end(number)
+def _record_and_raise(number: int, frame: FrameType | None) -> None:
+    global _received
+    _received = number
+    _raise_exit(number)
 
 
-def _end(number: int) -> None:
+def _raise_exit(number: int) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)

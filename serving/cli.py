@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hire_model.cli.gallery import GALLERIES, only
+from hire_model.cli.gallery import find_gallery
+from hire_model.cli.options import GALLERIES, GalleryFolder, VersionName
 
 if TYPE_CHECKING:
     from serving import server
 
-Version = Annotated[str, typer.Option(help="champion, challenger, or a version's number.")]
 Folder = Annotated[
     Path, typer.Option(metavar="FOLDER", file_okay=False, help="Where the server's files, logs and tokens lie.")
 ]
@@ -21,7 +21,7 @@ _SHARE = 0.1  # of the requests, in a journal
 
 
 def package(
-    version: Version = "champion",
+    version: VersionName = "champion",
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The archive becomes FOLDER/VERSION/hire.mar.")] = Path(
         "runs/archives"
     ),
@@ -38,7 +38,7 @@ def package(
 
 
 def serve(
-    version: Version = "champion",
+    version: VersionName = "champion",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of 127.0.0.1.")] = 8080,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that score, each with one thread; 1 at first.")
@@ -70,7 +70,7 @@ def serve(
         _show(found)
         raise typer.Exit(0 if found and found.healthy else 1)
     from hire_model.errors import HireError
-    from hire_model.files import check_place
+    from hire_model.files import check_writable
     from hire_model.monitoring.journal import JournalSettings
     from hire_model.settings import resolve
     from hire_model.tracking.packages import packaged
@@ -82,7 +82,7 @@ def serve(
         raise HireError(f"--galleries {galleries}: no such folder; 'hire gallery build' makes 'galleries'.")
     noted = JournalSettings(journal.resolve(), journal_share, journal_text) if journal else None
     if noted:
-        check_place(noted.folder / "part")
+        check_writable(noted.folder / "part")
     running = server.serve(
         packaged(version, resolve(None).settings.tracking), folder, port=port, workers=workers, galleries=galleries,
         journal=noted,
@@ -97,9 +97,7 @@ def serve(
 
 
 def demo(
-    gallery: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="The gallery, or a folder that holds one.")
-    ] = GALLERIES,
+    gallery: GalleryFolder = GALLERIES,
     model: Annotated[
         str, typer.Option(help="The model's address or folder; the one that encoded the gallery without it.")
     ] = "",
@@ -109,7 +107,7 @@ def demo(
     from hire_model.settings import resolve
     from serving import demo
 
-    demo.run(model, only(gallery), port, resolve(None).settings.tracking)
+    demo.run(model, find_gallery(gallery), port, resolve(None).settings.tracking)
 
 
 def _show(found: server.Status | None) -> None:

@@ -19,7 +19,7 @@ from fastapi import Depends, HTTPException, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from litserve import LitAPI, LitServer
 
-from hire_model.files import whole
+from hire_model.files import atomic_write
 from hire_model.packaging.verify import extract
 from hire_model.service.galleries import VARIABLE
 from hire_model.service.parsing import Ask
@@ -85,7 +85,7 @@ def write_token(folder: Path) -> str:
     """A new token in FOLDER/key_file.json, readable by its owner only."""
     token = secrets.token_urlsafe(32)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with whole(folder / KEYS, 0o600) as partial:
+    with atomic_write(folder / KEYS, 0o600) as partial:
         partial.write_text(json.dumps({"inference": {"key": token}}), "utf-8")
     return token
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from hire_model.errors import HireError
-from hire_model.files import check_place, whole, write_text
+from hire_model.files import atomic_write, check_writable, write_text
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "new" / "states.npy"
-    with whole(path, 0o600) as partial:
+    with atomic_write(path, 0o600) as partial:
         partial.write_bytes(b"half")
         assert not path.exists() and partial.suffix == ".npy"  # or numpy would write elsewhere
     assert path.read_bytes() == b"half" and path.stat().st_mode & 0o777 == 0o600
@@ -21,7 +21,7 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
 
 def test_an_exception_leaves_the_old_file(tmp_path: Path) -> None:
     path = write_text("old", tmp_path / "file")
-    with pytest.raises(KeyboardInterrupt), whole(path) as partial:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as partial:
         partial.write_text("new")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
@@ -44,5 +44,5 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(HireError, match="cannot be written"):
         write_text("x", inside)
     with pytest.raises(HireError, match="cannot be written"):
-        check_place(inside)
-    check_place(tmp_path / "new" / "figures.json")
+        check_writable(inside)
+    check_writable(tmp_path / "new" / "figures.json")

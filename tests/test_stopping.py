@@ -9,17 +9,17 @@ from collections.abc import Iterator
 import pytest
 
 from hire_model import stopping
-from hire_model.progress import track
+from hire_model.progress import show_progress
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
 
 @pytest.fixture(autouse=True)
 def _as_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(stopping, "_came", None)
+    monkeypatch.setattr(stopping, "_received", None)
     before = {kind: signal.getsignal(kind) for kind in BOTH}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as a terminal's command finds it
-    stopping.end_on_signals()
+    stopping.install_signal_handlers()
     yield
     for kind, handler in before.items():
         signal.signal(kind, handler)
@@ -29,7 +29,7 @@ def _as_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_swallowed_stop_ends_the_loop_before_the_next_item(kind: signal.Signals, error: type[BaseException]) -> None:
     seen = []
     with pytest.raises(error) as caught:
-        for item in track(range(5), "counting"):
+        for item in show_progress(range(5), "counting"):
             seen.append(item)
             if item == 2:
                 with contextlib.suppress(error):  # as a destructor or compiled code does
@@ -40,6 +40,6 @@ def test_a_swallowed_stop_ends_the_loop_before_the_next_item(kind: signal.Signal
 
 def test_a_command_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    stopping.end_on_signals()
+    stopping.install_signal_handlers()
     signal.raise_signal(signal.SIGINT)
-    assert list(track(range(3), "counting")) == [0, 1, 2]
+    assert list(show_progress(range(3), "counting")) == [0, 1, 2]

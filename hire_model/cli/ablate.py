@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hire_model.cli.options import Data, Recipe, Set, collect_overrides
 from hire_model.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Train variants of a recipe and compare them.", no_args_is_help=True)
 
-Recipe = Annotated[str, typer.Option(help="A recipe by name (hire_model/recipes), or the path of a TOML file.")]
-Data = Annotated[str, typer.Option(metavar="DATASET", help="A data set folder; the relational scenes without one.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As with 'hire train'; repeatable.")]
 Seeds = Annotated[str, typer.Option(help="Each variant is trained with each of these seeds.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where results go; what is there already is not done again.")]
 
@@ -34,11 +32,11 @@ def stages(
     only: Annotated[str, typer.Option(help="Names of variants, separated by commas; all without it.")] = "",
 ) -> None:
     """Each stage alone on top of none, all of them, and all but each one. Interrupted, the same line goes on."""
-    study = _study(recipe, data, set_, seeds, out)
+    study = _open_study(recipe, data, set_, seeds, out)
     from hire_model.ablation import stages as ablation
 
     table = ablation.run(study, [name.strip() for name in only.split(",") if name.strip()])
-    _print(ablation.show(table), out, ("stages.md", "stages.json"))
+    _print_tables(ablation.show(table), out, ("stages.md", "stages.json"))
 
 
 @app.command()
@@ -50,28 +48,25 @@ def edges(
     out: Out = Path("runs/ablation"),
 ) -> None:
     """Recall against 0-100 % of dropped and of shuffled explicit edges, with and without the implicit stage."""
-    study = _study(recipe, data, set_, seeds, out)
+    study = _open_study(recipe, data, set_, seeds, out)
     from hire_model.ablation import edges as ablation
 
-    _print(ablation.show(ablation.run(study)), out, ("edges.md", "edges.json", "edges.svg", "edges-change.svg"))
+    _print_tables(ablation.show(ablation.run(study)), out, ("edges.md", "edges.json", "edges.svg", "edges-change.svg"))
 
 
-def _study(recipe: str, data: str, set_: list[str] | None, seeds: str, out: Path) -> Study:
-    from hire_model.cli.main import overrides
+def _open_study(recipe: str, data: str, set_: list[str] | None, seeds: str, out: Path) -> Study:
     from hire_model.settings import resolve
 
-    given = overrides(set_, data__path=data)
+    given = collect_overrides(set_, data__path=data)
     settings = resolve(recipe, given).settings
-    wanted = _seeds(seeds)
-    from hire_model.ablation.trial import (
-        Study,
-    )  # seconds of imports, after what may be wrong with the settings is known
+    wanted = _parse_seeds(seeds)
+    from hire_model.ablation.trial import Study  # imports torch: only after the settings are checked
     from hire_model.data.chosen import open_dataset
 
     return Study(recipe, given, wanted, out, open_dataset(settings.data))
 
 
-def _seeds(text: str) -> list[int]:
+def _parse_seeds(text: str) -> list[int]:
     """'0,1,2' as numbers, each once. Raises SettingsError."""
     try:
         seeds = list(dict.fromkeys(int(part) for part in text.split(",")))
@@ -82,7 +77,7 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _print(tables: Sequence[Table], out: Path, names: Sequence[str]) -> None:
+def _print_tables(tables: Sequence[Table], out: Path, names: Sequence[str]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)

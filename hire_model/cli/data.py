@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hire_model.cli.imports import app as imports
+from hire_model.cli.options import DatasetFolder, Overwrite, make_ordered_group
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from hire_model.data.schema import Manifest
     from hire_model.data.store import Dataset
 
-app = typer.Typer(help="Make, import, check and look at data sets.", no_args_is_help=True)
-app.add_typer(imports, name="import")
-
-Folder = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the data set.")]
+app = typer.Typer(
+    cls=make_ordered_group("synth", "import", "show", "verify", "validate", "profile"),
+    help="Generate, import, check and show data sets.",
+    no_args_is_help=True,
+)
 
 
 @app.command()
@@ -29,17 +30,17 @@ def synth(
     dev: Annotated[int, typer.Option(min=0, help="Dev images.")] = 200,
     test: Annotated[int, typer.Option(min=0, help="Test images.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same data set.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Draw relational scenes: pictures, captions, detections and relations, without any download."""
     from hire_model.data.synthetic import generate
 
     generate(out, train=train, dev=dev, test=test, seed=seed, overwrite=overwrite)
-    written(out)
+    print_written(out)
 
 
 @app.command()
-def verify(dataset: Folder) -> None:
+def verify(dataset: DatasetFolder) -> None:
     """Check that a data set is whole: digests, columns, what points where; exit with status 1 if there is an error.
 
     'hire data validate' does this first, and then judges the content.
@@ -55,35 +56,33 @@ def verify(dataset: Folder) -> None:
 
 
 @app.command()
-def show(dataset: Folder) -> None:
+def show(dataset: DatasetFolder) -> None:
     """What a data set holds: counts, version, vocabularies, and one image with its captions."""
     from rich.console import Console
 
     from hire_model.data.store import Dataset
 
     data, console = Dataset.open(dataset), Console(highlight=False, markup=False, emoji=False)
-    console.print(_counts(data.manifest))
-    console.print(_facts(data.manifest))
-    console.print(_sample(data))
+    console.print(_make_count_table(data.manifest))
+    console.print(_make_fact_table(data.manifest))
+    console.print(_make_sample_table(data))
 
 
-def written(out: Path) -> None:
-    """After a data set was written: its counts and what to type next."""
+def print_written(out: Path) -> None:
+    """Print the counts of a data set that was just written, and what to type next."""
     from rich.console import Console
 
     from hire_model.data.schema import Manifest
 
-    manifest, console = (
-        Manifest.read(out.expanduser()),
-        Console(highlight=False, markup=False, emoji=False, soft_wrap=True),
-    )
-    console.print(_counts(manifest))
+    manifest = Manifest.read(out.expanduser())
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(_make_count_table(manifest))
     console.print(f"Written to {out}, version {manifest.digest[:12]}.")
     typed = shlex.quote(str(out))
     console.print(f"Next:  hire data validate {typed}\n       hire train --data {typed}")
 
 
-def _counts(manifest: Manifest) -> Table:
+def _make_count_table(manifest: Manifest) -> Table:
     """Images, captions, regions and relations per split."""
     from rich.table import Table
 
@@ -96,7 +95,7 @@ def _counts(manifest: Manifest) -> Table:
     return table
 
 
-def _facts(manifest: Manifest) -> Table:
+def _make_fact_table(manifest: Manifest) -> Table:
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
@@ -104,8 +103,8 @@ def _facts(manifest: Manifest) -> Table:
     for name, value in (
         ("version", manifest.digest),
         ("features", features),
-        ("classes", _words(manifest.classes)),
-        ("predicates", _words(manifest.predicates)),
+        ("classes", _list_names(manifest.classes)),
+        ("predicates", _list_names(manifest.predicates)),
         ("source", manifest.source or "not said"),
         ("licence", manifest.licence or "not said"),
         ("made", manifest.created),
@@ -114,11 +113,11 @@ def _facts(manifest: Manifest) -> Table:
     return table
 
 
-def _words(names: tuple[str, ...]) -> str:
+def _list_names(names: tuple[str, ...]) -> str:
     return f"{len(names)}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "none"
 
 
-def _sample(data: Dataset) -> Table:
+def _make_sample_table(data: Dataset) -> Table:
     """The first image of the first split: captions, regions and relations."""
     from rich.table import Table
 

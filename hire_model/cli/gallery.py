@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hire_model.cli.options import GALLERIES, DatasetFolder, GalleryFolder, Overwrite
 from hire_model.errors import HireError
 
 if TYPE_CHECKING:
@@ -15,20 +16,17 @@ if TYPE_CHECKING:
     from hire_model.scoring.scorer import Scorer
 
 app = typer.Typer(help="Encode data sets once, for searching.", no_args_is_help=True)
-GALLERIES = Path("galleries")
-"""Where galleries are kept if nothing else is said."""
-
 _MODEL = "models:/hire@champion, another address of the registry, or a model folder"
 
 
 @app.command()
 def build(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the data set.")],
+    dataset: DatasetFolder,
     split: Annotated[str, typer.Option(help="Only this split; all of them without it.")] = "",
     model: Annotated[str, typer.Option(help=f"{_MODEL}.")] = "models:/hire@champion",
     out: Annotated[Path | None, typer.Option(help="Folder to write; galleries/DATASET without it.")] = None,
     captions: Annotated[bool, typer.Option("--captions", help="Also captions, to be found by images.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the gallery that is at --out.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Encode every image once. The same line again does nothing, or goes on where it was interrupted."""
     from hire_model.data.store import Dataset
@@ -37,7 +35,7 @@ def build(
     from hire_model.gallery.building import build
 
     folder = out or GALLERIES / dataset.expanduser().resolve().name
-    scorer = _scorer(model)
+    scorer = _load_scorer(model)
     address = str(Path(model).resolve()) if Path(model).is_dir() else model
     built = build(scorer.model, chosen, folder, address=address, captions=captions, overwrite=overwrite)
     items = f"{built.encoded:,} items encoded" if built.encoded else "up to date, nothing to do"
@@ -48,11 +46,11 @@ def build(
 def list_(folder: Annotated[Path, typer.Argument(help="A folder of galleries.")] = GALLERIES) -> None:
     """The galleries in a folder, with model and data."""
     rows = [["gallery", "data set", "split", "images", "captions", "model", "made"]]
-    for path, manifest in _galleries(folder).items():
+    for path, manifest in _list_galleries(folder).items():
         captions = f"{manifest.captions.items:,}" if manifest.captions else "none"
         counts = [f"{manifest.images.items:,}", captions, f"{manifest.address} {manifest.model[:12]}"]
         rows.append([str(path), manifest.data.name, manifest.split or "all", *counts, manifest.created])
-    typer.echo(_lines(rows) if rows[1:] else f"{folder}: no gallery here. Make one with 'hire gallery build DATASET'.")
+    typer.echo(_align(rows) if rows[1:] else f"{folder}: no gallery here. Make one with 'hire gallery build DATASET'.")
 
 
 @app.command()
@@ -60,12 +58,12 @@ def show(gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="Folder
     """What a gallery holds, every file checked against its digest."""
     from hire_model.gallery.format import Gallery
 
-    typer.echo(_lines(_facts(Gallery.open(only(gallery)))))
+    typer.echo(_align(_describe(Gallery.open(find_gallery(gallery)))))
 
 
 def search(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Sentences, each in quotes.")],
-    gallery: Annotated[Path, typer.Option(help="The gallery, or a folder that holds one.")] = GALLERIES,
+    gallery: GalleryFolder = GALLERIES,
     top: Annotated[int, typer.Option(min=1, help="How many pictures to show for each sentence.")] = 10,
     shortlist: Annotated[int, typer.Option(min=0, help="Images to score pairwise; 0 takes the default.")] = 0,
     model: Annotated[str, typer.Option(help=f"{_MODEL}; the one that encoded the gallery without it.")] = "",
@@ -75,18 +73,18 @@ def search(
 
     if not all(text.strip() for text in texts):
         raise HireError("TEXT: a sentence is empty. Say what to look for, in quotes.")
-    found = Gallery.open(only(gallery))
-    scorer = _scorer(model or found.manifest.address)
+    found = Gallery.open(find_gallery(gallery))
+    scorer = _load_scorer(model or found.manifest.address)
     from hire_model.gallery.search import SHORTLIST
     from hire_model.gallery.search import search as search_in
 
     answers = search_in(scorer, found, texts, top, shortlist or max(SHORTLIST, top))
     for text, answer in zip(texts, answers, strict=True):
-        typer.echo(f"{text}\n{_lines(_hits(answer, found))}")
+        typer.echo(f"{text}\n{_align(_tabulate_hits(answer, found))}")
         typer.echo(f"{answer.reranked:,} of {len(found):,} images scored. {answer.note}".rstrip() + "\n")
 
 
-def _scorer(address: str) -> Scorer:
+def _load_scorer(address: str) -> Scorer:
     from hire_model.scoring.scorer import Scorer
     from hire_model.settings import resolve
     from hire_model.tracking.registry import fetch
@@ -96,7 +94,7 @@ def _scorer(address: str) -> Scorer:
     return Scorer.load(fetch(address, settings.tracking), pick_device(settings.train))
 
 
-def _galleries(folder: Path) -> dict[Path, GalleryManifest]:
+def _list_galleries(folder: Path) -> dict[Path, GalleryManifest]:
     from hire_model.gallery.format import GalleryManifest
 
     found = {}
@@ -108,11 +106,11 @@ def _galleries(folder: Path) -> dict[Path, GalleryManifest]:
     return found
 
 
-def only(folder: Path) -> Path:
+def find_gallery(folder: Path) -> Path:
     """`folder` itself if it is a gallery, or the only gallery in it. Raises HireError for none, or several."""
     if (folder.expanduser() / "manifest.json").is_file():
         return folder
-    found = list(_galleries(folder))
+    found = list(_list_galleries(folder))
     if len(found) == 1:
         return found[0]
     if not found:
@@ -120,7 +118,7 @@ def only(folder: Path) -> Path:
     raise HireError(f"{folder} holds {len(found)} galleries; name one: {', '.join(map(str, found))}.")
 
 
-def _facts(gallery: Gallery) -> list[list[str]]:
+def _describe(gallery: Gallery) -> list[list[str]]:
     manifest = gallery.manifest
     size = sum(facts.bytes for facts in manifest.files.values())
     facts = {
@@ -135,7 +133,7 @@ def _facts(gallery: Gallery) -> list[list[str]]:
     return [[name, value] for name, value in facts.items()]
 
 
-def _hits(answer: Answer, gallery: Gallery) -> list[list[str]]:
+def _tabulate_hits(answer: Answer, gallery: Gallery) -> list[list[str]]:
     rows = [["rank", "id", "score", "shortlist", "picture"]]
     for rank, hit in enumerate(answer.hits, 1):
         place = "all" if hit.place is None else str(hit.place)
@@ -143,7 +141,7 @@ def _hits(answer: Answer, gallery: Gallery) -> list[list[str]]:
     return rows
 
 
-def _lines(rows: list[list[str]]) -> str:
+def _align(rows: list[list[str]]) -> str:
     """The rows as aligned columns, never cut: a path is there to be copied."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 
+from hire_model.cli.data import print_written
+from hire_model.cli.options import Overwrite
 from hire_model.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Common:
     extractor: Annotated[str, typer.Option(help="What made the features; part of the data set's version.")] = "unknown"
     licence: Annotated[str, typer.Option(help="Licence of the data, for the manifest.")] = ""
     dtype: Annotated[Dtype, typer.Option(help="Number format of the stored features.")] = Dtype.float16
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")] = False
+    overwrite: Overwrite = False
     sgb: Annotated[Path | None, typer.Option(help="Relations: Scene-Graph-Benchmark's custom_prediction.json.")] = None
     vg: Annotated[Path | None, typer.Option(help="Relations: Visual Genome's relationships.json.")] = None
     graph_images: Annotated[
@@ -69,7 +71,7 @@ class Common:
     graph_words: Annotated[int, typer.Option(min=1, help="--vg: the so many most frequent predicates are kept.")] = 50
 
 
-def _with_common(command: Callable[..., None]) -> Callable[..., None]:
+def _add_common_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command`, whose last parameter is `common`, the fields of Common as options of its own."""
     hints = get_type_hints(Common, include_extras=True)
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "common"]
@@ -107,7 +109,7 @@ RestvalOption = Annotated[Restval, typer.Option(help="COCO's restval: into train
 
 
 @app.command()
-@_with_common
+@_add_common_options
 def scan(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with {split}_ims.npy, {split}_caps.txt.")],
     captions_per_image: Annotated[
@@ -117,13 +119,13 @@ def scan(
     common: Common,
 ) -> None:
     """SCAN / VSE-infinity *_precomp folders."""
-    from hire_model.data.importers.scan import scan
+    from hire_model.data.importers.scan import open_scan
 
-    _write(scan(source, splits=common.split or (), captions_per_image=captions_per_image), common)
+    _import(open_scan(source, splits=common.split or (), captions_per_image=captions_per_image), common)
 
 
 @app.command("butd-tsv")
-@_with_common
+@_add_common_options
 def butd_tsv(
     source: Annotated[list[Path], typer.Argument(metavar="FILE...", help="One or more TSV files.")],
     captions: CaptionFile,
@@ -134,16 +136,16 @@ def butd_tsv(
 ) -> None:
     """Bottom-up-attention TSV; captions and splits come from a file of their own."""
     from hire_model.data.importers.base import Notes
-    from hire_model.data.importers.butd_tsv import butd_tsv
-    from hire_model.data.importers.captioned import read_captions
+    from hire_model.data.importers.butd_tsv import open_butd_tsv
+    from hire_model.data.importers.captions import read_captions
 
     notes = Notes()
     known = read_captions(captions, common.split or (), restval.value, notes, first)
-    _write(butd_tsv(source, known, notes), common)
+    _import(open_butd_tsv(source, known, notes), common)
 
 
 @app.command()
-@_with_common
+@_add_common_options
 def npz(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with one npz file per image.")],
     captions: CaptionFile,
@@ -155,40 +157,39 @@ def npz(
 ) -> None:
     """One npz file per image; captions and splits come from a file of their own."""
     from hire_model.data.importers.base import Notes
-    from hire_model.data.importers.captioned import read_captions
+    from hire_model.data.importers.captions import read_captions
     from hire_model.data.importers.files import read_vocabulary
-    from hire_model.data.importers.npz import npz
+    from hire_model.data.importers.npz import open_npz
 
     notes = Notes()
     names = read_vocabulary(classes, notes) if classes else ()
     known = read_captions(captions, common.split or (), restval.value, notes, first)
-    _write(npz(source, known, notes, names), common)
+    _import(open_npz(source, known, notes, names), common)
 
 
-def _write(source: Source, common: Common) -> None:
-    from hire_model.cli.data import written
-    from hire_model.data.importers.base import Target, write
+def _import(source: Source, common: Common) -> None:
+    from hire_model.data.importers.base import Target, write_dataset
 
     target = Target(
         common.out, common.name, common.extractor, common.dtype.value, common.licence, common.pictures, common.overwrite
     )
-    source = _with_relations(source, common)
-    write(source, target)
+    source = _add_relations(source, common)
+    write_dataset(source, target)
     for sentence in source.notes.sentences():
         typer.echo(f"  {sentence}")
-    written(common.out)
+    print_written(common.out)
 
 
-def _with_relations(source: Source, common: Common) -> Source:
+def _add_relations(source: Source, common: Common) -> Source:
     """The source with the graph that --sgb or --vg names, if one does."""
     if not (common.sgb or common.vg):
         return source
     if common.sgb and common.vg:
         raise DataError("--sgb and --vg both name a graph. Expected one of them.")
-    from hire_model.data.importers.graph import GraphOptions, read_sgb, read_vg, with_graphs
+    from hire_model.data.importers.graph import GraphOptions, add_graphs, read_sgb, read_vg
 
     options = GraphOptions(
         common.graph_iou, common.graph_top, common.graph_frame.value, common.graph_words, common.graph_images
     )
     graphs = read_sgb(common.sgb, options) if common.sgb else read_vg(common.vg or Path(), options)
-    return with_graphs(source, graphs)
+    return add_graphs(source, graphs)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hire_model.cli.options import Data, Limit, Protocol, Recipe, Set, VersionName, collect_overrides
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -19,33 +21,27 @@ app = typer.Typer(help="Look at the registered model.", no_args_is_help=True)
 NOT_PASSED = 1  # exit status; 2 is an error, as everywhere
 
 
-def _in_words(reason: str) -> str:
+def _check_reason(reason: str) -> str:
     """A reason, kept from being the option that follows: `--force --help` would promote. Raises BadParameter."""
     if reason.startswith("-"):
         raise typer.BadParameter(f"'{reason}' looks like an option; expected the reason, in words.")
     return reason
 
 
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As with 'hire train'; repeatable.")]
-
-
 def gate(
-    version: Annotated[str, typer.Option(help="A version's number, or an alias.")] = "challenger",
-    data: Annotated[
-        str, typer.Option(metavar="DATASET", help="A data set folder; the relational scenes without.")
-    ] = "",
+    version: VersionName = "challenger",
+    data: Data = "",
     split: Annotated[str, typer.Option(help="The split to judge on.")] = "test",
-    protocol: Annotated[str, typer.Option(help="full, f30k-1k, coco-5k or coco-1k-5fold.")] = "",
-    limit: Annotated[int, typer.Option(min=0, help="Only the split's first images; 0 takes all.")] = 0,
-    recipe: Annotated[str, typer.Option(help="A recipe by name or path, for the team's rules, its table gate.")] = "",
+    protocol: Protocol = "",
+    limit: Limit = 0,
+    recipe: Recipe = "",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the decision as JSON.")] = None,
     set_: Set = None,
 ) -> None:
     """Judge a version by the rules of the settings, and against the champion. Exit status 1: it did not pass."""
-    from hire_model.cli.main import overrides
     from hire_model.settings import resolve
 
-    settings = resolve(recipe or None, overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
+    settings = resolve(recipe or None, collect_overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
     from hire_model.files import write_text
     from hire_model.workflows import gate as workflow  # imports torch: only after the settings are checked
 
@@ -58,41 +54,41 @@ def gate(
 
 
 def promote(
-    version: Annotated[str, typer.Option(help="A version's number, or an alias.")] = "challenger",
+    version: VersionName = "challenger",
     force: Annotated[
-        str, typer.Option(metavar="REASON", help="Promote without a passed gate; recorded.", callback=_in_words)
+        str, typer.Option(metavar="REASON", help="Promote without a passed gate; recorded.", callback=_check_reason)
     ] = "",
     set_: Set = None,
 ) -> None:
     """Make a version that passed the gate the champion."""
-    settings = _tracking(set_)
+    settings = _resolve_tracking(set_)
     from hire_model.tracking import promotion
 
     done = promotion.promote(settings, version, force)
     print(done.summary())
-    _print_serving(done, settings)
+    _print_serving_steps(done, settings)
 
 
 def rollback(
     reason: Annotated[
-        str, typer.Option(metavar="TEXT", help="Noted on the version that goes out of force.", callback=_in_words)
+        str, typer.Option(metavar="TEXT", help="Noted on the version that goes out of force.", callback=_check_reason)
     ] = "",
     set_: Set = None,
 ) -> None:
     """Make the version that the champion replaced the champion again; what is served changes with 'hire serve'."""
-    settings = _tracking(set_)
+    settings = _resolve_tracking(set_)
     from hire_model.tracking import promotion
 
     done = promotion.rollback(settings, reason)
     print(done.summary())
     print(f"Version {done.previous} is not promoted again before it passes another 'hire gate'.")
-    _print_serving(done, settings)
+    _print_serving_steps(done, settings)
 
 
 @app.command()
 def show(set_: Set = None) -> None:
     """Print the versions, the newest first, with aliases, recall and decision."""
-    settings = _tracking(set_)
+    settings = _resolve_tracking(set_)
     from rich.console import Console
 
     from hire_model.tracking import promotion, versions
@@ -102,7 +98,7 @@ def show(set_: Set = None) -> None:
     if not found:
         console.print(f"'{settings.model_name}' has no version yet; 'hire train' registers one.")
         return
-    console.print(_table(settings.model_name, found))
+    console.print(_make_table(settings.model_name, found))
     for line in promotion.history(settings):
         console.print(f"  {line}", soft_wrap=True, style="dim")
 
@@ -116,7 +112,7 @@ def card(
     set_: Set = None,
 ) -> None:
     """Print or write the model card, with the decision of the gate if there is one."""
-    settings = _tracking(set_)
+    settings = _resolve_tracking(set_)
     from hire_model.files import write_text
     from hire_model.tracking.card import card_of
 
@@ -127,14 +123,13 @@ def card(
         print(f"  card  {write_text(text, out)}")
 
 
-def _tracking(set_: list[str] | None) -> TrackingSettings:
-    from hire_model.cli.main import overrides
+def _resolve_tracking(set_: list[str] | None) -> TrackingSettings:
     from hire_model.settings import resolve
 
-    return resolve(None, overrides(set_)).settings.tracking
+    return resolve(None, collect_overrides(set_)).settings.tracking
 
 
-def _print_serving(done: Promotion, settings: TrackingSettings) -> None:
+def _print_serving_steps(done: Promotion, settings: TrackingSettings) -> None:
     """What makes a server answer by the new champion, where one of the two was packaged and hence may be served."""
     from hire_model.tracking import packages, versions
 
@@ -166,7 +161,7 @@ def _print_decision(decision: Decision, settings: TrackingSettings) -> None:
         console.print(f"\nNext:\n  hire promote --version {decision.version}", soft_wrap=True)
 
 
-def _table(name: str, found: list[Version]) -> Table:
+def _make_table(name: str, found: list[Version]) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 

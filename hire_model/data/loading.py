@@ -32,7 +32,7 @@ def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | 
         boxed[row, :count] = known
         boxes[row, :count][known] = image.boxes[known]
         classes[row, :count] = image.classes
-        relations, scores = renumbered(image.relations, image.relation_scores, predicate_map)
+        relations, scores = renumber_predicates(image.relations, image.relation_scores, predicate_map)
         edges.append(np.concatenate([np.full((len(relations), 1), row), relations], axis=1))
         edge_scores.append(scores)
     return Regions(
@@ -46,11 +46,12 @@ def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | 
     )
 
 
-def renumbered(
+def renumber_predicates(
     relations: np.ndarray, scores: np.ndarray, predicate_map: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Relations [e, 3] int64 in the model's predicates, with their scores; those new to the model are left out.
+    """Return relations [e, 3] int64 with the model's predicate indices, and their scores.
 
+    Relations whose predicate is unknown to the model are left out.
     predicate_map as in `collate_regions`.
     """
     relations = relations.astype(np.int64)

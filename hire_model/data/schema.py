@@ -130,7 +130,7 @@ class Manifest(BaseModel):
             raise DataError(f"{path}: not a manifest of format {FORMAT}: {where}: {fault['msg']}.") from error
 
 
-def sha256_of(path: Path) -> FileFacts:
-    """Size and SHA-256 of a file, read as a stream."""
+def hash_file(path: Path) -> FileFacts:
+    """Return size and SHA-256 of a file, which is read as a stream."""
     with path.open("rb") as file:
         return FileFacts(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())

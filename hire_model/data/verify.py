@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hire_model.data.schema import FEATURES, TABLES, Manifest, SplitCounts, sha256_of
+from hire_model.data.schema import FEATURES, TABLES, Manifest, SplitCounts, hash_file
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError
 
@@ -44,14 +44,14 @@ def verify(folder: str | Path) -> list[Finding]:
         manifest = Manifest.read(folder)
     except DataError as error:
         return [Finding("manifest.json", str(error))]
-    found = list(_files(folder, manifest)) or list(_schemas(folder))
+    found = list(_check_files(folder, manifest)) or list(_check_schemas(folder))
     if not found:
         data = Dataset(folder, manifest)
-        found = [*_names(manifest), *_images(data), *_header(data)]
+        found = [*_check_names(manifest), *_check_images(data), *_check_features(data)]
     return found
 
 
-def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
+def _check_files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
     """Missing files, and files that are not what the manifest says."""
     for name in [*(f"{table}.parquet" for table in TABLES), FEATURES]:
         path, facts = folder / name, manifest.files.get(name)
@@ -61,11 +61,11 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding(name, "named in the manifest, but missing. Make or import the data set again.")
         elif path.stat().st_size != facts.bytes:
             yield Finding(name, f"{path.stat().st_size:,} bytes; the manifest says {facts.bytes:,}.")
-        elif sha256_of(path).sha256 != facts.sha256:
+        elif hash_file(path).sha256 != facts.sha256:
             yield Finding(name, "SHA-256 differs from the manifest's: the content was changed or damaged.")
 
 
-def _schemas(folder: Path) -> Iterator[Finding]:
+def _check_schemas(folder: Path) -> Iterator[Finding]:
     for name, schema in TABLES.items():
         try:
             have = pq.read_schema(path := folder / f"{name}.parquet")
@@ -78,10 +78,10 @@ def _schemas(folder: Path) -> Iterator[Finding]:
         for column in schema.names:
             values = pq.read_table(path, columns=[column])[column]
             if values.null_count and column not in _MAY_BE_NULL:
-                yield from _rows(path.name, values.is_null().to_numpy(), f"no value for {column}", values)
+                yield from _report_rows(path.name, values.is_null().to_numpy(), f"no value for {column}", values)
 
 
-def _rows(file: str, bad: np.ndarray, what: str, values: Sequence[Any] | np.ndarray) -> Iterator[Finding]:
+def _report_rows(file: str, bad: np.ndarray, what: str, values: Sequence[Any] | np.ndarray) -> Iterator[Finding]:
     """One finding for all rows where `bad` is True, with the first of the values at fault."""
     rows = np.flatnonzero(bad)
     if len(rows):
@@ -89,7 +89,7 @@ def _rows(file: str, bad: np.ndarray, what: str, values: Sequence[Any] | np.ndar
         yield Finding(file, f"{what}: {len(rows):,} of {len(bad):,} rows, {first}.")
 
 
-def _names(manifest: Manifest) -> Iterator[Finding]:
+def _check_names(manifest: Manifest) -> Iterator[Finding]:
     for what, names in (("classes", manifest.classes), ("predicates", manifest.predicates)):
         counts = Counter(names)
         wrong = [name for name in names if not name.strip() or counts[name] > 1]
@@ -97,29 +97,29 @@ def _names(manifest: Manifest) -> Iterator[Finding]:
             yield Finding("manifest.json", f"{what}: {len(wrong)} names are empty or repeated, first '{wrong[0]}'.")
 
 
-def _images(data: Dataset) -> Iterator[Finding]:
+def _check_images(data: Dataset) -> Iterator[Finding]:
     """Ids, spans that lie end to end, and the manifest's counts."""
     file = "images.parquet"
     ids, spans = data.image_ids, data._spans
     seen = Counter(ids.tolist())
     odd = np.array([not i or i != i.strip() or seen[i] > 1 for i in ids.tolist()])
-    yield from _rows(file, odd, "image_id empty, repeated or with white space around it", ids)
-    yield from _rows(file, spans[:, 1] < 1, "an image without regions", ids)
+    yield from _report_rows(file, odd, "image_id empty, repeated or with white space around it", ids)
+    yield from _report_rows(file, spans[:, 1] < 1, "an image without regions", ids)
     for first, count, name in ((0, 1, "regions"), (2, 3, "relations")):
         starts = np.concatenate([[0], np.cumsum(spans[:, count])])
         column = f"first_{name.removesuffix('s')}"
-        yield from _rows(file, spans[:, first] != starts[:-1], f"{column} out of order", spans[:, first])
+        yield from _report_rows(file, spans[:, first] != starts[:-1], f"{column} out of order", spans[:, first])
         rows = pq.read_metadata(data.folder / f"{name}.parquet").num_rows
         if rows != starts[-1]:
             yield Finding(f"{name}.parquet", f"{rows:,} rows; the images name {starts[-1]:,}.")
     owners = data.caption_images
     lost = (owners < 0) | (owners >= len(ids))
-    yield from _rows("captions.parquet", lost, "a caption whose image is not there", owners)
+    yield from _report_rows("captions.parquet", lost, "a caption whose image is not there", owners)
     if not lost.any():
-        yield from _counts(data)
+        yield from _check_counts(data)
 
 
-def _counts(data: Dataset) -> Iterator[Finding]:
+def _check_counts(data: Dataset) -> Iterator[Finding]:
     splits, spans, owners = data._image_splits, data._spans, data.caption_images
     for name in sorted({*data.manifest.splits, *splits.tolist()}):
         own = splits == name
@@ -134,7 +134,7 @@ def _counts(data: Dataset) -> Iterator[Finding]:
             yield Finding("manifest.json", f"split '{name}': the tables hold {have!r}, the manifest {said!r}.")
 
 
-def _header(data: Dataset) -> Iterator[Finding]:
+def _check_features(data: Dataset) -> Iterator[Finding]:
     """Shape and dtype of the features."""
     try:
         shape, dtype = data.features.shape, data.features.dtype

@@ -1,4 +1,4 @@
-"""Writing a data set image by image: one block of rows is held, and the folder appears whole or not at all."""
+"""Write a data set image by image. One block of rows is in memory, and the folder appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hire_model.data.schema import FEATURES, MANIFEST, PICTURES, TABLES, Manifest, SplitCounts, sha256_of
+from hire_model.data.schema import FEATURES, MANIFEST, PICTURES, TABLES, Manifest, SplitCounts, hash_file
 from hire_model.data.store import all_finite
 from hire_model.errors import DataError
 
@@ -122,7 +122,7 @@ class DatasetWriter:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self.folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
         except OSError as error:
-            raise self._unwritten(error) from error
+            raise self._make_write_error(error) from error
         self.tables = {name: _Table(name, self.folder) for name in TABLES}
         self.features: BinaryIO = (self.folder / FEATURES).open("wb")
         self.features.write(b"\0" * _HEADER_BYTES)
@@ -133,16 +133,16 @@ class DatasetWriter:
     ) -> None:
         if error is None:
             try:
-                self._publish()
+                self._finish()
                 return
             except BaseException as fault:
                 error = fault
         with contextlib.suppress(OSError):  # what waits to be written has no room either
             self.features.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-        raise self._unwritten(error) if isinstance(error, OSError) else error
+        raise self._make_write_error(error) if isinstance(error, OSError) else error
 
-    def _unwritten(self, error: OSError) -> DataError:
+    def _make_write_error(self, error: OSError) -> DataError:
         return DataError(f"{self.out}: cannot be written: {error}. Make room or name another place; nothing is left.")
 
     @property
@@ -161,7 +161,7 @@ class DatasetWriter:
 
     def add(self, record: ImageRecord) -> None:
         """Append one image. Raises DataError naming the image and the field at fault."""
-        features = self._checked(record)
+        features = self._check(record)
         regions = len(features)
         boxes = np.full((regions, 4), np.nan, np.float32) if record.boxes is None else record.boxes
         classes = np.full(regions, -1, np.int32) if record.classes is None else record.classes
@@ -191,7 +191,7 @@ class DatasetWriter:
         for key, more in (("images", 1), ("captions", len(ids)), ("regions", regions), ("relations", len(subjects))):
             counts[key] += more
 
-    def _checked(self, record: ImageRecord) -> np.ndarray:
+    def _check(self, record: ImageRecord) -> np.ndarray:
         where, dim = f"image '{record.image_id}'", self.facts["feature_dim"]
         if record.image_id in self.image_ids:
             raise DataError(f"{where}: this id was written before; each image needs an id of its own.")
@@ -217,7 +217,7 @@ class DatasetWriter:
                 raise DataError(f"{where}: predicate {predicate} is none of {len(self.facts['predicates'])}.")
         return features
 
-    def _publish(self) -> None:
+    def _finish(self) -> None:
         for table in self.tables.values():
             table.close()
         if not self.image_ids:
@@ -227,11 +227,11 @@ class DatasetWriter:
         self.manifest = Manifest(
             **self.facts,
             splits={name: SplitCounts(**counts) for name, counts in self.splits.items()},
-            files={name: sha256_of(self.folder / name) for name in names},
+            files={name: hash_file(self.folder / name) for name in names},
         )
         (self.folder / MANIFEST).write_text(self.manifest.model_dump_json(indent=1) + "\n", "utf-8")
         self.folder.chmod(0o755)
-        put_in_place(self.folder, self.out)
+        replace_folder(self.folder, self.out)
 
     def _write_header(self) -> None:
         """Fill in the npy header (format 1.0), for which room was left, now that the number of rows is known."""
@@ -244,10 +244,12 @@ class DatasetWriter:
         self.features.close()
 
 
-def put_in_place(folder: Path, out: Path) -> None:
-    """Rename a complete `folder` to `out`; what is there makes way first, and is deleted when the new one is there."""
+def replace_folder(folder: Path, out: Path) -> None:
+    """Rename a complete `folder` to `out`. An old folder at `out` is moved away first and deleted afterwards."""
     if out.exists():
-        away = Path(tempfile.mkdtemp(prefix=f"{folder.name}.old.", dir=folder.parent))  # none that a killed run left
+        away = Path(
+            tempfile.mkdtemp(prefix=f"{folder.name}.old.", dir=folder.parent)
+        )  # unique: a killed run may leave one
         os.replace(out, away / out.name)
         os.replace(folder, out)
         shutil.rmtree(away)

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from hire_model.data.store import Split
 from hire_model.evaluation.bootstrap import bootstrap_share
 from hire_model.evaluation.result import Interval
-from hire_model.progress import track
+from hire_model.progress import show_progress
 from hire_model.scoring.scorer import Pair, Scorer
 
 TIE = 1e-5  # scores nearer than this differ by the order of a sum, and by nothing that the model knows
@@ -87,7 +87,7 @@ def _choose_captions(split: Split, kind: str, most: int) -> dict[int, str]:
 
 def _split_images(images: list[int]) -> Iterator[set[int]]:
     starts = range(0, len(images), _IMAGES_AT_ONCE)
-    for start in track(starts, "behaviour tests"):
+    for start in show_progress(starts, "behaviour tests"):
         yield set(images[start : start + _IMAGES_AT_ONCE])
 
 

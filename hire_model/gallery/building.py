@@ -24,17 +24,17 @@ from torch import Tensor
 
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.loading import CaptionBank
-from hire_model.data.schema import MANIFEST, PICTURES, TABLES, sha256_of
+from hire_model.data.schema import MANIFEST, PICTURES, TABLES, hash_file
 from hire_model.data.store import Split
-from hire_model.data.writer import put_in_place
+from hire_model.data.writer import replace_folder
 from hire_model.errors import DataError, HireError
-from hire_model.files import whole
+from hire_model.files import atomic_write
 from hire_model.gallery import index
 from hire_model.gallery.format import CAPTIONS, IMAGES, GalleryManifest, file_names, key_of
 from hire_model.gallery.store import ShelfFacts, index_name, lengths_name, shard_paths, summary_name
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
-from hire_model.progress import track
+from hire_model.progress import show_progress
 from hire_model.scoring.matrix import encoding_blocks, image_blocks, text_blocks
 
 log = logging.getLogger(__name__)
@@ -113,10 +113,10 @@ def _built(
         dim=model.settings.dim,
         images=images,
         captions=texts,
-        files={name: sha256_of(folder / name) for name in track(file_names(images, texts), "digests")},
+        files={name: hash_file(folder / name) for name in show_progress(file_names(images, texts), "digests")},
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
-    put_in_place(folder, out)
+    replace_folder(folder, out)
     for left in (out / _KEY, out / _PARTS):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     return Built(manifest, encoded + more)
@@ -172,7 +172,7 @@ def _shelf(folder: Path, side: _Side, shard: int) -> tuple[ShelfFacts, int]:
     spans = [range(number * shard, min((number + 1) * shard, items)) for number in missing]
     blocks = [block for span in spans for block in encoding_blocks(span)]
     parts: list[_Items] = []
-    for part, block in zip(side.encode(track(blocks, f"encode {name}")), blocks, strict=True):
+    for part, block in zip(side.encode(show_progress(blocks, f"encode {name}")), blocks, strict=True):
         parts.append(part)
         if block.stop % shard == 0 or block.stop == items:
             _write_shard(folder, paths[block.start // shard], parts)
@@ -197,7 +197,7 @@ def _write_shard(folder: Path, path: Path, parts: list[_Items]) -> None:
         path: torch.cat([_record(part.extract(row)) for part in parts for row in range(len(part))]),
     }
     for place, tensor in arrays.items():
-        with whole(place) as partial:
+        with atomic_write(place) as partial:
             np.save(partial, tensor.cpu().numpy())
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hire_model.batch import EncodedImages
-from hire_model.data.schema import MANIFEST, FileFacts, Manifest, sha256_of
+from hire_model.data.schema import MANIFEST, FileFacts, Manifest, hash_file
 from hire_model.data.store import Dataset, ImageRegions
 from hire_model.errors import HireError
 from hire_model.gallery.store import CaptionShelf, ImageShelf, ShelfFacts, shelf_files
@@ -109,7 +109,7 @@ class Gallery:
                 raise HireError(
                     f"{path}: missing from the gallery. Build it again: hire gallery build DATASET --overwrite."
                 )
-            if path.stat().st_size != facts.bytes or sha256_of(path) != facts:
+            if path.stat().st_size != facts.bytes or hash_file(path) != facts:
                 raise HireError(
                     f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or exchanged. Build the gallery again: "
                     "hire gallery build DATASET --overwrite."

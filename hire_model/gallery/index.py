@@ -14,7 +14,7 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 
-from hire_model.progress import track
+from hire_model.progress import show_progress
 
 Kind = Literal["flat", "hnsw"]
 FLAT_UP_TO = 300_000
@@ -60,6 +60,6 @@ class Index:
 def write(vectors: np.ndarray, path: Path) -> None:
     """Build the graph of `vectors` [N, D] float32 unit vectors, possibly mapped from disk, and write it to `path`."""
     graph = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
-    for start in track(range(0, len(vectors), _BLOCK), "index"):
+    for start in show_progress(range(0, len(vectors), _BLOCK), "index"):
         graph.add(np.ascontiguousarray(vectors[start : start + _BLOCK]))
     faiss.write_index(graph, str(path))

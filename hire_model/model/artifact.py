@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from hire_model.data.schema import sha256_of
+from hire_model.data.schema import hash_file
 from hire_model.errors import HireError
 from hire_model.model.hire import Hire
 from hire_model.model.text import Pretrained
@@ -52,7 +52,7 @@ def _write(model: Hire, folder: Path, facts: dict[str, Any]) -> None:
         "feature_dim": model.feature_dim,
         "predicates": list(model.predicates),
         "encoder": model.text.encoder.config.to_dict() if isinstance(model.text, Pretrained) else None,
-        "sha256": {name: sha256_of(folder / name).sha256 for name in (WEIGHTS, TOKENIZER)},
+        "sha256": {name: hash_file(folder / name).sha256 for name in (WEIGHTS, TOKENIZER)},
         "facts": facts,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=1, default=str) + "\n", "utf-8")
@@ -95,7 +95,7 @@ def load(folder: str | Path) -> Hire:
     for name in (WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise HireError(f"{folder / name}: missing from the model. Save or download it again.")
-        if not isinstance(digests, dict) or sha256_of(folder / name).sha256 != digests.get(name):
+        if not isinstance(digests, dict) or hash_file(folder / name).sha256 != digests.get(name):
             raise HireError(f"{folder / name}: its SHA-256 is not the one in {CONFIG}: damaged or exchanged.")
     try:
         settings = ModelSettings.model_validate(config["model"])

@@ -14,11 +14,11 @@ from filelock import FileLock
 
 from hire_model.data.loading import CaptionBank
 from hire_model.errors import HireError
-from hire_model.files import whole
+from hire_model.files import atomic_write
 from hire_model.model.hire import Hire
 from hire_model.model.text import Pretrained
 from hire_model.model.vocabulary import Vocabulary
-from hire_model.progress import track
+from hire_model.progress import show_progress
 
 log = logging.getLogger(__name__)
 _BLOCK = 128
@@ -85,10 +85,10 @@ def _write_states(text: Pretrained, bank: CaptionBank, path: Path, shape: tuple[
     blocks = [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
     device, row_bytes = next(text.parameters()).device, 2 * shape[1]
     text.eval()
-    with whole(path) as partial, partial.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
         begin = file.tell()
-        for rows in track(blocks, "text states"):
+        for rows in show_progress(blocks, "text states"):
             with torch.inference_mode():
                 found = text.encode(bank.tokens(rows).to(device)).half().cpu().numpy()
             for row, values in zip(rows, found, strict=True):

@@ -19,7 +19,7 @@ from hire_model.data.store import Split
 from hire_model.model.hire import Hire
 from hire_model.model.layers import masked_mean
 from hire_model.model.text import BiGRU, Pretrained
-from hire_model.progress import track
+from hire_model.progress import show_progress
 from hire_model.settings import TrainSettings
 
 WARM_STARTED = ("regions.project.", "text.project.", "text.words.", "text.embedding.", "text.skip.")  # what is set here
@@ -85,7 +85,7 @@ def _invert_root(covariance: Tensor, ridge: float) -> Tensor:
 
 def _average_regions(model: Hire, split: Split, device: torch.device) -> Tensor:
     means = torch.empty(len(split.images), model.feature_dim, device=device)
-    for start in track(range(0, len(means), _BLOCK), "closed-form start, images"):
+    for start in show_progress(range(0, len(means), _BLOCK), "closed-form start, images"):
         rows = range(start, min(start + _BLOCK, len(means)))
         regions = collate_regions([split.regions(row) for row in rows]).to(device)
         means[rows.start : rows.stop] = masked_mean(model.regions.normalize(regions.features), regions.mask)
@@ -117,7 +117,7 @@ def _compute_text_moments(
     """Every image weighs the same in `cross`, however many captions it has."""
     captions = torch.bincount(owner, minlength=len(x))
     total, square, cross, sums = (torch.zeros((), device=x.device) for _ in range(4))
-    for start in track(range(0, len(bank), _BLOCK), "closed-form start, captions"):
+    for start in show_progress(range(0, len(bank), _BLOCK), "closed-form start, captions"):
         rows = range(start, min(start + _BLOCK, len(bank)))
         y = _describe_captions(model, bank, rows, words, x.device)
         owners = owner[rows.start : rows.stop]

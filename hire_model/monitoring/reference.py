@@ -8,7 +8,7 @@ import numpy as np
 
 from hire_model.data.store import Split
 from hire_model.monitoring.journal import Line, measure_picture, measure_text
-from hire_model.progress import track
+from hire_model.progress import show_progress
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.parsing import Picture
 
@@ -42,7 +42,7 @@ def build_reference(scorer: Scorer, train: Split, held_out: Split, seed: int = 0
     rng = np.random.default_rng(seed)
     matching, other = [], []
     captions = rng.permutation(len(held_out.captions))[:MAX_SAMPLES]
-    for start in track(range(0, len(captions), _BLOCK), "score held-out pairs"):
+    for start in show_progress(range(0, len(captions), _BLOCK), "score held-out pairs"):
         block = captions[start : start + _BLOCK]
         images, texts = held_out.owner[block], [held_out.texts[row] for row in block]
         regions = {image: held_out.regions(image) for image in set(images.tolist())}
@@ -66,7 +66,7 @@ def _measure_images(scorer: Scorer, split: Split, rng: np.random.Generator) -> l
     owners, first = np.unique(split.owner[captions], return_index=True)
     chosen = np.sort(rng.permutation(len(owners))[:MAX_SAMPLES])
     lines = []
-    for place in track(chosen.tolist(), "measure training data"):
+    for place in show_progress(chosen.tolist(), "measure training data"):
         regions, text = split.regions(int(owners[place])), split.texts[captions[first[place]]]
         picture = Picture(regions, regions.boxes, regions.classes)
         lines.append(Line(**measure_picture(picture), **measure_text(text, scorer.model.vocabulary)))

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from hire_model.data.schema import FileFacts, sha256_of
-from hire_model.files import whole
+from hire_model.data.schema import FileFacts, hash_file
+from hire_model.files import atomic_write
 from hire_model.model import artifact
 from hire_model.packaging import verify
 from hire_model.packaging.rehearse import rehearse
@@ -59,7 +59,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
         (stage / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
         raw = _archiver(stage, handler, found.number, Path(scratch))
         target = out.expanduser() / found.number / f"{NAME}.mar"
-        with whole(target) as partial:
+        with atomic_write(target) as partial:
             _rezip(raw, _facts(model, found.number, found.run_id), partial)
             verify.verify(partial)
             apart = rehearse(partial)
@@ -68,7 +68,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
                     f"{found.uri}: scored from the archive, the golden pairs differ by {apart:.1e} from what the model "
                     f"gives here; at most {Golden.TOLERANCE} was expected. Nothing was published."
                 )
-    digest = sha256_of(target).sha256
+    digest = hash_file(target).sha256
     packages.record(found, settings.tracking, target, digest)
     return Packaged(target, digest, found.number)
 

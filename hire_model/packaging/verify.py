@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hire_model.data.schema import FileFacts, sha256_of
+from hire_model.data.schema import FileFacts, hash_file
 from hire_model.errors import HireError
 
 MANIFEST, GOLDEN, MODEL = "manifest.json", "golden.json", "model"
@@ -81,7 +81,7 @@ def verify(archive: Path, sha256: str = "") -> ArchiveManifest:
     """
     if not archive.is_file():
         raise ArchiveError(f"{archive}: no archive there. Make it with 'hire package'.")
-    if sha256 and sha256_of(archive).sha256 != sha256:
+    if sha256 and hash_file(archive).sha256 != sha256:
         raise ArchiveError(
             f"{archive}: its SHA-256 is not the one that the registry has for this version: damaged or exchanged. "
             "Make it again with 'hire package'."
@@ -108,7 +108,7 @@ def verify_folder(folder: Path) -> ArchiveManifest:
     """
     manifest = _manifest((folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b"", folder)
     for name, facts in manifest.files.items():
-        if not (folder / name).is_file() or sha256_of(folder / name) != facts:
+        if not (folder / name).is_file() or hash_file(folder / name) != facts:
             raise ArchiveError(f"{folder / name}: missing, or not what {MANIFEST} says. Deploy the archive again.")
     return manifest
 

@@ -13,7 +13,7 @@ from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
 from hire_model.errors import DataError
 from hire_model.model.hire import Hire
-from hire_model.progress import track
+from hire_model.progress import show_progress
 
 log = logging.getLogger(__name__)
 _ENCODE_BLOCK = 128
@@ -55,7 +55,7 @@ def predicate_map(known: Sequence[str], names: Sequence[str]) -> np.ndarray | No
 def encode_images(model: Hire, split: Split) -> EncodedImages:
     """All images of a split, encoded once, padded to the longest, on the model's device."""
     blocks, encoded = encoding_blocks(range(len(split.images))), None
-    for block, rows in zip(image_blocks(model, split, track(blocks, "encode images")), blocks, strict=True):
+    for block, rows in zip(image_blocks(model, split, show_progress(blocks, "encode images")), blocks, strict=True):
         if encoded is None:
             shape = (len(split.images), int(split.region_counts.max()))
             encoded = _room(shape, block)
@@ -116,7 +116,7 @@ def _filled(
         out = np.empty((len(images), len(bank)), np.float32)
     order = np.argsort(bank.lengths, kind="stable")
     blocks = np.split(order, range(_ENCODE_BLOCK, len(order), _ENCODE_BLOCK))
-    for texts, rows in zip(text_blocks(model, bank, track(blocks, "score pairs")), blocks, strict=True):
+    for texts, rows in zip(text_blocks(model, bank, show_progress(blocks, "score pairs")), blocks, strict=True):
         out[:, rows] = score_matrix(model, images, texts, budget_bytes)
     return out
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hire_model.data.loading import renumbered
+from hire_model.data.loading import renumber_predicates
 from hire_model.data.store import ImageRegions
 from hire_model.model import artifact
 from hire_model.scoring.matrix import predicate_map
@@ -101,7 +101,7 @@ def request_table(pairs: Sequence[tuple[ImageRegions, str]], mapping: np.ndarray
 
     asked = []
     for image, text in pairs:
-        relations, scores = renumbered(image.relations, image.relation_scores, mapping)
+        relations, scores = renumber_predicates(image.relations, image.relation_scores, mapping)
         known = replace(image, relations=relations, relation_scores=scores)
         asked.append({"image": json.loads(encode_image(known)), "text": text})
     return pd.DataFrame({REQUEST: [json.dumps({"pairs": asked})]})

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from hire_model.errors import GO_ON, HireError, TrainingStopped
-from hire_model.files import whole
+from hire_model.files import atomic_write
 from hire_model.settings import Settings, flatten
 from hire_model.training.record import EpochRecord, Meter
 
@@ -142,7 +142,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def _write_safely(path: Path) -> Iterator[Path]:
     """`whole`. Raises TrainingStopped if the disk is full, saying what is left and how to go on."""
     try:
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             yield partial
     except Exception as error:
         if not _is_disk_full(error):

@@ -17,7 +17,6 @@ from hire_model.data.loading import CaptionBank
 from hire_model.data.store import Split
 from hire_model.errors import GO_ON, DataError, TrainingStopped
 from hire_model.model.hire import Hire
-from hire_model.progress import clock, track
 from hire_model.settings import Settings
 from hire_model.training.batches import Augment, BatchPlan, CaptionSampler, Loader, PlannedBatches
 from hire_model.training.checkpoint import BEST, LAST, Checkpoint, set_aside_previous
@@ -184,7 +183,7 @@ def _show_progress(state: TrainState, batches: Steps) -> Steps:
         yield from batches
         return
     description = f"epoch {state.epoch + 1}/{state.settings.train.epochs}"
-    yield from track(batches, description, state.batches - state.batch, lambda: f"loss {state.last_loss:.3f}")
+    yield from show_progress(batches, description, state.batches - state.batch, lambda: f"loss {state.last_loss:.3f}")
 
 
 def _format_epoch(state: TrainState, record: EpochRecord, per_epoch: float) -> str:
@@ -194,7 +193,7 @@ def _format_epoch(state: TrainState, record: EpochRecord, per_epoch: float) -> s
     return (
         f"epoch {record.epoch + 1}/{epochs}: loss {record.loss:.3f}, lr {record.lr:.2e}, "
         f"{record.samples_per_second:,.0f} captions/s, dev rsum {record.dev['rsum']:.1f}{best}, "
-        f"{clock(per_epoch * (epochs - state.epoch))} left"
+        f"{format_duration(per_epoch * (epochs - state.epoch))} left"
     )
 
 

@@ -83,7 +83,7 @@ def test_butd_tsv_has_its_options() -> None:
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_no_half_written_folder(tmp_path: Path, kind: signal.Signals) -> None:
-    command = [sys.executable, "-m", "hire_model", "data", "synth", "--out", "out", "--train", "20000"]
+    command = [sys.executable, "-m", "hire_model", "data", "synth", "--out", "out", "--train", "3000"]
 
     def as_in_a_terminal() -> None:  # where the tests run in the background, SIGINT would be ignored from the start
         signal.signal(signal.SIGINT, signal.SIG_DFL)

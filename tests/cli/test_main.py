@@ -11,7 +11,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from hire_model.cli.main import app, overrides, run
+from hire_model import __version__
+from hire_model.cli.main import app, run
+from hire_model.cli.options import collect_overrides
 from hire_model.errors import DataError
 from hire_model.settings import Resolved, Settings
 
@@ -36,12 +38,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What `workflow.evaluate` was called with."""
-    from hire_model.cli import show
+    from hire_model.cli import train
     from hire_model.workflows import evaluate as workflow
 
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(workflow, "evaluate", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(show, "evaluated", lambda outcome: None)
+    monkeypatch.setattr(train, "print_evaluation", lambda outcome: None)
     return calls
 
 
@@ -57,6 +59,18 @@ def test_python_m_hire_model_answers() -> None:
     )
     for command in ("train", "evaluate", "data", "config"):
         assert command in done.stdout
+
+
+def test_help_lists_the_commands_in_the_order_of_use() -> None:
+    said = CliRunner().invoke(app, ["--help"]).output
+    listed = [line.split()[1] for line in said.splitlines() if line.startswith("│ ") and line[2] not in " -"]
+    order = ["data", "train", "evaluate", "gate", "promote", "package", "serve", "search", "demo", "ablate"]
+    assert [name for name in listed if name in order] == order
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"hire {__version__}\n")
 
 
 def test_train_hands_on_what_was_said(trained: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -92,7 +106,7 @@ def test_set_wins_over_the_short_option_and_the_environment(
     ],
 )
 def test_one_set_may_hold_several(items: list[str] | None, expected: list[str]) -> None:
-    assert overrides(items) == expected
+    assert collect_overrides(items) == expected
 
 
 def test_evaluate_takes_the_challenger_by_default(evaluated: list[tuple[Any, ...]]) -> None:
@@ -242,7 +256,7 @@ def test_evaluate_asks_first_whether_figures_can_be_written(
     monkeypatch.setattr(sys, "argv", ["hire", "evaluate", "--model", "nothing", "--json", place])
     with pytest.raises(SystemExit):
         run()
-    assert f"{place}: cannot be written there" in capsys.readouterr().err
+    assert f"{place}: cannot be written" in capsys.readouterr().err
 
 
 def test_an_unforeseen_fault_of_the_disk_is_one_line(

@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from hire_model.cli.main import app
-from hire_model.cli.registry import _table, promote, rollback
+from hire_model.cli.registry import _make_table, promote, rollback
 from hire_model.settings import TrackingSettings
 from hire_model.tracking import packages, versions
 from hire_model.tracking.run import connect
@@ -24,7 +24,7 @@ def test_a_narrow_terminal_cuts_no_alias_off() -> None:
         "hire", number="12", aliases=("challenger", "champion", "previous"), run_id="ca810b90aabb", tags=tags
     )
     out = StringIO()
-    Console(file=out, width=72).print(_table("hire", [version]))
+    Console(file=out, width=72).print(_make_table("hire", [version]))
     words = out.getvalue().split()
     assert {"challenger", "champion", "previous", "12", "681267ab", "ca810b90"} <= set(words)
 

@@ -17,10 +17,10 @@ from damaged import npy_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hire_model.data.importers.base import Notes, Source, Target, write
-from hire_model.data.importers.butd_tsv import butd_tsv
-from hire_model.data.importers.captioned import image_keys, read_captions
-from hire_model.data.importers.npz import npz
+from hire_model.data.importers.base import Notes, Source, Target, write_dataset
+from hire_model.data.importers.butd_tsv import open_butd_tsv
+from hire_model.data.importers.captions import derive_image_keys, read_captions
+from hire_model.data.importers.npz import open_npz
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError
 
@@ -67,22 +67,22 @@ def tsv(path: Path, numbers: tuple[int, ...] = (99, 7, 42, 43, 1000)) -> Path:
 
 
 def built(source: Source, out: Path) -> Dataset:
-    write(source, Target(out, dtype="float32", overwrite=True))
+    write_dataset(source, Target(out, dtype="float32", overwrite=True))
     return Dataset.open(out)
 
 
 def test_image_keys() -> None:
-    assert image_keys("val2014/COCO_val2014_000000391895.jpg")[-1] == "391895"
-    assert image_keys("000000000139.jpg")[-1] == "139"
-    assert image_keys("1000268201_693b08cb0e.jpg") == ["1000268201_693b08cb0e.jpg", "1000268201_693b08cb0e"]
-    assert image_keys("train/12")[-1] == "12"
+    assert derive_image_keys("val2014/COCO_val2014_000000391895.jpg")[-1] == "391895"
+    assert derive_image_keys("000000000139.jpg")[-1] == "139"
+    assert derive_image_keys("1000268201_693b08cb0e.jpg") == ["1000268201_693b08cb0e.jpg", "1000268201_693b08cb0e"]
+    assert derive_image_keys("train/12")[-1] == "12"
 
 
 @pytest.mark.parametrize(("restval", "train"), [("train", 2), ("drop", 1)])
 def test_tsv_with_karpathy_splits(tmp_path: Path, restval: str, train: int) -> None:
     notes = Notes()
     captions = read_captions(karpathy(tmp_path / "dataset_coco.json"), (), restval, notes)
-    data = built(butd_tsv([tsv(tmp_path / "a.tsv")], captions, notes), tmp_path / "out")
+    data = built(open_butd_tsv([tsv(tmp_path / "a.tsv")], captions, notes), tmp_path / "out")
     assert {name: counts.images for name, counts in data.manifest.splits.items()} == {
         "train": train,
         "dev": 1,
@@ -102,10 +102,10 @@ def test_pictures_are_named_only_if_they_are_given(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "42.jpg").touch()
     for name, pictures, want in (("with", tmp_path / "pictures", "42.jpg"), ("without", None, None)):
         notes = Notes()
-        source = npz(
+        source = open_npz(
             folder := npz_folder(tmp_path / "in"), read_captions(folder / "captions.tsv", (), "train", notes), notes
         )
-        write(source, Target(tmp_path / name, pictures=pictures))
+        write_dataset(source, Target(tmp_path / name, pictures=pictures))
         assert pq.read_table(tmp_path / name / "images.parquet")["picture"].to_pylist() == [want]
 
 
@@ -129,12 +129,14 @@ def test_several_tsv_files_and_split_restriction(tmp_path: Path) -> None:
     notes = Notes()
     files = [tsv(tmp_path / "a.tsv", (99, 7)), tsv(tmp_path / "b.tsv", (42, 43))]
     path = karpathy(tmp_path / "dataset_coco.json")
-    assert built(butd_tsv(files, read_captions(path, (), "train", notes), notes), tmp_path / "out").features.shape == (
+    assert built(
+        open_butd_tsv(files, read_captions(path, (), "train", notes), notes), tmp_path / "out"
+    ).features.shape == (
         8,
         3,
     )
     only = read_captions(path, ["test"], "train", notes)
-    assert list(built(butd_tsv(files[1:], only, notes), tmp_path / "test").manifest.splits) == ["test"]
+    assert list(built(open_butd_tsv(files[1:], only, notes), tmp_path / "test").manifest.splits) == ["test"]
     with pytest.raises(DataError, match="no split 'val'; it has test, dev, train"):
         read_captions(path, ["val"], "train", notes)
 
@@ -155,7 +157,7 @@ def test_npz_round_trip(regions: int, dim: int, seed: int) -> None:
         (folder / "captions.jsonl").write_text("\n".join(rows), "utf-8")
         notes = Notes()
         captions = read_captions(folder / "captions.jsonl", (), "train", notes)
-        split = built(npz(folder, captions, notes), folder / "out").split("dev")
+        split = built(open_npz(folder, captions, notes), folder / "out").split("dev")
         for index, (image, (x, boxes)) in enumerate(want.items()):
             assert split.image_id(index) == image and split.texts[index] == f"über {image}"
             np.testing.assert_array_equal(split.regions(index).features, x.astype(np.float32))
@@ -183,7 +185,7 @@ def npz_folder(folder: Path, **changed: Any) -> Path:
 def npz_data(folder: Path, classes: tuple[str, ...] = ("dog", "cat")) -> tuple[Dataset, str]:
     notes = Notes()
     captions = read_captions(folder / "captions.tsv", (), "train", notes)
-    return built(npz(folder, captions, notes, classes), folder.parent / "out"), "\n".join(notes.sentences())
+    return built(open_npz(folder, captions, notes, classes), folder.parent / "out"), "\n".join(notes.sentences())
 
 
 def test_npz_fields(tmp_path: Path) -> None:
@@ -288,7 +290,7 @@ def test_tsv_faults(tmp_path: Path, content: str, message: str) -> None:
     notes = Notes()
     captions = read_captions(karpathy(tmp_path / "dataset_coco.json"), (), "train", notes)
     with pytest.raises(DataError, match=message):
-        built(butd_tsv([tmp_path / "a.tsv"], captions, notes), tmp_path / "out")
+        built(open_butd_tsv([tmp_path / "a.tsv"], captions, notes), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -14,9 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hire_model.data.importers.base import Notes, Source, Target, write
-from hire_model.data.importers.files import json_items
-from hire_model.data.importers.graph import GraphOptions, Graphs, match, read_sgb, read_vg, resized, with_graphs
+from hire_model.data.importers.base import Notes, Source, Target, write_dataset
+from hire_model.data.importers.files import iterate_json
+from hire_model.data.importers.graph import (
+    GraphOptions,
+    Graphs,
+    add_graphs,
+    compute_resized_size,
+    match_boxes,
+    read_sgb,
+    read_vg,
+)
 from hire_model.data.store import Dataset
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
@@ -35,8 +43,8 @@ def source(boxes: np.ndarray | None = BOXES, size: tuple[int, int] = (WIDTH, HEI
 
 
 def laid(graphs: Graphs, out: Path, **changed: Any) -> tuple[Dataset, str]:
-    found = with_graphs(source(**changed), graphs)
-    write(found, Target(out))
+    found = add_graphs(source(**changed), graphs)
+    write_dataset(found, Target(out))
     return Dataset.open(out), "\n".join(found.notes.sentences())
 
 
@@ -76,7 +84,7 @@ def test_scene_graph_benchmark(tmp_path: Path) -> None:
 def test_rows_of_a_split_are_no_names(tmp_path: Path) -> None:
     unnamed = dataclasses.replace(source(), named=False)
     with pytest.raises(DataError, match=r"names its images, and the source does not.*_names\.txt"):
-        with_graphs(unnamed, read_sgb(sgb(tmp_path), GraphOptions()))
+        add_graphs(unnamed, read_sgb(sgb(tmp_path), GraphOptions()))
 
 
 def test_only_the_best_relations_are_kept(tmp_path: Path) -> None:
@@ -224,13 +232,13 @@ JSON = st.recursive(
 
 
 @given(st.lists(JSON, max_size=5) | st.dictionaries(st.text(max_size=3), JSON, max_size=5), st.integers(1, 9))
-def test_json_items_equal_json_load_at_any_block_size(
+def test_iterate_json_equals_json_load_at_any_block_size(
     tmp_path_factory: pytest.TempPathFactory, value: list[Any] | dict[str, Any], block: int
 ) -> None:
     path = tmp_path_factory.mktemp("json") / "a.json"
     path.write_text(json.dumps(value, indent=block % 2 or None), "utf-8")
     want = [(str(i), v) for i, v in enumerate(value)] if isinstance(value, list) else list(value.items())
-    assert list(json_items(path, block)) == want
+    assert list(iterate_json(path, block)) == want
 
 
 @given(st.integers(0, 5), st.integers(1, 5), st.integers(0, 99), st.floats(0.05, 0.95))
@@ -249,7 +257,7 @@ def test_match_equals_a_plain_loop(count: int, regions: int, seed: int, least: f
     for box in boxes[:count]:
         overlaps = [iou(box, region) for region in boxes[count:]]
         want.append(int(np.argmax(overlaps)) if max(overlaps) >= least else -1)
-    assert match(boxes[:count], boxes[count:], least).tolist() == want
+    assert match_boxes(boxes[:count], boxes[count:], least).tolist() == want
 
 
 @pytest.mark.parametrize(
@@ -257,7 +265,7 @@ def test_match_equals_a_plain_loop(count: int, regions: int, seed: int, least: f
     [((640, 480), (800, 600)), ((480, 640), (600, 800)), ((1000, 300), (1000, 300)), ((500, 100), (1000, 200))],
 )
 def test_resized_as_scene_graph_benchmark_does(size: tuple[int, int], want: tuple[int, int]) -> None:
-    assert resized(*size) == want
+    assert compute_resized_size(*size) == want
 
 
 def test_the_missing_one_of_two_files_is_named(tmp_path: Path) -> None:

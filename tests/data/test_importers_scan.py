@@ -16,8 +16,8 @@ from damaged import npy_header
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hire_model.data.importers.base import Target, write
-from hire_model.data.importers.scan import scan
+from hire_model.data.importers.base import Target, write_dataset
+from hire_model.data.importers.scan import open_scan
 from hire_model.data.store import Dataset
 from hire_model.data.verify import verify
 from hire_model.errors import DataError
@@ -59,8 +59,8 @@ def make(folder: Path, split: str = "train", images: int = 3, regions: int = 4, 
 
 
 def run(folder: Path, out: Path, **options: Any) -> tuple[Dataset, str]:
-    source = scan(folder, **options)
-    write(source, Target(out, dtype="float32", overwrite=True))
+    source = open_scan(folder, **options)
+    write_dataset(source, Target(out, dtype="float32", overwrite=True))
     return Dataset.open(out), "\n".join(source.notes.sentences())
 
 
@@ -123,7 +123,7 @@ def test_split_restricts(tmp_path: Path) -> None:
     make(make(tmp_path / "in"), "dev")
     assert list(run(tmp_path / "in", tmp_path / "out", splits=["dev"])[0].manifest.splits) == ["dev"]
     with pytest.raises(DataError, match=r"no split 'val'; it has train, dev"):
-        scan(tmp_path / "in", splits=["val"])
+        open_scan(tmp_path / "in", splits=["val"])
 
 
 def test_images_repeated_per_caption_are_kept_once(tmp_path: Path) -> None:
@@ -209,12 +209,12 @@ def test_pictures_are_found_below(tmp_path: Path) -> None:
         for k in range(3):
             (below / f"{split}_{k}.jpg").touch()
     (tmp_path / "pictures" / "images_train" / "dev_0.jpg").touch()
-    source = scan(folder)
-    write(source, Target(tmp_path / "out", pictures=tmp_path / "pictures"))
+    source = open_scan(folder)
+    write_dataset(source, Target(tmp_path / "out", pictures=tmp_path / "pictures"))
     picture = Dataset.open(tmp_path / "out").split("dev").picture(0)
     assert picture and picture.resolve().parent.name == "images_dev"
     with pytest.raises(DataError, match="not one of 6 images has a file of its name"):
-        write(scan(folder), Target(tmp_path / "other", pictures=folder))
+        write_dataset(open_scan(folder), Target(tmp_path / "other", pictures=folder))
     assert not (tmp_path / "other").exists()
 
 
@@ -351,11 +351,11 @@ def test_ids_without_names_have_a_limit(tmp_path: Path, names: str, message: str
     np.save(folder / "train_classes.npy", classes)
     lines(folder / "train_relations.jsonl", ["[]", f"[[0, {highest if names == 'predicates.txt' else 0}, 1]]", "[]"])
     if highest < 100_000:
-        source = scan(folder)
+        source = open_scan(folder)
         assert len(source.classes if names == "classes.txt" else source.predicates) == highest + 1
         return
     with pytest.raises(DataError, match=message.format(highest)):
-        scan(folder)
+        open_scan(folder)
 
 
 @pytest.mark.parametrize(
@@ -371,21 +371,21 @@ def test_a_rule_that_does_not_fit(tmp_path: Path, rule: str, message: str) -> No
     folder = make(tmp_path / "in")
     lines(folder / "train_ids.txt", [str(90 + k // 5) for k in range(15)])
     with pytest.raises(DataError, match=message):
-        scan(folder, captions_per_image=rule)
+        open_scan(folder, captions_per_image=rule)
 
 
 def test_folders_that_hold_nothing_say_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
-        scan(tmp_path / "none")
+        open_scan(tmp_path / "none")
     np.save(tmp_path / "dev_ims_int8.npy", np.zeros((1, 1, 1), np.int8))
     with pytest.raises(DataError, match=r"dev_ims_int8\.npy is quantised"):
-        scan(tmp_path)
+        open_scan(tmp_path)
 
 
 def test_feature_sizes_must_agree_and_ids_be_unique_over_splits(tmp_path: Path) -> None:
     folder = make(make(tmp_path / "in"), "dev", dim=5)
     with pytest.raises(DataError, match=r"feature sizes differ between splits: train_ims.npy 6, dev_ims.npy 5"):
-        scan(folder)
+        open_scan(folder)
     make(folder, "dev")
     lines(folder / "dev_names.txt", ["x.jpg", "train_1.jpg", "y.jpg"])
     with pytest.raises(DataError, match=r"image 'train_1.jpg': this id was written before"):
@@ -405,7 +405,7 @@ def test_real_photographs(shared_data: Path, tmp_path: Path) -> None:
     np.save(folder / "dev_sizes.npy", np.load(real / "dev_image_wh.npy")[:8])
     lines(folder / "dev_names.txt", names)
     lines(folder / "dev_caps.txt", captions)
-    write(scan(folder), Target(tmp_path / "out", pictures=real))
+    write_dataset(open_scan(folder), Target(tmp_path / "out", pictures=real))
     split = Dataset.open(tmp_path / "out").split("dev")
     assert split.texts == captions and json.dumps([split.image_id(i) for i in range(8)]) == json.dumps(names)
     np.testing.assert_array_equal(split.regions(7).features, features[7])
@@ -417,7 +417,7 @@ def test_features_too_large_for_float16(tmp_path: Path) -> None:
     folder = make(tmp_path / "in")
     np.save(folder / "train_ims.npy", np.load(folder / "train_ims.npy").astype(np.float32) * 1e6)
     with pytest.raises(DataError, match=r"image 'train_0\.jpg', region 0: .*float16 \(--dtype float32 keeps it\)"):
-        write(scan(folder), Target(tmp_path / "out"))
+        write_dataset(open_scan(folder), Target(tmp_path / "out"))
     assert run(folder, tmp_path / "out")[0].manifest.feature_dtype == "float32"
 
 

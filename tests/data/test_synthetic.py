@@ -11,15 +11,20 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hire_model.data.store import Dataset
-from hire_model.data.synthetic import TWIN_SHARE, Faults, generate, scenes
+from hire_model.data.synthetic import TWIN_SHARE, Faults, generate, generate_scenes
 from hire_model.data.synthetic.captions import PER_IMAGE, TELLING
-from hire_model.data.synthetic.detector import FEATURE_DIM, appearance_feature, detect
-from hire_model.data.synthetic.draw import draw
-from hire_model.data.synthetic.relations import Claim, Mention, facts, holds
-from hire_model.data.synthetic.sampling import sample
-from hire_model.data.synthetic.twins import KINDS, Pair, new_facts, sample_pair, told
-from hire_model.data.synthetic.vocabulary import BOX_ONLY, CLASSES, PREDICATES
-from hire_model.data.synthetic.world import HEIGHT, WIDTH, Scene
+from hire_model.data.synthetic.detector import FEATURE_DIM, detect, encode_appearance
+from hire_model.data.synthetic.drawing import draw_scene
+from hire_model.data.synthetic.relations import (
+    Claim,
+    Mention,
+    find_facts,
+    find_new_facts,
+    holds,
+    list_entity_relations,
+)
+from hire_model.data.synthetic.sampling import KINDS, Pair, sample_pair, sample_scene
+from hire_model.data.synthetic.world import BOX_ONLY, CLASSES, HEIGHT, PREDICATES, WIDTH, Scene
 from hire_model.errors import DataError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -34,7 +39,7 @@ def pair_of(seed: int) -> Pair:
 
 def group_of(seed: int) -> list[tuple[Scene, list]]:
     """A pair of twins with their captions."""
-    return [(scene, captions) for _, _, scene, captions, _ in scenes({"train": 4}, seed)][1:3]
+    return [(scene, captions) for _, _, scene, captions, _ in generate_scenes({"train": 4}, seed)][1:3]
 
 
 def looks(scene: Scene) -> Counter:
@@ -44,7 +49,7 @@ def looks(scene: Scene) -> Counter:
 @slow
 @given(seeds)
 def test_spatial_facts_have_their_inverse_and_nothing_relates_to_itself(seed: int) -> None:
-    known = facts(sample(np.random.default_rng(seed)))
+    known = find_facts(sample_scene(np.random.default_rng(seed)))
     for subject, predicate, object_ in known:
         assert subject != object_
         if predicate in INVERSE:
@@ -54,8 +59,8 @@ def test_spatial_facts_have_their_inverse_and_nothing_relates_to_itself(seed: in
 @slow
 @given(seeds)
 def test_left_is_left_in_the_boxes_and_front_is_nearer(seed: int) -> None:
-    scene = sample(np.random.default_rng(seed))
-    for s, predicate, o in facts(scene):
+    scene = sample_scene(np.random.default_rng(seed))
+    for s, predicate, o in find_facts(scene):
         if predicate == "left of":
             assert sum(scene.boxes[s][::2]) < sum(scene.boxes[o][::2])
         if predicate == "in front of":
@@ -67,8 +72,8 @@ def test_left_is_left_in_the_boxes_and_front_is_nearer(seed: int) -> None:
 @slow
 @given(seeds)
 def test_every_thing_lies_in_the_picture_by_half_at_least(seed: int) -> None:
-    scene = sample(np.random.default_rng(seed))
-    assert {predicate for _, predicate, _ in facts(scene)} <= {*PREDICATES, *BOX_ONLY}
+    scene = sample_scene(np.random.default_rng(seed))
+    assert {predicate for _, predicate, _ in find_facts(scene)} <= {*PREDICATES, *BOX_ONLY}
     for x1, y1, x2, y2 in scene.boxes.values():
         seen = (min(x2, WIDTH) - max(x1, 0)) * (min(y2, HEIGHT) - max(y1, 0))
         assert seen > 0.5 * (x2 - x1) * (y2 - y1)
@@ -79,8 +84,8 @@ def test_every_thing_lies_in_the_picture_by_half_at_least(seed: int) -> None:
 def test_twins_are_one_bag_of_appearances_with_other_relations_or_bindings(seed: int) -> None:
     pair = pair_of(seed)
     assert pair.twin is not None and pair.kind in KINDS
-    assert told(pair.scene) != told(pair.twin)
-    assert new_facts(pair.scene, pair.twin) and new_facts(pair.twin, pair.scene)
+    assert list_entity_relations(pair.scene) != list_entity_relations(pair.twin)
+    assert find_new_facts(pair.scene, pair.twin) and find_new_facts(pair.twin, pair.scene)
     for attribute in range(4):
         assert Counter(look[attribute] for look in looks(pair.scene).elements()) == Counter(
             look[attribute] for look in looks(pair.twin).elements()
@@ -104,15 +109,15 @@ def test_without_faults_twins_give_the_same_bag_of_features(seed: int) -> None:
 @slow
 @given(seeds)
 def test_without_faults_each_thing_is_one_region_and_each_detectable_fact_one_relation(seed: int) -> None:
-    scene = sample(np.random.default_rng(seed))
+    scene = sample_scene(np.random.default_rng(seed))
     found = detect(np.random.default_rng(seed), scene, Faults.none())
     assert sorted(found.slots) == list(scene.present)
     for slot, feature, box in zip(found.slots, found.features, found.boxes, strict=True):
-        np.testing.assert_allclose(feature, appearance_feature(scene.appearance(slot)))
+        np.testing.assert_allclose(feature, encode_appearance(scene.appearance(slot)))
         exact = np.clip(np.array(scene.boxes[slot]) / [WIDTH, HEIGHT, WIDTH, HEIGHT], 0, 1)
         np.testing.assert_allclose(box, exact, atol=1e-6)
     graph = {(found.slots[s], PREDICATES[p], found.slots[o]) for s, p, o, _ in found.relations}
-    assert graph == {fact for fact in facts(scene) if fact[1] in PREDICATES}
+    assert graph == {fact for fact in find_facts(scene) if fact[1] in PREDICATES}
 
 
 @slow
@@ -137,7 +142,7 @@ def test_a_caption_says_every_thing_and_colour_of_its_claim(seed: int) -> None:
 
 
 def test_a_claim_needs_a_different_entity_for_each_thing() -> None:
-    scene = next(s for s in (sample(np.random.default_rng(i)) for i in range(99)) if len(s.present) > 2)
+    scene = next(s for s in (sample_scene(np.random.default_rng(i)) for i in range(99)) if len(s.present) > 2)
     entity = scene.entity(scene.present[0])
     alone = Mention("thing", (entity.cls,), entity.colour)
     assert holds(Claim((alone,)), scene)
@@ -147,8 +152,8 @@ def test_a_claim_needs_a_different_entity_for_each_thing() -> None:
 
 def test_swapping_subject_and_object_of_a_claim_makes_it_false() -> None:
     for seed in range(40):
-        scene = sample(np.random.default_rng(seed))
-        for subject, predicate, object_ in facts(scene):
+        scene = sample_scene(np.random.default_rng(seed))
+        for subject, predicate, object_ in find_facts(scene):
             if predicate in ("next to", "looks at"):  # both may hold both ways
                 continue
             things = [Mention("", (scene.entity(i).cls,), scene.entity(i).colour) for i in (subject, object_)]
@@ -157,7 +162,9 @@ def test_swapping_subject_and_object_of_a_claim_makes_it_false() -> None:
 
 
 def test_share_of_twins_names_and_splits() -> None:
-    rows = [(split, name, scene) for split, name, scene, _, _ in scenes({"train": 200, "dev": 60, "test": 60}, 3)]
+    rows = [
+        (split, name, scene) for split, name, scene, _, _ in generate_scenes({"train": 200, "dev": 60, "test": 60}, 3)
+    ]
     twins = [name for _, name, _ in rows if name[-1] in "ab"]
     assert len(twins) / len(rows) == pytest.approx(TWIN_SHARE)
     assert all(name.startswith(split) for split, name, _ in rows)
@@ -166,7 +173,9 @@ def test_share_of_twins_names_and_splits() -> None:
 
 
 def test_a_split_does_not_depend_on_the_size_of_the_splits_before_it() -> None:
-    few, many = ({name: scene for _, name, scene, _, _ in scenes({"train": n, "dev": 20}, 5)} for n in (10, 40))
+    few, many = (
+        {name: scene for _, name, scene, _, _ in generate_scenes({"train": n, "dev": 20}, 5)} for n in (10, 40)
+    )
     assert all(many[name] == scene for name, scene in few.items() if name.startswith("dev"))
 
 
@@ -201,19 +210,19 @@ def test_every_picture_shows_its_twin_to_be_another() -> None:
     for seed in range(20):
         pair = pair_of(seed)
         assert pair.twin is not None
-        assert draw(pair.scene).tobytes() != draw(pair.twin).tobytes()
+        assert draw_scene(pair.scene).tobytes() != draw_scene(pair.twin).tobytes()
 
 
 def test_a_thing_is_drawn_in_its_box_and_in_its_colour() -> None:
-    from hire_model.data.synthetic.brush import PAINT
+    from hire_model.data.synthetic.shapes import PAINT
 
     for seed in range(30):
-        scene = sample(np.random.default_rng(seed))
+        scene = sample_scene(np.random.default_rng(seed))
         top = max(scene.present, key=lambda i: scene.depths[i] if scene.slots[i].kind == "front" else 0)
         if scene.slots[top].kind != "front":
             continue
         x1, y1, x2, y2 = (int(value) for value in scene.boxes[top])
-        pixels = np.asarray(draw(scene).crop((x1, y1, x2, y2))).reshape(-1, 3)
+        pixels = np.asarray(draw_scene(scene).crop((x1, y1, x2, y2))).reshape(-1, 3)
         paint = tuple(int(PAINT[scene.entity(top).colour][k : k + 2], 16) for k in (1, 3, 5))
         assert (np.abs(pixels.astype(int) - paint).max(axis=1) <= 2).mean() > 0.05
 
@@ -222,7 +231,7 @@ def test_faults_come_at_their_stated_rates() -> None:
     faults, rng = Faults(), np.random.default_rng(0)
     counts: Counter = Counter()
     for seed in range(600):
-        scene = sample(np.random.default_rng(seed))
+        scene = sample_scene(np.random.default_rng(seed))
         found = detect(rng, scene, faults)
         shown = [s for s in found.slots if s >= 0]
         there = {s for s in shown}
@@ -231,7 +240,7 @@ def test_faults_come_at_their_stated_rates() -> None:
         names = [list(CLASSES)[c] for c in found.classes]
         counts.update(regions=len(shown))
         counts.update(wrong=sum(s >= 0 and scene.entity(s).cls != n for s, n in zip(found.slots, names, strict=True)))
-        known = {f for f in facts(scene) if f[1] in PREDICATES and f[0] in there and f[2] in there}
+        known = {f for f in find_facts(scene) if f[1] in PREDICATES and f[0] in there and f[2] in there}
         graph = [(found.slots[s], PREDICATES[p], found.slots[o]) for s, p, o, _ in found.relations]
         counts.update(known=len(known), true=sum(edge in known for edge in set(graph)), edges=len(graph))
     assert counts["missed"] / counts["objects"] == pytest.approx(faults.missed, abs=0.015)
@@ -255,8 +264,8 @@ def test_progress_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_perfect_reader_is_not_saturated_and_one_without_relations_cannot_tell_twins() -> None:
     """The figures of docs/synthetic.md: t2i R@1 in % on 200 dev pictures, ties broken at random."""
-    rows = [(name[-1] in "ab", scene, captions) for _, name, scene, captions, _ in scenes({"dev": 200}, 0)]
-    known = [facts(scene) for _, scene, _ in rows]
+    rows = [(name[-1] in "ab", scene, captions) for _, name, scene, captions, _ in generate_scenes({"dev": 200}, 0)]
+    known = [find_facts(scene) for _, scene, _ in rows]
     full, bag, twins = [], [], []
     for twin, _, captions in rows:
         for claim in (caption.claim for caption in captions):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hire_model.data.schema import FEATURES, MANIFEST, TABLES, sha256_of
+from hire_model.data.schema import FEATURES, MANIFEST, TABLES, hash_file
 from hire_model.data.verify import verify
 from hire_model.data.writer import DatasetWriter, ImageRecord
 
@@ -48,7 +48,7 @@ def sign(folder: Path) -> None:
     """Write the files' new digests into the manifest, so that only the content itself is wrong."""
     path = folder / MANIFEST
     facts = json.loads(path.read_text("utf-8"))
-    facts["files"] = {name: sha256_of(folder / name).model_dump() for name in facts["files"]}
+    facts["files"] = {name: hash_file(folder / name).model_dump() for name in facts["files"]}
     path.write_text(json.dumps(facts), "utf-8")
 
 
@@ -141,14 +141,14 @@ def test_each_damage_is_found(data: Path, harm: Callable[[Path], Any], file: str
 MEASURE = """
 import sys
 from pathlib import Path
-from hire_model.data.importers.base import Target, write
-from hire_model.data.importers.scan import scan
+from hire_model.data.importers.base import Target, write_dataset
+from hire_model.data.importers.scan import open_scan
 from hire_model.data.verify import verify
 
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 before = peak()
-write(scan(source), Target(out))
+write_dataset(open_scan(source), Target(out))
 assert verify(out) == []
 print(peak() - before)
 """

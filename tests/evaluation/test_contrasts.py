@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hire_model.data.synthetic import scenes
-from hire_model.data.synthetic.relations import Claim, facts, holds
+from hire_model.data.synthetic import generate_scenes
+from hire_model.data.synthetic.relations import Claim, find_facts, holds
 from hire_model.evaluation.behaviour import CONTRASTS, negate, shuffle_words, swap_colours, swap_roles
 
 
@@ -87,8 +87,8 @@ def test_any_text_is_taken_and_a_contrast_is_never_the_caption(text: str) -> Non
 def test_on_relational_scenes_an_exchanged_relation_is_false() -> None:
     """Captions with one relation: the text is exchanged as the claim is, and the scene contradicts it."""
     asked = true = 0
-    for _, _, scene, captions, _ in scenes({"test": 120}, seed=5):
-        known = facts(scene)
+    for _, _, scene, captions, _ in generate_scenes({"test": 120}, seed=5):
+        known = find_facts(scene)
         for caption in captions:
             claim = caption.claim
             changed = swap_roles(caption.text)

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from expectations import suites
 from expectations.check import validate
 from hire_model.cli.main import app
-from hire_model.data.importers.base import Target, write
-from hire_model.data.importers.scan import scan
+from hire_model.data.importers.base import Target, write_dataset
+from hire_model.data.importers.scan import open_scan
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
 
@@ -177,7 +177,7 @@ def test_the_command(tiny_dataset: Path, tmp_path: Path) -> None:
 def test_photographs_raise_no_alarm(shared_data: Path, tmp_path: Path) -> None:
     words = ["--src", shared_data / "flickr8k_mini", "--split", "train", "--split", "dev", "--out", tmp_path / "in"]
     subprocess.run([sys.executable, shared_data / "unpack_features.py", *words], check=True, capture_output=True)
-    write(scan(tmp_path / "in"), Target(tmp_path / "out", pictures=shared_data / "flickr8k_mini"))
+    write_dataset(open_scan(tmp_path / "in"), Target(tmp_path / "out", pictures=shared_data / "flickr8k_mini"))
     no_false_alarm(tmp_path / "out")
 
 
@@ -188,7 +188,7 @@ def test_clip_art_raises_no_alarm(shared_data: Path, tmp_path: Path) -> None:
     relate = ["codraw_relations.py", "--dir", tmp_path / "in", "--split", "train", "--split", "val"]
     for script, *words in (make, relate):
         subprocess.run([sys.executable, shared_data / script, *words], check=True, capture_output=True)
-    write(scan(tmp_path / "in"), Target(tmp_path / "out"))
+    write_dataset(open_scan(tmp_path / "in"), Target(tmp_path / "out"))
     no_false_alarm(tmp_path / "out")
 
 

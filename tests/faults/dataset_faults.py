@@ -32,7 +32,7 @@ from expectations.check import validate
 from expectations.results import ExpectationResult, Severity
 from hire_model.data.schema import FEATURES
 from hire_model.files import write_text
-from hire_model.progress import track
+from hire_model.progress import show_progress
 
 NAN, INF = float("nan"), float("inf")
 GERMAN = "Ein Mann mit Hut steht neben einem roten Stuhl"
@@ -347,7 +347,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         sound = Path(scratch) / "sound"
         generate(sound, train=24, dev=8, test=8, seed=0)
-        for number, fault in enumerate(track(FAULTS, "faults")):
+        for number, fault in enumerate(show_progress(FAULTS, "faults")):
             planted = copy_dataset(sound, Path(scratch) / str(number))
             found = find_fault(fault, planted)
             missed += found is None

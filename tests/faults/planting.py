@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest, SplitCounts, sha256_of
+from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest, SplitCounts, hash_file
 
 Plant = Callable[[Path], int | None]
 """Harms the data set in a folder, and says at which row of its file that must be found (None: not at a row)."""
@@ -31,7 +31,7 @@ def write_columns(folder: Path, table: str, columns: dict[str, list[Any]]) -> No
 def write_digests(folder: Path) -> None:
     """Write the files' digests into the manifest."""
     manifest = Manifest.read(folder)
-    files = {name: sha256_of(folder / name) for name in manifest.files}
+    files = {name: hash_file(folder / name) for name in manifest.files}
     (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(), "utf-8")
 
 

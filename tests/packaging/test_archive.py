@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from registered import RegisteredModel
 
-from hire_model.data.schema import sha256_of
+from hire_model.data.schema import hash_file
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model import artifact
@@ -32,7 +32,7 @@ def made(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFac
 
 
 def test_the_registry_knows_path_and_digest(made: Packaged, registered_model: RegisteredModel) -> None:
-    assert made.path.parts[-2:] == ("1", "hire.mar") and made.sha256 == sha256_of(made.path).sha256
+    assert made.path.parts[-2:] == ("1", "hire.mar") and made.sha256 == hash_file(made.path).sha256
     found = packaged("1", registered_model.settings.tracking)
     assert (found.path, found.sha256, found.version.number) == (made.path, made.sha256, "1")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hire_model.data.schema import FileFacts, sha256_of
+from hire_model.data.schema import FileFacts, hash_file
 from hire_model.packaging.verify import (
     MANIFEST,
     ArchiveError,
@@ -47,7 +47,7 @@ def good(tmp_path: Path) -> Path:
 
 
 def test_a_whole_archive_passes_and_unpacks(good: Path, tmp_path: Path) -> None:
-    assert verify(good, sha256_of(good).sha256).files.keys() == CONTENT.keys()
+    assert verify(good, hash_file(good).sha256).files.keys() == CONTENT.keys()
     extract(good, tmp_path / "out")
     assert (tmp_path / "out/model/config.json").read_bytes() == b"{}"
     verify_folder(tmp_path / "out")
@@ -60,7 +60,7 @@ def test_another_digest_than_the_registrys(good: Path) -> None:
 
 def test_every_changed_byte_is_seen(good: Path, tmp_path: Path) -> None:
     """Nothing but an ArchiveError comes of it, and no content is taken for another."""
-    whole, digest, expected = good.read_bytes(), sha256_of(good).sha256, verify(good).files
+    whole, digest, expected = good.read_bytes(), hash_file(good).sha256, verify(good).files
     for place in range(0, len(whole), 97):
         changed = bytearray(whole)
         changed[place] ^= 1

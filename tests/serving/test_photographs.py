@@ -17,8 +17,8 @@ import pytest
 from processes import Server, running
 from registered import RegisteredModel, register
 
-from hire_model.data.importers.base import Target, write
-from hire_model.data.importers.scan import scan
+from hire_model.data.importers.base import Target, write_dataset
+from hire_model.data.importers.scan import open_scan
 from hire_model.data.store import Dataset, Split
 from hire_model.packaging.archive import package
 from hire_model.scoring.scorer import Scorer
@@ -41,7 +41,7 @@ def photographs(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("photographs")
     words = ["--src", shared_data / "flickr8k_mini", "--split", "dev", "--out", folder / "in"]
     subprocess.run([sys.executable, shared_data / "unpack_features.py", *words], check=True, capture_output=True)
-    write(scan(folder / "in"), Target(folder / "out"))
+    write_dataset(open_scan(folder / "in"), Target(folder / "out"))
     return Dataset.open(folder / "out").split("dev")
 
 

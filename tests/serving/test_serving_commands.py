@@ -9,7 +9,7 @@ from registered import RegisteredModel
 from typer.testing import CliRunner
 
 from hire_model.cli.main import app
-from hire_model.data.schema import sha256_of
+from hire_model.data.schema import hash_file
 from hire_model.errors import HireError
 from serving.cli import curl_line
 
@@ -23,7 +23,7 @@ def at_store(registered_model: RegisteredModel, tmp_path: Path, monkeypatch: pyt
 
 def test_package_says_where_the_archive_lies(at_store: Path) -> None:
     done = CliRunner().invoke(app, ["package", "--version", "challenger"], catch_exceptions=False)
-    assert done.exit_code == 0 and sha256_of(at_store / "runs/archives/1/hire.mar").sha256 in done.stdout
+    assert done.exit_code == 0 and hash_file(at_store / "runs/archives/1/hire.mar").sha256 in done.stdout
     assert "hire serve --version 1" in done.stdout
 
 

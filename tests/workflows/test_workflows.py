@@ -10,7 +10,7 @@ import mlflow
 import pytest
 import torch
 
-from hire_model.cli import show
+from hire_model.cli.train import print_training
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.evaluation.result import Result
@@ -166,7 +166,7 @@ def test_a_resume_that_does_not_fit_leaves_the_earlier_run_as_it_is(trained: Tra
 
 
 def test_what_is_printed_names_the_next_step(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    show.trained(trained)
+    print_training(trained)
     said = capsys.readouterr().out
     for part in ("R@1", "rSum", "runs/latest/report.html", "hire evaluate --model models:/hire@challenger"):
         assert part in said

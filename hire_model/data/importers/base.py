@@ -12,20 +12,20 @@ from typing import Literal
 from hire_model.data.schema import Manifest
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
-from hire_model.progress import track
+from hire_model.progress import show_progress
 
 
 class Notes:
     """What an importer decided or mended, for the user to read: sentences, and counts with their first place."""
 
     def __init__(self) -> None:
-        self._said: list[str] = []
+        self._sentences: list[str] = []
         self._counts: dict[str, tuple[int, str]] = {}
 
-    def say(self, sentence: str) -> None:
+    def add(self, sentence: str) -> None:
         """Keep one sentence, once."""
-        if sentence not in self._said:
-            self._said.append(sentence)
+        if sentence not in self._sentences:
+            self._sentences.append(sentence)
 
     def count(self, what: str, where: str, times: int = 1) -> None:
         """Count `times` more of `what`; the first place is kept."""
@@ -34,7 +34,7 @@ class Notes:
 
     def sentences(self) -> list[str]:
         """All notes, as they are printed."""
-        return self._said + [f"{n:,} {what} (first: {where})" for what, (n, where) in self._counts.items()]
+        return self._sentences + [f"{n:,} {what} (first: {where})" for what, (n, where) in self._counts.items()]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Target:
     overwrite: bool = False
 
 
-class Pictures:
+class PictureFinder:
     """Finds picture files by name in a folder or in the folders right below it."""
 
     def __init__(self, folder: Path) -> None:
@@ -96,7 +96,7 @@ class Pictures:
         return next((path for path in found if os.path.dirname(path).endswith(split)), found[0])
 
 
-def write(source: Source, target: Target) -> Manifest:
+def write_dataset(source: Source, target: Target) -> Manifest:
     """Write all images of `source` into a data set and return its manifest. Memory does not grow with the source."""
     writer = DatasetWriter(
         target.out,
@@ -110,21 +110,21 @@ def write(source: Source, target: Target) -> Manifest:
         licence=target.licence,
         overwrite=target.overwrite,
     )
-    pictures = Pictures(target.pictures) if target.pictures else None
+    pictures = PictureFinder(target.pictures) if target.pictures else None
     with writer:
         found = source.records(source.notes)
         if pictures:
             writer.link_pictures(pictures.folder)
-            records = _with_pictures(found, pictures, source.notes)
+            records = _add_pictures(found, pictures, source.notes)
         else:  # what the source names is not there
             records = (dataclasses.replace(record, picture=None) for record in found)
-        for record in track(records, "importing images", source.images):
+        for record in show_progress(records, "importing images", source.images):
             writer.add(record)
     assert writer.manifest is not None
     return writer.manifest
 
 
-def _with_pictures(records: Iterable[ImageRecord], pictures: Pictures, notes: Notes) -> Iterator[ImageRecord]:
+def _add_pictures(records: Iterable[ImageRecord], pictures: PictureFinder, notes: Notes) -> Iterator[ImageRecord]:
     found = images = 0
     for record in records:
         images += 1
@@ -140,7 +140,7 @@ def _with_pictures(records: Iterable[ImageRecord], pictures: Pictures, notes: No
         )
 
 
-def chosen(wanted: Sequence[str], found: Iterable[str], where: str) -> list[str]:
+def select_splits(wanted: Sequence[str], found: Iterable[str], where: str) -> list[str]:
     """The splits to import: all that were found, or those asked for. Raises DataError for one that is not there."""
     known = list(found)
     for name in wanted:

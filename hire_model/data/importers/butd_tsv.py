@@ -1,6 +1,6 @@
 """Bottom-up-attention TSV: image_id, image_w, image_h, num_boxes, boxes, features; the last two base64 of float32.
 
-The files carry no captions and no splits: those come from `captioned`.
+The files carry no captions and no splits: those come from `captions`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pybase64
 
 from hire_model.data.importers.base import Notes, Source
-from hire_model.data.importers.captioned import Captions, Detections, record_of
+from hire_model.data.importers.captions import Captions, Detections, make_record
 from hire_model.data.importers.checks import LONGEST, is_length
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
@@ -21,7 +21,7 @@ from hire_model.errors import DataError
 FIELDS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 
 
-def butd_tsv(files: Sequence[Path], captions: Captions, notes: Notes) -> Source:
+def open_butd_tsv(files: Sequence[Path], captions: Captions, notes: Notes) -> Source:
     """Open one or more TSV files. They are read line by line; images that `captions` does not know are left out.
 
     Raises DataError naming file, line and field.
@@ -30,14 +30,14 @@ def butd_tsv(files: Sequence[Path], captions: Captions, notes: Notes) -> Source:
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path}: no such file. Expected a TSV with the columns {', '.join(FIELDS)}.")
-    dim = next((found.features.shape[1] for path in paths for _, _, found in _rows(path, None)), None)
+    dim = next((found.features.shape[1] for path in paths for _, _, found in _read_rows(path, None)), None)
     if dim is None:
         raise DataError(f"{', '.join(map(str, paths))}: not one line. Expected a line per image.")
 
     def records(notes: Notes) -> Iterator[ImageRecord]:
         seen: dict[int, str] = {}
         for path in paths:
-            for where, name, found in _rows(path, dim):
+            for where, name, found in _read_rows(path, dim):
                 index = captions.find(name)
                 if index is None:
                     notes.count("images without captions in the wanted splits, left out", f"{where}, image_id '{name}'")
@@ -45,13 +45,13 @@ def butd_tsv(files: Sequence[Path], captions: Captions, notes: Notes) -> Source:
                 if index in seen:
                     raise DataError(f"{where}: image_id '{name}' was already at {seen[index]}. Expected each id once.")
                 seen[index] = where
-                yield record_of(captions.images[index], found, where, notes)
+                yield make_record(captions.images[index], found, where, notes)
         captions.check_complete(seen, ", ".join(path.name for path in paths))
 
     return Source(f"bottom-up-attention TSV, {paths[0].name}", dim, len(captions.images), records, notes=notes)
 
 
-def _rows(path: Path, dim: int | None) -> Iterator[tuple[str, str, Detections]]:
+def _read_rows(path: Path, dim: int | None) -> Iterator[tuple[str, str, Detections]]:
     """(place, image_id, detections) of each line; nothing but the line at hand is in memory."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -62,9 +62,9 @@ def _rows(path: Path, dim: int | None) -> Iterator[tuple[str, str, Detections]]:
                     f"{where} has {len(cells)} columns. Expected {len(FIELDS)}: {', '.join(FIELDS)}. If it is the last "
                     "line, the file is cut off."
                 )
-            width, height, count = (_positive(cells[i], FIELDS[i], where) for i in (1, 2, 3))
-            boxes = _floats(cells[4], "boxes", count, 4, where)
-            features = _floats(cells[5], "features", count, dim, where)
+            width, height, count = (_parse_length(cells[i], FIELDS[i], where) for i in (1, 2, 3))
+            boxes = _decode_floats(cells[4], "boxes", count, 4, where)
+            features = _decode_floats(cells[5], "features", count, dim, where)
             try:
                 name = cells[0].decode("utf-8")
             except UnicodeDecodeError as error:
@@ -72,7 +72,7 @@ def _rows(path: Path, dim: int | None) -> Iterator[tuple[str, str, Detections]]:
             yield where, name, Detections(features, boxes, (width, height))
 
 
-def _positive(cell: bytes, field: str, where: str) -> int:
+def _parse_length(cell: bytes, field: str, where: str) -> int:
     try:
         value = int(cell)
     except ValueError:
@@ -82,7 +82,7 @@ def _positive(cell: bytes, field: str, where: str) -> int:
     return value
 
 
-def _floats(cell: bytes, field: str, count: int, width: int | None, where: str) -> np.ndarray:
+def _decode_floats(cell: bytes, field: str, count: int, width: int | None, where: str) -> np.ndarray:
     """[count, width] float32 out of base64; width is free if it is None."""
     try:
         data = pybase64.b64decode(cell, validate=True)

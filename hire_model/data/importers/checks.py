@@ -33,7 +33,7 @@ def is_length(value: float) -> bool:
     return 1 <= value <= LONGEST
 
 
-def real_features(features: np.ndarray, count: int | None, where: str, notes: Notes) -> np.ndarray:
+def select_real_features(features: np.ndarray, count: int | None, where: str, notes: Notes) -> np.ndarray:
     """The image's real regions [r, F] out of [R, F]: the first `count`, or all but the zero rows at the end.
 
     Raises DataError if a number is NaN or infinite, or if nothing is left.
@@ -63,7 +63,7 @@ def real_features(features: np.ndarray, count: int | None, where: str, notes: No
     return features
 
 
-def fractions(boxes: np.ndarray, size: tuple[int, int] | None, where: str, notes: Notes) -> np.ndarray:
+def to_fractions(boxes: np.ndarray, size: tuple[int, int] | None, where: str, notes: Notes) -> np.ndarray:
     """Boxes [r, 4] x1 y1 x2 y2 as float32 fractions of width and height.
 
     size: (width, height) if the boxes are in pixels, None if they are fractions already. A row of four NaN is a region
@@ -79,7 +79,7 @@ def fractions(boxes: np.ndarray, size: tuple[int, int] | None, where: str, notes
         region = int(np.flatnonzero(bad)[0])
         frame = f"the image of {width} x {height} pixels" if size else "0 to 1"
         raise DataError(
-            f"{where}, region {region}: box {_numbers(boxes[region])} lies outside {frame}. Expected x1 y1 x2 y2 "
+            f"{where}, region {region}: box {_format_box(boxes[region])} lies outside {frame}. Expected x1 y1 x2 y2 "
             "inside; check that the sizes are (width, height) of the picture that the detector saw."
         )
     clipped = ~absent & ((inside < 0) | (inside > 1)).any(axis=1)
@@ -90,13 +90,13 @@ def fractions(boxes: np.ndarray, size: tuple[int, int] | None, where: str, notes
     if flat.any():
         region = int(np.flatnonzero(flat)[0])
         raise DataError(
-            f"{where}, region {region}: box {_numbers(boxes[region])} has no area. Expected x1 < x2 and y1 < y2 "
+            f"{where}, region {region}: box {_format_box(boxes[region])} has no area. Expected x1 < x2 and y1 < y2 "
             "(corners, not x y width height)."
         )
     return inside
 
 
-def checked_classes(classes: np.ndarray, known: int, where: str) -> np.ndarray:
+def check_classes(classes: np.ndarray, known: int, where: str) -> np.ndarray:
     """Class ids [r] as int32. Raises DataError for one that is neither -1 nor below `known`."""
     bad = (classes < -1) | (classes >= known)
     if bad.any():
@@ -108,7 +108,7 @@ def checked_classes(classes: np.ndarray, known: int, where: str) -> np.ndarray:
     return classes.astype(np.int32)
 
 
-def checked_scores(scores: np.ndarray, where: str) -> np.ndarray:
+def check_scores(scores: np.ndarray, where: str) -> np.ndarray:
     """Detector scores [r] as float32, NaN where unknown. Raises DataError outside 0-1."""
     bad = (scores < 0) | (scores > 1)
     if bad.any():
@@ -117,39 +117,39 @@ def checked_scores(scores: np.ndarray, where: str) -> np.ndarray:
     return scores.astype(np.float32)
 
 
-def checked_relations(rows: Any, regions: int, predicates: dict[str, int], where: str) -> list[Relation]:
+def parse_relations(rows: Any, regions: int, predicates: dict[str, int], where: str) -> list[Relation]:
     """[[subject, predicate, object] or [..., score], ...] as it stands in a JSON file, checked.
 
     subject and object are region indices; predicate is an index or a name of `predicates`.
     """
     if not isinstance(rows, list):
-        raise DataError(f"{where}: {_short(rows)}. Expected a list of [subject, predicate, object, score].")
-    return [_relation(row, regions, predicates, f"{where}, relation {i}") for i, row in enumerate(rows)]
+        raise DataError(f"{where}: {_shorten(rows)}. Expected a list of [subject, predicate, object, score].")
+    return [_parse_relation(row, regions, predicates, f"{where}, relation {i}") for i, row in enumerate(rows)]
 
 
-def _relation(row: Any, regions: int, predicates: dict[str, int], where: str) -> Relation:
+def _parse_relation(row: Any, regions: int, predicates: dict[str, int], where: str) -> Relation:
     if not isinstance(row, list) or len(row) not in (3, 4):
-        raise DataError(f"{where}: {_short(row)}. Expected [subject, predicate, object] or [..., score].")
+        raise DataError(f"{where}: {_shorten(row)}. Expected [subject, predicate, object] or [..., score].")
     subject, predicate, object_ = row[:3]
     for end in (subject, object_):
         if type(end) is not int or not 0 <= end < regions:
-            raise DataError(f"{where}: region {_short(end)}. Expected 0 to {regions - 1}: the image has {regions}.")
+            raise DataError(f"{where}: region {_shorten(end)}. Expected 0 to {regions - 1}: the image has {regions}.")
     if subject == object_:
         raise DataError(f"{where}: region {subject} is related to itself. Expected two regions.")
     if isinstance(predicate, str) and predicate in predicates:
         predicate = predicates[predicate]
     if type(predicate) is not int or not 0 <= predicate < len(predicates):
         raise DataError(
-            f"{where}: unknown predicate {_short(predicate)}. Expected 0 to {len(predicates) - 1} or a name of "
+            f"{where}: unknown predicate {_shorten(predicate)}. Expected 0 to {len(predicates) - 1} or a name of "
             "predicates.txt."
         )
     score = row[3] if len(row) == 4 else 1.0
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise DataError(f"{where}: score {_short(score)}. Expected a number from 0 to 1.")
+        raise DataError(f"{where}: score {_shorten(score)}. Expected a number from 0 to 1.")
     return subject, predicate, object_, float(score)
 
 
-def listed(entry: Any, key: str, width: int, kinds: str, where: str) -> np.ndarray:
+def read_numbers(entry: Any, key: str, width: int, kinds: str, where: str) -> np.ndarray:
     """Field `key` of a JSON object: a list of numbers as an array [n], or of rows as [n, width] if width is not 0.
 
     kinds: the dtype kinds that are right, "iu" integers or "iuf" numbers. A list of nothing is of any kind.
@@ -175,10 +175,10 @@ def check_within(values: np.ndarray, low: int, high: int, slack: float, what: st
         raise DataError(f"{what} {bad[0]}. Expected {low} to {high}.")
 
 
-def _numbers(values: Sequence[float] | np.ndarray) -> str:
+def _format_box(values: Sequence[float] | np.ndarray) -> str:
     return "(" + ", ".join(f"{float(v):g}" for v in values) + ")"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 60 else text[:57] + "..."

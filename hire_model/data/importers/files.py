@@ -32,14 +32,14 @@ def read_lines(path: Path, notes: Notes) -> list[str]:
     """
     data = read_bytes(path)
     if data.startswith(_BOM):
-        notes.say(f"{path.name}: a byte order mark at the start was skipped.")
+        notes.add(f"{path.name}: a byte order mark at the start was skipped.")
         data = data[len(_BOM) :]
     raw = data.split(b"\n")
     if not raw[-1]:
         raw.pop()
     returns = sum(line.endswith(b"\r") for line in raw)
     if returns:
-        notes.say(f"{path.name}: {returns:,} lines end in CR LF; the CR was taken off.")
+        notes.add(f"{path.name}: {returns:,} lines end in CR LF; the CR was taken off.")
     lines = []
     for number, line in enumerate(raw, 1):
         try:
@@ -63,11 +63,11 @@ def read_lines(path: Path, notes: Notes) -> list[str]:
 def read_vocabulary(path: Path, notes: Notes) -> tuple[str, ...]:
     """One name per line, each once."""
     names = read_lines(path, notes)
-    repeated(names, path, "name")
+    check_unique(names, path, "name")
     return tuple(names)
 
 
-def repeated(names: Sequence[str], path: Path, what: str, place: str = "on line", first: int = 1) -> None:
+def check_unique(names: Sequence[str], path: Path, what: str, place: str = "on line", first: int = 1) -> None:
     """Raise DataError where one of `names`, by default the lines of `path`, comes twice; they count from `first`."""
     seen: dict[str, int] = {}
     for number, name in enumerate(names, first):
@@ -79,7 +79,7 @@ def repeated(names: Sequence[str], path: Path, what: str, place: str = "on line"
 
 
 @contextlib.contextmanager
-def reading(path: Path, kind: str, advice: str) -> Iterator[None]:
+def convert_errors(path: Path, kind: str, advice: str) -> Iterator[None]:
     """Make a DataError of whatever NumPy raises over a damaged file of `kind`; only reading belongs under it.
 
     One byte changed in a header may end in an error of ast, tokenize, mmap, zipfile or zlib, or a lack of memory.
@@ -101,7 +101,7 @@ def open_array(path: Path, kinds: str, shape: Sequence[int | None], meaning: str
     if not path.is_file():
         raise DataError(f"{path}: no such file. Expected {meaning}.")
     advice = f"Expected {meaning}. Copy the file again: it looks cut off or is of another kind."
-    with reading(path, "npy", advice):
+    with convert_errors(path, "npy", advice):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: an archive of several arrays. Expected one array, {meaning}.")
@@ -122,7 +122,7 @@ def check_array(array: np.ndarray, where: str, kinds: str, shape: Sequence[int |
 
 def parse_json(text: str | bytes, where: str) -> Any:
     """The JSON value in `text`; a DataError with place and column otherwise."""
-    with _decoding(where):
+    with _convert_decoding_errors(where):
         if isinstance(text, bytes):  # json.loads would let halves of characters pass
             text = text.decode(json.detect_encoding(text))
         value = json.loads(text)
@@ -131,7 +131,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 @contextlib.contextmanager
-def _decoding(where: str) -> Iterator[None]:
+def _convert_decoding_errors(where: str) -> Iterator[None]:
     """Make a DataError of what Python's decoders of UTF-8 and JSON raise."""
     try:
         yield
@@ -147,7 +147,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 def _check_characters(value: Any, text: str, where: str) -> None:
     r"""Raise DataError where JSON `text` of that `value` escapes half a character: \ud83d without its pair."""
-    at = _half(value) if _ESCAPED_HALF.search(text) else None
+    at = _find_half(value) if _ESCAPED_HALF.search(text) else None
     if at is not None:
         raise DataError(
             f"{where}{at and ': '}{at.lstrip('.')}: half a character, a \\ud800 to \\udfff without its pair. Expected "
@@ -155,31 +155,32 @@ def _check_characters(value: Any, text: str, where: str) -> None:
         )
 
 
-def _half(value: Any) -> str | None:
+def _find_half(value: Any) -> str | None:
     """Where a text with half a character lies within `value`, as .key[index]; None if nowhere."""
     if isinstance(value, str):
         return "" if _HALF.search(value) else None
     keyed = isinstance(value, dict)
     for key, inner in value.items() if keyed else enumerate(value) if isinstance(value, list) else ():
-        at = _half(inner)
+        at = _find_half(inner)
         if at is not None:
             return (f".{key}" if keyed else f"[{key}]") + at
     return None
 
 
-def json_items(path: Path, block: int = 1 << 20) -> Iterator[tuple[str, Any]]:
+def iterate_json(path: Path, block: int = 1 << 20) -> Iterator[tuple[str, Any]]:
     """(key or index, value) of each item of the one list or object that a JSON file holds, one item at a time.
 
-    Graph files run to many gigabytes, which json.load would build up in memory as a whole.
+    Graph files have many gigabytes, which json.load would hold in memory as a whole. ijson does not fit: its C backend
+    replaces half characters without an error, and refuses NaN and integers beyond 64 bits, which we check ourselves.
     """
     try:
-        with _decoding(str(path)), path.open(encoding="utf-8-sig") as file:
-            yield from _items(file, block, path)
+        with _convert_decoding_errors(str(path)), path.open(encoding="utf-8-sig") as file:
+            yield from _iterate_items(file, block, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
-def _items(file: TextIO, block: int, path: Path) -> Iterator[tuple[str, Any]]:
+def _iterate_items(file: TextIO, block: int, path: Path) -> Iterator[tuple[str, Any]]:
     buffer = file.read(block).lstrip()
     while not buffer and (more := file.read(block)):
         buffer = more.lstrip()
@@ -190,7 +191,7 @@ def _items(file: TextIO, block: int, path: Path) -> Iterator[tuple[str, Any]]:
         buffer = buffer.lstrip()
         if buffer.startswith("}" if keyed else "]"):
             return
-        item = _item(buffer, keyed)
+        item = _parse_item(buffer, keyed)
         if item:
             key, value, rest = item
             name = key if keyed else str(index)
@@ -199,7 +200,7 @@ def _items(file: TextIO, block: int, path: Path) -> Iterator[tuple[str, Any]]:
             yield name, value
             index += 1
             continue
-        # doubling keeps the repeated attempts at a long item linear
+        # doubling keeps the check_unique attempts at a long item linear
         more = file.read(max(block, len(buffer))) if len(buffer) < _LONGEST_ITEM else ""
         if not more:
             raise DataError(f"{path}: not JSON, or cut off, after {index:,} whole items. Copy or write it again.")
@@ -210,7 +211,7 @@ _LONGEST_ITEM = 1 << 28
 _DECODER = json.JSONDecoder()
 
 
-def _item(text: str, keyed: bool) -> tuple[str, Any, str] | None:
+def _parse_item(text: str, keyed: bool) -> tuple[str, Any, str] | None:
     """(key, value, the text after it) at the start of `text`, None if no whole item is there (yet).
 
     Whole only shows by what follows: the number 0 may go on as 0.5 in the next block.

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from hire_model.data.importers.base import Notes, Source
-from hire_model.data.importers.captioned import image_keys
-from hire_model.data.importers.checks import Relation, check_within, listed
-from hire_model.data.importers.files import json_items, parse_json, read_bytes, repeated
+from hire_model.data.importers.captions import derive_image_keys
+from hire_model.data.importers.checks import Relation, check_within, read_numbers
+from hire_model.data.importers.files import check_unique, iterate_json, parse_json, read_bytes
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
 
@@ -74,19 +74,19 @@ class Graphs:
 
     def find(self, record: ImageRecord) -> ImageGraph | None:
         """The graph of the record's image."""
-        return next((self.images[key] for key in image_keys(record.image_id) if key in self.images), None)
+        return next((self.images[key] for key in derive_image_keys(record.image_id) if key in self.images), None)
 
 
-def with_graphs(source: Source, graphs: Graphs) -> Source:
+def add_graphs(source: Source, graphs: Graphs) -> Source:
     """The same source with relations from `graphs`; any of its own are replaced. Raises DataError if none fits."""
 
     def records(notes: Notes) -> Iterator[ImageRecord]:
         kept = 0
         for record in source.records(notes):
-            relations = relations_of(record, graphs, notes)
+            relations = match_relations(record, graphs, notes)
             kept += len(relations)
             yield dataclasses.replace(record, relations=relations)
-        notes.say(f"{graphs.path.name}: {kept:,} relations laid over the regions.")
+        notes.add(f"{graphs.path.name}: {kept:,} relations laid over the regions.")
         if not kept:
             raise DataError(
                 f"{graphs.path}: not one relation fits a region. Check that the images have the same names, the frame "
@@ -99,11 +99,11 @@ def with_graphs(source: Source, graphs: Graphs) -> Source:
             "name of each image on a line, in the order of the features."
         )
     if source.predicates:
-        source.notes.say(f"The source's own relations are replaced by those of {graphs.path.name}.")
+        source.notes.add(f"The source's own relations are replaced by those of {graphs.path.name}.")
     return dataclasses.replace(source, predicates=graphs.predicates, records=records)
 
 
-def relations_of(record: ImageRecord, graphs: Graphs, notes: Notes) -> list[Relation]:
+def match_relations(record: ImageRecord, graphs: Graphs, notes: Notes) -> list[Relation]:
     """The graph of one image as relations between its regions, best first."""
     where = f"image '{record.image_id}'"
     graph = graphs.find(record)
@@ -116,8 +116,8 @@ def relations_of(record: ImageRecord, graphs: Graphs, notes: Notes) -> list[Rela
     if not all(size):
         raise DataError(f"{where}: its width and height are not known, so boxes in pixels cannot be compared.")
     if graphs.resized:
-        size = resized(*size)
-    region = match(graph.boxes / np.array([*size, *size], np.float32), record.boxes, graphs.options.iou)
+        size = compute_resized_size(*size)
+    region = match_boxes(graph.boxes / np.array([*size, *size], np.float32), record.boxes, graphs.options.iou)
     best: dict[tuple[int, int, int], float] = {}
     for (subject, predicate, object_), score in zip(graph.edges.tolist(), graph.scores.tolist(), strict=True):
         ends = int(region[subject]), int(region[object_])
@@ -130,7 +130,7 @@ def relations_of(record: ImageRecord, graphs: Graphs, notes: Notes) -> list[Rela
     return [(*edge, score) for edge, score in ranked]
 
 
-def match(boxes: np.ndarray, regions: np.ndarray, least: float) -> np.ndarray:
+def match_boxes(boxes: np.ndarray, regions: np.ndarray, least: float) -> np.ndarray:
     """[b] index of the region with the greatest IoU for each box, -1 where that is below `least`.
 
     boxes [b, 4] and regions [r, 4] are x1 y1 x2 y2 in one frame; a region of NaN never matches.
@@ -143,7 +143,7 @@ def match(boxes: np.ndarray, regions: np.ndarray, least: float) -> np.ndarray:
     return np.where(iou.max(axis=1) >= least, iou.argmax(axis=1), -1)
 
 
-def resized(width: int, height: int) -> tuple[int, int]:
+def compute_resized_size(width: int, height: int) -> tuple[int, int]:
     """Size of a picture as Scene-Graph-Benchmark shows it to its network: short side 600, long side at most 1000."""
     short, long = min(width, height), max(width, height)
     side = round(_LONG * short / long) if long / short * _SHORT > _LONG else _SHORT
@@ -164,20 +164,23 @@ def read_sgb(path: Path, options: GraphOptions) -> Graphs:
         raise DataError(f"{info_path}: expected an object with the lists ind_to_predicates and idx_to_files.")
     first = 1 if names and names[0] == _BACKGROUND else 0
     predicates = tuple(map(str, names[first:]))
-    repeated(predicates, info_path, "ind_to_predicates: the name", "at", first)
+    check_unique(predicates, info_path, "ind_to_predicates: the name", "at", first)
     images: dict[str, ImageGraph] = {}
-    for key, value in json_items(path):
+    for key, value in iterate_json(path):
         where = f"{path}: image '{key}'"
         if not key.isdecimal() or int(key) >= len(files):
             raise DataError(f"{where}: {info_path.name} names {len(files)} files, none for this one.")
-        graph = _sgb_image(value, first, len(names), options.top * _SPARE, where)
-        images.update(dict.fromkeys(image_keys(str(files[int(key)])), graph))
+        graph = _read_sgb_image(value, first, len(names), options.top * _SPARE, where)
+        images.update(dict.fromkeys(derive_image_keys(str(files[int(key)])), graph))
     return Graphs(path, predicates, images, options, options.frame == "resized")
 
 
-def _sgb_image(value: Any, first: int, names: int, keep: int, where: str) -> ImageGraph:
-    boxes, pairs = listed(value, "bbox", 4, "iuf", where), listed(value, "rel_pairs", 2, "iu", where)
-    labels, scores = listed(value, "rel_labels", 0, "iu", where), listed(value, "rel_scores", 0, "iuf", where)
+def _read_sgb_image(value: Any, first: int, names: int, keep: int, where: str) -> ImageGraph:
+    boxes, pairs = read_numbers(value, "bbox", 4, "iuf", where), read_numbers(value, "rel_pairs", 2, "iu", where)
+    labels, scores = (
+        read_numbers(value, "rel_labels", 0, "iu", where),
+        read_numbers(value, "rel_scores", 0, "iuf", where),
+    )
     if not len(pairs) == len(labels) == len(scores):
         raise DataError(f"{where}: {len(pairs)} rel_pairs, {len(labels)} rel_labels, {len(scores)} rel_scores.")
     check_within(pairs, 0, len(boxes) - 1, 0, f"{where}: rel_pairs names box")
@@ -192,27 +195,27 @@ def _sgb_image(value: Any, first: int, names: int, keep: int, where: str) -> Ima
 def read_vg(path: Path, options: GraphOptions) -> Graphs:
     """Visual Genome's relationships. Raises DataError naming file, entry and field."""
     path = path.expanduser()
-    known = _vg_images(options.images.expanduser()) if options.images else None
+    known = _read_vg_images(options.images.expanduser()) if options.images else None
     words: Counter[str] = Counter()
     numbers: dict[str, int] = {}
     found: dict[str, ImageGraph] = {}
-    for key, value in json_items(path):
+    for key, value in iterate_json(path):
         where = f"{path}: entry {key}"
         if not isinstance(value, dict) or "image_id" not in value or not isinstance(value.get("relationships"), list):
             raise DataError(f"{where}: expected an object with image_id and the list relationships.")
         name, size = known.get(str(value["image_id"]), ("", None)) if known else (str(value["image_id"]), None)
         if name:
-            found[name] = _vg_image(value["relationships"], words, numbers, size, where)
+            found[name] = _read_vg_image(value["relationships"], words, numbers, size, where)
     common = [word for word, _ in words.most_common(options.vocabulary)]
     new = np.full(len(numbers), -1, np.int32)
     new[[numbers[word] for word in common]] = np.arange(len(common))
-    return Graphs(path, tuple(common), {name: _renumbered(g, new) for name, g in found.items()}, options)
+    return Graphs(path, tuple(common), {name: _renumber_predicates(g, new) for name, g in found.items()}, options)
 
 
-def _vg_images(path: Path) -> dict[str, tuple[str, tuple[int, int]]]:
+def _read_vg_images(path: Path) -> dict[str, tuple[str, tuple[int, int]]]:
     """Visual Genome id -> (COCO id, (width, height)) of each image that COCO has."""
     images = {}
-    for key, value in json_items(path):
+    for key, value in iterate_json(path):
         try:
             if value["coco_id"] is not None:
                 images[str(value["image_id"])] = (str(value["coco_id"]), (int(value["width"]), int(value["height"])))
@@ -221,7 +224,7 @@ def _vg_images(path: Path) -> dict[str, tuple[str, tuple[int, int]]]:
     return images
 
 
-def _vg_image(
+def _read_vg_image(
     relationships: list[Any], words: Counter[str], numbers: dict[str, int], size: tuple[int, int] | None, where: str
 ) -> ImageGraph:
     boxes: list[tuple[float, float, float, float]] = []
@@ -246,7 +249,7 @@ def _vg_image(
     )
 
 
-def _renumbered(graph: ImageGraph, new: np.ndarray) -> ImageGraph:
+def _renumber_predicates(graph: ImageGraph, new: np.ndarray) -> ImageGraph:
     edges = graph.edges.copy()
     edges[:, 1] = new[edges[:, 1]]
     kept = edges[:, 1] >= 0

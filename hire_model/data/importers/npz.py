@@ -2,7 +2,7 @@
 
 features [r, F] under features, feature, feat or x; boxes [r, 4] under boxes or bbox; width and height under image_w and
 image_h, or width and height; class ids under classes, objects_id or objects, scores under scores or objects_conf.
-The files carry no captions and no splits: those come from `captioned`.
+The files carry no captions and no splits: those come from `captions`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from hire_model.data.importers.base import Notes, Source
-from hire_model.data.importers.captioned import Captions, Detections, record_of
-from hire_model.data.importers.checks import LONGEST, checked_classes, checked_scores, is_length
-from hire_model.data.importers.files import check_array, reading
+from hire_model.data.importers.captions import Captions, Detections, make_record
+from hire_model.data.importers.checks import LONGEST, check_classes, check_scores, is_length
+from hire_model.data.importers.files import check_array, convert_errors
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
 
@@ -27,7 +27,7 @@ _CLASSES = ("classes", "objects_id", "objects")
 _SCORES = ("scores", "objects_conf")
 
 
-def npz(folder: Path, captions: Captions, notes: Notes, classes: tuple[str, ...] = ()) -> Source:
+def open_npz(folder: Path, captions: Captions, notes: Notes, classes: tuple[str, ...] = ()) -> Source:
     """Open a folder of npz files, read one by one in the order of `captions`.
 
     classes: the names of the class ids; without them the ids in the files are left out, and a note says so.
@@ -39,24 +39,24 @@ def npz(folder: Path, captions: Captions, notes: Notes, classes: tuple[str, ...]
     files: dict[int, Path] = {}
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
         if entry.name.endswith(".npz"):
-            _place(Path(entry.path), captions, files, notes)
+            _assign_file(Path(entry.path), captions, files, notes)
     if not files:
         raise DataError(
             f"{folder}: no npz file of an image in {captions.path}. Expected files named after the images, such as "
             f"{captions.images[0].image_id}.npz."
         )
     captions.check_complete(files, str(folder))
-    dim = _read(next(iter(files.values())), None).features.shape[1]
+    dim = _read_detections(next(iter(files.values())), None).features.shape[1]
 
     def records(notes: Notes) -> Iterator[ImageRecord]:
         for index, image in enumerate(captions.images):
             path = files[index]
-            yield record_of(image, _known_classes(_read(path, dim), classes, path, notes), str(path), notes)
+            yield make_record(image, _check_labels(_read_detections(path, dim), classes, path, notes), str(path), notes)
 
     return Source(f"npz per image, folder {folder.resolve().name}", dim, len(files), records, classes, notes=notes)
 
 
-def _place(path: Path, captions: Captions, files: dict[int, Path], notes: Notes) -> None:
+def _assign_file(path: Path, captions: Captions, files: dict[int, Path], notes: Notes) -> None:
     index = captions.find(path.name.removesuffix(".npz"))
     if index is None:
         notes.count("npz files without captions in the wanted splits, left out", path.name)
@@ -66,9 +66,9 @@ def _place(path: Path, captions: Captions, files: dict[int, Path], notes: Notes)
         files[index] = path
 
 
-def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
+def _load_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
     """The arrays that are of use, and the names of all that the file has."""
-    with reading(path, "npz", "Copy or extract it again."):
+    with convert_errors(path, "npz", "Copy or extract it again."):
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise DataError(
@@ -80,8 +80,8 @@ def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
             return found, ", ".join(archive.files) or "nothing"
 
 
-def _read(path: Path, dim: int | None) -> Detections:
-    found, present = _arrays(path)
+def _read_detections(path: Path, dim: int | None) -> Detections:
+    found, present = _load_arrays(path)
 
     def pick(names: tuple[str, ...]) -> np.ndarray | None:
         return next((found[name] for name in names if name in found), None)
@@ -98,7 +98,7 @@ def _read(path: Path, dim: int | None) -> Detections:
         check_array(classes, f"{path}: classes", "iu", [regions], "the class id of each region")
     if scores is not None:
         check_array(scores, f"{path}: scores", "f", [regions], "the score of each region")
-    width, height = _size(pick(_WIDTH), path), _size(pick(_HEIGHT), path)
+    width, height = _parse_size(pick(_WIDTH), path), _parse_size(pick(_HEIGHT), path)
     size = (width, height) if width and height else None
     return Detections(features, boxes, size, classes, scores)
 
@@ -106,7 +106,7 @@ def _read(path: Path, dim: int | None) -> Detections:
 _KNOWN = {*_FEATURES, *_BOXES, *_WIDTH, *_HEIGHT, *_CLASSES, *_SCORES}
 
 
-def _size(value: np.ndarray | None, path: Path) -> int:
+def _parse_size(value: np.ndarray | None, path: Path) -> int:
     if value is None:
         return 0
     if value.size != 1 or value.dtype.kind not in "iuf" or not is_length(value.item()):
@@ -114,12 +114,12 @@ def _size(value: np.ndarray | None, path: Path) -> int:
     return int(value.item())
 
 
-def _known_classes(found: Detections, classes: tuple[str, ...], path: Path, notes: Notes) -> Detections:
+def _check_labels(found: Detections, classes: tuple[str, ...], path: Path, notes: Notes) -> Detections:
     ids = found.classes
     if ids is not None and not classes:
         notes.count("images whose class ids were left out, as --classes names no list of names", path.name)
         ids = None
     elif ids is not None:
-        ids = checked_classes(ids, len(classes), f"{path}: classes")
-    scores = None if found.scores is None else checked_scores(found.scores, f"{path}: scores")
+        ids = check_classes(ids, len(classes), f"{path}: classes")
+    scores = None if found.scores is None else check_scores(found.scores, f"{path}: scores")
     return Detections(found.features, found.boxes, found.size, ids, scores)

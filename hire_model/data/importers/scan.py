@@ -2,7 +2,7 @@
 
 {split}_ims.npy          [N, R, F] features of N images
 {split}_caps.txt         a caption per line
-{split}_ids.txt          optional: row of each caption's image, or a name per image (see `owners`)
+{split}_ids.txt          optional: row of each caption's image, or a name per image (see `scan_files`)
 {split}_names.txt        optional: name of each image row, as a rule its picture's file name
 {split}_boxes.npy        optional: [N, R, 4] x1 y1 x2 y2 in pixels or fractions
 {split}_sizes.npy        [N, 2] width and height in pixels; needed if boxes are in pixels
@@ -20,19 +20,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hire_model.data.importers.base import Notes, Source, chosen
+from hire_model.data.importers.base import Notes, Source, select_splits
 from hire_model.data.importers.checks import (
     LONGEST,
     Relation,
-    checked_classes,
-    checked_relations,
-    checked_scores,
-    fractions,
+    check_classes,
+    check_scores,
     is_length,
-    real_features,
+    parse_relations,
+    select_real_features,
+    to_fractions,
 )
-from hire_model.data.importers.files import parse_json, read_vocabulary, repeated
-from hire_model.data.importers.scan_split import ScanSplit, open_split
+from hire_model.data.importers.files import check_unique, parse_json, read_vocabulary
+from hire_model.data.importers.scan_files import ScanSplit, open_split
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
 
@@ -41,24 +41,24 @@ _MOST_UNNAMED = 100_000  # ids without a list of names: a higher one is a fault,
 _Ids = Iterator[tuple[int, str]]  # an id and its place
 
 
-def scan(folder: Path, *, splits: Sequence[str] = (), captions_per_image: str = "auto") -> Source:
+def open_scan(folder: Path, *, splits: Sequence[str] = (), captions_per_image: str = "auto") -> Source:
     """Open a folder in SCAN's layout. splits: only these; captions_per_image: auto, ids or a number.
 
     Raises DataError naming file, row and field for the first fault found.
     """
     folder, notes = folder.expanduser(), Notes()
-    names = chosen(splits, _splits_in(folder), str(folder))
+    names = select_splits(splits, _find_splits(folder), str(folder))
     opened = [open_split(folder, name, captions_per_image, notes) for name in names]
     dims = {split.features.shape[2] for split in opened}
     if len(dims) > 1:
         sizes = ", ".join(f"{split.path('ims.npy').name} {split.features.shape[2]}" for split in opened)
         raise DataError(f"{folder}: feature sizes differ between splits: {sizes}. Expected one size.")
-    classes = _vocabulary(folder / "classes.txt", "class", _class_ids, opened, notes)
-    predicates = _vocabulary(folder / "predicates.txt", "predicate", _predicate_ids, opened, notes)
+    classes = _read_vocabulary(folder / "classes.txt", "class", _find_class_ids, opened, notes)
+    predicates = _read_vocabulary(folder / "predicates.txt", "predicate", _find_predicate_ids, opened, notes)
 
     def records(notes: Notes) -> Iterator[ImageRecord]:
         for split in opened:
-            yield from _records(split, len(classes), {name: i for i, name in enumerate(predicates)}, notes)
+            yield from _read_records(split, len(classes), {name: i for i, name in enumerate(predicates)}, notes)
 
     return Source(
         description=f"SCAN layout, folder {folder.resolve().name}",
@@ -72,7 +72,7 @@ def scan(folder: Path, *, splits: Sequence[str] = (), captions_per_image: str = 
     )
 
 
-def _splits_in(folder: Path) -> list[str]:
+def _find_splits(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Expected one with train{_SUFFIX}, train_caps.txt and so on.")
     found = sorted(path.name.removesuffix(_SUFFIX) for path in folder.glob(f"*{_SUFFIX}"))
@@ -84,7 +84,7 @@ def _splits_in(folder: Path) -> list[str]:
     return sorted(found, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
-def _class_ids(splits: Sequence[ScanSplit]) -> _Ids:
+def _find_class_ids(splits: Sequence[ScanSplit]) -> _Ids:
     """The highest class id of each split."""
     for split in splits:
         if split.classes is not None:
@@ -92,7 +92,7 @@ def _class_ids(splits: Sequence[ScanSplit]) -> _Ids:
             yield int(split.classes[row, region]), f"{split.path('classes.npy')}: row {row}, region {region}"
 
 
-def _predicate_ids(splits: Sequence[ScanSplit]) -> _Ids:
+def _find_predicate_ids(splits: Sequence[ScanSplit]) -> _Ids:
     """All predicate ids; faults in the lines are found later, where they have a place."""
     for split in splits:
         for number, line in enumerate(split.relations or (), 1):
@@ -103,7 +103,7 @@ def _predicate_ids(splits: Sequence[ScanSplit]) -> _Ids:
                     yield row[1], where
 
 
-def _vocabulary(
+def _read_vocabulary(
     path: Path, kind: str, ids: Callable[[Sequence[ScanSplit]], _Ids], splits: Sequence[ScanSplit], notes: Notes
 ) -> tuple[str, ...]:
     if path.is_file():
@@ -116,27 +116,27 @@ def _vocabulary(
         )
     used = highest + 1
     if used > 0:
-        notes.say(f"{path.name} is missing: the names are '{kind} 0' to '{kind} {used - 1}'.")
+        notes.add(f"{path.name} is missing: the names are '{kind} 0' to '{kind} {used - 1}'.")
     return tuple(f"{kind} {i}" for i in range(used))
 
 
-def _records(split: ScanSplit, classes: int, predicates: dict[str, int], notes: Notes) -> Iterator[ImageRecord]:
-    image_names = _image_names(split)
-    for index, captions in enumerate(split.owners.groups()):
+def _read_records(split: ScanSplit, classes: int, predicates: dict[str, int], notes: Notes) -> Iterator[ImageRecord]:
+    image_names = _name_images(split)
+    for index, captions in enumerate(split.owners.group_captions()):
         row = int(split.owners.rows[index])
-        features = _features(split, row, notes)
-        width, height = _size(split, row)
+        features = _read_features(split, row, notes)
+        width, height = _read_size(split, row)
         boxes, ids, scores = (
             None if array is None else array[row, : len(features)]
             for array in (split.boxes, split.classes, split.scores)
         )
         if boxes is not None:
             frame = (width, height) if split.pixels else None
-            boxes = fractions(boxes, frame, f"{split.path('boxes.npy')}: row {row}", notes)
+            boxes = to_fractions(boxes, frame, f"{split.path('boxes.npy')}: row {row}", notes)
         if ids is not None:
-            ids = checked_classes(ids, classes, f"{split.path('classes.npy')}: row {row}")
+            ids = check_classes(ids, classes, f"{split.path('classes.npy')}: row {row}")
         if scores is not None:
-            scores = checked_scores(scores, f"{split.path('scores.npy')}: row {row}")
+            scores = check_scores(scores, f"{split.path('scores.npy')}: row {row}")
         yield ImageRecord(
             image_id=image_names[index],
             split=split.name,
@@ -147,24 +147,24 @@ def _records(split: ScanSplit, classes: int, predicates: dict[str, int], notes: 
             boxes=boxes,
             classes=ids,
             scores=scores,
-            relations=_relations(split, row, len(features), predicates),
+            relations=_read_relations(split, row, len(features), predicates),
             picture=split.names[row] if split.names else None,
         )
 
 
-def _features(split: ScanSplit, row: int, notes: Notes) -> np.ndarray:
+def _read_features(split: ScanSplit, row: int, notes: Notes) -> np.ndarray:
     """The real regions of the image at `row`; where the file repeats images, its copies are compared too."""
     where, copies = f"{split.path('ims.npy')}: row {row}", split.owners.copies
-    block = _rows(split.features, row, copies, split.path("ims.npy"))
+    block = _map_rows(split.features, row, copies, split.path("ims.npy"))
     if copies > 1 and not (block == block[0]).all():
         raise DataError(
             f"{where}: other rows of the file come in runs of {copies} equal ones, these do not. "
             "Say --captions-per-image 1 or ids if each row is an image of its own."
         )
-    return real_features(block[0], _region_count(split, row), where, notes)
+    return select_real_features(block[0], _read_region_count(split, row), where, notes)
 
 
-def _rows(features: np.ndarray, row: int, count: int, path: Path) -> np.ndarray:
+def _map_rows(features: np.ndarray, row: int, count: int, path: Path) -> np.ndarray:
     """Rows of the features through a mapping of their own, which ends with them.
 
     Pages read through the one mapping of the whole file would stay with this process until it ends.
@@ -175,16 +175,16 @@ def _rows(features: np.ndarray, row: int, count: int, path: Path) -> np.ndarray:
     return np.memmap(path, features.dtype, "r", start, (count, *features.shape[1:]))
 
 
-def _image_names(split: ScanSplit) -> list[str]:
+def _name_images(split: ScanSplit) -> list[str]:
     """The images' ids: their names, else the split and the ids file's name, else the split and a number."""
     if split.names is not None:
         names = [split.names[row] for row in split.owners.rows]
-        repeated(names, split.path("names.txt"), "name")
+        check_unique(names, split.path("names.txt"), "name")
         return names
     return [f"{split.name}/{name}" for name in split.owners.names or range(len(split.owners.rows))]
 
 
-def _region_count(split: ScanSplit, row: int) -> int | None:
+def _read_region_count(split: ScanSplit, row: int) -> int | None:
     if split.counts is None:
         return None
     count, most = int(split.counts[row]), split.features.shape[1]
@@ -193,7 +193,7 @@ def _region_count(split: ScanSplit, row: int) -> int | None:
     return count
 
 
-def _size(split: ScanSplit, row: int) -> tuple[int, int]:
+def _read_size(split: ScanSplit, row: int) -> tuple[int, int]:
     if split.sizes is None:
         return 0, 0
     width, height = split.sizes[row].tolist()
@@ -205,8 +205,8 @@ def _size(split: ScanSplit, row: int) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _relations(split: ScanSplit, row: int, regions: int, predicates: dict[str, int]) -> list[Relation]:
+def _read_relations(split: ScanSplit, row: int, regions: int, predicates: dict[str, int]) -> list[Relation]:
     if split.relations is None:
         return []
     where = f"{split.path('relations.jsonl')}: line {row + 1}"
-    return checked_relations(parse_json(split.relations[row], where), regions, predicates, where)
+    return parse_relations(parse_json(split.relations[row], where), regions, predicates, where)

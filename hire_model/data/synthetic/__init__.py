@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from hire_model.data.schema import Manifest
-from hire_model.data.synthetic.captions import Caption, write
+from hire_model.data.synthetic.captions import Caption, write_captions
 from hire_model.data.synthetic.detector import EXTRACTOR, FEATURE_DIM, Detections, Faults, detect
-from hire_model.data.synthetic.draw import draw
-from hire_model.data.synthetic.twins import sample_pair
-from hire_model.data.synthetic.vocabulary import CLASSES, PREDICATES
-from hire_model.data.synthetic.world import HEIGHT, WIDTH, Rng, Scene
+from hire_model.data.synthetic.drawing import draw_scene
+from hire_model.data.synthetic.sampling import sample_pair
+from hire_model.data.synthetic.world import CLASSES, HEIGHT, PREDICATES, WIDTH, Rng, Scene
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
-from hire_model.progress import track
+from hire_model.progress import show_progress
 
-__all__ = ["Faults", "generate", "scenes"]
+__all__ = ["Faults", "generate", "generate_scenes"]
 
 TWIN_SHARE = 0.6
 # One block of 20 images: eight single scenes and six pairs of twins.
@@ -56,16 +55,16 @@ def generate(
         licence="Apache-2.0",
         overwrite=overwrite,
     ) as writer:
-        drawn = track(scenes(sizes, seed), "drawing scenes", sum(sizes.values()))
+        drawn = show_progress(generate_scenes(sizes, seed), "drawing scenes", sum(sizes.values()))
         for split, image_id, scene, captions, rng in drawn:
             picture = f"{image_id}.png"
-            draw(scene).save(writer.pictures / picture, compress_level=1)
-            writer.add(_record(image_id, split, picture, captions, detect(rng, scene, faults)))
+            draw_scene(scene).save(writer.pictures / picture, compress_level=1)
+            writer.add(_make_record(image_id, split, picture, captions, detect(rng, scene, faults)))
     assert writer.manifest is not None
     return writer.manifest
 
 
-def scenes(sizes: dict[str, int], seed: int) -> Iterator[tuple[str, str, Scene, list[Caption], Rng]]:
+def generate_scenes(sizes: dict[str, int], seed: int) -> Iterator[tuple[str, str, Scene, list[Caption], Rng]]:
     """Split, image id, scene, captions and the image's own random numbers, image by image.
 
     The two of a pair follow each other and share their id up to a last letter a or b. No scene comes twice.
@@ -76,13 +75,13 @@ def scenes(sizes: dict[str, int], seed: int) -> Iterator[tuple[str, str, Scene, 
         while written < size:
             twin = _BLOCK[group % len(_BLOCK)] and size - written > 1
             rng = np.random.default_rng([seed, number, group])
-            members = _group(rng, twin, seen)
+            members = _sample_group(rng, twin, seen)
             for letter, (scene, captions) in zip("ab", members, strict=False):
                 yield split, f"{split}-{group:06d}{letter if twin else ''}", scene, captions, rng
             written, group = written + len(members), group + 1
 
 
-def _group(rng: Rng, twin: bool, seen: set[object]) -> list[tuple[Scene, list[Caption]]]:
+def _sample_group(rng: Rng, twin: bool, seen: set[object]) -> list[tuple[Scene, list[Caption]]]:
     """One scene or a pair of twins with their captions, none of them seen before."""
     while True:
         pair = sample_pair(rng, twin)
@@ -90,14 +89,14 @@ def _group(rng: Rng, twin: bool, seen: set[object]) -> list[tuple[Scene, list[Ca
         if any(scene.key in seen for scene in scenes):
             continue
         try:
-            members = [(s, write(rng, s, scenes[1 - i] if twin else None)) for i, s in enumerate(scenes)]
+            members = [(s, write_captions(rng, s, scenes[1 - i] if twin else None)) for i, s in enumerate(scenes)]
         except ValueError:
             continue
         seen.update(scene.key for scene in scenes)
         return members
 
 
-def _record(image_id: str, split: str, picture: str, captions: list[Caption], found: Detections) -> ImageRecord:
+def _make_record(image_id: str, split: str, picture: str, captions: list[Caption], found: Detections) -> ImageRecord:
     return ImageRecord(
         image_id=image_id,
         split=split,

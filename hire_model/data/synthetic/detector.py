@@ -6,9 +6,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from hire_model.data.synthetic.relations import facts
-from hire_model.data.synthetic.vocabulary import CLASSES, COLOURS, FACINGS, PREDICATES, SIZES
-from hire_model.data.synthetic.world import HEIGHT, WIDTH, Rng, Scene
+from hire_model.data.synthetic.relations import find_facts
+from hire_model.data.synthetic.world import CLASSES, COLOURS, FACINGS, HEIGHT, PREDICATES, SIZES, WIDTH, Rng, Scene
 from hire_model.errors import DataError
 
 FEATURE_DIM = 128
@@ -73,16 +72,16 @@ class Detections:
     slots: np.ndarray
 
 
-def _projection() -> dict[str, np.ndarray]:
+def _make_projection() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(_PROJECTION_SEED)
     sizes = {"class": len(CLASSES), "colour": len(COLOURS), "size": len(SIZES), "facing": len(FACINGS)}
     return {name: _STRENGTH[name] * rng.standard_normal((count, FEATURE_DIM)) for name, count in sizes.items()}
 
 
-_PROJECTION = _projection()
+_PROJECTION = _make_projection()
 
 
-def appearance_feature(look: tuple[str, str, str, str]) -> np.ndarray:
+def encode_appearance(look: tuple[str, str, str, str]) -> np.ndarray:
     """[F] float64, what a region looks like without noise. `look`: class, colour, size, facing."""
     cls, colour, size, facing = look
     parts = _PROJECTION
@@ -99,7 +98,7 @@ def detect(rng: Rng, scene: Scene, faults: Faults) -> Detections:
     seen = [i for i in scene.present if rng.random() >= faults.missed] or list(scene.present[:1])
     slots = seen + [i for i in seen if rng.random() < faults.duplicates] + [-1] * int(rng.poisson(faults.background))
     slots = [slots[i] for i in rng.permutation(len(slots))]
-    regions = [_region(rng, scene, i, faults) for i in slots]
+    regions = [_detect_region(rng, scene, i, faults) for i in slots]
     names, features, boxes, scores = zip(*regions, strict=True)
     noise = faults.noise * rng.standard_normal((len(slots), FEATURE_DIM))
     return Detections(
@@ -107,12 +106,12 @@ def detect(rng: Rng, scene: Scene, faults: Faults) -> Detections:
         boxes=np.stack(boxes).astype(np.float32),
         classes=np.array([_CLASS_IDS[name] for name in names]),
         scores=np.array(scores, np.float32),
-        relations=_relations(rng, scene, slots, faults),
+        relations=_detect_relations(rng, scene, slots, faults),
         slots=np.array(slots),
     )
 
 
-def _region(rng: Rng, scene: Scene, slot: int, faults: Faults) -> tuple[str, np.ndarray, np.ndarray, float]:
+def _detect_region(rng: Rng, scene: Scene, slot: int, faults: Faults) -> tuple[str, np.ndarray, np.ndarray, float]:
     """Class, feature, box and score of one region."""
     if slot < 0:
         corner, size = rng.uniform(0, 0.7, 2), rng.uniform(0.08, 0.3, 2)
@@ -126,20 +125,20 @@ def _region(rng: Rng, scene: Scene, slot: int, faults: Faults) -> tuple[str, np.
         cls = str(rng.choice(others))
     score = float(rng.beta(4, 3) if wrong else rng.beta(8, 2))
     box = np.array(scene.boxes[slot]) / [WIDTH, HEIGHT, WIDTH, HEIGHT]
-    return cls, appearance_feature((cls, *rest)), _found_box(rng, box, faults), score  # type: ignore[arg-type]
+    return cls, encode_appearance((cls, *rest)), _shift_box(rng, box, faults), score  # type: ignore[arg-type]
 
 
-def _found_box(rng: Rng, box: np.ndarray, faults: Faults) -> np.ndarray:
+def _shift_box(rng: Rng, box: np.ndarray, faults: Faults) -> np.ndarray:
     """The box as found: with an error that scales with its size, cut off at the picture's border."""
     error = rng.uniform(-0.25, 0.25, 4) if rng.random() < faults.shifted else rng.normal(0, 1, 4) * faults.jitter
     return np.clip(box + np.tile(box[2:] - box[:2], 2) * error, 0, 1)
 
 
-def _relations(rng: Rng, scene: Scene, slots: list[int], faults: Faults) -> list[tuple[int, int, int, float]]:
+def _detect_relations(rng: Rng, scene: Scene, slots: list[int], faults: Faults) -> list[tuple[int, int, int, float]]:
     """Found relations between regions; of an object that was detected twice the first region takes them."""
     regions = {slot: i for i, slot in reversed(list(enumerate(slots))) if slot >= 0}
     found = []
-    for subject, predicate, object_ in sorted(facts(scene)):
+    for subject, predicate, object_ in sorted(find_facts(scene)):
         if predicate in _PREDICATE_IDS and subject in regions and object_ in regions and rng.random() >= faults.lost:
             score = float(rng.beta(6, 2)) if faults.lost else 1.0
             found.append((regions[subject], _PREDICATE_IDS[predicate], regions[object_], score))

@@ -10,8 +10,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hire_model.data.synthetic.vocabulary import PEOPLE
-from hire_model.data.synthetic.world import WIDTH, Box, Scene
+from hire_model.data.synthetic.world import PEOPLE, WIDTH, Box, Entity, Scene
 
 Fact = tuple[int, str, int]
 _OF_HOST = {"hand": "holds", "head": "wears", "neck": "wears"}  # the host is the subject
@@ -23,7 +22,7 @@ _APART = 0.12 * WIDTH  # centres nearer than this are neither left nor right of 
 _NEAR = 0.09 * WIDTH  # standing things with a smaller gap are next to each other
 
 
-def facts(scene: Scene) -> frozenset[Fact]:
+def find_facts(scene: Scene) -> frozenset[Fact]:
     """All relations (subject slot, predicate, object slot) that hold in `scene`."""
     found: set[Fact] = set()
     for i in scene.present:
@@ -32,12 +31,23 @@ def facts(scene: Scene) -> frozenset[Fact]:
             found.add((slot.host, _OF_HOST[slot.kind], i))
         elif slot.host is not None and slot.kind in _ON_HOST:
             found.add((i, _ON_HOST[slot.kind], slot.host))
-    found.update(_turned(scene))
+    found.update(_find_gazes(scene))
     loose = [i for i in scene.present if scene.slots[i].kind in _LOOSE]
     for i, j in itertools.permutations(loose, 2):
         if not _carries(scene, i, j) and not _carries(scene, j, i):
-            found.update((i, predicate, j) for predicate in _placed(scene, i, j))
+            found.update((i, predicate, j) for predicate in _find_places(scene, i, j))
     return frozenset(found)
+
+
+def list_entity_relations(scene: Scene) -> frozenset[tuple[Entity, str, Entity]]:
+    """The scene's relations with entities in the place of slots."""
+    return frozenset((scene.entity(s), p, scene.entity(o)) for s, p, o in find_facts(scene))
+
+
+def find_new_facts(scene: Scene, other: Scene) -> list[Fact]:
+    """The facts of `scene` that do not hold in `other` of the same entities, in a fixed order."""
+    known = list_entity_relations(other)
+    return sorted((s, p, o) for s, p, o in find_facts(scene) if (scene.entity(s), p, scene.entity(o)) not in known)
 
 
 def _carries(scene: Scene, host: int, i: int) -> bool:
@@ -45,7 +55,7 @@ def _carries(scene: Scene, host: int, i: int) -> bool:
     return scene.slots[i].host == host and scene.slots[i].kind in _ON_HOST
 
 
-def _turned(scene: Scene) -> Iterator[Fact]:
+def _find_gazes(scene: Scene) -> Iterator[Fact]:
     """looks at and chases: towards the main thing of the column beside, in the direction that one faces."""
     main = {scene.slots[i].column: i for i in scene.present if scene.slots[i].kind in _MAIN}
     for c, i in main.items():
@@ -57,7 +67,7 @@ def _turned(scene: Scene) -> Iterator[Fact]:
         yield i, "chases" if chases else "looks at", target
 
 
-def _placed(scene: Scene, i: int, j: int) -> Iterator[str]:
+def _find_places(scene: Scene, i: int, j: int) -> Iterator[str]:
     """Spatial predicates of `i` with respect to `j`, from boxes and depths alone."""
     a, b = scene.boxes[i], scene.boxes[j]
     kinds = scene.slots[i].kind, scene.slots[j].kind
@@ -72,14 +82,14 @@ def _placed(scene: Scene, i: int, j: int) -> Iterator[str]:
         yield "left of" if shift > 0 else "right of"
     if kinds[0] not in _STANDING or kinds[1] not in _STANDING:
         return
-    gap, depth = _gap(a, b), scene.depths[i] - scene.depths[j]
+    gap, depth = _measure_gap(a, b), scene.depths[i] - scene.depths[j]
     if gap < 0 and abs(depth) >= 18:
         yield "in front of" if depth > 0 else "behind"
     elif gap < _NEAR and abs(depth) < 18:
         yield "next to"
 
 
-def _gap(a: Box, b: Box) -> float:
+def _measure_gap(a: Box, b: Box) -> float:
     """Horizontal distance between two boxes in pixels, negative where they overlap."""
     return max(a[0], b[0]) - min(a[2], b[2])
 
@@ -114,7 +124,7 @@ class Claim:
 
 def holds(claim: Claim, scene: Scene, known: frozenset[Fact] | None = None) -> bool:
     """Whether `claim` is true of `scene`; `known` are the scene's facts, if the caller has them."""
-    known = facts(scene) if known is None else known
+    known = find_facts(scene) if known is None else known
     return _match(claim, scene, known, ())
 
 

@@ -1,15 +1,85 @@
-"""Drawing animals and things, each inside its box."""
+"""Draw animals and things with a brush, each inside its box."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from hire_model.data.synthetic.brush import OUTLINE, Brush
+from PIL import ImageDraw
+
+from hire_model.data.synthetic.world import Box
+
+Point = tuple[float, float]
+OUTLINE = "#2b2b2b"
+SKIN = "#f2c9a0"
+PAINT = {
+    "red": "#d62828",
+    "blue": "#2563eb",
+    "green": "#2e9e3f",
+    "yellow": "#ffd60a",
+    "orange": "#f77f00",
+    "purple": "#7b2cbf",
+    "pink": "#ff8fc7",
+    "white": "#ffffff",
+    "brown": "#8a5a33",
+    "black": "#33333a",
+    "grey": "#9a9aa2",
+}
+
+
+@dataclass(frozen=True)
+class Brush:
+    """Draws shapes given in fractions of `box` (u to the facing side, v downwards)."""
+
+    pen: ImageDraw.ImageDraw
+    box: Box
+    mirrored: bool = False
+    line: int = 2
+
+    def at(self, u: float, v: float) -> Point:
+        """The pixel of a point in the box."""
+        x1, y1, x2, y2 = self.box
+        u = 1 - u if self.mirrored else u
+        return x1 + u * (x2 - x1), y1 + v * (y2 - y1)
+
+    def _corners(self, u1: float, v1: float, u2: float, v2: float) -> tuple[float, float, float, float]:
+        (xa, ya), (xb, yb) = self.at(u1, v1), self.at(u2, v2)
+        return min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb)
+
+    def oval(self, u1: float, v1: float, u2: float, v2: float, fill: str, outline: str | None = OUTLINE) -> None:
+        """An ellipse between two corners."""
+        self.pen.ellipse(self._corners(u1, v1, u2, v2), fill, outline, self.line)
+
+    def ring(self, u1: float, v1: float, u2: float, v2: float) -> None:
+        """An empty dark ellipse with a thick line."""
+        self.pen.ellipse(self._corners(u1, v1, u2, v2), None, OUTLINE, 2 * self.line)
+
+    def slice(self, u1: float, v1: float, u2: float, v2: float, fill: str) -> None:
+        """The upper half of an ellipse."""
+        self.pen.pieslice(self._corners(u1, v1, u2, v2), 180, 360, fill, OUTLINE, self.line)
+
+    def rect(self, u1: float, v1: float, u2: float, v2: float, fill: str, outline: str | None = OUTLINE) -> None:
+        """A rectangle between two corners."""
+        self.pen.rectangle(self._corners(u1, v1, u2, v2), fill, outline, self.line)
+
+    def poly(self, points: Sequence[Point], fill: str, outline: str | None = OUTLINE) -> None:
+        """A filled polygon."""
+        self.pen.polygon([self.at(*point) for point in points], fill, outline, self.line)
+
+    def stroke(self, points: Sequence[Point], fill: str = OUTLINE, width: float = 0.0) -> None:
+        """A line through points; `width` as a fraction of the box's height, 0 for a thin one."""
+        pixels = max(self.line, round(width * (self.box[3] - self.box[1])))
+        self.pen.line([self.at(*point) for point in points], fill, pixels, joint="curve")
+
+    def inner(self, u1: float, v1: float, u2: float, v2: float) -> Brush:
+        """A brush for a part of the box."""
+        return Brush(self.pen, self._corners(u1, v1, u2, v2), self.mirrored, self.line)
+
 
 _POLE = "#7a5230"
 
 
-def _legs(b: Brush, fill: str, tops: tuple[float, ...], top: float, run: bool, width: float) -> None:
+def _draw_legs(b: Brush, fill: str, tops: tuple[float, ...], top: float, run: bool, width: float) -> None:
     """Four legs of an animal, straight down or stretched out in a run."""
     for i, u in enumerate(tops):
         foot = u + (0 if not run else -0.12 if i < 2 else 0.12)
@@ -17,11 +87,11 @@ def _legs(b: Brush, fill: str, tops: tuple[float, ...], top: float, run: bool, w
         b.stroke([(u, top), (foot, 0.98)], fill, width)
 
 
-def dog(b: Brush, fill: str, run: bool) -> None:
+def draw_dog(b: Brush, fill: str, run: bool) -> None:
     """A dog from the side: hanging ear, long snout, tail up."""
     b.stroke([(0.12, 0.5), (0.02, 0.14)], OUTLINE, 0.13)
     b.stroke([(0.12, 0.5), (0.02, 0.15)], fill, 0.09)
-    _legs(b, fill, (0.17, 0.27, 0.56, 0.66), 0.65, run, 0.09)
+    _draw_legs(b, fill, (0.17, 0.27, 0.56, 0.66), 0.65, run, 0.09)
     b.oval(0.08, 0.36, 0.74, 0.78, fill)
     b.oval(0.58, 0.08, 0.86, 0.54, fill)
     b.oval(0.74, 0.26, 1.0, 0.5, fill)
@@ -31,11 +101,11 @@ def dog(b: Brush, fill: str, run: bool) -> None:
     b.oval(0.77, 0.2, 0.81, 0.28, "black", None)
 
 
-def cat(b: Brush, fill: str, run: bool) -> None:
+def draw_cat(b: Brush, fill: str, run: bool) -> None:
     """A cat from the side: round head, pointed ears, whiskers, a long curved tail."""
     b.stroke([(0.14, 0.6), (0.02, 0.45), (0.04, 0.15), (0.12, 0.04)], OUTLINE, 0.12)
     b.stroke([(0.14, 0.6), (0.02, 0.45), (0.04, 0.15), (0.12, 0.06)], fill, 0.07)
-    _legs(b, fill, (0.18, 0.28, 0.54, 0.64), 0.7, run, 0.08)
+    _draw_legs(b, fill, (0.18, 0.28, 0.54, 0.64), 0.7, run, 0.08)
     b.oval(0.1, 0.45, 0.72, 0.84, fill)
     b.poly([(0.6, 0.3), (0.62, 0.0), (0.74, 0.18)], fill)
     b.poly([(0.82, 0.18), (0.94, 0.0), (0.96, 0.3)], fill)
@@ -48,11 +118,11 @@ def cat(b: Brush, fill: str, run: bool) -> None:
     b.stroke([(0.9, 0.46), (1.04, 0.5)])
 
 
-def horse(b: Brush, fill: str, run: bool) -> None:
+def draw_horse(b: Brush, fill: str, run: bool) -> None:
     """A horse from the side: long neck with a mane, tail down."""
     mane = "#2a2018" if fill != "#33333a" else "#8c8c94"
     b.stroke([(0.1, 0.42), (0.02, 0.55), (0.03, 0.8)], mane, 0.08)
-    _legs(b, fill, (0.16, 0.25, 0.58, 0.67), 0.6, run, 0.07)
+    _draw_legs(b, fill, (0.16, 0.25, 0.58, 0.67), 0.6, run, 0.07)
     b.poly([(0.56, 0.46), (0.76, 0.06), (0.88, 0.12), (0.74, 0.6)], fill)
     b.oval(0.08, 0.34, 0.76, 0.7, fill)
     b.poly([(0.6, 0.4), (0.6, 0.56), (0.73, 0.5), (0.81, 0.2)], fill, None)
@@ -62,7 +132,7 @@ def horse(b: Brush, fill: str, run: bool) -> None:
     b.oval(0.85, 0.1, 0.89, 0.15, "black", None)
 
 
-def bird(b: Brush, fill: str, run: bool) -> None:
+def draw_bird(b: Brush, fill: str, run: bool) -> None:
     """A flying bird with a raised wing."""
     b.poly([(0.2, 0.6), (0.0, 0.45), (0.0, 0.75)], fill)
     b.oval(0.14, 0.42, 0.76, 0.86, fill)
@@ -72,14 +142,14 @@ def bird(b: Brush, fill: str, run: bool) -> None:
     b.oval(0.76, 0.36, 0.83, 0.46, "black", None)
 
 
-def hat(b: Brush, fill: str, run: bool) -> None:
+def draw_hat(b: Brush, fill: str, run: bool) -> None:
     """A hat with a brim and a band."""
     b.rect(0.24, 0.02, 0.76, 0.8, fill)
     b.oval(0.0, 0.66, 1.0, 1.0, fill)
     b.stroke([(0.25, 0.62), (0.75, 0.62)], OUTLINE, 0.12)
 
 
-def scarf(b: Brush, fill: str, run: bool) -> None:
+def draw_scarf(b: Brush, fill: str, run: bool) -> None:
     """A scarf round the neck with one end hanging down."""
     b.rect(0.55, 0.3, 0.82, 1.0, fill)
     for v in (0.7, 0.85):
@@ -87,14 +157,14 @@ def scarf(b: Brush, fill: str, run: bool) -> None:
     b.oval(0.0, 0.0, 1.0, 0.45, fill)
 
 
-def ball(b: Brush, fill: str, run: bool) -> None:
+def draw_ball(b: Brush, fill: str, run: bool) -> None:
     """A ball with two seams."""
     b.oval(0.0, 0.0, 1.0, 1.0, fill)
     b.stroke([(0.06, 0.38), (0.5, 0.52), (0.94, 0.38)])
     b.stroke([(0.5, 0.52), (0.5, 0.98)])
 
 
-def umbrella(b: Brush, fill: str, run: bool) -> None:
+def draw_umbrella(b: Brush, fill: str, run: bool) -> None:
     """An open umbrella on its stick, which leans to the hand."""
     b.stroke([(0.5, 0.4), (0.2, 0.98)], OUTLINE, 0.05)
     b.slice(0.0, 0.02, 1.0, 0.88, fill)
@@ -102,7 +172,7 @@ def umbrella(b: Brush, fill: str, run: bool) -> None:
     b.stroke([(0.5, 0.03), (0.67, 0.45)])
 
 
-def balloon(b: Brush, fill: str, run: bool) -> None:
+def draw_balloon(b: Brush, fill: str, run: bool) -> None:
     """A balloon on its string."""
     b.stroke([(0.5, 0.5), (0.42, 0.7), (0.55, 0.85), (0.5, 1.0)])
     b.oval(0.0, 0.0, 1.0, 0.52, fill)
@@ -110,14 +180,14 @@ def balloon(b: Brush, fill: str, run: bool) -> None:
     b.oval(0.2, 0.08, 0.4, 0.2, "white", None)
 
 
-def cup(b: Brush, fill: str, run: bool) -> None:
+def draw_cup(b: Brush, fill: str, run: bool) -> None:
     """A cup with its handle."""
     b.ring(0.55, 0.25, 1.0, 0.8)
     b.poly([(0.0, 0.1), (0.75, 0.1), (0.66, 1.0), (0.1, 1.0)], fill)
     b.oval(0.0, 0.0, 0.75, 0.22, "#e9e2d8")
 
 
-def book(b: Brush, fill: str, run: bool) -> None:
+def draw_book(b: Brush, fill: str, run: bool) -> None:
     """A closed book with its pages to be seen."""
     b.rect(0.0, 0.0, 1.0, 1.0, fill)
     b.rect(0.06, 0.8, 1.0, 0.95, "#fffbe8")
@@ -125,13 +195,13 @@ def book(b: Brush, fill: str, run: bool) -> None:
     b.stroke([(0.1, 0.0), (0.1, 0.8)])
 
 
-def flag(b: Brush, fill: str, run: bool) -> None:
+def draw_flag(b: Brush, fill: str, run: bool) -> None:
     """A flag on its pole."""
     b.stroke([(0.1, 0.0), (0.1, 1.0)], _POLE, 0.06)
     b.poly([(0.14, 0.02), (0.55, 0.08), (1.0, 0.02), (1.0, 0.42), (0.55, 0.48), (0.14, 0.42)], fill)
 
 
-def bag(b: Brush, fill: str, run: bool) -> None:
+def draw_bag(b: Brush, fill: str, run: bool) -> None:
     """A handbag with its handle."""
     b.ring(0.2, 0.0, 0.8, 0.7)
     b.poly([(0.06, 0.35), (0.94, 0.35), (1.0, 1.0), (0.0, 1.0)], fill)
@@ -139,7 +209,7 @@ def bag(b: Brush, fill: str, run: bool) -> None:
     b.oval(0.43, 0.48, 0.57, 0.62, "#f5d76e")
 
 
-def kite(b: Brush, fill: str, run: bool) -> None:
+def draw_kite(b: Brush, fill: str, run: bool) -> None:
     """A kite with its tail."""
     b.stroke([(0.5, 0.7), (0.4, 0.8), (0.6, 0.9), (0.5, 1.0)])
     b.poly([(0.5, 0.0), (1.0, 0.3), (0.5, 0.75), (0.0, 0.3)], fill)
@@ -147,14 +217,14 @@ def kite(b: Brush, fill: str, run: bool) -> None:
     b.stroke([(0.0, 0.3), (1.0, 0.3)])
 
 
-def table(b: Brush, fill: str, run: bool) -> None:
+def draw_table(b: Brush, fill: str, run: bool) -> None:
     """A table: a board on two pairs of legs, open below."""
     for u in (0.05, 0.87):
         b.rect(u, 0.12, u + 0.08, 1.0, fill)
     b.rect(0.0, 0.0, 1.0, 0.18, fill)
 
 
-def bench(b: Brush, fill: str, run: bool) -> None:
+def draw_bench(b: Brush, fill: str, run: bool) -> None:
     """A garden bench: two boards for the back, a seat, legs."""
     for u in (0.06, 0.86):
         b.rect(u, 0.0, u + 0.07, 1.0, fill)
@@ -163,7 +233,7 @@ def bench(b: Brush, fill: str, run: bool) -> None:
     b.rect(0.0, 0.54, 1.0, 0.7, fill)
 
 
-def box(b: Brush, fill: str, run: bool) -> None:
+def draw_box(b: Brush, fill: str, run: bool) -> None:
     """A crate with slats."""
     b.rect(0.0, 0.0, 1.0, 1.0, fill)
     for v in (0.33, 0.66):
@@ -171,17 +241,17 @@ def box(b: Brush, fill: str, run: bool) -> None:
     b.stroke([(0.0, 1.0), (1.0, 0.0)], OUTLINE, 0.05)
 
 
-def car(b: Brush, fill: str, run: bool) -> None:
+def draw_car(b: Brush, fill: str, run: bool) -> None:
     """A car from the side, its bonnet in front."""
     b.poly([(0.16, 0.48), (0.28, 0.04), (0.6, 0.04), (0.76, 0.48)], fill)
     b.poly([(0.22, 0.45), (0.31, 0.13), (0.43, 0.13), (0.43, 0.45)], "#d6f0fb")
     b.poly([(0.47, 0.45), (0.47, 0.13), (0.58, 0.13), (0.69, 0.45)], "#d6f0fb")
     b.poly([(0.0, 0.46), (0.82, 0.46), (1.0, 0.56), (1.0, 0.84), (0.0, 0.84)], fill)
     b.oval(0.94, 0.55, 1.0, 0.68, "#fff3a6")
-    _wheels(b, (0.2, 0.78), 0.64, "#2f2f35")
+    _draw_wheels(b, (0.2, 0.78), 0.64, "#2f2f35")
 
 
-def _wheels(b: Brush, centres: tuple[float, ...], top: float, fill: str) -> None:
+def _draw_wheels(b: Brush, centres: tuple[float, ...], top: float, fill: str) -> None:
     width, height = b.box[2] - b.box[0], b.box[3] - b.box[1]
     half = (1 - top) / 2 * height / width
     for u in centres:
@@ -189,7 +259,7 @@ def _wheels(b: Brush, centres: tuple[float, ...], top: float, fill: str) -> None
         b.oval(u - half / 2.5, top + (1 - top) * 0.3, u + half / 2.5, 1 - (1 - top) * 0.3, "#c9c9d1")
 
 
-def bike(b: Brush, fill: str, run: bool) -> None:
+def draw_bike(b: Brush, fill: str, run: bool) -> None:
     """A bicycle from the side, its frame in colour."""
     width, height = b.box[2] - b.box[0], b.box[3] - b.box[1]
     half = 0.31 * height / width
@@ -206,7 +276,7 @@ def bike(b: Brush, fill: str, run: bool) -> None:
     b.stroke([(0.6, 0.04), (0.68, 0.1), (0.76, 0.08)], OUTLINE, 0.06)
 
 
-def tree(b: Brush, fill: str, run: bool) -> None:
+def draw_tree(b: Brush, fill: str, run: bool) -> None:
     """A tree with a round crown."""
     b.rect(0.42, 0.5, 0.58, 1.0, _POLE)
     for u1, v1, u2, v2 in ((0.0, 0.25, 0.6, 0.62), (0.4, 0.25, 1.0, 0.62), (0.16, 0.0, 0.84, 0.45)):
@@ -215,9 +285,10 @@ def tree(b: Brush, fill: str, run: bool) -> None:
 
 
 SHAPES: dict[str, Callable[[Brush, str, bool], None]] = {
-    shape.__name__: shape
+    shape.__name__.removeprefix("draw_"): shape
     for shape in (
-        dog, cat, horse, bird, hat, scarf, ball, umbrella, balloon, cup, book, flag, bag, kite, table, bench, box, car,
-        bike, tree,
+        draw_dog, draw_cat, draw_horse, draw_bird, draw_hat, draw_scarf, draw_ball, draw_umbrella, draw_balloon,
+        draw_cup, draw_book, draw_flag, draw_bag, draw_kite, draw_table, draw_bench, draw_box, draw_car, draw_bike,
+        draw_tree,
     )
 }  # fmt: skip

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from hire_model.data.importers.base import Notes, chosen
-from hire_model.data.importers.checks import check_caption, fractions, real_features
+from hire_model.data.importers.base import Notes, select_splits
+from hire_model.data.importers.checks import check_caption, select_real_features, to_fractions
 from hire_model.data.importers.files import parse_json, read_bytes, read_lines
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
@@ -37,7 +37,7 @@ class CaptionedImage:
     caption_ids: list[str] = field(default_factory=list)
 
 
-def image_keys(name: str) -> list[str]:
+def derive_image_keys(name: str) -> list[str]:
     """The names under which `name`'s image goes elsewhere: without folder, without suffix, its number in COCO."""
     base = PurePosixPath(name).name
     stem = base[: -len(suffix)] if (suffix := PurePosixPath(base).suffix).lower() in _PICTURE_SUFFIXES else base
@@ -53,7 +53,7 @@ class Captions:
         everything = list(images)
         if not everything:
             raise DataError(f"{path}: not one image in it. Expected captions of one or more.")
-        kept = set(chosen(splits, dict.fromkeys(image.split for image in everything), str(path)))
+        kept = set(select_splits(splits, dict.fromkeys(image.split for image in everything), str(path)))
         self.images = [image for image in everything if image.split in kept]
         self._by_key: dict[str, int] = {}
         for index, image in enumerate(self.images):
@@ -64,7 +64,7 @@ class Captions:
 
     def find(self, name: str) -> int | None:
         """Index in `images` of the image that `name` means, None if it is not there."""
-        return next((self._by_key[key] for key in image_keys(name) if key in self._by_key), None)
+        return next((self._by_key[key] for key in derive_image_keys(name) if key in self._by_key), None)
 
     def check_complete(self, found: Iterable[int], source: str) -> None:
         """Raise DataError if images with captions have no features."""
@@ -87,18 +87,18 @@ def read_captions(path: Path, splits: Sequence[str], restval: str, notes: Notes,
     """
     path = path.expanduser()
     if path.suffix == ".json":
-        images = _karpathy(path, restval, notes)
+        images = _read_karpathy(path, restval, notes)
     elif path.suffix in (".jsonl", ".tsv"):
-        images = _table(path, notes)
+        images = _read_table(path, notes)
     else:
         raise DataError(f"{path}: unknown kind of captions file. Expected Karpathy's .json, or a table .jsonl or .tsv.")
     found = Captions(path, images, splits)
     if first:
-        _keep(found, first, notes)
+        _truncate_captions(found, first, notes)
     return found
 
 
-def _keep(found: Captions, first: int, notes: Notes) -> None:
+def _truncate_captions(found: Captions, first: int, notes: Notes) -> None:
     """Only the `first` captions of each image."""
     for image in found.images:
         where = f"image '{image.image_id}'"
@@ -109,7 +109,7 @@ def _keep(found: Captions, first: int, notes: Notes) -> None:
         del image.captions[first:], image.caption_ids[first:]
 
 
-def _karpathy(path: Path, restval: str, notes: Notes) -> list[CaptionedImage]:
+def _read_karpathy(path: Path, restval: str, notes: Notes) -> list[CaptionedImage]:
     data = parse_json(read_bytes(path), str(path))
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
         raise DataError(f"{path}: expected Karpathy's layout, an object with a list 'images'.")
@@ -117,27 +117,27 @@ def _karpathy(path: Path, restval: str, notes: Notes) -> list[CaptionedImage]:
     places: dict[str, str] = {}
     for number, entry in enumerate(data["images"]):
         where = f"{path}: images[{number}]"
-        name, split, sentences = (_field(entry, key, kind, where) for key, kind in _KARPATHY_FIELDS)
+        name, split, sentences = (_read_field(entry, key, kind, where) for key, kind in _KARPATHY_FIELDS)
         if split == "restval":
             if restval == "drop":
                 notes.count("images of split restval left out", where)
                 continue
             split = "train"
             notes.count("images of split restval put into train", where)
-        image = CaptionedImage(name, _SPLITS.get(split, split), {*image_keys(name)})
+        image = CaptionedImage(name, _SPLITS.get(split, split), {*derive_image_keys(name)})
         if "cocoid" in entry:
             image.keys.add(str(entry["cocoid"]))
         for at, sentence in enumerate(sentences):
-            _sentence(image, sentence, at, f"{where}.sentences[{at}]", places)
+            _add_sentence(image, sentence, at, f"{where}.sentences[{at}]", places)
         if not sentences:
             raise DataError(f"{where}: image '{name}' has no sentence. Expected one or more.")
         images.append(image)
     return images
 
 
-def _sentence(image: CaptionedImage, entry: Any, at: int, where: str, places: dict[str, str]) -> None:
+def _add_sentence(image: CaptionedImage, entry: Any, at: int, where: str, places: dict[str, str]) -> None:
     """Add a sentence to its image. places: where each caption id was found, over the whole file."""
-    raw = _field(entry, "raw", str, where)
+    raw = _read_field(entry, "raw", str, where)
     number = entry.get("sentid")
     caption_id = f"{image.image_id}#{at}" if number is None else str(number)
     if caption_id in places:
@@ -146,20 +146,20 @@ def _sentence(image: CaptionedImage, entry: Any, at: int, where: str, places: di
             "once; number the sentences anew, or leave the field out of all."
         )
     places[caption_id] = where
-    _add(image, raw, caption_id, where)
+    _add_caption(image, raw, caption_id, where)
 
 
 _KARPATHY_FIELDS = (("filename", str), ("split", str), ("sentences", list))
 
 
-def _field(entry: Any, key: str, kind: type, where: str) -> Any:
+def _read_field(entry: Any, key: str, kind: type, where: str) -> Any:
     if not isinstance(entry, dict) or not isinstance(entry.get(key), kind) or entry[key] == "":
         words = {str: "a text that is not empty", list: "a list", int: "an integer", dict: "an object"}[kind]
         raise DataError(f"{where}: field '{key}' is missing or of the wrong kind. Expected {words}.")
     return entry[key]
 
 
-def _add(image: CaptionedImage, text: str, caption_id: str, where: str) -> None:
+def _add_caption(image: CaptionedImage, text: str, caption_id: str, where: str) -> None:
     words = " ".join(text.split("\n")).strip()
     if not words:
         raise DataError(f"{where}: the caption is empty. Expected text; take the caption out or put its text back.")
@@ -168,19 +168,19 @@ def _add(image: CaptionedImage, text: str, caption_id: str, where: str) -> None:
     image.caption_ids.append(caption_id)
 
 
-def _table(path: Path, notes: Notes) -> list[CaptionedImage]:
+def _read_table(path: Path, notes: Notes) -> list[CaptionedImage]:
     images: dict[str, CaptionedImage] = {}
-    for number, row in _rows(path, notes):
+    for number, row in _read_rows(path, notes):
         where = f"{path}: line {number}"
-        name, split, text = (_field(row, key, str, where) for key in ("image", "split", "caption"))
-        image = images.setdefault(name, CaptionedImage(name, split, {*image_keys(name)}))
+        name, split, text = (_read_field(row, key, str, where) for key in ("image", "split", "caption"))
+        image = images.setdefault(name, CaptionedImage(name, split, {*derive_image_keys(name)}))
         if image.split != split:
             raise DataError(f"{where}: image '{name}' is in split '{split}' here and in '{image.split}' above.")
-        _add(image, text, f"{name}#{len(image.captions)}", where)
+        _add_caption(image, text, f"{name}#{len(image.captions)}", where)
     return list(images.values())
 
 
-def _rows(path: Path, notes: Notes) -> Iterable[tuple[int, Any]]:
+def _read_rows(path: Path, notes: Notes) -> Iterable[tuple[int, Any]]:
     lines = read_lines(path, notes)
     if path.suffix == ".jsonl":
         yield from ((n, parse_json(line, f"{path}: line {n}")) for n, line in enumerate(lines, 1))
@@ -206,16 +206,16 @@ class Detections:
     scores: np.ndarray | None = None
 
 
-def record_of(image: CaptionedImage, found: Detections, where: str, notes: Notes) -> ImageRecord:
+def make_record(image: CaptionedImage, found: Detections, where: str, notes: Notes) -> ImageRecord:
     """The image with its regions, checked. Boxes are taken for pixels if a number is above 1."""
-    features = real_features(found.features, None, where, notes)
+    features = select_real_features(found.features, None, where, notes)
     real = slice(0, len(features))
     boxes, width, height = found.boxes, *(found.size or (0, 0))
     if boxes is not None:
         pixels = bool(np.fmax.reduce(boxes[real], axis=None) > 1.01)
         if pixels and not found.size:
             raise DataError(f"{where}: boxes in pixels, but no width and height of the image. Expected both.")
-        boxes = fractions(boxes[real], found.size if pixels else None, where, notes)
+        boxes = to_fractions(boxes[real], found.size if pixels else None, where, notes)
     return ImageRecord(
         image_id=image.image_id,
         split=image.split,

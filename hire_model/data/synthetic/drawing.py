@@ -1,42 +1,83 @@
-"""Drawing people: clothes in their colour, a face that shows where they look, and an arm for what they hold."""
+"""Draw a scene and its people with Pillow: far things first, faces turned to what they look at."""
 
 from __future__ import annotations
 
-from hire_model.data.synthetic.brush import OUTLINE, SKIN, Brush
-from hire_model.data.synthetic.vocabulary import GROWN
+from PIL import Image, ImageDraw
+
+from hire_model.data.synthetic.shapes import OUTLINE, PAINT, SHAPES, SKIN, Brush
+from hire_model.data.synthetic.world import GROWN, HEIGHT, PEOPLE, WIDTH, Scene
+
+_FINER = 2  # drawn at so many times the size and averaged down, for smooth edges
+_MOODS = (("#cfe8ff", "#b8d89a"), ("#e6f2fb", "#c9dfae"), ("#fdebd3", "#d8cfa0"), ("#d9f0ee", "#e3d9c0"))
+_HORIZON = 138
+
+
+def draw_scene(scene: Scene) -> Image.Image:
+    """The scene as a 320 x 240 RGB picture."""
+    sky, ground = _MOODS[scene.mood]
+    image = Image.new("RGB", (WIDTH * _FINER, HEIGHT * _FINER), sky)
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, _HORIZON * _FINER, WIDTH * _FINER, HEIGHT * _FINER), fill=ground)
+    for i in sorted(scene.present, key=lambda i: _rank_by_depth(scene, i)):
+        _draw_slot(pen, scene, i)
+    return image.reduce(_FINER)
+
+
+def _rank_by_depth(scene: Scene, i: int) -> tuple[float, int, int, bool]:
+    """Far before near, column by column, hosts before what they carry, and what is held last."""
+    slot, nesting = scene.slots[i], 0
+    held = slot.kind == "hand"
+    while slot.host is not None:
+        slot, nesting = scene.slots[slot.host], nesting + 1
+    return scene.depths[i], slot.column, nesting, held
+
+
+def _draw_slot(pen: ImageDraw.ImageDraw, scene: Scene, i: int) -> None:
+    entity, facing, slot = scene.entity(i), scene.facing(i), scene.slots[i]
+    x1, y1, x2, y2 = (_FINER * value for value in scene.boxes[i])
+    held_left = slot.kind == "hand" and slot.host is not None and scene.facing(slot.host) == "left"
+    brush = Brush(pen, (x1, y1, x2, y2), facing == "left" or held_left)
+    paint = PAINT[entity.colour]
+    if entity.cls in PEOPLE:
+        pose = slot.kind if slot.kind in ("seat", "saddle") else "stand"
+        holding = any(scene.slots[j].kind == "hand" and scene.slots[j].host == i for j in scene.present)
+        draw_person(brush, entity.cls, paint, profile=facing != "front", pose=pose, holding=holding)
+        return
+    SHAPES[entity.cls](brush, paint, slot.kind == "runner")
+
 
 _HAIR = {"man": "#3d2b1f", "woman": "#6b3a1e", "boy": "#b5803c", "girl": "#d9a441"}
 _TROUSERS, _SHOES = "#3f4a5f", "#26262b"
 _DRESSED_IN_SKIRTS = ("woman", "girl")
 
 
-def person(brush: Brush, cls: str, fill: str, *, profile: bool, pose: str, holding: bool) -> None:
+def draw_person(brush: Brush, cls: str, fill: str, *, profile: bool, pose: str, holding: bool) -> None:
     """A person filling the brush's box. `pose` is stand, seat or saddle; `profile` turns the face sideways."""
     head = 0.22 if cls in GROWN else 0.3  # of the standing height, as world.head_of has it
     _LEGS[pose](brush, cls, fill, profile)
     hip = 0.64 if pose == "stand" else 0.78
-    _torso(brush, cls, fill, head, hip)
+    _draw_torso(brush, cls, fill, head, hip)
     shoulder = head + 0.06
     arm = (hip - head) * 0.9
     hang = (0.2, shoulder + arm * 0.95)
     brush.stroke([(0.24, shoulder), hang], OUTLINE, 0.075)
     brush.stroke([(0.24, shoulder), hang], fill, 0.055)
-    _ball(brush, *hang)
+    _draw_hand(brush, *hang)
     hand = (0.97, 0.5) if holding else (0.95, shoulder + 0.05) if pose == "saddle" else (0.8, shoulder + arm * 0.95)
     brush.stroke([(0.74, shoulder), hand], OUTLINE, 0.075)
     brush.stroke([(0.74, shoulder), hand], fill, 0.055)
-    _ball(brush, *hand)
-    _head(brush, cls, head, profile)
+    _draw_hand(brush, *hand)
+    _draw_head(brush, cls, head, profile)
 
 
-def _ball(brush: Brush, u: float, v: float) -> None:
+def _draw_hand(brush: Brush, u: float, v: float) -> None:
     """A hand."""
     width, height = brush.box[2] - brush.box[0], brush.box[3] - brush.box[1]
     radius = 0.035
     brush.oval(u - radius * height / width, v - radius, u + radius * height / width, v + radius, SKIN)
 
 
-def _torso(brush: Brush, cls: str, fill: str, head: float, hip: float) -> None:
+def _draw_torso(brush: Brush, cls: str, fill: str, head: float, hip: float) -> None:
     if cls in _DRESSED_IN_SKIRTS:
         brush.poly(
             [
@@ -53,43 +94,43 @@ def _torso(brush: Brush, cls: str, fill: str, head: float, hip: float) -> None:
         brush.poly([(0.22, head), (0.78, head), (0.74, hip), (0.26, hip)], fill)
 
 
-def _stand(brush: Brush, cls: str, fill: str, profile: bool) -> None:
+def _draw_standing_legs(brush: Brush, cls: str, fill: str, profile: bool) -> None:
     leg = SKIN if cls in _DRESSED_IN_SKIRTS else _TROUSERS
     for u in (0.28, 0.53):
         brush.rect(u, 0.6, u + 0.19, 0.97, leg)
         brush.oval(u - 0.02, 0.94, u + (0.28 if profile else 0.22), 1.0, _SHOES)
 
 
-def _seat(brush: Brush, cls: str, fill: str, profile: bool) -> None:
+def _draw_seated_legs(brush: Brush, cls: str, fill: str, profile: bool) -> None:
     leg = SKIN if cls in _DRESSED_IN_SKIRTS else _TROUSERS
     for u in (0.26, 0.55):
         brush.rect(u, 0.72, u + 0.2, 0.97, leg)
         brush.oval(u - 0.02, 0.93, u + 0.24, 1.0, _SHOES)
 
 
-def _saddle(brush: Brush, cls: str, fill: str, profile: bool) -> None:
+def _draw_riding_leg(brush: Brush, cls: str, fill: str, profile: bool) -> None:
     leg = SKIN if cls in _DRESSED_IN_SKIRTS else _TROUSERS
     brush.stroke([(0.45, 0.74), (0.72, 0.82), (0.62, 0.98)], OUTLINE, 0.13)
     brush.stroke([(0.45, 0.74), (0.72, 0.82), (0.62, 0.98)], leg, 0.1)
     brush.oval(0.52, 0.94, 0.88, 1.01, _SHOES)
 
 
-_LEGS = {"stand": _stand, "seat": _seat, "saddle": _saddle}
+_LEGS = {"stand": _draw_standing_legs, "seat": _draw_seated_legs, "saddle": _draw_riding_leg}
 
 
-def _head(brush: Brush, cls: str, size: float, profile: bool) -> None:
+def _draw_head(brush: Brush, cls: str, size: float, profile: bool) -> None:
     """A head of `size` (fraction of the height) on top of the body, as wide as it is high."""
     width, height = brush.box[2] - brush.box[0], brush.box[3] - brush.box[1]
     half = size * height / width / 2
     face = brush.inner(0.5 - half, 0.0, 0.5 + half, size)
     hair = _HAIR[cls]
     if cls in _DRESSED_IN_SKIRTS:
-        _long_hair(face, cls, hair)
+        _draw_long_hair(face, cls, hair)
     face.oval(0.06, 0.02, 0.94, 0.98, SKIN)
     if profile:
         face.poly([(0.88, 0.45), (1.1, 0.62), (0.88, 0.68)], SKIN)
-    face.poly(_fringe(profile), hair, None)
-    _eyes(face, profile)
+    face.poly(_outline_fringe(profile), hair, None)
+    _draw_eyes(face, profile)
     mouth = [(0.6, 0.8), (0.84, 0.77)] if profile else [(0.36, 0.76), (0.5, 0.82), (0.64, 0.76)]
     face.stroke(mouth, "#a33b3b", 0.06)
     if cls == "man":
@@ -97,7 +138,7 @@ def _head(brush: Brush, cls: str, size: float, profile: bool) -> None:
         face.stroke(whiskers, hair, 0.1)
 
 
-def _long_hair(face: Brush, cls: str, hair: str) -> None:
+def _draw_long_hair(face: Brush, cls: str, hair: str) -> None:
     if cls == "woman":
         face.poly([(0.0, 0.35), (0.5, -0.05), (1.0, 0.35), (1.04, 1.3), (-0.04, 1.3)], hair)
     else:
@@ -105,13 +146,13 @@ def _long_hair(face: Brush, cls: str, hair: str) -> None:
         face.oval(0.86, 0.4, 1.28, 1.05, hair)
 
 
-def _fringe(profile: bool) -> list[tuple[float, float]]:
+def _outline_fringe(profile: bool) -> list[tuple[float, float]]:
     if profile:
         return [(0.05, 0.6), (0.06, 0.3), (0.3, 0.04), (0.7, 0.04), (0.92, 0.28), (0.45, 0.32), (0.3, 0.6)]
     return [(0.06, 0.4), (0.14, 0.18), (0.35, 0.03), (0.65, 0.03), (0.86, 0.18), (0.94, 0.4), (0.5, 0.26)]
 
 
-def _eyes(face: Brush, profile: bool) -> None:
+def _draw_eyes(face: Brush, profile: bool) -> None:
     for u in (0.72,) if profile else (0.32, 0.68):
         face.oval(u - 0.12, 0.38, u + 0.12, 0.6, "white", None)
         pupil = u + 0.05 if profile else u

@@ -1,0 +1,123 @@
+"""`hire train` and `hire evaluate`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hire_model.cli.options import Data, Limit, Protocol, Recipe, ReportFile, Resume, Set, collect_overrides
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hire_model.evaluation.result import Result
+    from hire_model.workflows.evaluate import Evaluated
+    from hire_model.workflows.train import Trained
+
+_RECALLS = ("r1", "r5", "r10")
+
+
+def train(
+    recipe: Recipe = "synthetic",
+    data: Data = "",
+    epochs: Annotated[int, typer.Option(min=0, help="Short for --set train.epochs=N; 0 keeps the recipe's.")] = 0,
+    set_: Set = None,
+    resume: Resume = False,
+) -> None:
+    """Train a model, evaluate it on the test split, and register it with MLflow."""
+    from hire_model.settings import resolve
+
+    resolved = resolve(recipe, collect_overrides(set_, data__path=data, train__epochs=epochs))
+    from hire_model.workflows import train as workflow  # imports torch: only after the settings are checked
+
+    print_training(workflow.train(resolved, name=Path(recipe).stem, resume=resume))
+
+
+def evaluate(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="models:/hire@challenger, or a model folder; repeat it to average an ensemble."),
+    ] = None,
+    data: Data = "",
+    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
+    protocol: Protocol = "",
+    limit: Limit = 0,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures as JSON.")] = None,
+    report: ReportFile = None,
+    set_: Set = None,
+) -> None:
+    """Evaluate a model, or an ensemble of several, on a split."""
+    from hire_model.files import check_writable
+    from hire_model.settings import resolve
+
+    settings = resolve(None, collect_overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
+    for path in filter(None, (json, report)):
+        check_writable(path)
+    from hire_model.workflows import evaluate as workflow
+
+    models = model or [f"models:/{settings.tracking.model_name}@challenger"]
+    print_evaluation(workflow.evaluate(models, settings, split, json, report, limit))
+
+
+def print_training(outcome: Trained | None) -> None:
+    """Print the figures of a training and what to type next. `outcome` is None in all processes but the first."""
+    from rich.console import Console
+
+    if outcome is None:
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(make_recall_table(outcome.result, outcome.split))
+    console.print(f"Best epoch {outcome.best_epoch + 1} of {outcome.epochs} by rSum on the dev split.\n")
+    _print_paths(console, {"report": outcome.report, "figures": outcome.figures, "model": outcome.model})
+    if outcome.registered:
+        console.print(f"  registered  {outcome.registered}")
+    address, data = (shlex.quote(str(name)) for name in (outcome.registered or outcome.model, outcome.data))
+    console.print("\nNext:")
+    limit = f" --limit {outcome.limit}" if outcome.limit else ""
+    console.print(f"  hire evaluate --model {address} --data {data} --split {outcome.split}" + limit)
+    if outcome.tracking_uri:
+        console.print(f"  mlflow ui --backend-store-uri {shlex.quote(outcome.tracking_uri)}")
+
+
+def print_evaluation(outcome: Evaluated) -> None:
+    """Print the figures of an evaluation and the files that it wrote."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(make_recall_table(outcome.result, outcome.split))
+    _print_paths(console, {"report": outcome.report, "figures": outcome.figures})
+
+
+def make_recall_table(result: Result, split: str) -> Table:
+    """Return the figures of one protocol as a table with a row per direction."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    title = f"{split}, protocol {result.title}: {result.images} images, {result.captions} captions"
+    table = Table(title=title, box=SIMPLE, caption=_describe_rsum(result))
+    for heading in ("", "R@1", "R@5", "R@10", "median", "mean rank"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, direction in (("image to text", result.i2t), ("text to image", result.t2i)):
+        recall = [f"{getattr(direction, key):.1f}" for key in _RECALLS]
+        table.add_row(name, *recall, f"{direction.median:g}", f"{direction.mean:.1f}")
+        if direction.intervals:
+            spread = ["{:.1f}-{:.1f}".format(*direction.intervals[key]) for key in _RECALLS]
+            table.add_row("", *spread, style="dim")
+    return table
+
+
+def _describe_rsum(result: Result) -> str:
+    if result.rsum_interval is None:
+        return f"rSum {result.rsum:.1f} of 600"
+    low, high = result.rsum_interval
+    return f"rSum {result.rsum:.1f} of 600 ({low:.1f}-{high:.1f}: 95 % of {result.bootstrap} resamplings)"
+
+
+def _print_paths(console: Console, paths: dict[str, Path | None]) -> None:
+    for name, path in paths.items():
+        if path is not None:
+            console.print(f"  {name:<11} {path}")
