@@ -34,9 +34,16 @@ def gate(
     data: Annotated[
         str, typer.Option(metavar="DATASET", help="A data set folder; the relational scenes without.")
     ] = "",
-    split: Annotated[str, typer.Option(help="The split to judge on; the recipe's data.test or data.dev without.")] = "",
+    split: Annotated[
+        str, typer.Option(help="The split to judge on; by default data.test of the recipe, or else data.dev.")
+    ] = "",
     protocol: Annotated[str, typer.Option(help="full, f30k-1k, coco-5k or coco-1k-5fold.")] = "",
-    limit: Annotated[int, typer.Option(min=0, help="Only the split's first images; 0 takes all.")] = 0,
+    limit: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Only the split's first images; 0 takes all, or data.dev_images of data.dev without --split."
+        ),
+    ] = 0,
     recipe: Annotated[
         str, typer.Option(help="A recipe by name or path, for the split and the team's rules, its table gate.")
     ] = "synthetic",

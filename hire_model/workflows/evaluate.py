@@ -125,12 +125,12 @@ def write_report(
     history: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write the HTML report. model: explains the examples; history: one row per epoch of a training."""
-    explained = make_explainer(model, split) if model is not None else None
+    explained = _make_explainer(model, split) if model is not None else None
     html = report.render(result, matrix, split, history=history, explain=explained, examples=settings.examples)
     return write_text(html, path)
 
 
-def make_explainer(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
+def _make_explainer(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
     """Return a function (image, caption) of `split` -> the explanation of that pair's score."""
     bank, device = caption_bank(model, split.texts), next(model.parameters()).device
     mapping = predicate_map(model.predicates, split.dataset.manifest.predicates)
