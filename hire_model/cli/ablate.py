@@ -13,8 +13,8 @@ from hire_model.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hire_model.ablation.study import Study
     from hire_model.ablation.tables import Table
-    from hire_model.ablation.trial import Study
 
 app = typer.Typer(help="Train variants of a recipe and compare them.", no_args_is_help=True)
 
@@ -36,7 +36,7 @@ def stages(
     from hire_model.ablation import stages as ablation
 
     table = ablation.run(study, [name.strip() for name in only.split(",") if name.strip()])
-    _print_tables(ablation.show(table), out, ("stages.md", "stages.json"))
+    _print_tables(ablation.make_tables(table), out, ("stages.md", "stages.json"))
 
 
 @app.command()
@@ -51,7 +51,9 @@ def edges(
     study = _open_study(recipe, data, set_, seeds, out)
     from hire_model.ablation import edges as ablation
 
-    _print_tables(ablation.show(ablation.run(study)), out, ("edges.md", "edges.json", "edges.svg", "edges-change.svg"))
+    _print_tables(
+        ablation.make_tables(ablation.run(study)), out, ("edges.md", "edges.json", "edges.svg", "edges-change.svg")
+    )
 
 
 def _open_study(recipe: str, data: str, set_: list[str] | None, seeds: str, out: Path) -> Study:
@@ -60,7 +62,7 @@ def _open_study(recipe: str, data: str, set_: list[str] | None, seeds: str, out:
     given = collect_overrides(set_, data__path=data)
     settings = resolve(recipe, given).settings
     wanted = _parse_seeds(seeds)
-    from hire_model.ablation.trial import Study  # imports torch: only after the settings are checked
+    from hire_model.ablation.study import Study  # imports torch: only after the settings are checked
     from hire_model.data.chosen import open_dataset
 
     return Study(recipe, given, wanted, out, open_dataset(settings.data))

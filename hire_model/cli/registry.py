@@ -31,17 +31,19 @@ def _check_reason(reason: str) -> str:
 def gate(
     version: VersionName = "challenger",
     data: Data = "",
-    split: Annotated[str, typer.Option(help="The split to judge on.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split to evaluate; by default data.test of the recipe, else data.dev.")
+    ] = "",
     protocol: Protocol = "",
     limit: Limit = 0,
-    recipe: Recipe = "",
+    recipe: Recipe = "synthetic",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the decision as JSON.")] = None,
     set_: Set = None,
 ) -> None:
     """Judge a version by the rules of the settings, and against the champion. Exit status 1: it did not pass."""
     from hire_model.settings import resolve
 
-    settings = resolve(recipe or None, collect_overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
+    settings = resolve(recipe, collect_overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
     from hire_model.files import write_text
     from hire_model.workflows import gate as workflow  # imports torch: only after the settings are checked
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hire_model.evaluation.result import Result
-    from hire_model.workflows.evaluate import Evaluated
-    from hire_model.workflows.train import Trained
+    from hire_model.workflows.evaluate import EvaluationOutcome
+    from hire_model.workflows.train import TrainOutcome
 
 _RECALLS = ("r1", "r5", "r10")
 
@@ -63,7 +63,7 @@ def evaluate(
     print_evaluation(workflow.evaluate(models, settings, split, json, report, limit))
 
 
-def print_training(outcome: Trained | None) -> None:
+def print_training(outcome: TrainOutcome | None) -> None:
     """Print the figures of a training and what to type next. `outcome` is None in all processes but the first."""
     from rich.console import Console
 
@@ -83,7 +83,7 @@ def print_training(outcome: Trained | None) -> None:
         console.print(f"  mlflow ui --backend-store-uri {shlex.quote(outcome.tracking_uri)}")
 
 
-def print_evaluation(outcome: Evaluated) -> None:
+def print_evaluation(outcome: EvaluationOutcome) -> None:
     """Print the figures of an evaluation and the files that it wrote."""
     from rich.console import Console
 

@@ -17,6 +17,7 @@ from hire_model.data.loading import CaptionBank
 from hire_model.data.store import Split
 from hire_model.errors import GO_ON, DataError, TrainingStopped
 from hire_model.model.hire import Hire
+from hire_model.progress import format_duration, show_progress
 from hire_model.settings import Settings
 from hire_model.training.batches import Augment, BatchPlan, CaptionSampler, Loader, PlannedBatches
 from hire_model.training.checkpoint import BEST, LAST, Checkpoint, set_aside_previous

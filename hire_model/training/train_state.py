@@ -10,13 +10,13 @@ from lightning_fabric import Fabric
 
 from hire_model.model.hire import Hire
 from hire_model.settings import Settings
+from hire_model.settings.fingerprint import select_weight_settings
 from hire_model.training.checkpoint import (
     BEST,
     LAST,
     Checkpoint,
     capture_rng,
     digest_frozen_weights,
-    fingerprint,
     get_trained_weights,
     load_weights,
     restore_rng,
@@ -97,7 +97,7 @@ class TrainState:
                 meter=self.meter,
                 history=self.history,
                 best_epoch=self.best_epoch,
-                settings=fingerprint(self.settings),
+                settings=select_weight_settings(self.settings),
                 digest=self.digest,
                 frozen=self.frozen,
             ).save(self.out / LAST)

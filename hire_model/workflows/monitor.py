@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hire_model.data.chosen import Splits, open_dataset
+from hire_model.data.chosen import open_dataset
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model import artifact
@@ -31,17 +31,19 @@ class MonitorResult:
 
 
 def monitor(journal: Path, model: str, settings: Settings, run_suite: RunSuite) -> MonitorResult:
-    """Compare the newest pairs that `model` has scored with the data set of the settings.
+    """Compare the read_newest pairs that `model` has scored with the data set of the settings.
 
     model: an address such as models:/hire@champion, or a folder. Texts, images and classes are compared with the
     training split, scores with the split on which the model is evaluated. run_suite: `expectations.check.run_suite`.
     Raises HireError without journal, model or data set, and where the data set is not the one of the model's training.
     """
+    from hire_model.data.chosen import open_splits
+
     folder = registry.fetch(model, settings.tracking)
     config, data = artifact.read_config(folder), open_dataset(settings.data)
     _check_trained_on(config["facts"], model, data)
     weights = config["sha256"][artifact.WEIGHTS]
-    lines, manifest, splits = read_newest(journal, weights), data.manifest, Splits.of(data, settings.data)
+    lines, manifest, splits = read_newest(journal, weights), data.manifest, open_splits(data, settings.data)
     scorer = Scorer.load(folder, predicates=manifest.predicates)
     drift = compare(lines, build_reference(scorer, splits.train, splits.test), manifest.classes, run_suite)
     facts = {
