@@ -30,7 +30,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Ground(_Frozen):
+class Conditions(_Frozen):
     """On what something was measured; two figures are compared only where all of it is the same."""
 
     data: str
@@ -49,7 +49,7 @@ class Evidence(_Frozen):
     """
 
     version: str
-    ground: Ground
+    ground: Conditions
     figures: dict[str, float]
     behaviour: dict[str, Behaviour] = {}
     calibration: Calibration | None = None
@@ -62,7 +62,7 @@ class Comparison(_Frozen):
     """Challenger less champion in rSum, with the interval of a paired bootstrap over the same images."""
 
     champion: str
-    ground: Ground
+    ground: Conditions
     challenger_rsum: float
     champion_rsum: float
     interval: Interval
@@ -74,7 +74,7 @@ class Comparison(_Frozen):
         return self.challenger_rsum - self.champion_rsum
 
 
-class Check(_Frozen):
+class RuleResult(_Frozen):
     """One rule: whether it holds, what was measured, and what was asked for ("" where nothing is)."""
 
     name: str
@@ -94,7 +94,7 @@ class Decision(_Frozen):
 
     version: str
     champion: str = ""
-    checks: tuple[Check, ...]
+    checks: tuple[RuleResult, ...]
     evidence: Evidence
     comparison: Comparison | None = None
 
@@ -103,7 +103,7 @@ class Decision(_Frozen):
         """Whether no rule failed."""
         return not self.failed()
 
-    def failed(self) -> tuple[Check, ...]:
+    def failed(self) -> tuple[RuleResult, ...]:
         """The rules that failed."""
         return tuple(check for check in self.checks if not check.ok)
 
@@ -142,11 +142,11 @@ class Decision(_Frozen):
 def decide(evidence: Evidence, comparison: Comparison | None, rules: GateSettings) -> Decision:
     """Judge `evidence` by `rules`. comparison: with the champion; None where there is none yet."""
     checks = (
-        *_recalls(evidence.figures, rules.minimums),
-        _no_worse(evidence.ground, comparison, rules.max_drop),
-        *_behaves(evidence.behaviour, rules),
-        _calibrated(evidence.calibration, rules.max_ece),
-        *_costs(evidence, rules),
+        *_check_recall(evidence.figures, rules.minimums),
+        _check_champion(evidence.ground, comparison, rules.max_drop),
+        *_check_behaviour(evidence.behaviour, rules),
+        _check_calibration(evidence.calibration, rules.max_ece),
+        *_check_costs(evidence, rules),
     )
     champion = comparison.champion if comparison else ""
     return Decision(
@@ -154,20 +154,22 @@ def decide(evidence: Evidence, comparison: Comparison | None, rules: GateSetting
     )
 
 
-def _recalls(figures: Mapping[str, float], minimums: Mapping[str, float]) -> Iterator[Check]:
+def _check_recall(figures: Mapping[str, float], minimums: Mapping[str, float]) -> Iterator[RuleResult]:
     for key, least in minimums.items():
         yield _at_least(f"recall {key}", figures.get(key), least, "{:.1f}")
 
 
-def _no_worse(ground: Ground, comparison: Comparison | None, max_drop: float) -> Check:
+def _check_champion(ground: Conditions, comparison: Comparison | None, max_drop: float) -> RuleResult:
     """Fails where the loss outlasts resampling (the whole interval is below zero) or exceeds `max_drop` as it is."""
     name = "no worse than the champion"
     if comparison is None:
-        return Check(name=name, ok=True, measured="no champion", limit="", words="there is no champion to beat yet")
+        return RuleResult(
+            name=name, ok=True, measured="no champion", limit="", words="there is no champion to beat yet"
+        )
     against = f"version {comparison.champion}"
     if comparison.ground != ground:
         words = f"{against} was measured on other data, split or protocol: {comparison.ground} instead of {ground}"
-        return Check(name=name, ok=False, measured="not comparable", limit="the same data", words=words)
+        return RuleResult(name=name, ok=False, measured="not comparable", limit="the same data", words=words)
     low, high = comparison.interval
     measured = f"{comparison.difference:+.1f} rSum ({low:+.1f} to {high:+.1f})"
     limit = "an interval that reaches 0" + (f", a loss of at most {max_drop:g}" if max_drop else "")
@@ -178,10 +180,10 @@ def _no_worse(ground: Ground, comparison: Comparison | None, max_drop: float) ->
         faults.append(f"it lost more than {max_drop:g} points")
     ours, theirs = comparison.challenger_rsum, comparison.champion_rsum
     words = f"rSum {ours:.1f} against {theirs:.1f} of {against}: {measured}" + "".join(f"; {f}" for f in faults)
-    return Check(name=name, ok=not faults, measured=measured, limit=limit, words=words)
+    return RuleResult(name=name, ok=not faults, measured=measured, limit=limit, words=words)
 
 
-def _behaves(found: Mapping[str, Behaviour], rules: GateSettings) -> Iterator[Check]:
+def _check_behaviour(found: Mapping[str, Behaviour], rules: GateSettings) -> Iterator[RuleResult]:
     for kind in KINDS:
         share = found[kind].share if kind in found else None
         check = _at_least(f"above {CHANGES[kind]}", share, getattr(rules, f"min_{kind}"), "{:.1f} %")
@@ -192,11 +194,11 @@ def _behaves(found: Mapping[str, Behaviour], rules: GateSettings) -> Iterator[Ch
         yield check
 
 
-def _calibrated(found: Calibration | None, max_ece: float) -> Check:
+def _check_calibration(found: Calibration | None, max_ece: float) -> RuleResult:
     return _at_most("calibration error", found.ece if found else None, max_ece, "{:.3f}")
 
 
-def _costs(evidence: Evidence, rules: GateSettings) -> Iterator[Check]:
+def _check_costs(evidence: Evidence, rules: GateSettings) -> Iterator[RuleResult]:
     timed = evidence.speed
     yield _at_most("time for a pair", timed.pair_ms if timed else None, rules.max_pair_ms, "{:.0f} ms")
     query = _at_most("time for a query", timed.query_ms if timed else None, rules.max_query_ms, "{:.0f} ms")
@@ -204,16 +206,16 @@ def _costs(evidence: Evidence, rules: GateSettings) -> Iterator[Check]:
     yield _at_most("size", evidence.megabytes, rules.max_mb, "{:.0f} MB")
 
 
-def _at_least(name: str, value: float | None, least: float, form: str) -> Check:
+def _at_least(name: str, value: float | None, least: float, form: str) -> RuleResult:
     return _bounded(name, value, least, form, "at least", value is not None and value >= least)
 
 
-def _at_most(name: str, value: float | None, most: float, form: str) -> Check:
+def _at_most(name: str, value: float | None, most: float, form: str) -> RuleResult:
     return _bounded(name, value, most, form, "at most", value is not None and value <= most)
 
 
-def _bounded(name: str, value: float | None, bound: float, form: str, words: str, holds: bool) -> Check:
+def _bounded(name: str, value: float | None, bound: float, form: str, words: str, holds: bool) -> RuleResult:
     measured = "not measured" if value is None else form.format(value)
     limit = f"{words} {form.format(bound)}" if bound else ""
     says = f"{measured}, asked for is {limit}" if limit else f"{measured}, no limit is set"
-    return Check(name=name, ok=holds or not bound, measured=measured, limit=limit, words=says)
+    return RuleResult(name=name, ok=holds or not bound, measured=measured, limit=limit, words=says)

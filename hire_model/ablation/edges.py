@@ -21,6 +21,7 @@ from hire_model.ablation.trial import Planned, Study, train
 from hire_model.data.store import Split
 from hire_model.errors import SettingsError
 from hire_model.evaluation import figures, protocols
+from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result
 from hire_model.files import write_text
 from hire_model.model import artifact
@@ -28,7 +29,6 @@ from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import Settings
-from hire_model.tracking.facts import facts
 from hire_model.training.distributed import pick_device
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def judge_points(model: Hire, split: Split, settings: Settings) -> list[Point]:
                 with perturbed(model, kind, share, settings.train.seed) as tally:
                     matrix = similarity(model, split, bank, settings.evaluate.budget_mb << 20)
                 result = protocols.judge(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
-                result = result.model_copy(update={"facts": facts()})
+                result = result.model_copy(update={"facts": collect_facts()})
                 relations, pairs = tally.shares
                 points.append(Point(kind=kind, share=share, relations=relations, pairs=pairs, result=result))
     return points
@@ -166,7 +166,7 @@ def _model(one: Planned, study: Study) -> tuple[Hire, float]:
     unfinished = study.out / "unfinished" / one.key
     model, found = train(one, study.dataset, unfinished)
     dev_rsum = found.best_metrics["rsum"]
-    artifact.save(model, folder, {"variant": one.variant, "seed": one.seed, "dev_rsum": dev_rsum} | facts())
+    artifact.save(model, folder, {"variant": one.variant, "seed": one.seed, "dev_rsum": dev_rsum} | collect_facts())
     shutil.rmtree(unfinished)
     return model, dev_rsum
 

@@ -14,10 +14,10 @@ from hire_model.data.chosen import Splits
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import TrainingStopped
 from hire_model.evaluation import protocols
+from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result
 from hire_model.model.hire import Hire
 from hire_model.settings import Settings, flatten, resolve
-from hire_model.tracking.facts import facts
 from hire_model.training.checkpoint import LAST
 from hire_model.training.record import FitResult
 from hire_model.workflows.fit import fitted, matrix_of
@@ -77,7 +77,7 @@ class Study:
 
     def origin(self, settings: Settings, results: Iterable[Result]) -> Origin:
         """Where figures come from; `results` name the machines, which need not be this one."""
-        manifest, known = self.dataset.manifest, facts()
+        manifest, known = self.dataset.manifest, collect_facts()
         dirty = " with changes" if known.get("git.dirty") == "true" else ""
         commit = f", commit {known['git.commit'][:12]}{dirty}" if "git.commit" in known else ""
         return Origin(
@@ -117,4 +117,4 @@ def judge(model: Hire, settings: Settings, split: Split) -> Result:
     """The figures of `model` on `split`, with where they come from. No intervals: the seeds give the spread."""
     matrix = matrix_of(model, split, settings.evaluate)
     result = protocols.judge(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
-    return result.model_copy(update={"facts": facts()})
+    return result.model_copy(update={"facts": collect_facts()})

@@ -13,6 +13,7 @@ from hire_model.data.loading import collate_regions
 from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols, report
+from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result, write_json
 from hire_model.files import write_text
 from hire_model.model import artifact
@@ -22,8 +23,8 @@ from hire_model.scoring.explain import Explanation, explain
 from hire_model.scoring.matrix import predicate_map
 from hire_model.settings import Settings
 from hire_model.tracking import registry
-from hire_model.tracking.facts import facts
-from hire_model.tracking.run import inside_mlflow_run, track
+from hire_model.tracking.connection import inside_mlflow_run
+from hire_model.tracking.run import start_run
 from hire_model.training.distributed import pick_device
 from hire_model.workflows.fit import matrix_of
 
@@ -57,11 +58,11 @@ def evaluate(
     chosen = open_dataset(settings.data).split(split, limit)
     protocol = protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
     folders = [registry.fetch(model, settings.tracking) for model in models]
-    with track(
+    with start_run(
         settings.tracking.model_copy(update={"enabled": settings.tracking.enabled and inside_mlflow_run()}), "evaluate"
     ) as run:
         manifest = chosen.dataset.manifest
-        run.dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
+        run.log_dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
         loaded = [artifact.load(folder).to(torch.device(pick_device(settings.train))) for folder in folders]
         matrices = [matrix_of(model, chosen, settings.evaluate) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.ensemble(*matrices)
@@ -72,9 +73,9 @@ def evaluate(
         if page:
             why = explain_pairs(loaded[0], chosen) if len(loaded) == 1 else None  # a mean of models has no attention
             write_text(report.render(result, matrix, chosen, explain=why, examples=settings.evaluate.examples), page)
-        run.metrics(result.metrics())
+        run.log_metrics(result.metrics())
         for path in filter(None, (figures, page)):
-            run.artifact(path, "evaluation")
+            run.log_artifact(path, "evaluation")
     return Evaluated(result, split, page, figures)
 
 
@@ -99,4 +100,4 @@ def with_facts(result: Result, split: Split, more: dict[str, str]) -> Result:
         "split": split.name,
         "images": str(len(split.images)),
     }
-    return result.model_copy(update={"facts": facts() | data | more})
+    return result.model_copy(update={"facts": collect_facts() | data | more})

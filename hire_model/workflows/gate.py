@@ -21,15 +21,16 @@ from hire_model.evaluation.behaviour import behaviours
 from hire_model.evaluation.bootstrap import paired_interval
 from hire_model.evaluation.calibration import calibration
 from hire_model.evaluation.protocols import Protocol, Ranks
+from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.speed import speed
 from hire_model.files import write_text
-from hire_model.gate import Comparison, Decision, Evidence, Ground, decide
+from hire_model.gate import Comparison, Conditions, Decision, Evidence, decide
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
+from hire_model.model_card import card
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import Settings
-from hire_model.tracking import card, registry, versions
-from hire_model.tracking.facts import facts
+from hire_model.tracking import registry, versions
 from hire_model.tracking.versions import Version
 from hire_model.training.distributed import pick_device
 from hire_model.workflows.fit import matrix_of
@@ -53,7 +54,7 @@ class _KeptRanks(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str
-    ground: Ground
+    ground: Conditions
     i2t: list[int]
     t2i: list[int]
 
@@ -67,16 +68,16 @@ def gate(settings: Settings, version: str = versions.CHALLENGER, split: str = "t
     Raises HireError: no such version, split or protocol, or a store that does not answer.
     """
     challenger = versions.find(settings.tracking, version)
-    champion = versions.champion(settings.tracking)
+    champion = versions.find_champion(settings.tracking)
     chosen = open_dataset(settings.data).split(split, limit)
     named = [settings.evaluate.protocol, *(key.split("/")[0] for key in settings.gate.minimums)]
     judged_by = [protocols.check_fit(chosen.owner, len(chosen.images), name) for name in dict.fromkeys(named)]
-    versions.tell(settings.tracking, challenger, {versions.DECISION: versions.RUNNING})
+    versions.set_tags(settings.tracking, challenger, {versions.DECISION: versions.RUNNING})
     try:
         return Judged(_decided(challenger, champion, chosen, judged_by, settings), challenger, champion)
     except BaseException:
         with contextlib.suppress(HireError):  # where the store is what failed
-            versions.tell(settings.tracking, challenger, {versions.DECISION: versions.STOPPED})
+            versions.set_tags(settings.tracking, challenger, {versions.DECISION: versions.STOPPED})
         raise
 
 
@@ -106,7 +107,7 @@ def _measured(
     scorer = Scorer(model, pick_device(settings.train), manifest.predicates)
     evidence = Evidence(
         version=version.number,
-        ground=Ground(
+        ground=Conditions(
             data=manifest.name,
             digest=manifest.digest,
             split=split.name,
@@ -118,7 +119,7 @@ def _measured(
         calibration=calibration(matrix, split.owner),
         speed=speed(scorer, split),
         megabytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6,
-        facts=facts(),
+        facts=collect_facts(),
     )
     return evidence, ranks
 
@@ -146,9 +147,9 @@ def _compared(
     )
 
 
-def _kept(champion: Version, ground: Ground, fold: np.ndarray, settings: Settings) -> Ranks | None:
+def _kept(champion: Version, ground: Conditions, fold: np.ndarray, settings: Settings) -> Ranks | None:
     """The champion's ranks if an earlier gate kept them on this very ground."""
-    text = versions.kept(settings.tracking, champion, f"{versions.gate_folder(champion)}/ranks.json")
+    text = versions.read_artifact(settings.tracking, champion, f"{versions.gate_folder(champion)}/ranks.json")
     try:
         kept = _KeptRanks.model_validate_json(text) if text else None
     except ValidationError:
@@ -167,15 +168,15 @@ def _write_down(decision: Decision, ranks: Ranks, version: Version, folder: Path
         "decision.md": decision.markdown(),
         "ranks.json": kept.model_dump_json() + "\n",
     }
-    if card.known(folder) is not None:
-        texts[card.CARD] = card.render(folder, version.name, version.uri, decision)
-        versions.describe(settings.tracking, version, texts[card.CARD])
+    if card.read_card_facts(folder) is not None:
+        texts[card.CARD] = card.render_card(folder, version.name, version.uri, decision)
+        versions.set_description(settings.tracking, version, texts[card.CARD])
     with tempfile.TemporaryDirectory() as scratch:
         for name, text in texts.items():
-            versions.keep(
+            versions.log_artifact(
                 settings.tracking, version, write_text(text, Path(scratch) / name), versions.gate_folder(version)
             )
-    versions.record(settings.tracking, version, decision)
+    versions.record_decision(settings.tracking, version, decision)
 
 
 def _loaded(folder: Path, settings: Settings) -> Hire:

@@ -16,15 +16,17 @@ from hire_model.data.chosen import Splits, open_dataset
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import GO_ON, TrainingStopped
 from hire_model.evaluation import protocols, report
+from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result, write_json
 from hire_model.evaluation.slices import standard_slices
 from hire_model.files import write_text
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
+from hire_model.model_card import card
 from hire_model.settings import Resolved, Settings, flatten
-from hire_model.tracking import card, registry
-from hire_model.tracking.facts import facts
-from hire_model.tracking.run import Run, connect, handing_over, track
+from hire_model.tracking import registry
+from hire_model.tracking.connection import connect
+from hire_model.tracking.run import TrackedRun, explain_failed_upload, start_run
 from hire_model.tracking.versions import CHALLENGER
 from hire_model.training.checkpoint import LAST, Checkpoint, alone_in
 from hire_model.training.record import EpochRecord, FitResult
@@ -75,7 +77,7 @@ def train(
         Checkpoint.load(out / LAST).check(settings, dataset.manifest.digest, out / LAST)
     tracking = settings.tracking if is_first() else settings.tracking.model_copy(update={"enabled": False})
     alone = alone_in(out) if is_first() else contextlib.nullcontext()
-    with alone, track(tracking, name, _earlier_run(out) if resume else None) as run:
+    with alone, start_run(tracking, name, _earlier_run(out) if resume else None) as run:
         _describe(run, resolved, dataset, splits)
         model, found = fitted(settings, splits, out, resume, _logs_epochs(run, on_epoch))
         if not is_first():
@@ -94,40 +96,40 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def _describe(run: Run, resolved: Resolved, dataset: Dataset, splits: Splits) -> None:
+def _describe(run: TrackedRun, resolved: Resolved, dataset: Dataset, splits: Splits) -> None:
     """Settings, their origins, the code and the data, before the first step."""
     out, flat = resolved.settings.train.out, flatten(resolved.settings.model_dump(mode="json"))
     table = {key: {"value": value, "from": resolved.origins[key]} for key, value in flat.items()}
     path = write_text(json.dumps(table, indent=1) + "\n", out / "settings.json")
-    run.params(flat)
-    run.tags(facts() | {"dataset.digest": dataset.manifest.digest})
+    run.log_params(flat)
+    run.set_tags(collect_facts() | {"dataset.digest": dataset.manifest.digest})
     for context, split in (("training", splits.train), ("dev", splits.dev), ("test", splits.test)):
-        run.dataset(dataset.folder, f"{dataset.manifest.name}: {split.name}", dataset.manifest.digest, context)
-    run.artifact(path)
-    if run.tracked:
+        run.log_dataset(dataset.folder, f"{dataset.manifest.name}: {split.name}", dataset.manifest.digest, context)
+    run.log_artifact(path)
+    if run.enabled:
         write_text(run.run_id + "\n", out / RUN_FILE)
     elif is_first():  # what an earlier training left here is not this one's
         (out / RUN_FILE).unlink(missing_ok=True)
 
 
-def _logs_epochs(run: Run, then: Callable[[EpochRecord], None]) -> Callable[[EpochRecord], None]:
+def _logs_epochs(run: TrackedRun, then: Callable[[EpochRecord], None]) -> Callable[[EpochRecord], None]:
     def on_epoch(record: EpochRecord) -> None:
         figures = {key: value for key, value in dataclasses.asdict(record).items() if key not in ("epoch", "dev")}
         named = {f"train/{key}": value for key, value in figures.items()}
-        run.metrics(named | {f"dev/{key}": value for key, value in record.dev.items()}, step=record.epoch + 1)
+        run.log_metrics(named | {f"dev/{key}": value for key, value in record.dev.items()}, step=record.epoch + 1)
         then(record)
 
     return on_epoch
 
 
-def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, run: Run, uri: str) -> Trained:
+def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, run: TrackedRun, uri: str) -> Trained:
     """Test figures, report, model folder; then all of it to MLflow."""
     out, test = settings.train.out, splits.test
     history = [dataclasses.asdict(record) for record in found.history]
     matrix = matrix_of(model, test, settings.evaluate)
     ranks = protocols.protocol_ranks(matrix, test.owner, settings.evaluate.protocol)
     result = protocols.judge(matrix, test.owner, settings.evaluate.protocol, settings.evaluate.bootstrap, ranks=ranks)
-    origin = {"seed": str(settings.train.seed)} | ({"mlflow run": run.run_id} if run.tracked else {})
+    origin = {"seed": str(settings.train.seed)} | ({"mlflow run": run.run_id} if run.enabled else {})
     result = with_facts(result, test, origin)
     figures = write_json(result, out / "figures.json")
     html = report.render(
@@ -135,15 +137,15 @@ def _finish(model: Hire, found: FitResult, splits: Splits, settings: Settings, r
     )
     page = write_text(html, out / "report.html")
     saved, about = _saved(model, found, result, ranks, splits, settings)
-    registered = registry.Registered("")
-    run.metrics(result.metrics())
+    registered = registry.LoggedModel("")
+    run.log_metrics(result.metrics())
     write_text(json.dumps(history, indent=1) + "\n", out / "history.json")
-    if run.tracked:
-        with handing_over(out):
+    if run.enabled:
+        with explain_failed_upload(out):
             run.flush()
             for path in (figures, page, out / "history.json"):
-                run.artifact(path, "evaluation")
-            run.artifact(saved / card.CARD)
+                run.log_artifact(path, "evaluation")
+            run.log_artifact(saved / card.CARD)
             predicates = test.dataset.manifest.predicates
             tags = _version_tags(result, run)
             registered = registry.log_model(saved, _examples(test), settings.tracking, tags, predicates, about)
@@ -161,15 +163,15 @@ def _saved(
     test, manifest = splits.test, splits.train.dataset.manifest
     slices = standard_slices(test, ranks)
     weights = sum(weight.numel() for weight in model.parameters())
-    known = card.card_facts(result, manifest, settings, slices, weights, len(found.history), found.best_epoch)
+    known = card.collect_card_facts(result, manifest, settings, slices, weights, len(found.history), found.best_epoch)
     facts = dict(result.facts) | {"metrics": result.metrics(), card.FACT: known.model_dump(mode="json")}
     folder, name = artifact.save(model, settings.train.out / "model", facts), settings.tracking.model_name
-    about = card.render(folder, name, f"models:/{name}@{CHALLENGER}")
+    about = card.render_card(folder, name, f"models:/{name}@{CHALLENGER}")
     write_text(about, folder / card.CARD)
     return folder, about
 
 
-def _version_tags(result: Result, run: Run) -> dict[str, str]:
+def _version_tags(result: Result, run: TrackedRun) -> dict[str, str]:
     figures = {key.replace("/", "."): f"{value:.2f}" for key, value in result.metrics().items()}
     return figures | {"run": run.run_id, "data.digest": result.facts["data digest"], "split": result.facts["split"]}
 

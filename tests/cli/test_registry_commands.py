@@ -14,7 +14,7 @@ from hire_model.cli.main import app
 from hire_model.cli.registry import _table, promote, rollback
 from hire_model.settings import TrackingSettings
 from hire_model.tracking import packages, versions
-from hire_model.tracking.run import connect
+from hire_model.tracking.connection import connect
 from hire_model.tracking.versions import Version
 
 
@@ -72,4 +72,4 @@ def test_a_rollback_says_what_a_server_needs(
 def test_an_option_is_no_reason(two_versions: TrackingSettings, words: list[str]) -> None:
     done = CliRunner().invoke(app, [*words, "--help"])
     assert done.exit_code == 2 and "looks like an option" in done.output
-    assert versions.champion(two_versions) is None
+    assert versions.find_champion(two_versions) is None
