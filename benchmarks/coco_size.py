@@ -89,7 +89,7 @@ def _records(random: np.random.Generator, pool: np.ndarray, words: list[str], sh
 
 def train(args: argparse.Namespace) -> None:
     """What `hire train` does up to step `args.steps`, then a part of dev; the model is left in `args.out`."""
-    from hire_model.data.chosen import Splits, open_dataset
+    from hire_model.data.chosen import open_dataset, open_splits
     from hire_model.model import artifact, captions
     from hire_model.model.build import build
     from hire_model.model.captions import caption_bank
@@ -103,7 +103,7 @@ def train(args: argparse.Namespace) -> None:
     )
     if args.made_up_states:
         captions._write_states = _made_up_states
-    splits = Splits.of(open_dataset(settings.data), settings.data)
+    splits = open_splits(open_dataset(settings.data), settings.data)
     model = _stage("statistics", lambda: build(settings.model, splits.train))
     bank = _stage("train captions", lambda: caption_bank(model, splits.train.texts))
     dev_bank = _stage("dev captions", lambda: caption_bank(model, splits.dev.texts))

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hire_model.data.chosen import Splits, open_dataset
+from hire_model.data.chosen import Splits, open_dataset, open_splits
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
 from hire_model.settings import resolve
-from hire_model.workflows.fit import fitted, matrix_of, started
+from hire_model.workflows.evaluate import compute_similarity
+from hire_model.workflows.fit import build_model, fit_model
 
 
 def part(split: Split, chosen: np.ndarray) -> Split:
@@ -42,17 +43,17 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     settings = resolve(args.recipe, [f"data.path={args.data}", *args.set]).settings
-    whole = Splits.of(open_dataset(settings.data), settings.data).train
+    whole = open_splits(open_dataset(settings.data), settings.data).train
     fold = np.random.default_rng(0).permutation(len(whole.images)) % args.folds
     found = []
     for held in map(int, args.only.split(",")) if args.only else range(args.folds):
         train, dev = part(whole, fold != held), part(whole, fold == held)
         if args.start:
-            model = started(settings, train, warm=settings.train.warm_start)[0].eval()
+            model = build_model(settings, train, warm=settings.train.warm_start)[0].eval()
         else:
             with tempfile.TemporaryDirectory() as folder:
-                model, _ = fitted(settings, Splits(train, dev, dev), Path(folder))
-        result = protocols.judge(matrix_of(model, dev, settings.evaluate), dev.owner, bootstrap=0)
+                model, _ = fit_model(settings, Splits(train, dev, dev), Path(folder))
+        result = protocols.judge(compute_similarity(model, dev, settings.evaluate), dev.owner, bootstrap=0)
         found.append(result.rsum)
         print(f"fold {held}: {len(dev.images)} images, rSum {result.rsum:.1f}", flush=True)
     print(f"mean rSum {statistics.mean(found):.1f} ({min(found):.1f} to {max(found):.1f}), {args.set}", flush=True)

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hire_model.data.chosen import Splits, open_dataset
+from hire_model.data.chosen import Splits, open_dataset, open_splits
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
 from hire_model.evaluation.ranks import chance_recall
 from hire_model.settings import resolve
-from hire_model.workflows.fit import fitted, matrix_of
+from hire_model.workflows.evaluate import compute_similarity
+from hire_model.workflows.fit import fit_model
 
 
 def dealt(split: Split, seed: int) -> Split:
@@ -34,11 +35,11 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     settings = resolve(args.recipe, [f"data.path={args.data}", *args.set]).settings
-    splits = Splits.of(open_dataset(settings.data), settings.data)
+    splits = open_splits(open_dataset(settings.data), settings.data)
     splits = Splits(*(dealt(split, seed) for seed, split in enumerate((splits.train, splits.dev, splits.test))))
     with tempfile.TemporaryDirectory() as folder:
-        model, _ = fitted(settings, splits, Path(folder))
-    result = protocols.judge(matrix_of(model, splits.test, settings.evaluate), splits.test.owner, bootstrap=0)
+        model, _ = fit_model(settings, splits, Path(folder))
+    result = protocols.judge(compute_similarity(model, splits.test, settings.evaluate), splits.test.owner, bootstrap=0)
     print({name: round(value, 1) for name, value in result.metrics().items()})
     i2t, t2i = chance_recall(splits.test.owner, len(splits.test.images), np.array([1, 5, 10]))
     print("chance: i2t R@1/5/10", i2t.round(1).tolist(), "t2i", t2i.round(1).tolist())

@@ -32,7 +32,7 @@ def monitor(journal: Path, model: str, settings: Settings) -> Monitored:
     training split, scores with the split that the model is judged on. Raises HireError: no journal, model or data, or
     data that are not those that the model has learned from.
     """
-    from hire_model.data.chosen import Splits, open_dataset
+    from hire_model.data.chosen import open_dataset, open_splits
     from hire_model.model import artifact
     from hire_model.monitoring.reference import reference
     from hire_model.scoring.scorer import Scorer
@@ -42,7 +42,7 @@ def monitor(journal: Path, model: str, settings: Settings) -> Monitored:
     config, data = artifact.read_config(folder), open_dataset(settings.data)
     _check_learned(config["facts"], model, data)
     weights = config["sha256"][artifact.WEIGHTS]
-    lines, manifest, splits = newest(journal, weights), data.manifest, Splits.of(data, settings.data)
+    lines, manifest, splits = newest(journal, weights), data.manifest, open_splits(data, settings.data)
     scorer = Scorer.load(folder, predicates=manifest.predicates)
     drift = compare(lines, reference(scorer, splits.train, splits.test), manifest.classes)
     facts = {

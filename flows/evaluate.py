@@ -9,12 +9,13 @@ from prefect import flow, task
 from prefect.context import TaskRunContext
 
 from flows import artifacts
-from flows.keys import code_digest, data_key, folder_digest, key_of
+from flows.keys import hash_code, hash_folder, read_data_state
 from flows.notify import HOOKS
-from flows.parameters import Data, Overrides, Recipe, Version, judged_split, settings_of
+from flows.parameters import Data, Overrides, Recipe, Version, resolve_settings
 from flows.retries import ON_IO
 from hire_model.evaluation.result import Result
 from hire_model.settings import Settings
+from hire_model.settings.fingerprint import hash_json
 
 
 @flow(name="evaluate", log_prints=True)
@@ -23,7 +24,7 @@ def evaluate(version: Version = "champion", recipe: Recipe = "", data: Data = ""
 
     Returns the version's figures. Raises HireError where there is no such version, split or data set.
     """
-    settings = settings_of(recipe, data, overrides).settings
+    settings = resolve_settings(recipe, data, overrides).settings
     models = fetched(settings, version)
     results = {}
     for name, (uri, folder) in models.items():
@@ -46,7 +47,7 @@ def fetched(settings: Settings, version: str) -> dict[str, tuple[str, Path]]:
     """'version 4' -> address and folder, of `version` and, where there is another one, of the champion."""
     from hire_model.tracking import registry, versions
 
-    asked, champion = versions.find(settings.tracking, version), versions.champion(settings.tracking)
+    asked, champion = versions.find(settings.tracking, version), versions.find_champion(settings.tracking)
     chosen = {f"version {asked.number}": asked}
     if champion is not None and champion.number != asked.number:
         chosen[f"champion {champion.number}"] = champion
@@ -57,9 +58,9 @@ def figures_key(folder: Path, settings: Settings) -> str:
     """What the figures of the model in `folder` depend on: it, the data, the settings of evaluation, the code."""
     from hire_model.data.chosen import open_dataset
 
-    data = data_key(open_dataset(settings.data).folder)
-    how = settings.evaluate.model_dump(mode="json"), judged_split(settings)
-    return key_of("evaluate", folder_digest(folder), data, how, code_digest("hire_model"))
+    data = read_data_state(open_dataset(settings.data).folder)
+    how = settings.evaluate.model_dump(mode="json"), settings.data.evaluation_split
+    return hash_json("evaluate", hash_folder(folder), data, how, hash_code("hire_model"))
 
 
 def _key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -82,5 +83,5 @@ def judged(uri: str, folder: Path, settings: Settings, page: Path) -> dict[str, 
     """
     from hire_model.workflows import evaluate as workflow
 
-    split, limit = judged_split(settings)
+    split, limit = settings.data.evaluation_split
     return workflow.evaluate([uri], settings, split, page=page, limit=limit).result.model_dump(mode="json")

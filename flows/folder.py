@@ -1,4 +1,4 @@
-"""What a folder of a training (train.out) belongs to: whether it can be taken up again, or need not be."""
+"""The folder of a training (train.out): which training it belongs to, and what that training produced."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.keys import code_digest, data_key, key_of
+from flows.keys import hash_code, read_data_state
 from hire_model.data.chosen import open_dataset
 from hire_model.files import write_text
 from hire_model.settings import Settings
+from hire_model.settings.fingerprint import compute_training_key
 from hire_model.tracking.versions import Version
 from hire_model.training.checkpoint import LAST, keep_previous
 
@@ -18,48 +19,49 @@ STATE = "flow.json"
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """The folder `out` as the training with `key` finds it."""
+    """The folder `out`, as seen by the training with `key`. The files of another training do not count."""
 
     out: Path
     key: str
 
     @classmethod
-    def of(cls, settings: Settings) -> TrainingFolder:
-        """Its key: the data's digest, all settings, and the code of hire_model."""
-        data = data_key(open_dataset(settings.data).folder)
-        return cls(
-            settings.train.out, key_of("train", data, settings.model_dump(mode="json"), code_digest("hire_model"))
-        )
+    def from_settings(cls, settings: Settings) -> TrainingFolder:
+        """Identify the training by its settings, the state of its data and the code of hire_model."""
+        data = read_data_state(open_dataset(settings.data).folder)
+        return cls(settings.train.out, compute_training_key(settings, data, hash_code("hire_model")))
 
     @property
     def version(self) -> str:
-        """The version that this very training has given; empty where it has not ended."""
-        return str(self._state().get("version", ""))
+        """The number of the version that this training registered; empty if it has not finished."""
+        return str(self._read_state().get("version", ""))
 
     @property
     def resumable(self) -> bool:
-        """Whether a checkpoint of this very training lies here."""
-        return bool(self._state()) and (self.out / LAST).is_file()
+        """Whether the folder holds a checkpoint of this training."""
+        return bool(self._read_state()) and (self.out / LAST).is_file()
 
     def begin(self) -> None:
-        """Set an earlier training's files aside, and then say whose the folder is; never the other way round."""
+        """Set an earlier training's files aside, then write this one's key. This order is safe to interrupt."""
         keep_previous(self.out)
-        write_text(json.dumps({"key": self.key}) + "\n", self.out / STATE)
+        self._write_state({"key": self.key})
 
     def end(self, version: str, run: str) -> None:
-        """Note what came of it: the version's number, and the id of the run that made it."""
-        write_text(json.dumps({"key": self.key, "version": version, "run": run}) + "\n", self.out / STATE)
+        """Write the number of the version that was registered, and the id of the run that trained it."""
+        self._write_state({"key": self.key, "version": version, "run": run})
 
     def holds(self, version: Version) -> bool:
-        """Whether that is the version that this training has given. Another store may have another of its number."""
-        state = self._state()
+        """Return whether this training registered `version`; another store may have another version of that number."""
+        state = self._read_state()
         return bool(version.run_id) and (state.get("version"), state.get("run")) == (version.number, version.run_id)
 
     def forget(self) -> None:
-        """Let nothing of what lies here be taken up."""
+        """Make the next training start from the beginning."""
         (self.out / STATE).unlink(missing_ok=True)
 
-    def _state(self) -> dict[str, str]:
+    def _read_state(self) -> dict[str, str]:
         path = self.out / STATE
         state: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         return state if state.get("key") == self.key else {}
+
+    def _write_state(self, state: dict[str, str]) -> None:
+        write_text(json.dumps(state) + "\n", self.out / STATE)

@@ -8,7 +8,7 @@ from prefect import flow, task
 from prefect.states import Completed
 
 from flows import artifacts
-from flows.parameters import Data, Overrides, Recipe, Version, judged_split, settings_of
+from flows.parameters import Data, Overrides, Recipe, Version, resolve_settings
 from flows.retries import ON_IO
 from hire_model.gate import Decision
 from hire_model.settings import Settings
@@ -23,7 +23,7 @@ def gate(version: Version = "challenger", recipe: Recipe = "", data: Data = "", 
     Returns the decision; where that is no, the run's state is Completed by the name 'Rejected'. Raises HireError where
     there is no such version, split or data set.
     """
-    decision = decided(settings_of(recipe, data, overrides).settings, version)
+    decision = decided(resolve_settings(recipe, data, overrides).settings, version)
     artifacts.markdown("gate", decision.markdown())
     artifacts.table("gate-rules", decision.rows(), decision.summary())
     print(_told(decision))
@@ -45,4 +45,4 @@ def decided(settings: Settings, version: str) -> Decision:
     """The decision, which is also written to the version's tags and run."""
     from hire_model.workflows import gate as workflow
 
-    return workflow.gate(settings, version, *judged_split(settings)).decision
+    return workflow.gate(settings, version).decision

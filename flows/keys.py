@@ -1,9 +1,8 @@
-"""What a result depends on, as cache keys: the data's digest and state on disk, the settings, the code."""
+"""The parts of cache keys: the state of a data set, the bytes of a folder, the source code."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,47 +10,41 @@ from typing import Any
 
 from hire_model.data.schema import MANIFEST
 from hire_model.data.store import Dataset
+from hire_model.settings.fingerprint import hash_json
 
 _CODE = (".py", ".toml", ".json")
 
 
-def key_of(*parts: Any) -> str:
-    """A digest of JSON-able parts; paths and the like count by their text."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
 @cache
-def code_digest(*packages: str) -> str:
-    """A digest of the source, recipes and suites of `packages`; installed or not makes no difference."""
+def hash_code(*packages: str) -> str:
+    """Return the digest of the source, recipes and suites of `packages`, wherever they are installed."""
     files: dict[str, str] = {}
     for package in packages:
         spec = find_spec(package)
         assert spec and spec.submodule_search_locations
         folder = Path(spec.submodule_search_locations[0])
-        files |= {f"{package}/{p.relative_to(folder)}": _digest(p) for p in folder.rglob("*") if p.suffix in _CODE}
-    return key_of(files)
+        files |= {f"{package}/{p.relative_to(folder)}": _hash_file(p) for p in folder.rglob("*") if p.suffix in _CODE}
+    return hash_json(files)
 
 
-def data_key(folder: Path) -> list[Any]:
-    """A data set's digest, and size and time of each file: a file changed behind the manifest's back counts as well.
+def hash_folder(folder: Path) -> str:
+    """Return the digest of all files in `folder`, such as a model's."""
+    return hash_json({str(p.relative_to(folder)): _hash_file(p) for p in folder.rglob("*") if p.is_file()})
 
-    Reading all of it to be sure would take as long as what the cache saves.
+
+def read_data_state(folder: Path) -> list[Any]:
+    """Return a data set's digest, and size and time of each file: a file changed without the manifest counts too.
+
+    Hashing all files would take as long as what the cache saves.
     """
     manifest = Dataset.open(folder).manifest
-    names = [MANIFEST, *sorted(manifest.files)]
-    return [manifest.digest, [(name, _state(folder / name)) for name in names]]
+    files = []
+    for name in [MANIFEST, *sorted(manifest.files)]:
+        stat = (folder / name).stat()
+        files.append((name, (stat.st_size, stat.st_mtime_ns)))
+    return [manifest.digest, files]
 
 
-def folder_digest(folder: Path) -> str:
-    """A digest of all files in `folder`, such as a model's."""
-    return key_of({str(p.relative_to(folder)): _digest(p) for p in folder.rglob("*") if p.is_file()})
-
-
-def _state(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _digest(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,13 +12,13 @@ from prefect.states import Completed
 
 from expectations.monitor import Monitored
 from flows import artifacts
-from flows.keys import key_of
 from flows.notify import HOOKS
-from flows.parameters import Data, Journal, Overrides, Recipe, Retrain, Version, settings_of
+from flows.parameters import Data, Journal, Overrides, Recipe, Retrain, Version, resolve_settings
 from flows.retries import ON_IO
 from hire_model.errors import HireError
 from hire_model.files import write_text
 from hire_model.settings import Settings
+from hire_model.settings.fingerprint import hash_json
 
 DRIFT = "Drift"  # the name of the state: the flow has done its work, and found some
 RETRAIN = "hire/retrain"
@@ -38,7 +38,7 @@ def monitor(
     Returns the verdict: 'no drift' or 'too few' pairs; on drift the run is Completed by the name 'Drift'. Raises
     HireError where there is no such journal, version or data set.
     """
-    settings = settings_of(recipe, data, overrides).settings
+    settings = resolve_settings(recipe, data, overrides).settings
     found = compared(Path(journal), settings, version)
     page = write_text(found.page, settings.train.out.parent / "monitored" / "drift.html")
     artifacts.table("drift", found.drift.rows(), found.drift.verdict)
@@ -73,7 +73,7 @@ def start_retrain(found: Monitored, recipe: str, data: str, overrides: Overrides
     """
     asked = {"recipe": recipe, "data": data, "overrides": list(overrides)}
     given = {key: value for key, value in asked.items() if value}
-    once = key_of("retrain", found.weights, found.digest, given)
+    once = hash_json("retrain", found.weights, found.digest, given)
     try:
         run: Any = run_deployment(RETRAIN, parameters=given, timeout=0, idempotency_key=once, as_subflow=False)
     except ObjectNotFound as error:

@@ -9,7 +9,7 @@ from prefect import flow, task
 from pydantic import WithJsonSchema
 
 from flows import artifacts
-from flows.parameters import Overrides, Recipe, Version, settings_of
+from flows.parameters import Overrides, Recipe, Version, resolve_settings
 from flows.retries import ON_IO
 from hire_model.settings import Settings
 
@@ -27,7 +27,7 @@ def package(
     out: Out = Path("runs/archives"),
 ) -> Path:
     """Build and check the archive of a version; the artifact 'package' has its path and SHA-256. Returns the path."""
-    path, digest = packaged(settings_of(recipe, overrides=overrides).settings, version, out)
+    path, digest = packaged(resolve_settings(recipe, overrides=overrides).settings, version, out)
     artifacts.markdown("package", f"`{path}`\n\nSHA-256 `{digest}`")
     print(f"{path}, SHA-256 {digest}")
     return path

@@ -1,6 +1,6 @@
-"""The parameters that flows share, each with the words of Prefect's form, and the settings they stand for.
+"""The parameters that flows share, each with its description for Prefect's form, and how they become settings.
 
-The words are JSON schemas, as Prefect drops the description of a pydantic `Field` inside `Annotated`.
+The descriptions are JSON schemas, as Prefect drops the description of a pydantic `Field` inside `Annotated`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from typing import Annotated
 
 from pydantic import Field, WithJsonSchema
 
-from hire_model.settings import Resolved, Settings, resolve
+from hire_model.settings import ResolvedSettings, resolve
 
 
-def _words(kind: str, description: str, example: str | list[str] = "", **more: object) -> WithJsonSchema:
+def _describe(kind: str, description: str, example: str | list[str] = "", **more: object) -> WithJsonSchema:
     examples = {"examples": [example]} if example else {}
     return WithJsonSchema({"type": kind, "description": description, **examples, **more})
 
 
 Recipe = Annotated[
     str,
-    _words(
+    _describe(
         "string",
         "What is trained and how: a recipe by name (synthetic, flickr8k_mini, codraw, paper), or the path of a TOML "
         "file. Empty where only defaults and the settings below count.",
@@ -29,7 +29,7 @@ Recipe = Annotated[
 ]
 Data = Annotated[
     str,
-    _words(
+    _describe(
         "string",
         "Folder of the data set on the worker's machine, as 'hire data import' makes it. Empty: the recipe's, or else "
         "relational scenes, which are drawn where they are not there yet.",
@@ -38,7 +38,7 @@ Data = Annotated[
 ]
 Overrides = Annotated[
     Sequence[str],
-    _words(
+    _describe(
         "array",
         "Single settings that differ from the recipe, one KEY=VALUE each. 'hire config show' lists them all.",
         ["train.epochs=5", "train.seed=1"],
@@ -47,7 +47,7 @@ Overrides = Annotated[
 ]
 Version = Annotated[
     str,
-    _words(
+    _describe(
         "string",
         "A version of the registered model: its number, or challenger, champion or previous.",
         "challenger",
@@ -55,7 +55,7 @@ Version = Annotated[
 ]
 Fresh = Annotated[
     bool,
-    _words(
+    _describe(
         "boolean",
         "Train from the beginning, even where an interrupted or finished training with the same data, settings and "
         "code could be taken up.",
@@ -64,7 +64,7 @@ Fresh = Annotated[
 Hours = Annotated[
     float,
     Field(gt=0),
-    _words(
+    _describe(
         "number",
         "The training is stopped after so many hours; the same run, started again, goes on from its checkpoint.",
         exclusiveMinimum=0,
@@ -72,7 +72,7 @@ Hours = Annotated[
 ]
 Journal = Annotated[
     str,
-    _words(
+    _describe(
         "string",
         "Folder on the worker's machine that the server writes its journal to ('hire serve --journal FOLDER').",
         "runs/journal",
@@ -80,7 +80,7 @@ Journal = Annotated[
 ]
 Retrain = Annotated[
     bool,
-    _words(
+    _describe(
         "boolean",
         "On drift, start the deployment hire/retrain with the recipe, data and settings given here; once for each "
         "model and data set.",
@@ -88,12 +88,6 @@ Retrain = Annotated[
 ]
 
 
-def settings_of(recipe: str = "", data: str = "", overrides: Sequence[str] = ()) -> Resolved:
-    """The settings that a flow's parameters stand for; below them lies the environment, as on the command line."""
+def resolve_settings(recipe: str = "", data: str = "", overrides: Sequence[str] = ()) -> ResolvedSettings:
+    """Resolve a flow's parameters to settings; the environment counts below them, as on the command line."""
     return resolve(recipe or None, [*([f"data.path={data}"] if data else []), *overrides])
-
-
-def judged_split(settings: Settings) -> tuple[str, int]:
-    """Name and limit (0: none) of the split that a model is judged on: as `workflows.train` chooses it."""
-    data = settings.data
-    return (data.test, 0) if data.test and data.test != data.dev else (data.dev, data.dev_images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow, task
 
 from flows import artifacts
-from flows.parameters import Overrides, Recipe, Version, settings_of
+from flows.parameters import Overrides, Recipe, Version, resolve_settings
 from flows.retries import ON_IO
 from hire_model.settings import TrackingSettings
 
@@ -16,7 +16,7 @@ def promote(version: Version = "challenger", recipe: Recipe = "", overrides: Ove
 
     Raises HireError for a version that has not passed the gate against the present champion.
     """
-    said, champion = promoted(settings_of(recipe, overrides=overrides).settings.tracking, version)
+    said, champion = promoted(resolve_settings(recipe, overrides=overrides).settings.tracking, version)
     artifacts.markdown("promotion", said)
     print(said)
     return champion

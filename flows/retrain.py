@@ -12,7 +12,7 @@ from flows.evaluate import evaluate
 from flows.gate import gate, rejected
 from flows.notify import HOOKS
 from flows.package import package
-from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, settings_of
+from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, resolve_settings
 from flows.promote import promote
 from flows.train import train
 from flows.validate import validate
@@ -31,7 +31,7 @@ def hire(
     Data that fail validation end the run as Failed before anything is trained. A version that does not pass the gate
     ends it as Completed by the name 'Rejected': the champion stays, and nothing is packaged.
     """
-    with alone(settings_of(recipe, data, overrides).settings):
+    with alone(resolve_settings(recipe, data, overrides).settings):
         validate(recipe, data, overrides)
         version = train(recipe, data, overrides, fresh, hours)
         evaluate(version, recipe, data, overrides)

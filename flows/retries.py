@@ -14,7 +14,7 @@ from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import exponential_backoff
 from sqlalchemy.exc import OperationalError
 
-from hire_model.tracking.promotion import PromotionBusy
+from hire_model.tracking.lease import PromotionBusy
 
 _PASSING = (ConnectionError, TimeoutError, httpx.TransportError, requests.ConnectionError, requests.Timeout)
 _PASSING_ERRNOS = {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}

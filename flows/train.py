@@ -9,10 +9,10 @@ from prefect import flow, task
 from flows import artifacts
 from flows.alone import alone
 from flows.folder import STATE, TrainingFolder
-from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, settings_of
+from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, resolve_settings
 from flows.retries import ON_IO
 from hire_model.errors import HireError, TrainingStopped
-from hire_model.settings import Resolved
+from hire_model.settings import ResolvedSettings
 
 
 @flow(name="train", log_prints=True)
@@ -29,9 +29,9 @@ def train(
     repeated; with `fresh` it begins anew in either case. Raises HireError where settings, data or MLflow are not in
     order, or another retrain is at work.
     """
-    resolved = settings_of(recipe, data, overrides)
+    resolved = resolve_settings(recipe, data, overrides)
     with alone(resolved.settings):
-        folder = TrainingFolder.of(resolved.settings)
+        folder = TrainingFolder.from_settings(resolved.settings)
         if fresh:
             folder.forget()
         version = fit.with_options(timeout_seconds=hours * 3600)(resolved, Path(recipe).stem, folder)
@@ -40,10 +40,10 @@ def train(
 
 
 @task(name="fit", log_prints=True, **ON_IO)
-def fit(resolved: Resolved, name: str, folder: TrainingFolder) -> str:
+def fit(resolved: ResolvedSettings, name: str, folder: TrainingFolder) -> str:
     """Train, or take up what lies in `folder`; a retry takes it up too. Returns the version's number."""
     from hire_model.tracking import versions
-    from hire_model.tracking.run import tracking_uri
+    from hire_model.tracking.connection import tracking_uri
     from hire_model.training.record import EpochRecord
     from hire_model.workflows import train as workflow
 
@@ -53,7 +53,7 @@ def fit(resolved: Resolved, name: str, folder: TrainingFolder) -> str:
             "The flow works on registered models: leave tracking.enabled and tracking.register_model as they are, or "
             "train without the flow ('hire train')."
         )
-    if folder.version and any(folder.holds(version) for version in versions.listed(settings.tracking)):
+    if folder.version and any(folder.holds(version) for version in versions.list_versions(settings.tracking)):
         print(f"Version {folder.version} came of the same data, settings and code; nothing to train.")
         return folder.version
     if folder.version:

@@ -10,10 +10,11 @@ from prefect import flow, task
 from prefect.context import TaskRunContext
 
 from flows import artifacts
-from flows.keys import code_digest, data_key, key_of
-from flows.parameters import Data, Overrides, Recipe, settings_of
+from flows.keys import hash_code, read_data_state
+from flows.parameters import Data, Overrides, Recipe, resolve_settings
 from flows.retries import ON_IO
 from hire_model.errors import DataError
+from hire_model.settings.fingerprint import hash_json
 
 
 @flow(name="validate", log_prints=True)
@@ -33,12 +34,13 @@ def drawn_or_found(recipe: str, data: str, overrides: Sequence[str]) -> Path:
     """The data set's folder; the relational scenes are drawn here where no data set is named and they are missing."""
     from hire_model.data.chosen import open_dataset
 
-    settings = settings_of(recipe, data, overrides).settings.data
+    settings = resolve_settings(recipe, data, overrides).settings.data
     return settings.path or open_dataset(settings).folder
 
 
 def _key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
-    return key_of("validate", str(parameters["folder"]), data_key(parameters["folder"]), code_digest("expectations"))
+    folder: Path = parameters["folder"]
+    return hash_json("validate", str(folder), read_data_state(folder), hash_code("expectations"))
 
 
 @task(

@@ -30,5 +30,5 @@ def show(
             table.add_row(key, str(value), f"[dim]{origin}[/dim]" if origin == "default" else origin)
     console = Console(soft_wrap=True)
     console.print(table)
-    for key, why in resolved.settings.model.at_rest.items():
+    for key, why in resolved.settings.model.inactive_stages.items():
         console.print(f"{key} is on and does nothing, as {why}.", highlight=False)

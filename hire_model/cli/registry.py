@@ -34,10 +34,12 @@ def gate(
     data: Annotated[
         str, typer.Option(metavar="DATASET", help="A data set folder; the relational scenes without.")
     ] = "",
-    split: Annotated[str, typer.Option(help="The split to judge on.")] = "test",
+    split: Annotated[str, typer.Option(help="The split to judge on; the recipe's data.test or data.dev without.")] = "",
     protocol: Annotated[str, typer.Option(help="full, f30k-1k, coco-5k or coco-1k-5fold.")] = "",
     limit: Annotated[int, typer.Option(min=0, help="Only the split's first images; 0 takes all.")] = 0,
-    recipe: Annotated[str, typer.Option(help="A recipe by name or path, for the team's rules, its table gate.")] = "",
+    recipe: Annotated[
+        str, typer.Option(help="A recipe by name or path, for the split and the team's rules, its table gate.")
+    ] = "synthetic",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the decision as JSON.")] = None,
     set_: Set = None,
 ) -> None:

@@ -12,8 +12,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from hire_model.evaluation.result import Result
-    from hire_model.workflows.evaluate import Evaluated
-    from hire_model.workflows.train import Trained
+    from hire_model.workflows.evaluate import EvaluationOutcome
+    from hire_model.workflows.train import TrainOutcome
 
 
 _KEYS = ("r1", "r5", "r10")
@@ -41,7 +41,7 @@ def _summary(result: Result) -> str:
     return f"rSum {result.rsum:.1f} of 600 ({low:.1f}-{high:.1f}: 95 % of {result.bootstrap} resamplings)"
 
 
-def trained(outcome: Trained | None) -> None:
+def trained(outcome: TrainOutcome | None) -> None:
     """After a training; None in every process but the first of several."""
     if outcome is None:
         return
@@ -59,7 +59,7 @@ def trained(outcome: Trained | None) -> None:
         console.print(f"  mlflow ui --backend-store-uri {shlex.quote(outcome.tracking_uri)}")
 
 
-def evaluated(outcome: Evaluated) -> None:
+def evaluated(outcome: EvaluationOutcome) -> None:
     """After an evaluation."""
     console = Console(soft_wrap=True, highlight=False)
     console.print(recalls(outcome.result, outcome.split))

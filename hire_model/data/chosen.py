@@ -1,4 +1,4 @@
-"""The data that the settings choose: a data set, and the splits of it that play the three parts."""
+"""Open the data set and the splits that the settings choose."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SCENES = Path("datasets/relational-scenes")
 
 
 def open_dataset(data: DataSettings) -> Dataset:
-    """The data set of the settings; without a path the relational scenes, drawn where they are not there yet.
+    """Open the data set of the settings; without a path the relational scenes, generated if they do not exist.
 
-    Raises DataError where it cannot be opened, or several processes would draw the scenes at once.
+    Raises DataError if it cannot be opened, or if several processes would generate the scenes at once.
     """
     if data.path is not None:
         return Dataset.open(data.path)
     if not SCENES.exists():
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise DataError(f"{SCENES} is not there yet. Before several processes run: hire data synth --out {SCENES}")
+            raise DataError(f"{SCENES} does not exist. Before several processes run: hire data synth --out {SCENES}")
         from hire_model.data.synthetic import generate
 
         log.info("Drawing relational scenes into %s", SCENES)
@@ -34,22 +34,21 @@ def open_dataset(data: DataSettings) -> Dataset:
 
 @dataclass(frozen=True)
 class Splits:
-    """To learn from, to choose the best epoch by, and to judge once in the end."""
+    """The splits of a training. test: what the version is evaluated on at the end; it may be `dev` itself."""
 
     train: Split
     dev: Split
     test: Split
 
-    @classmethod
-    def of(cls, dataset: Dataset, data: DataSettings) -> Splits:
-        """The splits named in the settings; without data.test the dev split is judged in the end too."""
-        dev = _split(dataset, "data.dev", data.dev, data.dev_images)
-        test = dev if not data.test or data.test == data.dev else _split(dataset, "data.test", str(data.test))
-        return cls(_split(dataset, "data.train", data.train, data.train_images), dev, test)
+
+def open_splits(dataset: Dataset, data: DataSettings) -> Splits:
+    """Open the splits that the settings name. Raises DataError naming the setting and the splits there are."""
+    dev, evaluation = _open_split(dataset, "data.dev", data.dev, data.dev_images), data.evaluation_split
+    test = dev if evaluation.name == data.dev else _open_split(dataset, "data.test", *evaluation)
+    return Splits(_open_split(dataset, "data.train", data.train, data.train_images), dev, test)
 
 
-def _split(dataset: Dataset, key: str, name: str, limit: int = 0) -> Split:
-    """The split that the setting `key` names."""
+def _open_split(dataset: Dataset, key: str, name: str, limit: int) -> Split:
     if name not in dataset.manifest.splits:
         known = ", ".join(sorted(dataset.manifest.splits))
         raise DataError(f"{dataset.folder}: no split '{name}'; it has {known}. Choose one: --set {key}=NAME.")

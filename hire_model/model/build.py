@@ -56,7 +56,7 @@ def _blocks(split: Split) -> Iterable[np.ndarray]:
 
 
 def _say_what_is_missing(settings: ModelSettings, split: Split) -> None:
-    for key, why in settings.at_rest.items():
+    for key, why in settings.inactive_stages.items():
         log.info("%s is on and does nothing, as %s.", key, why)
     if settings.graphs == "none":
         return

@@ -1,7 +1,7 @@
 """All settings, frozen and typed. Preset < recipe < environment (HIRE_...) < command line; unknown keys are errors.
 
-A recipe is a TOML file in `hire_model/recipes/` (by name) or anywhere (by path); a preset fills in the model's
-sizes. Environment variables name a key with double underscores: HIRE_TRAIN__EPOCHS=5 is train.epochs=5.
+A recipe is a TOML file in `hire_model/recipes/` (by name) or anywhere (by path); a preset sets the model's sizes.
+Environment variables name a key with double underscores: HIRE_TRAIN__EPOCHS=5 is train.epochs=5.
 """
 
 from hire_model.settings.groups import (
@@ -10,6 +10,7 @@ from hire_model.settings.groups import (
     GateSettings,
     ModelSettings,
     Settings,
+    SplitChoice,
     TextSettings,
     TrackingSettings,
     TrainSettings,
@@ -17,10 +18,10 @@ from hire_model.settings.groups import (
 from hire_model.settings.resolve import (
     HOME,
     OTHER_VARIABLES,
-    Resolved,
+    ResolvedSettings,
     flatten,
-    known_keys,
-    recipes,
+    list_keys,
+    list_recipes,
     resolve,
 )
 
@@ -31,13 +32,14 @@ __all__ = [
     "EvaluateSettings",
     "GateSettings",
     "ModelSettings",
-    "Resolved",
+    "ResolvedSettings",
     "Settings",
+    "SplitChoice",
     "TextSettings",
     "TrackingSettings",
     "TrainSettings",
     "flatten",
-    "known_keys",
-    "recipes",
+    "list_keys",
+    "list_recipes",
     "resolve",
 ]

@@ -1,41 +1,71 @@
-"""The groups of settings, frozen and typed; every field says what it is for."""
+"""The groups of settings, frozen and typed. Each field describes its purpose.
+
+A field without a mark identifies a training: another value gives other weights. `RESULT` and `NOTHING` mark the fields
+that identify less; a mark on a group holds for its fields. `settings/fingerprint.py` reads the marks.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENV_PREFIX = "HIRE_"
+# Another value gives another result, but an interrupted training may be resumed with it.
+RESULT: Final[dict[str, JsonValue]] = {"identifies": "result"}
+# Where files are kept, how fast the work is done and what a report shows.
+NOTHING: Final[dict[str, JsonValue]] = {"identifies": "nothing"}
 _MINIMUM = re.compile(r"([\w-]+/\w+)\s*=\s*(\d+(?:\.\d+)?)\s*(?:,|$)")
 
 
-def _named(value: object) -> object:
-    if value == "":  # pathlib takes it for the folder one happens to be in
+def _refuse_empty(value: object) -> object:
+    if value == "":  # pathlib reads it as the current folder
         raise ValueError("expected the name of a folder")
     return value
 
 
-Folder = Annotated[Path, BeforeValidator(_named)]
+Folder = Annotated[Path, BeforeValidator(_refuse_empty)]
 
 
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+class SplitChoice(NamedTuple):
+    """A split by name. limit: only its first images; 0 for all."""
+
+    name: str
+    limit: int
+
+
 class DataSettings(_Group):
     """Which data, and how much of it."""
 
-    path: Folder | None = Field(None, description="data set folder; without one the relational scenes are generated")
+    path: Folder | None = Field(
+        None, json_schema_extra=NOTHING, description="data set folder; without one the relational scenes are generated"
+    )
     train: str = Field("train", min_length=1, description="name of the split to train on")
     dev: str = Field("dev", min_length=1, description="name of the split that selects the best epoch")
-    test: str | None = Field(None, description="split that is evaluated once at the end; the dev split without one")
+    test: str | None = Field(
+        None,
+        json_schema_extra=RESULT,
+        description="split that is evaluated once at the end; the dev split without one",
+    )
     train_images: int = Field(0, ge=0, description="only the first so many training images; 0 takes all")
     dev_images: int = Field(0, ge=0, description="only the first so many dev images; 0 takes all")
-    workers: int = Field(0, ge=0, description="loader processes; 0 loads in the training process")
+    workers: int = Field(
+        0, ge=0, json_schema_extra=NOTHING, description="loader processes; 0 loads in the training process"
+    )
+
+    @property
+    def evaluation_split(self) -> SplitChoice:
+        """The split that a version is evaluated on: by training, the gate, the flows, the ablation and the monitor."""
+        if self.test and self.test != self.dev:
+            return SplitChoice(self.test, 0)
+        return SplitChoice(self.dev, self.dev_images)
 
 
 class TextSettings(_Group):
@@ -99,7 +129,7 @@ class ModelSettings(_Group):
     global_weight: float = Field(0.5, ge=0, le=1, description="share of S_g in the final score")
 
     @model_validator(mode="after")
-    def _consistent(self) -> ModelSettings:
+    def _check_consistent(self) -> ModelSettings:
         if self.dim % self.implicit_heads:
             raise ValueError(f"model.dim={self.dim} is no multiple of model.implicit_heads={self.implicit_heads}")
         if self.global_weight and not self.global_head:
@@ -107,22 +137,24 @@ class ModelSettings(_Group):
         return self
 
     @property
-    def at_rest(self) -> dict[str, str]:
-        """What is switched on and does nothing, each with the setting that keeps it so."""
+    def inactive_stages(self) -> dict[str, str]:
+        """Stages that are switched on but have no effect, each with the setting that disables it."""
         causes = {
             "object_sentence": ("direction=t2i", self.object_sentence and self.direction == "t2i"),
             "word_image": ("direction=i2t", self.word_image and self.direction == "i2t"),
             "alignment": ("object_word=false", self.alignment and not self.object_word),
             "relation_match": ("graphs=none", self.relation_match and self.graphs == "none"),
         }
-        return {f"model.{name}": f"model.{why}" for name, (why, rests) in causes.items() if rests}
+        return {f"model.{name}": f"model.{why}" for name, (why, inactive) in causes.items() if inactive}
 
 
 class TrainSettings(_Group):
     """How the model is trained."""
 
-    out: Folder = Field(Path("runs/latest"), description="folder for checkpoints, the log and the report")
-    epochs: int = Field(10, ge=1)
+    out: Folder = Field(
+        Path("runs/latest"), json_schema_extra=NOTHING, description="folder for checkpoints, the log and the report"
+    )
+    epochs: int = Field(10, ge=1, json_schema_extra=RESULT)
     batch: int = Field(64, ge=2, description="images (and captions) in a batch, over all devices")
     accumulate: int = Field(1, ge=1, description="batches whose gradients are added before a step")
     lr: float = Field(5e-4, gt=0)
@@ -152,18 +184,24 @@ class TrainSettings(_Group):
     patience: int = Field(0, ge=0, description="epochs without a better dev rSum before stopping; 0: never")
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's choice")
-    checkpoint_minutes: float = Field(5.0, gt=0, description="a checkpoint is also written inside an epoch, this often")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", json_schema_extra=RESULT)
+    threads: int = Field(
+        0, ge=0, json_schema_extra=NOTHING, description="CPU threads of torch; 0 leaves torch's choice"
+    )
+    checkpoint_minutes: float = Field(
+        5.0, gt=0, json_schema_extra=NOTHING, description="a checkpoint is also written inside an epoch, this often"
+    )
 
 
 class EvaluateSettings(_Group):
     """How a similarity matrix is computed and judged."""
 
     protocol: str = Field("full", description="full, f30k-1k, coco-5k, coco-1k-5fold")
-    budget_mb: int = Field(512, ge=1, description="memory that one block of pairs may take")
-    bootstrap: int = Field(1000, ge=0, description="resamplings for the confidence intervals; 0: none")
-    examples: int = Field(8, ge=0, description="best and worst queries shown in the report")
+    budget_mb: int = Field(512, ge=1, json_schema_extra=NOTHING, description="memory that one block of pairs may take")
+    bootstrap: int = Field(
+        1000, ge=0, json_schema_extra=NOTHING, description="resamplings for the confidence intervals; 0: none"
+    )
+    examples: int = Field(8, ge=0, json_schema_extra=NOTHING, description="best and worst queries shown in the report")
 
 
 class TrackingSettings(_Group):
@@ -200,26 +238,26 @@ class GateSettings(_Group):
 
     @field_validator("minimum")
     @classmethod
-    def _readable(cls, text: str) -> str:
+    def _check_minimum(cls, text: str) -> str:
         if _MINIMUM.sub("", text).strip(" ,"):
             raise ValueError("expected PROTOCOL/FIGURE=NUMBER, separated by commas, such as full/rsum=350")
         return text
 
 
 class Settings(BaseSettings):
-    """The whole. Build it with `resolve`; it validates and never changes afterwards."""
+    """Root settings. Create with `resolve()`; validated and immutable."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__")
 
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
-    evaluate: EvaluateSettings = EvaluateSettings()
-    tracking: TrackingSettings = TrackingSettings()
-    gate: GateSettings = GateSettings()
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), json_schema_extra=RESULT)
+    tracking: TrackingSettings = Field(TrackingSettings(), json_schema_extra=NOTHING)
+    gate: GateSettings = Field(GateSettings(), json_schema_extra=NOTHING)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Settings:
+    def _check_consistent(self) -> Settings:
         if self.train.warm_start and not self.model.residual:
             raise ValueError("train.warm_start needs model.residual=true: without it nothing linear remains to set")
         return self
@@ -228,5 +266,5 @@ class Settings(BaseSettings):
     def settings_customise_sources(  # type: ignore[override]
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is handed in: `resolve` has merged the environment already, and knows where each came from."""
+        """Use only the arguments: `resolve` has already merged the environment and recorded each value's origin."""
         return (init_settings,)

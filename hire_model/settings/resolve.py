@@ -1,4 +1,4 @@
-"""Merging the layers of settings, knowing which layer each value came from."""
+"""Merge the layers of settings and record which layer each value came from."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from hire_model.errors import SettingsError
 from hire_model.settings.groups import ENV_PREFIX, ModelSettings, Settings
 
 HOME = Path(__file__).parent.parent
-# Read elsewhere, not settings.
+# Environment variables that are read elsewhere and are no settings.
 OTHER_VARIABLES = {
     "HIRE_SHARED_DATA", "HIRE_CACHE", "HIRE_GALLERIES", "HIRE_JOURNAL", "HIRE_JOURNAL_SHARE", "HIRE_JOURNAL_TEXT",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """The settings, and which layer set each dotted key: default, preset, recipe, environment, command line."""
+class ResolvedSettings:
+    """The settings and the origin of each dotted key: default, preset, recipe, environment or command line."""
 
     settings: Settings
     origins: dict[str, str]
@@ -35,56 +35,53 @@ def resolve(
     recipe: str | Path | None = None,
     overrides: Mapping[str, Any] | Iterable[str] = (),
     environ: Mapping[str, str] | None = None,
-) -> Resolved:
-    """Merge the layers.
+) -> ResolvedSettings:
+    """Merge the layers of settings: preset < recipe < environment < command line.
 
-    recipe: a name in `hire_model/recipes` or the path of a TOML file; overrides: {"train.epochs": 5} or
-    ["train.epochs=5"]. Raises SettingsError naming the key, the layer it came from, and the nearest known key.
+    Args:
+        recipe: a name in `hire_model/recipes`, or the path of a TOML file.
+        overrides: {"train.epochs": 5} or ["train.epochs=5"].
+        environ: environment variables; `os.environ` by default.
+
+    Raises:
+        SettingsError: names the key, the layer it came from and the nearest known key.
     """
     environ = os.environ if environ is None else environ
     upper = {
-        **_layer(_read_recipe(recipe) if recipe else {}, f"recipe {recipe}"),
-        **_layer(_read_environment(environ), "environment"),
-        **_layer(overrides if isinstance(overrides, Mapping) else _parse(overrides), "command line"),
+        **_label_values(_read_recipe(recipe) if recipe else {}, f"recipe {recipe}"),
+        **_label_values(_read_environment(environ), "environment"),
+        **_label_values(overrides if isinstance(overrides, Mapping) else _parse_overrides(overrides), "command line"),
     }
     preset = upper.get("model.preset", (ModelSettings().preset, ""))[0]
-    lower = _layer(_read_toml(_preset_path(preset)), f"preset {preset}") if _preset_path(preset).is_file() else {}
-    merged = {**lower, **upper}
+    merged = {**_label_values(_read_preset(preset), f"preset {preset}"), **upper}
     for key, (_, origin) in merged.items():
         _check_known(key, origin)
-    nested: dict[str, Any] = {}
-    for key, (value, _) in merged.items():
-        *groups, last = key.split(".")
-        here = nested
-        for group in groups:
-            here = here.setdefault(group, {})
-        here[last] = value
     try:
-        settings = Settings(**nested)
+        settings = Settings(**_nest({key: value for key, (value, _) in merged.items()}))
     except ValidationError as error:
-        raise SettingsError(_explain(error, merged)) from error
-    return Resolved(settings, {key: merged.get(key, (None, "default"))[1] for key in known_keys()})
+        raise SettingsError(_format_errors(error, merged)) from error
+    return ResolvedSettings(settings, {key: merged.get(key, (None, "default"))[1] for key in list_keys()})
 
 
-def known_keys(group: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
-    """All dotted keys, in the order of declaration."""
+def list_keys(group: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """List all dotted keys in the order of declaration."""
     keys = []
     for name, field in group.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += known_keys(kind, f"{prefix}{name}.")
+            keys += list_keys(kind, f"{prefix}{name}.")
         else:
             keys.append(prefix + name)
     return keys
 
 
-def recipes() -> list[str]:
-    """Names of the recipes that come with the project."""
+def list_recipes() -> list[str]:
+    """List the names of the recipes that come with the project."""
     return sorted(path.stem for path in (HOME / "recipes").glob("*.toml"))
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"train": {"epochs": 5}} as {"train.epochs": 5}."""
+    """Turn {"train": {"epochs": 5}} into {"train.epochs": 5}."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
@@ -94,21 +91,34 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _layer(values: Mapping[str, Any], origin: str) -> dict[str, tuple[Any, str]]:
+def _label_values(values: Mapping[str, Any], origin: str) -> dict[str, tuple[Any, str]]:
     return {key: (value, origin) for key, value in flatten(values).items()}
 
 
-def _preset_path(name: str) -> Path:
-    return HOME / "presets" / f"{name}.toml"
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn {"train.epochs": 5} into {"train": {"epochs": 5}}."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, last = key.split(".")
+        inner = nested
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return nested
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    path = HOME / "presets" / f"{name}.toml"
+    return _read_toml(path) if path.is_file() else {}  # validation refuses an unknown preset
 
 
 def _read_recipe(recipe: str | Path) -> dict[str, Any]:
     inside = HOME / "recipes" / f"{recipe}.toml"
     path = inside if inside.is_file() else Path(recipe).expanduser()
     if not path.is_file():
-        near = difflib.get_close_matches(str(recipe), recipes(), 1)
+        near = difflib.get_close_matches(str(recipe), list_recipes(), 1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise SettingsError(f"recipe '{recipe}': neither a file nor one of {', '.join(recipes())}.{hint}")
+        raise SettingsError(f"recipe '{recipe}': neither a file nor one of {', '.join(list_recipes())}.{hint}")
     return _read_toml(path)
 
 
@@ -129,7 +139,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return source()
 
 
-def _parse(items: Iterable[str]) -> dict[str, str]:
+def _parse_overrides(items: Iterable[str]) -> dict[str, str]:
     parsed = {}
     for item in items:
         key, equals, value = item.partition("=")
@@ -140,7 +150,7 @@ def _parse(items: Iterable[str]) -> dict[str, str]:
 
 
 def _check_known(key: str, origin: str) -> None:
-    keys = known_keys()
+    keys = list_keys()
     if key in keys:
         return
     inside = [k for k in keys if k.startswith(f"{key}.")]
@@ -151,7 +161,7 @@ def _check_known(key: str, origin: str) -> None:
     raise SettingsError(f"{origin}: unknown setting '{key}'.{hint}")
 
 
-def _explain(error: ValidationError, merged: Mapping[str, tuple[Any, str]]) -> str:
+def _format_errors(error: ValidationError, merged: Mapping[str, tuple[Any, str]]) -> str:
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])

@@ -18,19 +18,13 @@ from torch import Tensor, nn
 
 from hire_model.errors import GO_ON, HireError, TrainingStopped
 from hire_model.files import whole
-from hire_model.settings import Settings, flatten
+from hire_model.settings import Settings
+from hire_model.settings.fingerprint import select_weight_settings
 from hire_model.training.record import EpochRecord, Meter
 
 LAST = "last.pt"
 BEST = "best.safetensors"
 VERSION = 2
-
-# These may differ when a run goes on: they say how long, where and how fast, not what is learnt.
-FREE = {
-    "data.path", "data.test", "data.workers", "train.checkpoint_minutes", "train.device", "train.epochs", "train.out",
-    "train.patience", "train.threads",
-}  # fmt: skip
-_COMPARED = ("data.", "model.", "train.")
 
 
 @dataclass
@@ -84,7 +78,7 @@ class Checkpoint:
 
     def check(self, settings: Settings, digest: str, path: Path) -> None:
         """Raise HireError naming what differs, if this checkpoint belongs to other settings or another data set."""
-        now = fingerprint(settings)
+        now = select_weight_settings(settings)
         different = sorted(key for key in now.keys() | self.settings.keys() if now.get(key) != self.settings.get(key))
         if different:
             pairs = ", ".join(f"{key}={self.settings.get(key)!r} (now {now.get(key)!r})" for key in different)
@@ -105,12 +99,6 @@ class Checkpoint:
                 f"{path}: cannot resume: model.text.checkpoint='{self.settings['model.text.checkpoint']}' has other "
                 "weights than when this run began. Put the old ones back, or leave out --resume to start anew."
             )
-
-
-def fingerprint(settings: Settings) -> dict[str, Any]:
-    """The settings that a resumed run must share, as dotted keys and JSON values."""
-    flat = flatten(settings.model_dump(mode="json"))
-    return {key: value for key, value in flat.items() if key.startswith(_COMPARED) and key not in FREE}
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -16,11 +16,11 @@ from hire_model.batch import Batch
 from hire_model.errors import TrainingStopped
 from hire_model.model.hire import Hire
 from hire_model.settings import Settings
+from hire_model.settings.fingerprint import select_weight_settings
 from hire_model.training.checkpoint import (
     BEST,
     LAST,
     Checkpoint,
-    fingerprint,
     frozen_digest,
     load_weights,
     save_weights,
@@ -155,7 +155,7 @@ class Run:
                 meter=self.meter,
                 history=self.history,
                 best_epoch=self.best_epoch,
-                settings=fingerprint(self.settings),
+                settings=select_weight_settings(self.settings),
                 digest=self.digest,
                 frozen=self.frozen,
             ).save(self.out / LAST)

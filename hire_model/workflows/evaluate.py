@@ -1,11 +1,13 @@
-"""Evaluate one model, or an ensemble, on a split."""
+"""Evaluate one model, or an ensemble, on a split; and the steps that training and the gate share with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from hire_model.data.chosen import open_dataset
@@ -13,6 +15,7 @@ from hire_model.data.loading import collate_regions
 from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols, report
+from hire_model.evaluation.protocols import Ensemble, Ranks
 from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result, write_json
 from hire_model.files import write_text
@@ -20,18 +23,17 @@ from hire_model.model import artifact
 from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.explain import Explanation, explain
-from hire_model.scoring.matrix import predicate_map
-from hire_model.settings import Settings
+from hire_model.scoring.matrix import predicate_map, similarity
+from hire_model.settings import EvaluateSettings, Settings
 from hire_model.tracking import registry
 from hire_model.tracking.connection import inside_mlflow_run
 from hire_model.tracking.run import start_run
 from hire_model.training.distributed import pick_device
-from hire_model.workflows.fit import matrix_of
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation leaves."""
+class EvaluationOutcome:
+    """The figures of an evaluation, and the files written; None for a file that was not requested."""
 
     result: Result
     split: str
@@ -46,53 +48,64 @@ def evaluate(
     figures: Path | None = None,
     page: Path | None = None,
     limit: int = 0,
-) -> Evaluated:
-    """Judge a model, or the mean of several models' matrices, on one split; write JSON and report where asked.
+) -> EvaluationOutcome:
+    """Evaluate a model, or the mean of several models' matrices, on one split. Inside `mlflow run`, log the figures.
 
-    models: addresses (models:/hire@challenger) or folders; limit: only the first images, 0 for all. The figures go to
-    MLflow inside `mlflow run`.
-    Raises HireError: no such model, split or protocol, or features of another size than the model's.
+    Args:
+        models: addresses (models:/hire@challenger) or folders.
+        split: name of the split.
+        figures: JSON file to write; page: HTML report to write.
+        limit: only the first images; 0 for all.
+
+    Raises:
+        HireError: no such model, split or protocol, or the features have another size than the model's.
     """
-    if not split:  # which would take them all, those it was trained on among them
+    if not split:  # an empty name would open all splits, the training split among them
         raise HireError("split: no name is given; 'hire data show' lists those of a data set.")
     chosen = open_dataset(settings.data).split(split, limit)
-    protocol = protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
+    protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
     folders = [registry.fetch(model, settings.tracking) for model in models]
-    with start_run(
-        settings.tracking.model_copy(update={"enabled": settings.tracking.enabled and inside_mlflow_run()}), "evaluate"
-    ) as run:
+    tracking = settings.tracking.model_copy(update={"enabled": settings.tracking.enabled and inside_mlflow_run()})
+    with start_run(tracking, "evaluate") as run:
         manifest = chosen.dataset.manifest
         run.log_dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
-        loaded = [artifact.load(folder).to(torch.device(pick_device(settings.train))) for folder in folders]
-        matrices = [matrix_of(model, chosen, settings.evaluate) for model in loaded]
+        loaded = [load_model(folder, settings) for folder in folders]
+        matrices = [compute_similarity(model, chosen, settings.evaluate) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.ensemble(*matrices)
-        result = protocols.judge(matrix, chosen.owner, protocol, settings.evaluate.bootstrap)
-        result = with_facts(result, chosen, {"model": ", ".join(models)})
+        result = evaluate_matrix(matrix, chosen, settings.evaluate, {"model": ", ".join(models)})
         if figures:
             write_json(result, figures)
         if page:
-            why = explain_pairs(loaded[0], chosen) if len(loaded) == 1 else None  # a mean of models has no attention
-            write_text(report.render(result, matrix, chosen, explain=why, examples=settings.evaluate.examples), page)
+            explained = loaded[0] if len(loaded) == 1 else None  # a mean of models has no attention to show
+            write_report(page, result, matrix, chosen, settings.evaluate, explained)
         run.log_metrics(result.metrics())
         for path in filter(None, (figures, page)):
             run.log_artifact(path, "evaluation")
-    return Evaluated(result, split, page, figures)
+    return EvaluationOutcome(result, split, page, figures)
 
 
-def explain_pairs(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
-    """For the report: (image, caption) of `split` -> why that pair has its score."""
-    bank, device = caption_bank(model, split.texts), next(model.parameters()).device
-    mapping = predicate_map(model.predicates, split.dataset.manifest.predicates)
-
-    def why(image: int, caption: int) -> Explanation:
-        regions = collate_regions([split.regions(image)], mapping).to(device)
-        return explain(model, regions, bank.tokens([caption]).to(device), split.texts[caption])
-
-    return why
+def load_model(folder: Path, settings: Settings) -> Hire:
+    """Load the model in `folder` onto the device of the settings."""
+    return artifact.load(folder).to(torch.device(pick_device(settings.train)))
 
 
-def with_facts(result: Result, split: Split, more: dict[str, str]) -> Result:
-    """Return `result` with the facts of the code, the data and the split, and `more`."""
+def compute_similarity(model: Hire, split: Split, settings: EvaluateSettings) -> np.ndarray:
+    """Compute the similarity matrix [N, M] of the images and captions of `split`."""
+    return similarity(model, split, caption_bank(model, split.texts), settings.budget_mb << 20)
+
+
+def evaluate_matrix(
+    matrix: np.ndarray | Ensemble,
+    split: Split,
+    settings: EvaluateSettings,
+    more_facts: Mapping[str, str],
+    ranks: Ranks | None = None,
+) -> Result:
+    """Compute the figures of a similarity matrix [N, M], with the facts of the code, the data and `more_facts`.
+
+    ranks: of the same matrix and protocol, if they are already computed.
+    """
+    result = protocols.judge(matrix, split.owner, settings.protocol, settings.bootstrap, ranks=ranks)
     manifest = split.dataset.manifest
     data = {
         "data": manifest.name,
@@ -100,4 +113,31 @@ def with_facts(result: Result, split: Split, more: dict[str, str]) -> Result:
         "split": split.name,
         "images": str(len(split.images)),
     }
-    return result.model_copy(update={"facts": collect_facts() | data | more})
+    return result.model_copy(update={"facts": collect_facts() | data | dict(more_facts)})
+
+
+def write_report(
+    path: Path,
+    result: Result,
+    matrix: np.ndarray | Ensemble,
+    split: Split,
+    settings: EvaluateSettings,
+    model: Hire | None,
+    history: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Write the HTML report. model: explains the examples; history: one row per epoch of a training."""
+    explained = make_explainer(model, split) if model is not None else None
+    html = report.render(result, matrix, split, history=history, explain=explained, examples=settings.examples)
+    return write_text(html, path)
+
+
+def make_explainer(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
+    """Return a function (image, caption) of `split` -> the explanation of that pair's score."""
+    bank, device = caption_bank(model, split.texts), next(model.parameters()).device
+    mapping = predicate_map(model.predicates, split.dataset.manifest.predicates)
+
+    def explain_pair(image: int, caption: int) -> Explanation:
+        regions = collate_regions([split.regions(image)], mapping).to(device)
+        return explain(model, regions, bank.tokens([caption]).to(device), split.texts[caption])
+
+    return explain_pair

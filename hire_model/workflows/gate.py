@@ -1,4 +1,4 @@
-"""`hire gate` from end to end: measure a version and its champion on the same data, decide, and write it down."""
+"""`hire gate` end to end: measure a version and the champion on the same data, decide, and record the decision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hire_model.data.chosen import open_dataset
@@ -25,31 +24,29 @@ from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.speed import speed
 from hire_model.files import write_text
 from hire_model.gate import Comparison, Conditions, Decision, Evidence, decide
-from hire_model.model import artifact
-from hire_model.model.hire import Hire
 from hire_model.model_card import card
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import Settings
 from hire_model.tracking import registry, versions
 from hire_model.tracking.versions import Version
 from hire_model.training.distributed import pick_device
-from hire_model.workflows.fit import matrix_of
+from hire_model.workflows.evaluate import compute_similarity, load_model
 
 log = logging.getLogger(__name__)
-_SEED, _DRAWS = 0, 1000  # of the comparison, where evaluate.bootstrap is 0
+_SEED, _DRAWS = 0, 1000  # of the comparison if evaluate.bootstrap is 0
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A decision, whom it is about, and whom that was compared with."""
+class GateOutcome:
+    """A decision, the version that it concerns, and the champion that the version was compared with, if any."""
 
     decision: Decision
     version: Version
     champion: Version | None
 
 
-class _KeptRanks(BaseModel):
-    """A version's ranks on one ground, kept with its run so that the next challenger need not score it again."""
+class _StoredRanks(BaseModel):
+    """The ranks of a version on one ground, stored with its run so that the next gate need not score it again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,51 +56,61 @@ class _KeptRanks(BaseModel):
     t2i: list[int]
 
 
-def gate(settings: Settings, version: str = versions.CHALLENGER, split: str = "test", limit: int = 0) -> Judged:
-    """Judge a version, by alias or number, by the rules of the settings; a failed gate is an answer and no error.
+def gate(settings: Settings, version: str = versions.CHALLENGER, split: str = "", limit: int = 0) -> GateOutcome:
+    """Check a version against the rules of the settings; a failed gate is a result, not an error.
 
-    limit: only the split's first images, 0 for all. The decision and its reasons go to tags of the version and to its
-    run, and into its model card, which is the version's description. Until all of it is written the tag gate.decision
-    says 'running', and 'stopped' after an error or Ctrl-C; nobody promotes the version then.
-    Raises HireError: no such version, split or protocol, or a store that does not answer.
+    The decision goes to tags of the version, to its run and to its model card, which is the version's description.
+    Until all of it is written the tag gate.decision is 'running', and 'stopped' after an error or Ctrl-C; a version
+    with these tags cannot be promoted.
+
+    Args:
+        version: an alias or a number.
+        split: the split to measure on; the evaluation split of the settings (data.test, data.dev) if empty.
+        limit: only the split's first images; 0 for all, or for data.dev_images if `split` is empty.
+
+    Raises:
+        HireError: no such version, split or protocol, or the store does not answer.
     """
     challenger = versions.find(settings.tracking, version)
     champion = versions.find_champion(settings.tracking)
+    if not split:
+        split, default_limit = settings.data.evaluation_split
+        limit = limit or default_limit
     chosen = open_dataset(settings.data).split(split, limit)
-    named = [settings.evaluate.protocol, *(key.split("/")[0] for key in settings.gate.minimums)]
-    judged_by = [protocols.check_fit(chosen.owner, len(chosen.images), name) for name in dict.fromkeys(named)]
+    names = [settings.evaluate.protocol, *(key.split("/")[0] for key in settings.gate.minimums)]
+    used = [protocols.check_fit(chosen.owner, len(chosen.images), name) for name in dict.fromkeys(names)]
     versions.set_tags(settings.tracking, challenger, {versions.DECISION: versions.RUNNING})
     try:
-        return Judged(_decided(challenger, champion, chosen, judged_by, settings), challenger, champion)
+        return GateOutcome(_run_gate(challenger, champion, chosen, used, settings), challenger, champion)
     except BaseException:
-        with contextlib.suppress(HireError):  # where the store is what failed
+        with contextlib.suppress(HireError):  # the store may be what failed
             versions.set_tags(settings.tracking, challenger, {versions.DECISION: versions.STOPPED})
         raise
 
 
-def _decided(
-    challenger: Version, champion: Version | None, split: Split, judged_by: Sequence[Protocol], settings: Settings
+def _run_gate(
+    challenger: Version, champion: Version | None, split: Split, used: Sequence[Protocol], settings: Settings
 ) -> Decision:
-    """Measure, compare, decide, and write it all down."""
+    """Measure, compare, decide, and record the decision."""
     folder = registry.fetch(challenger.uri, settings.tracking)
-    evidence, ranks = _measured(challenger, folder, split, judged_by, settings)
+    evidence, ranks = _measure(challenger, folder, split, used, settings)
     comparison = None
     if champion is not None:
-        own = ranks if champion.number == challenger.number else None
-        comparison = _compared(evidence, ranks, champion, own, split, settings)
+        known = ranks if champion.number == challenger.number else None
+        comparison = _compare(evidence, ranks, champion, known, split, settings)
     decision = decide(evidence, comparison, settings.gate)
-    _write_down(decision, ranks, challenger, folder, settings)
+    _record(decision, ranks, challenger, folder, settings)
     return decision
 
 
-def _measured(
-    version: Version, folder: Path, split: Split, judged_by: Sequence[Protocol], settings: Settings
+def _measure(
+    version: Version, folder: Path, split: Split, used: Sequence[Protocol], settings: Settings
 ) -> tuple[Evidence, Ranks]:
-    """All that the rules ask about, and the ranks under the first protocol."""
-    model, manifest = _loaded(folder, settings), split.dataset.manifest
-    matrix = matrix_of(model, split, settings.evaluate)
-    ranks = protocols.protocol_ranks(matrix, split.owner, judged_by[0])
-    results = [protocols.judge(matrix, split.owner, protocol, bootstrap=0) for protocol in judged_by]
+    """Measure everything that the rules need; also return the ranks under the first protocol."""
+    model, manifest = load_model(folder, settings), split.dataset.manifest
+    matrix = compute_similarity(model, split, settings.evaluate)
+    ranks = protocols.protocol_ranks(matrix, split.owner, used[0])
+    results = [protocols.judge(matrix, split.owner, protocol, bootstrap=0) for protocol in used]
     scorer = Scorer(model, pick_device(settings.train), manifest.predicates)
     evidence = Evidence(
         version=version.number,
@@ -112,7 +119,7 @@ def _measured(
             digest=manifest.digest,
             split=split.name,
             images=len(split.images),
-            protocol=judged_by[0].name,
+            protocol=used[0].name,
         ),
         figures={key: value for result in results for key, value in result.metrics().items()},
         behaviour=behaviours(scorer, split),
@@ -124,60 +131,56 @@ def _measured(
     return evidence, ranks
 
 
-def _compared(
+def _compare(
     evidence: Evidence, ranks: Ranks, champion: Version, known: Ranks | None, split: Split, settings: Settings
 ) -> Comparison:
-    """The challenger against the champion, whose ranks are `known`, or kept on the same ground, or made now."""
-    theirs = known or _kept(champion, evidence.ground, ranks.fold, settings)
+    """Compare with the champion. Its ranks are `known`, or stored for the same ground, or computed now."""
+    theirs = known or _load_ranks(champion, evidence.ground, ranks.fold, settings)
     scored = theirs is None
     if theirs is None:
         log.info("Scoring the champion, version %s, on the same data", champion.number)
-        model = _loaded(registry.fetch(champion.uri, settings.tracking), settings)
-        matrix = matrix_of(model, split, settings.evaluate)
+        model = load_model(registry.fetch(champion.uri, settings.tracking), settings)
+        matrix = compute_similarity(model, split, settings.evaluate)
         theirs = protocols.protocol_ranks(matrix, split.owner, evidence.ground.protocol)
-    ours, other = (ranks.i2t, ranks.t2i), (theirs.i2t, theirs.t2i)
     draws = settings.evaluate.bootstrap or _DRAWS
     return Comparison(
         champion=champion.number,
         ground=evidence.ground,
         challenger_rsum=protocols.rsum(ranks, split.owner),
         champion_rsum=protocols.rsum(theirs, split.owner),
-        interval=paired_interval(ours, other, split.owner, ranks.fold, draws, _SEED),
+        interval=paired_interval(
+            (ranks.i2t, ranks.t2i), (theirs.i2t, theirs.t2i), split.owner, ranks.fold, draws, _SEED
+        ),
         champion_scored=scored,
     )
 
 
-def _kept(champion: Version, ground: Conditions, fold: np.ndarray, settings: Settings) -> Ranks | None:
-    """The champion's ranks if an earlier gate kept them on this very ground."""
+def _load_ranks(champion: Version, ground: Conditions, fold: np.ndarray, settings: Settings) -> Ranks | None:
+    """Load the champion's ranks if an earlier gate stored them for the same ground."""
     text = versions.read_artifact(settings.tracking, champion, f"{versions.gate_folder(champion)}/ranks.json")
     try:
-        kept = _KeptRanks.model_validate_json(text) if text else None
+        stored = _StoredRanks.model_validate_json(text) if text else None
     except ValidationError:
-        return None  # of another release; scoring again is always right
-    if kept is None or kept.version != champion.number or kept.ground != ground:
+        return None  # written by another release; scoring again is always correct
+    if stored is None or stored.version != champion.number or stored.ground != ground:
         return None
-    return Ranks(np.array(kept.i2t, np.int64), np.array(kept.t2i, np.int64), fold)
+    return Ranks(np.array(stored.i2t, np.int64), np.array(stored.t2i, np.int64), fold)
 
 
-def _write_down(decision: Decision, ranks: Ranks, version: Version, folder: Path, settings: Settings) -> None:
-    """Files, then the card, then the tags; the tag that `promote` looks at comes last."""
+def _record(decision: Decision, ranks: Ranks, version: Version, folder: Path, settings: Settings) -> None:
+    """Write the model card and the files, then the tags; the tag that `promote` reads is the last."""
     ground = decision.evidence.ground
-    kept = _KeptRanks(version=version.number, ground=ground, i2t=ranks.i2t.tolist(), t2i=ranks.t2i.tolist())
+    stored = _StoredRanks(version=version.number, ground=ground, i2t=ranks.i2t.tolist(), t2i=ranks.t2i.tolist())
     texts = {
         versions.DECISION_FILE: decision.model_dump_json(indent=1) + "\n",
         "decision.md": decision.markdown(),
-        "ranks.json": kept.model_dump_json() + "\n",
+        "ranks.json": stored.model_dump_json() + "\n",
     }
     if card.read_card_facts(folder) is not None:
         texts[card.CARD] = card.render_card(folder, version.name, version.uri, decision)
         versions.set_description(settings.tracking, version, texts[card.CARD])
     with tempfile.TemporaryDirectory() as scratch:
         for name, text in texts.items():
-            versions.log_artifact(
-                settings.tracking, version, write_text(text, Path(scratch) / name), versions.gate_folder(version)
-            )
+            path = write_text(text, Path(scratch) / name)
+            versions.log_artifact(settings.tracking, version, path, versions.gate_folder(version))
     versions.record_decision(settings.tracking, version, decision)
-
-
-def _loaded(folder: Path, settings: Settings) -> Hire:
-    return artifact.load(folder).to(torch.device(pick_device(settings.train)))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from hire_model.cli.main import app, overrides, run
 from hire_model.errors import DataError
-from hire_model.settings import Resolved, Settings
+from hire_model.settings import ResolvedSettings, Settings
 
 ROOT = Path(__file__).parent.parent.parent
 HEAVY = ("torch", "mlflow", "pandas", "numpy", "pyarrow", "transformers", "matplotlib", "sklearn", "pydantic")
@@ -26,7 +26,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     calls: list[dict[str, Any]] = []
 
-    def train(resolved: Resolved, **options: Any) -> None:
+    def train(resolved: ResolvedSettings, **options: Any) -> None:
         calls.append({"settings": resolved.settings, "origins": resolved.origins, **options})
 
     monkeypatch.setattr(workflow, "train", train)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hire_model.data.chosen import SCENES, Splits, open_dataset
+from hire_model.data.chosen import SCENES, open_dataset, open_splits
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError
 from hire_model.settings import DataSettings
@@ -38,13 +38,13 @@ def test_several_processes_draw_no_scenes(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_splits_play_their_parts(tiny_dataset: Path) -> None:
     dataset = Dataset.open(tiny_dataset)
-    chosen = Splits.of(dataset, DataSettings(train_images=10, dev_images=4, test="test"))
+    chosen = open_splits(dataset, DataSettings(train_images=10, dev_images=4, test="test"))
     assert [len(split.images) for split in (chosen.train, chosen.dev, chosen.test)] == [10, 4, 8]
     assert [split.name for split in (chosen.train, chosen.dev, chosen.test)] == ["train", "dev", "test"]
-    plain = Splits.of(dataset, DataSettings())
+    plain = open_splits(dataset, DataSettings())
     assert plain.test is plain.dev
 
 
 def test_an_unknown_split_is_named(tiny_dataset: Path) -> None:
     with pytest.raises(DataError, match=r"no split 'val'; it has dev, test, train\. Choose one: --set data\.dev=NAME"):
-        Splits.of(Dataset.open(tiny_dataset), DataSettings(dev="val"))
+        open_splits(Dataset.open(tiny_dataset), DataSettings(dev="val"))

@@ -21,7 +21,7 @@ from flows.alone import LOCK, alone
 from flows.evaluate import evaluate, nightly
 from flows.gate import gate
 from flows.package import package
-from flows.parameters import settings_of
+from flows.parameters import resolve_settings
 from flows.promote import promote
 from flows.retrain import hire
 from flows.train import train
@@ -42,7 +42,7 @@ def test_both_deployments_are_of_the_flow_hire() -> None:
 
 
 def test_a_second_retrain_in_the_same_folder_is_turned_away(tmp_path: Path) -> None:
-    settings = settings_of("", "", [f"train.out={tmp_path / 'runs' / 'latest'}"]).settings
+    settings = resolve_settings("", "", [f"train.out={tmp_path / 'runs' / 'latest'}"]).settings
     lock = str(tmp_path / "runs" / LOCK)
     hold = f"import filelock, time; held = filelock.FileLock({lock!r}); held.acquire(); print(1, flush=True)"
     hold += "; time.sleep(600)"

@@ -13,8 +13,8 @@ from registered import RegisteredModel
 
 from flows import artifacts
 from flows.folder import TrainingFolder
-from flows.keys import code_digest, data_key, folder_digest, key_of
-from flows.parameters import judged_split, settings_of
+from flows.keys import hash_code, hash_folder, read_data_state
+from flows.parameters import resolve_settings
 from flows.train import fit
 from hire_model.errors import SettingsError
 from hire_model.tracking import versions
@@ -30,35 +30,31 @@ def data(tiny_dataset: Path, tmp_path: Path) -> Path:
 
 
 def test_a_data_set_counts_by_its_digest_and_by_what_lies_on_the_disk(data: Path) -> None:
-    before = data_key(data)
-    assert data_key(data) == before
+    before = read_data_state(data)
+    assert read_data_state(data) == before
     table = data / "captions.parquet"  # as large as before, and the manifest says nothing of it
     os.utime(table, ns=(table.stat().st_atime_ns, table.stat().st_mtime_ns + 1_000))
-    assert data_key(data) != before and data_key(data)[0] == before[0]
+    assert read_data_state(data) != before and read_data_state(data)[0] == before[0]
 
 
 def test_a_model_counts_by_each_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "weights").write_bytes(b"abc")
-    before = folder_digest(tmp_path)
+    before = hash_folder(tmp_path)
     (tmp_path / "weights").write_bytes(b"abd")
-    changed = folder_digest(tmp_path)
+    changed = hash_folder(tmp_path)
     (tmp_path / "weights").rename(tmp_path / "other")
-    assert len({before, changed, folder_digest(tmp_path)}) == 3
+    assert len({before, changed, hash_folder(tmp_path)}) == 3
 
 
 def test_code_counts_by_package() -> None:
-    assert code_digest("flows") == code_digest("flows") != code_digest("expectations")
-
-
-def test_keys_tell_their_parts_apart() -> None:
-    assert key_of("a", "bc") != key_of("ab", "c") and key_of(Path("x"), 1) == key_of(Path("x"), 1)
+    assert hash_code("flows") == hash_code("flows") != hash_code("expectations")
 
 
 def test_a_folder_is_taken_up_by_the_same_training_only(data: Path, tmp_path: Path) -> None:
     def folder(*more: str) -> TrainingFolder:
         overrides = ["model.preset=tiny", f"train.out={tmp_path / 'out'}", *more]
-        return TrainingFolder.of(settings_of("synthetic", str(data), overrides).settings)
+        return TrainingFolder.from_settings(resolve_settings("synthetic", str(data), overrides).settings)
 
     first = folder()
     first.out.mkdir()
@@ -71,6 +67,7 @@ def test_a_folder_is_taken_up_by_the_same_training_only(data: Path, tmp_path: Pa
     (first.out / LAST).write_bytes(b"of this one")
     assert folder().resumable and not folder().version
     assert not folder("train.epochs=7").resumable and not folder("train.seed=1").resumable
+    assert folder("gate.max_mb=1", "train.threads=1").resumable, "they change neither weights nor figures"
     first.end("4", "run4")
     assert folder().version == "4" and folder("train.seed=1").version == ""
     assert folder().holds(Version("hire", "4", "run4", (), {})) and not folder().holds(Version("hire", "4", "", (), {}))
@@ -86,8 +83,10 @@ def test_a_version_of_another_store_is_not_taken_for_ones_own(
 ) -> None:  # fmt: skip
     """Each store counts its versions from 1: the run tells them apart."""
     uri = registered_model.settings.tracking.uri
-    resolved = settings_of("", str(registered_model.dataset), [f"train.out={tmp_path / 'out'}", f"tracking.uri={uri}"])
-    folder = TrainingFolder.of(resolved.settings)
+    resolved = resolve_settings(
+        "", str(registered_model.dataset), [f"train.out={tmp_path / 'out'}", f"tracking.uri={uri}"]
+    )
+    folder = TrainingFolder.from_settings(resolved.settings)
     folder.out.mkdir()
     own = versions.find(resolved.settings.tracking, "1").run_id
     folder.end("1", run or own)
@@ -104,9 +103,7 @@ def test_a_version_of_another_store_is_not_taken_for_ones_own(
 
 
 def test_parameters_are_settings() -> None:
-    settings = settings_of("synthetic", "some/where", ["train.epochs=7", "data.dev_images=5"]).settings
+    settings = resolve_settings("synthetic", "some/where", ["train.epochs=7", "data.dev_images=5"]).settings
     assert (settings.data.path, settings.train.epochs) == (Path("some/where"), 7)
-    assert judged_split(settings) == ("test", 0)
-    assert judged_split(settings_of("", "", ["data.dev_images=5"]).settings) == ("dev", 5)
     with pytest.raises(SettingsError, match=r"train\.epochs"):
-        settings_of("synthetic", "", ["train.epoch=7"])
+        resolve_settings("synthetic", "", ["train.epoch=7"])

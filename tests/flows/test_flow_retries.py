@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from flows.retries import passes
 from hire_model.errors import DataError, HireError
-from hire_model.tracking.promotion import PromotionBusy
+from hire_model.tracking.lease import PromotionBusy
 
 
 def _from(cause: BaseException) -> HireError:

@@ -87,5 +87,5 @@ def test_an_explanation_still_splits_the_score() -> None:
 
 
 def test_it_rests_without_a_graph() -> None:
-    assert "model.relation_match" in resolve(None, {"model.graphs": "none"}, {}).settings.model.at_rest
+    assert "model.relation_match" in resolve(None, {"model.graphs": "none"}, {}).settings.model.inactive_stages
     assert model(graphs="none").roles is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -13,7 +14,7 @@ from registered import RegisteredModel
 from typer.testing import CliRunner
 
 from hire_model.cli.main import app
-from hire_model.data.store import Dataset
+from hire_model.data.store import Dataset, Split
 from hire_model.data.synthetic import generate
 from hire_model.errors import HireError
 from hire_model.gate import Decision
@@ -52,7 +53,7 @@ def settings(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def first(settings: Settings) -> workflow.Judged:
+def first(settings: Settings) -> workflow.GateOutcome:
     """Version 1, judged while there is no champion, and promoted."""
     judged = workflow.gate(settings, "challenger")
     promote(settings.tracking)
@@ -60,12 +61,12 @@ def first(settings: Settings) -> workflow.Judged:
 
 
 @pytest.fixture(scope="module")
-def second(settings: Settings, first: workflow.Judged) -> workflow.Judged:
+def second(settings: Settings, first: workflow.GateOutcome) -> workflow.GateOutcome:
     """Version 2 against version 1."""
     return workflow.gate(settings, "2")
 
 
-def test_the_first_version_is_measured_in_every_respect(first: workflow.Judged, settings: Settings) -> None:
+def test_the_first_version_is_measured_in_every_respect(first: workflow.GateOutcome, settings: Settings) -> None:
     decision = first.decision
     assert decision.passed and decision.champion == "" and first.champion is None, decision.reasons()
     evidence = decision.evidence
@@ -78,7 +79,7 @@ def test_the_first_version_is_measured_in_every_respect(first: workflow.Judged, 
     assert evidence.megabytes is not None and evidence.megabytes > 0.1
 
 
-def test_decision_reasons_and_card_are_where_they_were_promised(first: workflow.Judged, settings: Settings) -> None:
+def test_tags_run_and_card_hold_the_decision(first: workflow.GateOutcome, settings: Settings) -> None:
     version = versions.find(settings.tracking, "1")
     decision = first.decision
     assert version.tags["gate.decision"] == "passed" and version.tags["gate.champion"] == "none"
@@ -92,7 +93,7 @@ def test_decision_reasons_and_card_are_where_they_were_promised(first: workflow.
     assert card.startswith("# Model card: hire") and "models:/hire/1" in card
 
 
-def test_a_worse_version_is_not_promoted(second: workflow.Judged, settings: Settings) -> None:
+def test_a_worse_version_is_not_promoted(second: workflow.GateOutcome, settings: Settings) -> None:
     decision = second.decision
     assert not decision.passed and decision.champion == "1" and decision.comparison is not None
     assert decision.comparison.difference < -30 and decision.comparison.interval[1] < 0
@@ -106,7 +107,7 @@ def test_a_worse_version_is_not_promoted(second: workflow.Judged, settings: Sett
 
 
 def test_the_champion_is_scored_again_where_the_ground_is_another(
-    second: workflow.Judged, settings: Settings, tmp_path: Path
+    second: workflow.GateOutcome, settings: Settings, tmp_path: Path
 ) -> None:
     """The same data: its ranks are kept. Fewer images, or other data: they are made, and lead to the same figures."""
     comparison = second.decision.comparison
@@ -120,7 +121,34 @@ def test_the_champion_is_scored_again_where_the_ground_is_another(
     assert changed.champion_rsum != comparison.champion_rsum
 
 
-def test_the_champion_is_its_own_equal(second: workflow.Judged, settings: Settings) -> None:
+@pytest.mark.parametrize(
+    ("data", "options", "measured_on"),
+    [
+        ({"test": None, "dev_images": 3}, {}, ("dev", 3)),
+        ({"test": None, "dev_images": 3}, {"limit": 4}, ("dev", 4)),
+        ({"test": "test", "dev_images": 3}, {}, ("test", 8)),
+        ({"test": "test", "dev_images": 3}, {"split": "dev"}, ("dev", 8)),
+    ],
+)
+def test_the_gate_measures_on_the_evaluation_split_of_the_settings(
+    settings: Settings, data: dict[str, Any], options: dict[str, Any], measured_on: tuple[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    chosen = []
+
+    def stop(challenger: object, champion: object, split: Split, *_: object) -> None:
+        chosen.append((split.name, len(split.images)))
+        raise HireError("enough")
+
+    monkeypatch.setattr(workflow, "_run_gate", stop)
+    with pytest.raises(HireError, match="enough"):
+        workflow.gate(
+            settings.model_copy(update={"data": settings.data.model_copy(update=data)}), "champion", **options
+        )
+    assert chosen == [measured_on]
+
+
+def test_the_champion_is_its_own_equal(second: workflow.GateOutcome, settings: Settings) -> None:
     own = workflow.gate(settings, "champion").decision.comparison
     assert own is not None and (own.difference, own.interval) == (0.0, (0.0, 0.0))
 
@@ -136,7 +164,7 @@ def test_what_is_wrong_with_the_question_is_said_before_anything_is_scored(setti
 
 
 def test_an_interrupted_gate_leaves_a_version_that_nobody_promotes(
-    second: workflow.Judged, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    second: workflow.GateOutcome, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -149,7 +177,7 @@ def test_an_interrupted_gate_leaves_a_version_that_nobody_promotes(
 
 
 def test_on_the_command_line(
-    first: workflow.Judged, second: workflow.Judged, settings: Settings, tmp_path: Path
+    first: workflow.GateOutcome, second: workflow.GateOutcome, settings: Settings, tmp_path: Path
 ) -> None:
     run, store = CliRunner(), ["--set", f"tracking.uri={settings.tracking.uri}"]
     rules = ["--set", "gate.min_shuffle=0", "--set", "gate.max_ece=1", "--set", "evaluate.bootstrap=50"]

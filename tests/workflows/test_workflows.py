@@ -14,11 +14,11 @@ from hire_model.cli import show
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.evaluation.result import Result
-from hire_model.settings import Resolved, resolve
+from hire_model.settings import ResolvedSettings, resolve
 from hire_model.tracking.connection import TrackingError
 from hire_model.workflows import evaluate as evaluate_workflow
 from hire_model.workflows import train as train_workflow
-from hire_model.workflows.train import Trained
+from hire_model.workflows.train import TrainOutcome
 
 TINY = {
     "model.preset": "tiny",
@@ -49,13 +49,13 @@ def _apart(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _settings(place: Path, data: Path, **more: str) -> Resolved:
+def _settings(place: Path, data: Path, **more: str) -> ResolvedSettings:
     uri = {"tracking.uri": f"sqlite:///{place}/mlflow.db", "data.path": str(data)}
     return resolve("synthetic", TINY | uri | {key.replace("__", "."): value for key, value in more.items()}, environ={})
 
 
 @pytest.fixture(scope="module")
-def trained(place: Path, tiny_dataset: Path) -> Trained:
+def trained(place: Path, tiny_dataset: Path) -> TrainOutcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         outcome = train_workflow.train(_settings(place, tiny_dataset), name="tiny")
@@ -63,7 +63,7 @@ def trained(place: Path, tiny_dataset: Path) -> Trained:
     return outcome
 
 
-def test_a_training_leaves_all_it_promises(trained: Trained, place: Path) -> None:
+def test_a_training_leaves_all_it_promises(trained: TrainOutcome, place: Path) -> None:
     assert (trained.split, trained.epochs, trained.registered) == ("test", 1, "models:/hire@challenger")
     assert "<html" in trained.report.read_text("utf-8")
     assert Result.model_validate_json(trained.figures.read_text("utf-8")) == trained.result
@@ -72,7 +72,7 @@ def test_a_training_leaves_all_it_promises(trained: Trained, place: Path) -> Non
     assert len(json.loads((place / "runs/latest/history.json").read_text())) == 1
 
 
-def test_mlflow_holds_settings_figures_data_and_report(trained: Trained, place: Path, tiny_dataset: Path) -> None:
+def test_mlflow_holds_settings_figures_data_and_report(trained: TrainOutcome, place: Path, tiny_dataset: Path) -> None:
     mlflow.set_tracking_uri(trained.tracking_uri)
     run = mlflow.get_run((place / "runs/latest" / train_workflow.RUN_FILE).read_text().strip())
     assert run.info.status == "FINISHED" and run.data.params["train.batch"] == "8"
@@ -91,7 +91,9 @@ def test_mlflow_holds_settings_figures_data_and_report(trained: Trained, place: 
 
 
 @pytest.mark.parametrize("model", ["models:/hire@challenger", "runs/latest/model", "runs/latest"])
-def test_an_evaluation_gives_the_same_figures(trained: Trained, place: Path, tiny_dataset: Path, model: str) -> None:
+def test_an_evaluation_gives_the_figures_of_the_training(
+    trained: TrainOutcome, place: Path, tiny_dataset: Path, model: str
+) -> None:
     settings = _settings(place, tiny_dataset).settings
     found = evaluate_workflow.evaluate([model], settings, "test", place / "f.json", place / "r.html")
     assert found.result.rsum == pytest.approx(trained.result.rsum)
@@ -99,13 +101,13 @@ def test_an_evaluation_gives_the_same_figures(trained: Trained, place: Path, tin
     assert (place / "f.json").is_file() and "<html" in (place / "r.html").read_text("utf-8")
 
 
-def test_two_models_are_an_ensemble_and_say_so(trained: Trained, place: Path, tiny_dataset: Path) -> None:
+def test_two_models_are_an_ensemble_and_say_so(trained: TrainOutcome, place: Path, tiny_dataset: Path) -> None:
     settings = _settings(place, tiny_dataset).settings
     found = evaluate_workflow.evaluate(["runs/latest/model", "models:/hire@challenger"], settings, "dev")
     assert found.result.models == 2 and "ensemble of 2" in found.result.title
 
 
-def test_resuming_a_finished_training_hands_it_over_again(trained: Trained, place: Path, tiny_dataset: Path) -> None:
+def test_resuming_a_finished_training_logs_it_again(trained: TrainOutcome, place: Path, tiny_dataset: Path) -> None:
     again = train_workflow.train(_settings(place, tiny_dataset), resume=True)
     assert again is not None and again.result.rsum == pytest.approx(trained.result.rsum)
     mlflow.set_tracking_uri(trained.tracking_uri)
@@ -122,14 +124,14 @@ def test_ctrl_c_after_the_last_epoch_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_workflow.report, "render", stopped)
+        patch.setattr(evaluate_workflow.report, "render", stopped)
         with pytest.raises(TrainingStopped, match=r"training is complete and lies in .*out.*--resume"):
             train_workflow.train(settings)
     again = train_workflow.train(settings, resume=True)
     assert again is not None and again.epochs == 1
 
 
-def test_an_evaluation_of_no_split_is_refused(trained: Trained, place: Path, tiny_dataset: Path) -> None:
+def test_an_evaluation_of_no_split_is_refused(trained: TrainOutcome, place: Path, tiny_dataset: Path) -> None:
     with pytest.raises(HireError, match=r"split: no name is given"):
         evaluate_workflow.evaluate([str(trained.model)], _settings(place, tiny_dataset).settings, "")
 
@@ -155,7 +157,7 @@ def test_without_mlflow_all_is_in_the_folder(tiny_dataset: Path, tmp_path: Path)
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_resume_that_does_not_fit_leaves_the_earlier_run_as_it_is(trained: Trained, place: Path, tiny_dataset: Path):
+def test_a_refused_resume_leaves_the_earlier_run_as_it_is(trained: TrainOutcome, place: Path, tiny_dataset: Path):
     before = (place / "runs/latest/settings.json").read_bytes()
     with pytest.raises(HireError, match=r"cannot resume with other settings.*train\.lr"):
         train_workflow.train(_settings(place, tiny_dataset, train__lr="0.5"), resume=True)
@@ -165,7 +167,7 @@ def test_a_resume_that_does_not_fit_leaves_the_earlier_run_as_it_is(trained: Tra
     assert run.info.status == "FINISHED"
 
 
-def test_what_is_printed_names_the_next_step(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed_names_the_next_step(trained: TrainOutcome, capsys: pytest.CaptureFixture[str]) -> None:
     show.trained(trained)
     said = capsys.readouterr().out
     for part in ("R@1", "rSum", "runs/latest/report.html", "hire evaluate --model models:/hire@challenger"):
