@@ -25,7 +25,7 @@ from hire_model.model_card import card
 from hire_model.settings import ResolvedSettings, Settings, flatten
 from hire_model.tracking import registry
 from hire_model.tracking.connection import connect
-from hire_model.tracking.run import TrackedRun, start_run
+from hire_model.tracking.run import TrackedRun, explain_failed_upload, start_run
 from hire_model.tracking.versions import CHALLENGER
 from hire_model.training.checkpoint import LAST, Checkpoint, alone_in
 from hire_model.training.record import EpochRecord, FitResult
