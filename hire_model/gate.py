@@ -1,8 +1,7 @@
-"""The promotion gate: a pure function from what was measured to a decision with its reasons.
+"""The promotion gate: a pure function from measured evidence to a decision with its reasons.
 
-Every rule is asked, whether or not one has failed before, so that one look shows all there is to mend. A limit of 0 is
-no limit: the figure is reported. A rule with a limit whose figure was not measured fails: what nobody measured, nobody
-knows to be good.
+All rules are checked, even after one has failed, so that one decision lists everything to fix. A limit of 0 means no
+limit: the figure is only reported. A rule with a limit fails if its figure was not measured.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class _Frozen(BaseModel):
 
 
 class Conditions(_Frozen):
-    """On what something was measured; two figures are compared only where all of it is the same."""
+    """The data and protocol of a measurement; two figures are compared only if all of these are equal."""
 
     data: str
     digest: str
@@ -41,10 +40,10 @@ class Conditions(_Frozen):
 
 
 class Evidence(_Frozen):
-    """What was measured of one version.
+    """What was measured of one version. `ground` holds the conditions of the measurement.
 
-    figures    as of `Result.metrics`: "full/rsum", "full/t2i_r1", ... of each protocol that was judged
-    behaviour  by kind of contrast; a kind that the data have too few captions for is missing
+    figures    as of `Result.metrics`: "full/rsum", "full/t2i_r1", ... of each protocol
+    behaviour  by kind of contrast; a kind is missing if the data have too few captions for it
     megabytes  10^6 bytes of the model folder
     """
 
@@ -66,7 +65,7 @@ class Comparison(_Frozen):
     challenger_rsum: float
     champion_rsum: float
     interval: Interval
-    champion_scored: bool  # False: its ranks on this very ground were kept by an earlier gate
+    champion_scored: bool  # False: an earlier gate stored its ranks under the same conditions
 
     @property
     def difference(self) -> float:
@@ -75,7 +74,7 @@ class Comparison(_Frozen):
 
 
 class RuleResult(_Frozen):
-    """One rule: whether it holds, what was measured, and what was asked for ("" where nothing is)."""
+    """The result of one rule: whether it holds, what was measured, and its limit ("" for none)."""
 
     name: str
     ok: bool
@@ -101,35 +100,35 @@ class Decision(_Frozen):
     @property
     def passed(self) -> bool:
         """Whether no rule failed."""
-        return not self.failed()
+        return not self.failed_rules()
 
-    def failed(self) -> tuple[RuleResult, ...]:
-        """The rules that failed."""
-        return tuple(check for check in self.checks if not check.ok)
+    def failed_rules(self) -> tuple[RuleResult, ...]:
+        """Return the results of the rules that failed."""
+        return tuple(result for result in self.checks if not result.ok)
 
     def reasons(self) -> list[str]:
-        """A line for each rule that failed."""
-        return [f"{check.name}: {check.words}" for check in self.failed()]
+        """Return a line for each rule that failed."""
+        return [f"{result.name}: {result.words}" for result in self.failed_rules()]
 
     def summary(self) -> str:
-        """The decision in a sentence."""
+        """Return the decision in a sentence."""
         against = f"against version {self.champion}" if self.champion else "with no champion to beat"
         ground = self.evidence.ground
         where = f"on {ground.data} ({ground.split}, {ground.images} images, digest {ground.digest[:16]}), {against}"
-        asked = sum(check.verdict != "reported" for check in self.checks)
+        limited = sum(result.verdict != "reported" for result in self.checks)
         if self.passed:
-            return f"Version {self.version} passed all {asked} checks {where}."
-        return f"Version {self.version} failed {len(self.failed())} of {asked} checks {where}."
+            return f"Version {self.version} passed all {limited} checks {where}."
+        return f"Version {self.version} failed {len(self.failed_rules())} of {limited} checks {where}."
 
     def rows(self) -> list[dict[str, str]]:
-        """A row per rule, for a table."""
+        """Return a row per rule, for a table."""
         return [
-            {"rule": check.name, "measured": check.measured, "asked for": check.limit, "verdict": check.verdict}
-            for check in self.checks
+            {"rule": result.name, "measured": result.measured, "asked for": result.limit, "verdict": result.verdict}
+            for result in self.checks
         ]
 
     def markdown(self) -> str:
-        """The whole decision as Markdown."""
+        """Return the whole decision as Markdown."""
         heads = list(self.rows()[0])
         table = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in self.rows())]
         verdict = "passed" if self.passed else "did not pass"
@@ -140,7 +139,7 @@ class Decision(_Frozen):
 
 
 def decide(evidence: Evidence, comparison: Comparison | None, rules: GateSettings) -> Decision:
-    """Judge `evidence` by `rules`. comparison: with the champion; None where there is none yet."""
+    """Check `evidence` against `rules`. comparison: with the champion; None if there is none yet."""
     checks = (
         *_check_recall(evidence.figures, rules.minimums),
         _check_champion(evidence.ground, comparison, rules.max_drop),
@@ -160,7 +159,7 @@ def _check_recall(figures: Mapping[str, float], minimums: Mapping[str, float]) -
 
 
 def _check_champion(ground: Conditions, comparison: Comparison | None, max_drop: float) -> RuleResult:
-    """Fails where the loss outlasts resampling (the whole interval is below zero) or exceeds `max_drop` as it is."""
+    """Fail if the whole interval of the difference is below zero, or the loss itself exceeds `max_drop`."""
     name = "no worse than the champion"
     if comparison is None:
         return RuleResult(

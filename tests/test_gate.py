@@ -57,7 +57,7 @@ def comparison(difference: float = 0.0, width: float = 10.0, ground: Conditions 
 
 
 def failed(decision: Decision) -> set[str]:
-    return {check.name for check in decision.failed()}
+    return {check.name for check in decision.failed_rules()}
 
 
 def test_what_meets_every_rule_passes() -> None:
@@ -209,7 +209,7 @@ def test_every_failed_rule_is_a_reason_and_all_rules_are_asked(
     decision = judged(found, by)
     assert decision.passed == (not decision.reasons())
     assert len(decision.reasons()) == len([check for check in decision.checks if not check.ok])
-    for check in decision.failed():
+    for check in decision.failed_rules():
         assert any(reason.startswith(f"{check.name}: ") for reason in decision.reasons())
         assert f"| {check.name} |" in decision.markdown()
     assert len({check.name for check in decision.checks}) == len(decision.checks) == 1 + 1 + 4 + 1 + 3

@@ -98,7 +98,7 @@ def test_a_worse_version_is_not_promoted(second: workflow.GateOutcome, settings:
     assert not decision.passed and decision.champion == "1" and decision.comparison is not None
     assert decision.comparison.difference < -30 and decision.comparison.interval[1] < 0
     assert {found.share for found in decision.evidence.behaviour.values()} == {0.0}
-    assert [check.name for check in decision.failed()] == ["no worse than the champion"]
+    assert [check.name for check in decision.failed_rules()] == ["no worse than the champion"]
     assert versions.find(settings.tracking, "2").tags["gate.decision"] == "failed"
     with pytest.raises(PromotionError, match="decision is failed"):
         promote(settings.tracking, "2")
