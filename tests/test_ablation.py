@@ -1,4 +1,4 @@
-"""Ablations, tiny: what is compared, what is remembered, and what wrong edges reach."""
+"""Tiny ablations: the variants, the records of finished trials, and wrong edges."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from hire_model.ablation import edges, perturb, stages, trial
-from hire_model.ablation.memory import Memory, Record
-from hire_model.ablation.perturb import KINDS, Tally, perturbed
-from hire_model.ablation.trial import Study
+from hire_model.ablation import edges, perturb, stages
+from hire_model.ablation import study as ablation
+from hire_model.ablation.perturb import KINDS, Tally, perturb_edges
+from hire_model.ablation.study import RecordFile, Study, TrialRecord
 from hire_model.batch import Regions
 from hire_model.cli.main import app
 from hire_model.data.loading import collate_regions
@@ -46,16 +46,16 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names and seeds of what is trained, as it is trained."""
+    """Variants and seeds in the order in which they are trained."""
     calls: list[str] = []
-    real = trial.train
+    real = ablation.train_trial
 
-    def train(one: trial.Planned, *rest: Any) -> Any:
-        calls.append(f"{one.variant} {one.seed}")
-        return real(one, *rest)
+    def train(trial: ablation.Trial, *rest: Any) -> Any:
+        calls.append(f"{trial.variant} {trial.seed}")
+        return real(trial, *rest)
 
-    monkeypatch.setattr(stages, "train", train)
-    monkeypatch.setattr(edges, "train", train)
+    monkeypatch.setattr(stages, "train_trial", train)
+    monkeypatch.setattr(edges, "train_trial", train)
     return calls
 
 
@@ -63,7 +63,7 @@ def _study(data: Path, out: Path, *more: str, seeds: tuple[int, ...] = (0,)) -> 
     return Study("synthetic", [*TINY, *more], seeds, out, Dataset.open(data))
 
 
-# What is compared
+# Variants
 
 
 def _model_settings(overrides: dict[str, str], recipe: str = "synthetic") -> dict[str, Any]:
@@ -90,26 +90,15 @@ def test_each_variant_differs_from_its_reference_in_its_own_stage_alone() -> Non
     assert by_name["full"]["graphs"] == "both" and all(by_name["full"][s] for s in switches)
 
 
-def test_an_unknown_variant_is_named_with_the_nearest() -> None:
+def test_an_unknown_variant_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(HireError, match=r"Did you mean 'base\+implicit'"):
-        stages.choose(["base+implict"])
+        stages.select_variants(["base+implict"])
 
 
-def test_the_key_follows_what_decides_the_result() -> None:
-    def key(*overrides: str, digest: str = "d") -> str:
-        return trial.key_of(resolve("synthetic", overrides, environ={}).settings, digest)
-
-    assert key() == key("train.out=elsewhere", "data.path=x", "train.threads=2", "tracking.enabled=false")
-    others = {key(change) for change in ("train.epochs=7", "train.seed=1", "model.dim=128", "data.test=dev")}
-    assert len(others | {key(), key(digest="e")}) == 6
+# Records
 
 
-# What is remembered
-
-
-def test_a_second_call_trains_nothing_and_a_longer_one_what_is_missing(
-    tiny_dataset: Path, tmp_path: Path, trained: list[str]
-) -> None:
+def test_a_second_call_trains_only_the_missing_trials(tiny_dataset: Path, tmp_path: Path, trained: list[str]) -> None:
     two = ["base", "base+object-word"]
     first = stages.run(_study(tiny_dataset, tmp_path), two)
     assert trained == ["base 0", "base+object-word 0"]
@@ -137,7 +126,7 @@ def test_a_seed_gives_the_same_figures_again(tiny_dataset: Path, tmp_path: Path)
     assert figures[0] == figures[1]
 
 
-def test_an_interrupted_trial_goes_on_where_it_was(
+def test_an_interrupted_trial_resumes_from_its_checkpoint(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = _study(tiny_dataset, tmp_path / "cut", "train.epochs=2")
@@ -160,19 +149,17 @@ def test_an_interrupted_trial_goes_on_where_it_was(
     assert resumed.rows[0].rsum == whole.rows[0].rsum and resumed.rows[0].dev_rsum == whole.rows[0].dev_rsum
 
 
-def test_a_torn_line_costs_its_own_record_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    memory = Memory(tmp_path / "deep" / "records.jsonl", Record)
-    memory.add(Record(key="a", variant="x", seed=0))
-    with memory.path.open("a") as file:
-        file.write('{"key": "b", "vari')
-    memory.add(Record(key="c", variant="y", seed=1))
-    assert set(memory.all()) == {"a", "c"}
+def test_a_torn_line_loses_only_its_own_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = RecordFile(tmp_path / "deep" / "records.jsonl", TrialRecord)
+    file.append(TrialRecord(key="a", variant="x", seed=0))
+    with file.path.open("a") as lines:
+        lines.write('{"key": "b", "vari')
+    file.append(TrialRecord(key="c", variant="y", seed=1))
+    assert set(file.read()) == {"a", "c"}
     assert "line 2" in caplog.text
 
 
-def test_a_setting_that_is_wrong_is_found_before_training(
-    tiny_dataset: Path, tmp_path: Path, trained: list[str]
-) -> None:
+def test_a_wrong_setting_is_refused_before_training(tiny_dataset: Path, tmp_path: Path, trained: list[str]) -> None:
     with pytest.raises(SettingsError, match=r"train\.epochs"):
         stages.run(_study(tiny_dataset, tmp_path, "train.epoch=2"))
     with pytest.raises(HireError, match="coco-5k"):
@@ -182,7 +169,7 @@ def test_a_setting_that_is_wrong_is_found_before_training(
     assert not trained and not list(tmp_path.iterdir())
 
 
-# What wrong edges reach
+# Wrong edges
 
 
 @pytest.fixture(scope="module")
@@ -211,20 +198,22 @@ def _encoded(model: Hire, regions: Regions) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_zero_nothing_changes_and_afterwards_neither(model: Hire, split: Split, kind: perturb.Kind) -> None:
+def test_share_zero_changes_nothing_and_the_hook_is_removed_afterwards(
+    model: Hire, split: Split, kind: perturb.Kind
+) -> None:
     bank = caption_bank(model, split.texts)
     plain = similarity(model, split, bank)
-    with perturbed(model, kind, 0.0, seed=1):
+    with perturb_edges(model, kind, 0.0, seed=1):
         assert np.array_equal(similarity(model, split, bank), plain)
-    with perturbed(model, kind, 1.0, seed=1):
+    with perturb_edges(model, kind, 1.0, seed=1):
         assert not np.allclose(similarity(model, split, bank), plain)
     assert np.array_equal(similarity(model, split, bank), plain), "the hook is gone"
 
 
-def test_all_dropped_is_a_model_whose_graphs_are_the_identity(
+def test_dropping_all_edges_equals_empty_adjacency_matrices(
     model: Hire, regions: Regions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with perturbed(model, "dropped", 1.0, seed=0) as tally:
+    with perturb_edges(model, "dropped", 1.0, seed=0) as tally:
         dropped = _encoded(model, regions)
     assert tally.shares == (1.0, 1.0)
     assert model.explicit is not None
@@ -233,10 +222,10 @@ def test_all_dropped_is_a_model_whose_graphs_are_the_identity(
     assert torch.equal(dropped, _encoded(model, regions))
 
 
-def test_the_boxes_that_stage_1_sees_stay(model: Hire, regions: Regions) -> None:
+def test_stage_1_gets_the_original_boxes(model: Hire, regions: Regions) -> None:
     seen: list[Regions] = []
     handle = model.regions.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    with perturbed(model, "dropped", 1.0, seed=0):
+    with perturb_edges(model, "dropped", 1.0, seed=0):
         _encoded(model, regions)
     handle.remove()
     assert seen[0] is regions
@@ -245,12 +234,12 @@ def test_the_boxes_that_stage_1_sees_stay(model: Hire, regions: Regions) -> None
 def _hit(regions: Regions, kind: perturb.Kind, share: float, seed: int) -> tuple[Regions, Tally]:
     tally = Tally()
     rngs = [np.random.default_rng([seed, row]) for row in range(len(regions))]
-    return perturb.perturb(regions, kind, share, rngs, tally), tally
+    return perturb.perturb_regions(regions, kind, share, rngs, tally), tally
 
 
 @settings(max_examples=25, deadline=None)
 @given(share=st.floats(0, 1), seed=st.integers(0, 2**32))
-def test_shuffling_keeps_what_there_is(regions: Regions, share: float, seed: int) -> None:
+def test_shuffling_keeps_labels_scores_and_the_set_of_boxes(regions: Regions, share: float, seed: int) -> None:
     found, _ = _hit(regions, "shuffled", share, seed)
     assert torch.equal(found.relations[:, [0, 2]], regions.relations[:, [0, 2]])
     assert torch.equal(found.relation_scores, regions.relation_scores)
@@ -265,9 +254,7 @@ def test_shuffling_keeps_what_there_is(regions: Regions, share: float, seed: int
 
 @settings(max_examples=25, deadline=None)
 @given(shares=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted), seed=st.integers(0, 2**32))
-def test_a_larger_share_drops_what_a_smaller_one_does_and_more(
-    regions: Regions, shares: list[float], seed: int
-) -> None:
+def test_a_larger_share_also_drops_the_edges_of_a_smaller_one(regions: Regions, shares: list[float], seed: int) -> None:
     (few, little), (many, much) = (_hit(regions, "dropped", share, seed) for share in shares)
     assert {tuple(r) for r in many.relations.tolist()} <= {tuple(r) for r in few.relations.tolist()}
     assert not (many.boxed & ~few.boxed).any()
@@ -275,7 +262,7 @@ def test_a_larger_share_drops_what_a_smaller_one_does_and_more(
     assert len(regions.relations) - len(many.relations) == much.relations_hit
 
 
-def test_all_shuffled_leaves_no_box_in_its_place(regions: Regions) -> None:
+def test_shuffling_all_moves_every_box(regions: Regions) -> None:
     found, _ = _hit(regions, "shuffled", 1.0, 0)
     several = regions.boxed & (regions.boxed.sum(dim=1, keepdim=True) > 1)
     assert several.any() and (found.boxes != regions.boxes).any(dim=2)[several].all()
@@ -284,12 +271,12 @@ def test_all_shuffled_leaves_no_box_in_its_place(regions: Regions) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
-def test_on_average_the_share_is_what_was_asked_for(regions: Regions, kind: perturb.Kind, share: float) -> None:
+def test_the_share_hit_is_the_requested_one_on_average(regions: Regions, kind: perturb.Kind, share: float) -> None:
     shares = np.array([_hit(regions, kind, share, seed)[1].shares for seed in range(60)])
     assert shares.mean(axis=0) == pytest.approx([share, share], abs=0.03)
 
 
-def test_images_without_edges_or_boxes_are_let_be() -> None:
+def test_images_without_edges_or_boxes_do_not_change() -> None:
     bare = Regions(
         features=torch.zeros(2, 2, 3), boxes=torch.zeros(2, 2, 4), mask=torch.tensor([[True, False], [True, True]]),
         boxed=torch.zeros(2, 2, dtype=torch.bool), classes=torch.full((2, 2), -1),
@@ -300,17 +287,17 @@ def test_images_without_edges_or_boxes_are_let_be() -> None:
         assert tally == Tally() and len(found.relations) == 0 and not found.boxed.any()
 
 
-def test_what_is_hit_depends_on_no_batch(model: Hire, split: Split) -> None:
+def test_the_edges_hit_do_not_depend_on_the_batch_size(model: Hire, split: Split) -> None:
     bank = caption_bank(model, split.texts)
-    with perturbed(model, "shuffled", 0.5, seed=4):
+    with perturb_edges(model, "shuffled", 0.5, seed=4):
         whole = similarity(model, split, bank)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hire_model.scoring.matrix._ENCODE_BLOCK", 3)
-        with perturbed(model, "shuffled", 0.5, seed=4):
+        with perturb_edges(model, "shuffled", 0.5, seed=4):
             assert np.allclose(similarity(model, split, bank), whole, atol=1e-5)
 
 
-def test_edges_are_judged_once_plotted_and_remembered(
+def test_edges_are_evaluated_once_plotted_and_recorded(
     tiny_dataset: Path, tmp_path: Path, trained: list[str], split: Split
 ) -> None:
     study = _study(tiny_dataset, tmp_path)
@@ -318,10 +305,10 @@ def test_edges_are_judged_once_plotted_and_remembered(
     assert trained == ["implicit stage on 0", "implicit stage off 0"]
     assert len(table.cells) == 20
     zero = {cell.variant: cell.rsum.mean for cell in table.cells if cell.share == 0}
-    for one in study.plan(edges.VARIANTS):
-        model, _ = edges._model(one, study)
-        assert (model.implicit_regions is not None) == (one.variant == "implicit stage on")
-        assert trial.judge(model, one.settings, split).rsum == zero[one.variant]
+    for trial in study.plan(edges.VARIANTS):
+        model, _ = edges._load_or_train(trial, study)
+        assert (model.implicit_regions is not None) == (trial.variant == "implicit stage on")
+        assert ablation.evaluate_model(model, trial.settings, split).rsum == zero[trial.variant]
     assert all((tmp_path / f"edges.{ending}").stat().st_size for ending in ("json", "md", "svg", "png"))
     assert (tmp_path / "edges-change.svg").stat().st_size
     (tmp_path / "edges.jsonl").unlink()
@@ -333,7 +320,7 @@ def test_edges_are_judged_once_plotted_and_remembered(
 # On the command line
 
 
-def test_the_commands_hand_on_what_was_said(tiny_dataset: Path, tmp_path: Path, trained: list[str]) -> None:
+def test_the_commands_pass_their_options_on(tiny_dataset: Path, tmp_path: Path, trained: list[str]) -> None:
     given = ["--data", str(tiny_dataset), "--set", " ".join(TINY), "--out", str(tmp_path)]
     done = CliRunner().invoke(app, ["ablate", "stages", *given, "--seeds", "2,2", "--only", "base"])
     assert done.exit_code == 0, done.output

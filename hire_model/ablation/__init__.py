@@ -1,1 +1,1 @@
-"""Which stage brings what, and what wrong edges do: many trainings of one recipe, compared. Nothing goes to MLflow."""
+"""Train variants of one recipe and compare them: stages on and off, and wrong edges. Nothing goes to MLflow."""

@@ -1,6 +1,6 @@
-"""The paper's own claim, checked: with the implicit relations first, missing and wrong explicit edges do less harm.
+"""Check the paper's claim: with implicit relations first, missing and wrong explicit edges do less harm.
 
-The model is trained on the edges as they are, with and without stage 3 on regions, and then judged with more and more
+The model is trained on the true edges, with and without stage 3 on regions. It is then evaluated with a growing share
 of its edges dropped or shuffled.
 """
 
@@ -14,10 +14,9 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel
 
-from hire_model.ablation.memory import Memory, Record
-from hire_model.ablation.perturb import KINDS, Kind, perturbed
+from hire_model.ablation.perturb import KINDS, Kind, perturb_edges
+from hire_model.ablation.study import RecordFile, Study, Trial, TrialRecord, run_missing_trials, train_trial
 from hire_model.ablation.tables import Origin, Spread, Table
-from hire_model.ablation.trial import Planned, Study, train
 from hire_model.data.store import Split
 from hire_model.errors import SettingsError
 from hire_model.evaluation import figures, protocols
@@ -29,7 +28,7 @@ from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import Settings
-from hire_model.training.distributed import pick_device
+from hire_model.workflows.evaluate import load_model
 
 log = logging.getLogger(__name__)
 VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -41,7 +40,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class Point(BaseModel):
-    """A model's figures with a share (0-1) of its edges hit; relations and pairs: the shares that were hit in fact."""
+    """A model's figures with a share (0-1) of its edges hit. relations, pairs: the shares that were really hit."""
 
     kind: Kind
     share: float
@@ -50,8 +49,8 @@ class Point(BaseModel):
     result: Result
 
 
-class Trial(Record):
-    """All points of one model; share 0 is there once for each kind, as the same figures."""
+class EdgeRecord(TrialRecord):
+    """All points of one model. Share 0 has a point for each kind, with the same figures."""
 
     dev_rsum: float
     points: list[Point]
@@ -60,7 +59,7 @@ class Trial(Record):
 class Cell(BaseModel):
     """A variant at a share.
 
-    rsums: of each seed; lost: rSum against that of share 0, seed by seed; relations, pairs: hit in fact, 0-1
+    rsums: of each seed; lost: rSum against that of share 0, seed by seed; relations, pairs: really hit, 0-1
     """
 
     variant: str
@@ -76,7 +75,7 @@ class Cell(BaseModel):
 
 
 class EdgeTable(BaseModel):
-    """The whole table, as edges.json holds it."""
+    """The table, as stored in edges.json."""
 
     origin: Origin
     graphs: str
@@ -84,33 +83,31 @@ class EdgeTable(BaseModel):
 
 
 def run(study: Study) -> EdgeTable:
-    """Train and judge what edges.jsonl does not hold yet; edges.md, edges.json and plots are written after each trial.
+    """Run the trials that edges.jsonl does not hold yet; write edges.md, edges.json and the plots after each one.
 
     Trained models are kept in models/. Raises HireError for wrong settings before anything is trained, among them a
     model without graphs; TrainingStopped after Ctrl-C: the same call goes on.
     """
-    planned = study.plan(VARIANTS)
-    if planned[0].settings.model.graphs == "none":
+    trials = study.plan(VARIANTS)
+    if trials[0].settings.model.graphs == "none":
         raise SettingsError("model.graphs=none: there are no edges to drop. Set model.graphs=both.")
-    split = study.split(planned[0].settings)
-    memory = Memory(study.out / "edges.jsonl", Trial)
-    done = memory.all()
-    for number, one in enumerate(planned, 1):
-        if one.key in done:
-            continue
-        log.info("Trial %d of %d: %s, seed %d", number, len(planned), one.variant, one.seed)
-        model, dev_rsum = _model(one, study)
-        points = judge_points(model, split, one.settings)
-        done[one.key] = Trial(key=one.key, variant=one.variant, seed=one.seed, dev_rsum=dev_rsum, points=points)
-        memory.add(done[one.key])
-        _write(_table(study, planned, done), study.out)
-    table = _table(study, planned, done)
-    _write(table, study.out)
-    return table
+    split = study.open_split(trials[0].settings)
+
+    def run_trial(trial: Trial) -> EdgeRecord:
+        model, dev_rsum = _load_or_train(trial, study)
+        points = evaluate_points(model, split, trial.settings)
+        return EdgeRecord(key=trial.key, variant=trial.variant, seed=trial.seed, dev_rsum=dev_rsum, points=points)
+
+    def write(records: Mapping[str, EdgeRecord]) -> EdgeTable:
+        table = _build_table(study, trials, records)
+        _write_files(table, study.out)
+        return table
+
+    return write(run_missing_trials(trials, RecordFile(study.out / "edges.jsonl", EdgeRecord), run_trial, write))
 
 
-def judge_points(model: Hire, split: Split, settings: Settings) -> list[Point]:
-    """`model` on `split` at each kind and share. train.seed draws what is hit."""
+def evaluate_points(model: Hire, split: Split, settings: Settings) -> list[Point]:
+    """Evaluate `model` on `split` at each kind and share. train.seed decides which edges are hit."""
     points: list[Point] = []
     with torch.inference_mode():
         bank = caption_bank(model, split.texts)
@@ -120,7 +117,7 @@ def judge_points(model: Hire, split: Split, settings: Settings) -> list[Point]:
                     points.append(points[0].model_copy(update={"kind": kind}))
                     continue
                 log.info("%.0f %% of the edges %s", 100 * share, kind)
-                with perturbed(model, kind, share, settings.train.seed) as tally:
+                with perturb_edges(model, kind, share, settings.train.seed) as tally:
                     matrix = similarity(model, split, bank, settings.evaluate.budget_mb << 20)
                 result = protocols.judge(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
                 result = result.model_copy(update={"facts": collect_facts()})
@@ -129,8 +126,52 @@ def judge_points(model: Hire, split: Split, settings: Settings) -> list[Point]:
     return points
 
 
-def show(table: EdgeTable) -> list[Table]:
-    """The tables as they are printed and written: rSum, what of it is lost, and what was hit in fact."""
+def _load_or_train(trial: Trial, study: Study) -> tuple[Hire, float]:
+    """Return the trial's model and its dev rSum; load it if an earlier call trained it."""
+    folder = study.out / "models" / trial.key
+    if (folder / artifact.CONFIG).is_file():
+        dev_rsum = artifact.read_config(folder)["facts"]["dev_rsum"]
+        return load_model(folder, trial.settings), dev_rsum
+    unfinished = study.out / "unfinished" / trial.key
+    model, fitted = train_trial(trial, study.dataset, unfinished)
+    dev_rsum = fitted.best_metrics["rsum"]
+    artifact.save(model, folder, {"variant": trial.variant, "seed": trial.seed, "dev_rsum": dev_rsum} | collect_facts())
+    shutil.rmtree(unfinished)
+    return model, dev_rsum
+
+
+def _build_table(study: Study, trials: Sequence[Trial], records: Mapping[str, EdgeRecord]) -> EdgeTable:
+    """Build the table of the records so far."""
+    settings = trials[0].settings
+    done = [(trial.variant, records[trial.key]) for trial in trials if trial.key in records]
+    cells = []
+    for variant, _ in VARIANTS:
+        mine = [record for name, record in done if name == variant]
+        cells += [_build_cell(variant, kind, share, mine) for kind in KINDS for share in SHARES if mine]
+    origin = study.describe_origin(settings, [point.result for _, record in done for point in record.points])
+    return EdgeTable(origin=origin, graphs=settings.model.graphs, cells=cells)
+
+
+def _build_cell(variant: str, kind: Kind, share: float, records: Sequence[EdgeRecord]) -> Cell:
+    points = [next(p for p in record.points if (p.kind, p.share) == (kind, share)) for record in records]
+    metrics = [point.result.metrics() for point in points]
+    lost = [p.result.rsum - r.points[0].result.rsum for p, r in zip(points, records, strict=True)]
+    return Cell(
+        variant=variant,
+        kind=kind,
+        share=share,
+        seeds=[record.seed for record in records],
+        rsums=[point.result.rsum for point in points],
+        rsum=Spread.of(point.result.rsum for point in points),
+        lost=Spread.of(lost),
+        relations=Spread.of(point.relations for point in points),
+        pairs=Spread.of(point.pairs for point in points),
+        metrics={name: Spread.of(one[name] for one in metrics) for name in metrics[0]},
+    )
+
+
+def make_tables(table: EdgeTable) -> list[Table]:
+    """Make the tables to print and write: rSum, how much of it is lost, and what was really hit."""
     columns = [(variant, kind) for variant, _ in VARIANTS for kind in KINDS]
     cells = {(cell.variant, cell.kind, cell.share): cell for cell in table.cells}
     there = [column for column in columns if (*column, 0.0) in cells]
@@ -148,62 +189,19 @@ def show(table: EdgeTable) -> list[Table]:
         return hit[1:]
 
     note = (
-        f"model.graphs={table.graphs}; edges are hit in judging only, all models were trained on the edges as they are."
+        f"model.graphs={table.graphs}; edges are hit in the evaluation only, all models were trained on the true edges."
     )
     return [
         Table("rSum against the share of explicit edges that are dropped or shuffled", headings, rows("rsum"), note),
         Table("Change of rSum against 0 %, seed by seed", headings, rows("lost")),
-        Table("Hit in fact, in %: relations / pairs of boxes", headings, rows("hit")),
+        Table("Really hit, in %: relations / pairs of boxes", headings, rows("hit")),
     ]
 
 
-def _model(one: Planned, study: Study) -> tuple[Hire, float]:
-    """The trial's model, trained or as an earlier call left it, and its dev rSum."""
-    folder = study.out / "models" / one.key
-    if (folder / artifact.CONFIG).is_file():
-        dev_rsum = artifact.read_config(folder)["facts"]["dev_rsum"]
-        return artifact.load(folder).to(pick_device(one.settings.train)), dev_rsum
-    unfinished = study.out / "unfinished" / one.key
-    model, found = train(one, study.dataset, unfinished)
-    dev_rsum = found.best_metrics["rsum"]
-    artifact.save(model, folder, {"variant": one.variant, "seed": one.seed, "dev_rsum": dev_rsum} | collect_facts())
-    shutil.rmtree(unfinished)
-    return model, dev_rsum
-
-
-def _table(study: Study, planned: Sequence[Planned], done: Mapping[str, Trial]) -> EdgeTable:
-    """What is there so far."""
-    settings, trials = planned[0].settings, [(one.variant, done[one.key]) for one in planned if one.key in done]
-    cells = []
-    for variant, _ in VARIANTS:
-        mine = [found for name, found in trials if name == variant]
-        cells += [_cell(variant, kind, share, mine) for kind in KINDS for share in SHARES if mine]
-    origin = study.origin(settings, [point.result for _, found in trials for point in found.points])
-    return EdgeTable(origin=origin, graphs=settings.model.graphs, cells=cells)
-
-
-def _cell(variant: str, kind: Kind, share: float, trials: Sequence[Trial]) -> Cell:
-    points = [next(p for p in t.points if (p.kind, p.share) == (kind, share)) for t in trials]
-    metrics = [point.result.metrics() for point in points]
-    lost = [p.result.rsum - t.points[0].result.rsum for p, t in zip(points, trials, strict=True)]
-    return Cell(
-        variant=variant,
-        kind=kind,
-        share=share,
-        seeds=[found.seed for found in trials],
-        rsums=[point.result.rsum for point in points],
-        rsum=Spread.of(point.result.rsum for point in points),
-        lost=Spread.of(lost),
-        relations=Spread.of(point.relations for point in points),
-        pairs=Spread.of(point.pairs for point in points),
-        metrics={name: Spread.of(one[name] for one in metrics) for name in metrics[0]},
-    )
-
-
-def _write(table: EdgeTable, out: Path) -> None:
+def _write_files(table: EdgeTable, out: Path) -> None:
     write_text(table.model_dump_json(indent=1) + "\n", out / "edges.json")
     images = "![rSum against the share of edges hit](edges.svg)\n\n![Its change against 0 %](edges-change.svg)"
-    parts = [table.origin.markdown(), images, *(part.markdown() for part in show(table))]
+    parts = [table.origin.markdown(), images, *(part.markdown() for part in make_tables(table))]
     write_text("\n\n".join(parts) + "\n", out / "edges.md")
     level: dict[str, dict[float, list[float]]] = {}
     change: dict[str, dict[float, list[float]]] = {}

@@ -1,4 +1,4 @@
-"""The ablation table: each stage alone on top of none, all of them, and all but each one.
+"""The table of stages: each stage alone on top of none, all of them, and all but each one.
 
 A variant is compared with its reference, seed by seed: what a stage adds to `base`, and what `full` loses without it.
 """
@@ -6,29 +6,33 @@ A variant is compared with its reference, seed by seed: what a stage adds to `ba
 from __future__ import annotations
 
 import difflib
-import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import BaseModel
 
-from hire_model.ablation.memory import Memory, Record
+from hire_model.ablation.study import (
+    RecordFile,
+    Study,
+    Trial,
+    TrialRecord,
+    evaluate_model,
+    run_missing_trials,
+    train_trial,
+)
 from hire_model.ablation.tables import Origin, Spread, Table
-from hire_model.ablation.trial import Planned, Study, judge, train
 from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation.result import KS, Result
 from hire_model.files import write_text
 
-log = logging.getLogger(__name__)
 _GRAPHS, _IMPLICIT = "model.graphs", "model.image_implicit"
 _WORD, _SENTENCE, _IMAGE = "model.object_word", "model.object_sentence", "model.word_image"
 _MATCH = "model.relation_match"
 # Stage 3 on words is switched off with stage 3 on regions; where it is on, the recipe's model.text_implicit decides.
 _NO_IMPLICIT = {_IMPLICIT: "false", "model.text_implicit": "off"}
-# Both directions are scored, whatever the recipe says: stage 7 on regions rests in a t2i model.
+# Both directions are scored, whatever the recipe says: stage 7 on regions is inactive in a t2i model.
 _BOTH = {"model.direction": "both"}
 _NONE = _NO_IMPLICIT | _BOTH | {_GRAPHS: "none", _WORD: "false", _SENTENCE: "false", _IMAGE: "false", _MATCH: "false"}
 _ALL = _BOTH | {_IMPLICIT: "true", _GRAPHS: "both", _WORD: "true", _SENTENCE: "true", _IMAGE: "true", _MATCH: "true"}
@@ -37,7 +41,7 @@ _IMPLICIT_ALONE = {key: value for key, value in _NONE.items() if key != "model.t
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings over the recipe's, and the variant it is compared with ('' for none)."""
+    """Settings over the recipe's, and the variant to compare with ('' for none)."""
 
     name: str
     overrides: dict[str, str]
@@ -67,8 +71,8 @@ VARIANTS = (
 )
 
 
-class Trial(Record):
-    """A variant trained with a seed. best_epoch counts from 1; result: on the split that is judged in the end."""
+class StageRecord(TrialRecord):
+    """The figures of one trial. best_epoch counts from 1; result: on the evaluation split."""
 
     dev_rsum: float
     best_epoch: int
@@ -79,7 +83,7 @@ class Trial(Record):
 
 
 class Row(BaseModel):
-    """A variant over its seeds. change: of the rSum against `reference`, seed by seed; None where it has no like."""
+    """A variant over its seeds. change: of rSum against `reference`, seed by seed; None without a common seed."""
 
     variant: str
     overrides: dict[str, str]
@@ -95,14 +99,35 @@ class Row(BaseModel):
 
 
 class StageTable(BaseModel):
-    """The whole table, as stages.json holds it."""
+    """The table, as stored in stages.json."""
 
     origin: Origin
     rows: list[Row]
 
 
-def choose(only: Sequence[str]) -> tuple[Variant, ...]:
-    """The variants of these names in the table's order, or all. Raises HireError naming the nearest known name."""
+def run(study: Study, only: Sequence[str] = ()) -> StageTable:
+    """Run the trials that stages.jsonl does not hold yet; write stages.md and stages.json after each one.
+
+    only: names of variants; all if empty. Raises HireError for wrong settings before anything is trained, and
+    TrainingStopped after Ctrl-C: the same call goes on.
+    """
+    variants = select_variants(only)
+    trials = study.plan([(variant.name, variant.overrides) for variant in variants])
+    split = study.open_split(trials[0].settings)
+
+    def write(records: Mapping[str, StageRecord]) -> StageTable:
+        table = _build_table(study, trials, records)
+        write_text(table.model_dump_json(indent=1) + "\n", study.out / "stages.json")
+        parts = [table.origin.markdown(), *(part.markdown() for part in make_tables(table))]
+        write_text("\n\n".join(parts) + "\n", study.out / "stages.md")
+        return table
+
+    file = RecordFile(study.out / "stages.jsonl", StageRecord)
+    return write(run_missing_trials(trials, file, lambda trial: _run_trial(trial, study, split), write))
+
+
+def select_variants(only: Sequence[str]) -> tuple[Variant, ...]:
+    """Return the variants of these names in the table's order, or all. Raises HireError naming the nearest name."""
     known = {variant.name: variant for variant in VARIANTS}
     for name in only:
         if name not in known:
@@ -112,31 +137,54 @@ def choose(only: Sequence[str]) -> tuple[Variant, ...]:
     return tuple(variant for variant in VARIANTS if not only or variant.name in only)
 
 
-def run(study: Study, only: Sequence[str] = ()) -> StageTable:
-    """Train and judge what stages.jsonl does not hold yet; stages.md and stages.json are written after each trial.
-
-    only: names of variants, all where there are none. Raises HireError for wrong settings before anything is trained,
-    and TrainingStopped after Ctrl-C: the same call goes on.
-    """
-    variants = choose(only)
-    planned = study.plan([(variant.name, variant.overrides) for variant in variants])
-    split = study.split(planned[0].settings)
-    memory = Memory(study.out / "stages.jsonl", Trial)
-    done = memory.all()
-    for number, one in enumerate(planned, 1):
-        if one.key in done:
-            continue
-        log.info("Trial %d of %d: %s, seed %d", number, len(planned), one.variant, one.seed)
-        done[one.key] = _trial(one, study, split)
-        memory.add(done[one.key])
-        _write(_table(study, planned, done), study.out)
-    table = _table(study, planned, done)
-    _write(table, study.out)
-    return table
+def _run_trial(trial: Trial, study: Study, split: Split) -> StageRecord:
+    folder = study.out / "unfinished" / trial.key
+    model, fitted = train_trial(trial, study.dataset, folder)
+    record = StageRecord(
+        key=trial.key,
+        variant=trial.variant,
+        seed=trial.seed,
+        dev_rsum=fitted.best_metrics["rsum"],
+        best_epoch=fitted.best_epoch + 1,
+        epochs=len(fitted.history),
+        seconds_per_epoch=sum(epoch.seconds for epoch in fitted.history) / len(fitted.history),
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        result=evaluate_model(model, trial.settings, split),
+    )
+    shutil.rmtree(folder)  # the checkpoints of sixteen variants and more are not worth their space
+    return record
 
 
-def show(table: StageTable) -> list[Table]:
-    """The tables as they are printed and written: rSum and what a stage changes; recalls and what it costs."""
+def _build_table(study: Study, trials: Sequence[Trial], records: Mapping[str, StageRecord]) -> StageTable:
+    """Build the table of the records so far."""
+    done = {(trial.variant, trial.seed): records[trial.key] for trial in trials if trial.key in records}
+    by_variant = {v.name: {seed: r for (name, seed), r in done.items() if name == v.name} for v in VARIANTS}
+    rows = [_build_row(variant, by_variant) for variant in VARIANTS if by_variant[variant.name]]
+    origin = study.describe_origin(trials[0].settings, [record.result for record in done.values()])
+    return StageTable(origin=origin, rows=rows)
+
+
+def _build_row(variant: Variant, by_variant: Mapping[str, Mapping[int, StageRecord]]) -> Row:
+    by_seed, reference = by_variant[variant.name], by_variant.get(variant.reference, {})
+    records = list(by_seed.values())
+    changes = [by_seed[seed].result.rsum - reference[seed].result.rsum for seed in by_seed if seed in reference]
+    return Row(
+        variant=variant.name,
+        overrides=variant.overrides,
+        seeds=list(by_seed),
+        reference=variant.reference,
+        rsum=Spread.of(r.result.rsum for r in records),
+        change=Spread.of(changes) if changes else None,
+        dev_rsum=Spread.of(r.dev_rsum for r in records),
+        i2t=[Spread.of(getattr(r.result.i2t, f"r{k}") for r in records) for k in KS],
+        t2i=[Spread.of(getattr(r.result.t2i, f"r{k}") for r in records) for k in KS],
+        seconds_per_epoch=Spread.of(r.seconds_per_epoch for r in records),
+        parameters=records[0].parameters,
+    )
+
+
+def make_tables(table: StageTable) -> list[Table]:
+    """Make the tables to print and write: rSum and what a stage changes; recalls and what it costs."""
     sums, recalls = [], []
     for row in table.rows:
         sums.append(
@@ -144,7 +192,10 @@ def show(table: StageTable) -> list[Table]:
         )
         means = [f"{spread.mean:.1f}" for spread in (*row.i2t, *row.t2i, row.seconds_per_epoch)]
         recalls.append([row.variant, *means, f"{row.parameters:,}"])
-    note = "Change of rSum seed by seed: of base+… and full against base, of full-… against full." + _missing(table)
+    note = (
+        "Change of rSum seed by seed: of base+… and full against base, of full-… against full."
+        + _list_missing_seeds(table)
+    )
     headings = ["variant", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "s/epoch", "weights"]
     return [
         Table("Each stage on and off", ["variant", "rSum", "change", "dev rSum"], sums, note),
@@ -152,58 +203,6 @@ def show(table: StageTable) -> list[Table]:
     ]
 
 
-def _missing(table: StageTable) -> str:
+def _list_missing_seeds(table: StageTable) -> str:
     lacking = [f"{row.variant} ({len(row.seeds)})" for row in table.rows if len(row.seeds) < len(table.origin.seeds)]
     return f" Fewer seeds than asked for: {', '.join(lacking)}." if lacking else ""
-
-
-def _write(table: StageTable, out: Path) -> None:
-    write_text(table.model_dump_json(indent=1) + "\n", out / "stages.json")
-    parts = [table.origin.markdown(), *(part.markdown() for part in show(table))]
-    write_text("\n\n".join(parts) + "\n", out / "stages.md")
-
-
-def _trial(one: Planned, study: Study, split: Split) -> Trial:
-    folder = study.out / "unfinished" / one.key
-    model, found = train(one, study.dataset, folder)
-    record = Trial(
-        key=one.key,
-        variant=one.variant,
-        seed=one.seed,
-        dev_rsum=found.best_metrics["rsum"],
-        best_epoch=found.best_epoch + 1,
-        epochs=len(found.history),
-        seconds_per_epoch=sum(epoch.seconds for epoch in found.history) / len(found.history),
-        parameters=sum(weight.numel() for weight in model.parameters()),
-        result=judge(model, one.settings, split),
-    )
-    shutil.rmtree(folder)  # checkpoints of sixteen variants and more are not worth their space
-    return record
-
-
-def _table(study: Study, planned: Sequence[Planned], done: Mapping[str, Trial]) -> StageTable:
-    """What is there so far."""
-    trials = {(one.variant, one.seed): done[one.key] for one in planned if one.key in done}
-    by_variant = {v.name: {seed: t for (name, seed), t in trials.items() if name == v.name} for v in VARIANTS}
-    rows = [_row(variant, by_variant) for variant in VARIANTS if by_variant[variant.name]]
-    origin = study.origin(planned[0].settings, [found.result for found in trials.values()])
-    return StageTable(origin=origin, rows=rows)
-
-
-def _row(variant: Variant, by_variant: Mapping[str, Mapping[int, Trial]]) -> Row:
-    trials = by_variant[variant.name]
-    found, reference = list(trials.values()), by_variant.get(variant.reference, {})
-    changes = [trials[seed].result.rsum - reference[seed].result.rsum for seed in trials if seed in reference]
-    return Row(
-        variant=variant.name,
-        overrides=variant.overrides,
-        seeds=list(trials),
-        reference=variant.reference,
-        rsum=Spread.of(t.result.rsum for t in found),
-        change=Spread.of(changes) if changes else None,
-        dev_rsum=Spread.of(t.dev_rsum for t in found),
-        i2t=[Spread.of(getattr(t.result.i2t, f"r{k}") for t in found) for k in KS],
-        t2i=[Spread.of(getattr(t.result.t2i, f"r{k}") for t in found) for k in KS],
-        seconds_per_epoch=Spread.of(t.seconds_per_epoch for t in found),
-        parameters=found[0].parameters,
-    )

@@ -1,4 +1,4 @@
-"""Means and spreads over seeds, and tables that go to the terminal and into Markdown alike."""
+"""Means and spreads over seeds, and tables for the terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class Spread(BaseModel):
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """The spread of one value or more."""
+        """Return the spread of one or more values."""
         found = list(values)
         return cls(mean=sum(found) / len(found), low=min(found), high=max(found))
 
     def text(self, digits: int = 1, sign: bool = False) -> str:
-        """'301.2 (298.0 to 304.1)', or the one value where there is no spread; `sign` writes +3.1."""
+        """Format as '301.2 (298.0 to 304.1)', or as one value if there is no spread; `sign` writes +3.1."""
         form = f"{'+' if sign else ''}.{digits}f"
         mean, low, high = (format(value, form) for value in (self.mean, self.low, self.high))
         return mean if low == high else f"{mean} ({low} to {high})"
 
 
 class Origin(BaseModel):
-    """Where the figures come from, for the head of each file."""
+    """Where the figures come from; the head of each file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +48,7 @@ class Origin(BaseModel):
     machines: list[str]
 
     def markdown(self) -> str:
-        """A list, one fact per line."""
+        """Format as a list, one fact per line."""
         settings = " ".join(self.overrides) or "none"
         return "\n".join(
             [
@@ -63,7 +63,7 @@ class Origin(BaseModel):
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows of text; the first column is the name of a row."""
+    """Headings and rows of text; the first column names the row."""
 
     title: str
     headings: Sequence[str]
@@ -71,13 +71,13 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
-        """The table in Markdown, numbers to the right."""
+        """Format in Markdown, with numbers aligned right."""
         rule = ["---", *["---:"] * (len(self.headings) - 1)]
         lines = [f"| {' | '.join(cells)} |" for cells in (self.headings, rule, *self.rows)]
         return "\n".join([f"## {self.title}", "", *lines, *(["", self.note] if self.note else [])])
 
     def rich(self) -> Any:
-        """The table for the terminal."""
+        """Format for the terminal."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
 

@@ -12,8 +12,8 @@ from hire_model.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hire_model.ablation.study import Study
     from hire_model.ablation.tables import Table
-    from hire_model.ablation.trial import Study
 
 app = typer.Typer(help="Train variants of a recipe and compare them.", no_args_is_help=True)
 
@@ -38,7 +38,7 @@ def stages(
     from hire_model.ablation import stages as ablation
 
     table = ablation.run(study, [name.strip() for name in only.split(",") if name.strip()])
-    _print(ablation.show(table), out, ("stages.md", "stages.json"))
+    _print(ablation.make_tables(table), out, ("stages.md", "stages.json"))
 
 
 @app.command()
@@ -53,7 +53,7 @@ def edges(
     study = _study(recipe, data, set_, seeds, out)
     from hire_model.ablation import edges as ablation
 
-    _print(ablation.show(ablation.run(study)), out, ("edges.md", "edges.json", "edges.svg", "edges-change.svg"))
+    _print(ablation.make_tables(ablation.run(study)), out, ("edges.md", "edges.json", "edges.svg", "edges-change.svg"))
 
 
 def _study(recipe: str, data: str, set_: list[str] | None, seeds: str, out: Path) -> Study:
@@ -63,7 +63,7 @@ def _study(recipe: str, data: str, set_: list[str] | None, seeds: str, out: Path
     given = overrides(set_, data__path=data)
     settings = resolve(recipe, given).settings
     wanted = _seeds(seeds)
-    from hire_model.ablation.trial import (
+    from hire_model.ablation.study import (
         Study,
     )  # seconds of imports, after what may be wrong with the settings is known
     from hire_model.data.chosen import open_dataset

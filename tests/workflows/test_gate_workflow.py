@@ -106,10 +106,10 @@ def test_a_worse_version_is_not_promoted(second: workflow.GateOutcome, settings:
     assert champion is not None and champion.number == "1"
 
 
-def test_the_champion_is_scored_again_where_the_ground_is_another(
+def test_the_champion_is_scored_again_only_on_other_data_or_images(
     second: workflow.GateOutcome, settings: Settings, tmp_path: Path
 ) -> None:
-    """The same data: its ranks are kept. Fewer images, or other data: they are made, and lead to the same figures."""
+    """On the same data its stored ranks are used. With fewer images or other data they are computed."""
     comparison = second.decision.comparison
     assert comparison is not None and not comparison.champion_scored
     shorter = workflow.gate(settings, "2", limit=7).decision.comparison
@@ -148,12 +148,12 @@ def test_the_gate_measures_on_the_evaluation_split_of_the_settings(
     assert chosen == [measured_on]
 
 
-def test_the_champion_is_its_own_equal(second: workflow.GateOutcome, settings: Settings) -> None:
+def test_the_champion_compared_with_itself_is_equal(second: workflow.GateOutcome, settings: Settings) -> None:
     own = workflow.gate(settings, "champion").decision.comparison
     assert own is not None and (own.difference, own.interval) == (0.0, (0.0, 0.0))
 
 
-def test_what_is_wrong_with_the_question_is_said_before_anything_is_scored(settings: Settings) -> None:
+def test_a_wrong_version_split_or_protocol_is_refused_before_scoring(settings: Settings) -> None:
     with pytest.raises(HireError, match="no version or alias '9'"):
         workflow.gate(settings, "9")
     with pytest.raises(HireError, match="no split 'val'"):
@@ -163,7 +163,7 @@ def test_what_is_wrong_with_the_question_is_said_before_anything_is_scored(setti
         workflow.gate(settings.model_copy(update={"gate": rules}), "1")
 
 
-def test_an_interrupted_gate_leaves_a_version_that_nobody_promotes(
+def test_a_version_with_an_interrupted_gate_cannot_be_promoted(
     second: workflow.GateOutcome, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
