@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prefect's server, this project's deployments, and a worker: what is missing is started, in the background.
-# `scripts/pipeline.sh stop` ends both. Logs: server.log, pipeline.log and worker.log in $PREFECT_HOME (~/.prefect).
+# Start Prefect's server and a worker in the background unless they are running, and deploy this project's flows.
+# `scripts/pipeline.sh stop` ends server and worker. Logs: server.log, pipeline.log and worker.log in $PREFECT_HOME (~/.prefect).
 set -eu
 cd "$(dirname "$0")/.."
 PATH="$(pwd -P)/.venv/bin:$PATH"
@@ -10,14 +10,14 @@ export DO_NOT_TRACK=true PREFECT_HOME="$home"
 mkdir -p "$home"
 
 server="$home/server.pid" # where 'prefect server stop' looks
-words_of() { tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" || ps -ww -o args= -p "$1"; }
-# the number may be another process's by now, after a restart of the machine for instance: its command line tells
-says() { { words_of "$(cat "$1")" | grep -q "$2"; } 2>/dev/null; }
+command_line() { tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" || ps -ww -o args= -p "$1"; }
+# another process may have the recorded number, for instance after a restart of the machine: check its command line
+matches() { { command_line "$(cat "$1")" | grep -q "$2"; } 2>/dev/null; }
 runs() {
     [ -f "$1" ] || return 1
-    says "$@" && return
-    # one that has just begun may have no words yet, or those of this script: it is looked at once more
-    kill -0 "$(cat "$1")" 2>/dev/null && sleep 1 && says "$@"
+    matches "$@" && return
+    # a process that has just started may have no command line yet, or that of this script: check once more
+    kill -0 "$(cat "$1")" 2>/dev/null && sleep 1 && matches "$@"
 }
 alive() { runs "$pid" "worker.*start.*--pool.*hire"; }
 serves() { runs "$server" "prefect.*server"; }
@@ -27,7 +27,7 @@ answers() { prefect work-pool ls >/dev/null 2>&1; }
 
 if [ "${1:-start}" = stop ]; then
     if alive; then
-        kill "$(cat "$pid")" # while there still is a server to tell
+        kill "$(cat "$pid")" # before the server, so that it can report its end
         for _ in $(seq 60); do alive || break; sleep 1; done
         if alive; then kill -9 "$(cat "$pid")"; fi
     fi
@@ -37,7 +37,7 @@ if [ "${1:-start}" = stop ]; then
     exit
 fi
 
-# await CHECK LIVES NAME: a minute at most until CHECK succeeds, or the end, with what NAME said, once its process is gone
+# await CHECK ALIVE NAME: wait a minute at most until CHECK succeeds; if process NAME ends, print its log and exit
 await() {
     for _ in $(seq "${PIPELINE_TRIES:-60}"); do
         "$1" && return
@@ -49,7 +49,7 @@ quietly() { "$@" >"$home/pipeline.log" 2>&1 || { cat "$home/pipeline.log" >&2; e
 
 if ! answers; then
     echo "pipeline: starting Prefect's server"
-    # 'prefect server start --background' leaves it writing into a pipe that nobody reads: its first warning ends it
+    # 'prefect server start --background' makes it write into a pipe without a reader: its first warning ends it
     nohup prefect server start >"$home/server.log" 2>&1 &
     echo $! >"$server"
     await answers serves server
@@ -59,7 +59,7 @@ prefect work-pool inspect hire >/dev/null 2>&1 || quietly prefect work-pool crea
 quietly prefect --no-prompt deploy --all
 if ! alive; then
     echo "pipeline: starting a worker"
-    # a shell lets its background processes ignore SIGINT, by which a worker ends itself on SIGTERM
+    # a shell makes its background processes ignore SIGINT, which a worker sends to itself on SIGTERM
     nohup python -c 'import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execvp("prefect", ["prefect", "worker", "start", "--pool", "hire"])' >"$home/worker.log" 2>&1 &
     echo $! >"$pid"
