@@ -37,9 +37,7 @@ class Script:
             folder.mkdir(parents=True)
         shutil.copy(ROOT / "scripts" / "pipeline.sh", self.path)
         prefect.write_text(PREFECT)
-        sleep.write_text(
-            f"#!/bin/sh\nexec {shutil.which('sleep')} 0.1\n"
-        )  # the script's seconds pass ten times as fast
+        sleep.write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 0.3\n")  # the script waits in steps of 1 s
         for program in (prefect, sleep):
             program.chmod(0o755)
         self.pid = self.home / "hire-worker.pid"
