@@ -37,7 +37,7 @@ from hire_model.service.parsing import Ask
 from hire_model.service.payload import encode_image
 from hire_model.service.service import Service
 from hire_model.settings import resolve
-from hire_model.tracking.packages import Archive, packaged
+from hire_model.tracking.packages import Archive, find_archive
 from serving import instance, server
 from serving.contract import PREDICTIONS
 from serving.instance import Instance
@@ -256,7 +256,7 @@ def main() -> None:
     args = parser.parse_args()
     split, archive = (
         Dataset.open(args.dataset).split(args.split),
-        packaged(args.version, resolve(None).settings.tracking),
+        find_archive(args.version, resolve(None).settings.tracking),
     )
     run(split, archive, args.seconds, args.batch, args.json)
 

@@ -1,15 +1,14 @@
-"""Prefect flows: `hire` and its parts, validate, train, evaluate, gate, promote, package; and `monitor`."""
+"""Prefect flows: `hire` and its parts validate, train, evaluate, gate, promote and package; and `monitor`.
+
+Start with flows/retrain.py.
+"""
 
 from __future__ import annotations
 
 import os
 
-from flows.forks import forget_services
-
-# For Prefect's temporary server, as it has to be said before Prefect is imported: no usage statistics are sent, and a
-# busy machine may take more than Prefect's 20 seconds to start it.
+# For Prefect's temporary server; these must be set before Prefect is imported. No usage statistics are sent, and the
+# server may take longer to start than Prefect's default of 20 seconds, as on a busy machine.
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
-
-os.register_at_fork(after_in_child=forget_services)  # such as a data loader's workers

@@ -14,7 +14,7 @@ from hire_model.errors import HireError
 
 
 class Name(StrEnum):
-    """The flows, by the file that each lies in."""
+    """The flows that `hire flow` runs."""
 
     retrain = "retrain"
     validate = "validate"
@@ -38,7 +38,7 @@ def flow(
 
     Exit status: 0 done, 1 the version did not pass the gate, 2 failed.
     """
-    module = import_module(f"flows.{name}")
+    module = import_module("flows.promote" if name is Name.package else f"flows.{name}")
     chosen = module.hire if name is Name.retrain else getattr(module, name)
 
     asked = collect_overrides(set_)

@@ -1,4 +1,4 @@
-"""Flow `gate`: may this version become the champion? The reasons are an artifact, and tags of the version."""
+"""Flow `gate`: check whether a version may become the champion. The reasons are an artifact and tags of the version."""
 
 from __future__ import annotations
 
@@ -7,42 +7,40 @@ from typing import Any
 from prefect import flow, task
 from prefect.states import Completed
 
-from flows import artifacts
 from flows.parameters import Data, Overrides, Recipe, Version, resolve_settings
-from flows.retries import ON_IO
+from flows.prefect_support import RETRY_IO, show_markdown, show_table
 from hire_model.gate import Decision
 from hire_model.settings import Settings
 
-REJECTED = "Rejected"  # the name of the state: the flow has done its work, and the answer is no
+REJECTED = "Rejected"  # the name of the final state: the flow has completed, and the gate rejected the version
 
 
 @flow(name="gate", log_prints=True)
 def gate(version: Version = "challenger", recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) -> Decision:
-    """Judge a version against the rules (settings gate.*) and the champion; artifacts: the decision, its rules.
+    """Check a version against the rules (settings gate.*) and the champion; artifacts: the decision, its rules.
 
-    Returns the decision; where that is no, the run's state is Completed by the name 'Rejected'. Raises HireError where
-    there is no such version, split or data set.
+    Returns the decision. If the version is rejected, the final state is Completed with the name 'Rejected'. Raises
+    HireError if there is no such version, split or data set.
     """
-    decision = decided(resolve_settings(recipe, data, overrides).settings, version)
-    artifacts.markdown("gate", decision.markdown())
-    artifacts.table("gate-rules", decision.rows(), decision.summary())
-    print(_told(decision))
-    return decision if decision.passed else rejected(decision)
+    decision = decide_promotion(resolve_settings(recipe, data, overrides).settings, version)
+    show_markdown("gate", decision.markdown())
+    show_table("gate-rules", decision.rows(), decision.summary())
+    print(_explain(decision))
+    return decision if decision.passed else make_rejected_state(decision)
 
 
-def rejected(decision: Decision) -> Any:
-    """The state of a flow that has come to a no; a flow that calls this one as a sub-flow gets the decision itself."""
-    return Completed(name=REJECTED, message=_told(decision), data=decision)
+def make_rejected_state(decision: Decision) -> Any:
+    """Return the final state of a flow whose gate rejected the version; a calling flow gets the decision itself."""
+    return Completed(name=REJECTED, message=_explain(decision), data=decision)
 
 
-def _told(decision: Decision) -> str:
-    """The decision in a sentence, and a line for each rule that failed."""
+def _explain(decision: Decision) -> str:
     return "\n".join([decision.summary(), *decision.reasons()])
 
 
-@task(name="decide", log_prints=True, timeout_seconds=6 * 3600, **ON_IO)
-def decided(settings: Settings, version: str) -> Decision:
-    """The decision, which is also written to the version's tags and run."""
+@task(name="decide", log_prints=True, timeout_seconds=6 * 3600, **RETRY_IO)
+def decide_promotion(settings: Settings, version: str) -> Decision:
+    """Return the decision, which is also written to the version's tags and run."""
     from hire_model.workflows import gate as workflow
 
     return workflow.gate(settings, version).decision

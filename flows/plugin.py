@@ -1,7 +1,7 @@
-"""Prefect's own command, told about this project: it finds the local server, or says what to start.
+"""A plugin of Prefect's command line: it finds the local server, or says what to start.
 
-Without a server `prefect deployment run` starts a temporary one, schedules a run there that nobody executes, and ends.
-Prefect calls this hook at its start in the project's folder (prefect.toml, and the entry point in pyproject.toml).
+Without a server `prefect deployment run` starts a temporary one, schedules a run there that no worker executes, and
+ends. Prefect calls this hook at its start in the project's folder (prefect.toml, entry point in pyproject.toml).
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _SECONDS = 5
 
 @register_hook
 def setup_environment(*, ctx: HookContext) -> SetupResult | None:
-    """Name the local server to Prefect where one answers; end a command that would schedule into the void.
+    """Set PREFECT_API_URL to the local server if one answers; refuse a command that would schedule a run in vain.
 
-    A server that the user has named (PREFECT_API_URL, a profile) is used as it is. Flows that are called where no
-    server is named or running go on with Prefect's temporary one.
+    A server that the user has set (PREFECT_API_URL, a profile) is used as it is. A flow that is called directly uses
+    Prefect's temporary server if no server is set or running.
     """
     command = [word for word in sys.argv[1:] if word not in ("--prompt", "--no-prompt")]
     command = command if Path(sys.argv[0]).stem == "prefect" else []
-    url = ctx.api_url or _local_address()
+    url = ctx.api_url or _find_local_url()
     answers = _answers(f"{url}/health")
     if not answers and command and command[0] in _NEED_A_SERVER and "--help" not in command:
         _refuse(f"No Prefect server answers at {url}.")
     ours = [word for word in command[2:] if word.startswith("hire/")] if command[:2] == ["deployment", "run"] else []
     for deployment in ours if answers else []:
-        pool = _told(f"{url}/deployments/name/{deployment}").get("work_pool_name") or POOL
-        if _told(f"{url}/work_pools/{pool}").get("status") == "NOT_READY":
+        pool = _read_json(f"{url}/deployments/name/{deployment}").get("work_pool_name") or POOL
+        if _read_json(f"{url}/work_pools/{pool}").get("status") == "NOT_READY":
             start = START if pool == POOL else f"Start one: prefect worker start --pool {pool}"
             _refuse(f"The server at {url} is there, but no worker for the pool '{pool}'; the run would wait.", start)
     return SetupResult(env={"PREFECT_API_URL": url}) if answers and not ctx.api_url else None
 
 
-def _local_address() -> str:
+def _find_local_url() -> str:
     from prefect.settings import get_current_settings
 
     api = get_current_settings().server.api
@@ -51,7 +51,7 @@ def _local_address() -> str:
 
 
 def _answers(url: str) -> bool:
-    """Whether somebody is there, be it to say that we may not ask."""
+    """Return whether a server answers, even if it denies access."""
     try:
         urllib.request.urlopen(url, timeout=_SECONDS).close()
     except urllib.error.HTTPError:
@@ -61,8 +61,8 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _told(url: str) -> dict[str, Any]:
-    """What the server says there; nothing where it does not know it, or does not tell us."""
+def _read_json(url: str) -> dict[str, Any]:
+    """Return the JSON at `url`; an empty dict if there is none or access is denied."""
     try:
         with urllib.request.urlopen(url, timeout=_SECONDS) as answer:
             return dict(json.load(answer))

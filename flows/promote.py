@@ -1,31 +1,63 @@
-"""Flow `promote`: makes a version that has passed the gate the champion."""
+"""Flows `promote` and `package`: make a version the champion, and build its archive."""
 
 from __future__ import annotations
 
-from prefect import flow, task
+from pathlib import Path
+from typing import Annotated
 
-from flows import artifacts
+from prefect import flow, task
+from pydantic import WithJsonSchema
+
 from flows.parameters import Overrides, Recipe, Version, resolve_settings
-from flows.retries import ON_IO
-from hire_model.settings import TrackingSettings
+from flows.prefect_support import RETRY_IO, show_markdown
+from hire_model.settings import Settings, TrackingSettings
+
+Out = Annotated[
+    Path,
+    WithJsonSchema({"type": "string", "format": "path", "description": "Folder on the worker that takes the archive."}),
+]
 
 
 @flow(name="promote", log_prints=True)
 def promote(version: Version = "challenger", recipe: Recipe = "", overrides: Overrides = ()) -> str:
-    """Move the alias 'champion' to the version, and 'previous' to the one before; returns the champion's number.
+    """Move the alias 'champion' to the version, and 'previous' to the old champion. Return the champion's number.
 
     Raises HireError for a version that has not passed the gate against the present champion.
     """
-    said, champion = promoted(resolve_settings(recipe, overrides=overrides).settings.tracking, version)
-    artifacts.markdown("promotion", said)
-    print(said)
+    summary, champion = move_aliases(resolve_settings(recipe, overrides=overrides).settings.tracking, version)
+    show_markdown("promotion", summary)
+    print(summary)
     return champion
 
 
-@task(name="move aliases", timeout_seconds=600, **ON_IO)
-def promoted(settings: TrackingSettings, version: str) -> tuple[str, str]:
-    """(what happened in a sentence, the champion's number). Doing it twice changes nothing."""
+@flow(name="package", log_prints=True)
+def package(
+    version: Version = "champion",
+    recipe: Recipe = "",
+    overrides: Overrides = (),
+    out: Out = Path("runs/archives"),
+) -> Path:
+    """Build and check the archive of a version. Return its path; the artifact 'package' has path and SHA-256."""
+    path, digest = build_archive(resolve_settings(recipe, overrides=overrides).settings, version, out)
+    show_markdown("package", f"`{path}`\n\nSHA-256 `{digest}`")
+    print(f"{path}, SHA-256 {digest}")
+    return path
+
+
+@task(name="move aliases", timeout_seconds=600, **RETRY_IO)
+def move_aliases(settings: TrackingSettings, version: str) -> tuple[str, str]:
+    """Promote; return a summary and the champion's number. A second call changes nothing."""
     from hire_model.tracking import promotion
 
     done = promotion.promote(settings, version)
     return done.summary(), done.champion
+
+
+@task(name="build the archive", log_prints=True, timeout_seconds=3600, **RETRY_IO)
+def build_archive(settings: Settings, version: str, out: Path) -> tuple[Path, str]:
+    """Build the archive; return its path and SHA-256."""
+    import serving
+    from hire_model.packaging import archive
+
+    done = archive.package(version, settings, Path(str(serving.__file__)).with_name("handler.py"), out.resolve())
+    return done.path, done.sha256

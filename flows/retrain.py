@@ -7,18 +7,16 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed
 
-from flows.alone import alone
 from flows.evaluate import evaluate
-from flows.gate import gate, rejected
-from flows.notify import HOOKS
-from flows.package import package
+from flows.gate import gate, make_rejected_state
 from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, resolve_settings
-from flows.promote import promote
-from flows.train import train
+from flows.prefect_support import NOTIFY
+from flows.promote import package, promote
+from flows.train import hold_lock, train
 from flows.validate import validate
 
 
-@flow(name="hire", log_prints=True, **HOOKS)
+@flow(name="hire", log_prints=True, **NOTIFY)
 def hire(
     recipe: Recipe = "synthetic",
     data: Data = "",
@@ -29,15 +27,15 @@ def hire(
     """Validate, train, evaluate, gate, promote, package.
 
     Data that fail validation end the run as Failed before anything is trained. A version that does not pass the gate
-    ends it as Completed by the name 'Rejected': the champion stays, and nothing is packaged.
+    ends it as Completed with the name 'Rejected': the champion stays, and nothing is packaged.
     """
-    with alone(resolve_settings(recipe, data, overrides).settings):
+    with hold_lock(resolve_settings(recipe, data, overrides).settings):
         validate(recipe, data, overrides)
         version = train(recipe, data, overrides, fresh, hours)
         evaluate(version, recipe, data, overrides)
         decision = gate(version, recipe, data, overrides)
         if not decision.passed:
-            return rejected(decision)
+            return make_rejected_state(decision)
         promote(version, recipe, overrides)
         archive = package(version, recipe, overrides)
     return Completed(message=f"Version {version} is the champion; its archive is {archive}")

@@ -1,18 +1,21 @@
-"""Flow `train`: a training that an interruption does not lose, registered as the challenger."""
+"""Flow `train`: train a model, resuming after an interruption, and register it as the challenger."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from prefect import flow, task
 
-from flows import artifacts
-from flows.alone import alone
 from flows.folder import STATE, TrainingFolder
 from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, resolve_settings
-from flows.retries import ON_IO
+from flows.prefect_support import RETRY_IO, show_link, show_progress
 from hire_model.errors import HireError, TrainingStopped
-from hire_model.settings import ResolvedSettings
+from hire_model.settings import ResolvedSettings, Settings
+
+LOCK = "retrain.lock"
 
 
 @flow(name="train", log_prints=True)
@@ -23,27 +26,49 @@ def train(
     fresh: Fresh = False,
     hours: Hours = 24.0,
 ) -> str:
-    """Train and register a model; returns the number of its version.
+    """Train and register a model. Return the number of its version.
 
-    An interrupted training with the same data, settings and code goes on from its checkpoint, and a finished one is not
-    repeated; with `fresh` it begins anew in either case. Raises HireError where settings, data or MLflow are not in
-    order, or another retrain is at work.
+    An interrupted training with the same data, settings and code resumes from its checkpoint, and a finished one is not
+    repeated; `fresh` trains from the beginning in either case. Raises HireError if settings, data or MLflow are not in
+    order, or another retrain is running.
     """
     resolved = resolve_settings(recipe, data, overrides)
-    with alone(resolved.settings):
+    with hold_lock(resolved.settings):
         folder = TrainingFolder.from_settings(resolved.settings)
         if fresh:
             folder.forget()
-        version = fit.with_options(timeout_seconds=hours * 3600)(resolved, Path(recipe).stem, folder)
-    artifacts.link("training-report", folder.out / "report.html", f"Training and figures of version {version}")
+        version = train_model.with_options(timeout_seconds=hours * 3600)(resolved, Path(recipe).stem, folder)
+    show_link("training-report", folder.out / "report.html", f"Training and figures of version {version}")
     return version
 
 
-@task(name="fit", log_prints=True, **ON_IO)
-def fit(resolved: ResolvedSettings, name: str, folder: TrainingFolder) -> str:
-    """Train, or take up what lies in `folder`; a retry takes it up too. Returns the version's number."""
+@contextmanager
+def hold_lock(settings: Settings) -> Iterator[None]:
+    """Hold the lock beside train.out, so that one retrain runs at a time, with or without a Prefect server.
+
+    One process may take it more than once; a process that dies releases it. Raises HireError if another process holds
+    it. The runs of a deployment queue before they get here (prefect.yaml).
+    """
+    folder = settings.train.out.resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise HireError(
+            f"{folder / LOCK}: another retrain is at work in {folder}. Wait until it has ended, or name another "
+            "folder: train.out=runs2/latest."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@task(name="fit", log_prints=True, **RETRY_IO)
+def train_model(resolved: ResolvedSettings, name: str, folder: TrainingFolder) -> str:
+    """Train, or resume the training in `folder`, also on a retry. Return the version's number."""
     from hire_model.tracking import versions
-    from hire_model.tracking.run import tracking_uri
     from hire_model.training.record import EpochRecord
     from hire_model.workflows import train as workflow
 
@@ -53,19 +78,14 @@ def fit(resolved: ResolvedSettings, name: str, folder: TrainingFolder) -> str:
             "The flow works on registered models: leave tracking.enabled and tracking.register_model as they are, or "
             "train without the flow ('hire train')."
         )
-    if folder.version and any(folder.holds(version) for version in versions.listed(settings.tracking)):
+    if _is_registered(folder, settings):
         print(f"Version {folder.version} came of the same data, settings and code; nothing to train.")
         return folder.version
-    if folder.version:
-        print(
-            f"{folder.out / STATE} tells of version {folder.version}, but the version of that number in "
-            f"{tracking_uri(settings.tracking)} is not there or came of another run: it is trained and registered anew."
-        )
     resume = folder.resumable
     print(f"{'Going on from the checkpoint' if resume else 'Training from the beginning'} in {folder.out}")
     if not resume:
         folder.begin()
-    show = artifacts.progress("training", f"{settings.train.epochs} epochs")
+    show = show_progress("training", f"{settings.train.epochs} epochs")
 
     def on_epoch(record: EpochRecord) -> None:
         show((record.epoch + 1) / settings.train.epochs)
@@ -78,3 +98,19 @@ def fit(resolved: ResolvedSettings, name: str, folder: TrainingFolder) -> str:
         raise HireError("The flow trains in one process: start it without torchrun.")
     folder.end(trained.version, versions.find(settings.tracking, trained.version).run_id)
     return trained.version
+
+
+def _is_registered(folder: TrainingFolder, settings: Settings) -> bool:
+    """Return whether this training has finished and its version is in the store."""
+    from hire_model.tracking import versions
+    from hire_model.tracking.connection import tracking_uri
+
+    if not folder.version:
+        return False
+    if any(folder.holds(version) for version in versions.list_versions(settings.tracking)):
+        return True
+    print(
+        f"{folder.out / STATE} tells of version {folder.version}, but the version of that number in "
+        f"{tracking_uri(settings.tracking)} is not there or came of another run: it is trained and registered anew."
+    )
+    return False

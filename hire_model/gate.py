@@ -1,8 +1,7 @@
-"""The promotion gate: a pure function from what was measured to a decision with its reasons.
+"""The promotion gate: a pure function from measured evidence to a decision with its reasons.
 
-Every rule is asked, whether or not one has failed before, so that one look shows all there is to mend. A limit of 0 is
-no limit: the figure is reported. A rule with a limit whose figure was not measured fails: what nobody measured, nobody
-knows to be good.
+All rules are checked, even after one has failed, so that one decision lists everything to fix. A limit of 0 means no
+limit: the figure is only reported. A rule with a limit fails if its figure was not measured.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Ground(_Frozen):
-    """On what something was measured; two figures are compared only where all of it is the same."""
+class Conditions(_Frozen):
+    """The data and protocol of a measurement; two figures are compared only if all of these are equal."""
 
     data: str
     digest: str
@@ -41,15 +40,15 @@ class Ground(_Frozen):
 
 
 class Evidence(_Frozen):
-    """What was measured of one version.
+    """What was measured of one version. `ground` holds the conditions of the measurement.
 
-    figures    as of `Result.metrics`: "full/rsum", "full/t2i_r1", ... of each protocol that was judged
-    behaviour  by kind of contrast; a kind that the data have too few captions for is missing
+    figures    as of `Result.metrics`: "full/rsum", "full/t2i_r1", ... of each protocol
+    behaviour  by kind of contrast; a kind is missing if the data have too few captions for it
     megabytes  10^6 bytes of the model folder
     """
 
     version: str
-    ground: Ground
+    ground: Conditions
     figures: dict[str, float]
     behaviour: dict[str, Behaviour] = {}
     calibration: Calibration | None = None
@@ -62,11 +61,11 @@ class Comparison(_Frozen):
     """Challenger less champion in rSum, with the interval of a paired bootstrap over the same images."""
 
     champion: str
-    ground: Ground
+    ground: Conditions
     challenger_rsum: float
     champion_rsum: float
     interval: Interval
-    champion_scored: bool  # False: its ranks on this very ground were kept by an earlier gate
+    champion_scored: bool  # False: an earlier gate stored its ranks under the same conditions
 
     @property
     def difference(self) -> float:
@@ -74,8 +73,8 @@ class Comparison(_Frozen):
         return self.challenger_rsum - self.champion_rsum
 
 
-class Check(_Frozen):
-    """One rule: whether it holds, what was measured, and what was asked for ("" where nothing is)."""
+class RuleResult(_Frozen):
+    """The result of one rule: whether it holds, what was measured, and its limit ("" for none)."""
 
     name: str
     ok: bool
@@ -94,42 +93,42 @@ class Decision(_Frozen):
 
     version: str
     champion: str = ""
-    checks: tuple[Check, ...]
+    checks: tuple[RuleResult, ...]
     evidence: Evidence
     comparison: Comparison | None = None
 
     @property
     def passed(self) -> bool:
         """Whether no rule failed."""
-        return not self.failed()
+        return not self.failed_rules()
 
-    def failed(self) -> tuple[Check, ...]:
-        """The rules that failed."""
-        return tuple(check for check in self.checks if not check.ok)
+    def failed_rules(self) -> tuple[RuleResult, ...]:
+        """Return the results of the rules that failed."""
+        return tuple(result for result in self.checks if not result.ok)
 
     def reasons(self) -> list[str]:
-        """A line for each rule that failed."""
-        return [f"{check.name}: {check.words}" for check in self.failed()]
+        """Return a line for each rule that failed."""
+        return [f"{result.name}: {result.words}" for result in self.failed_rules()]
 
     def summary(self) -> str:
-        """The decision in a sentence."""
+        """Return the decision in a sentence."""
         against = f"against version {self.champion}" if self.champion else "with no champion to beat"
         ground = self.evidence.ground
         where = f"on {ground.data} ({ground.split}, {ground.images} images, digest {ground.digest[:16]}), {against}"
-        asked = sum(check.verdict != "reported" for check in self.checks)
+        limited = sum(result.verdict != "reported" for result in self.checks)
         if self.passed:
-            return f"Version {self.version} passed all {asked} checks {where}."
-        return f"Version {self.version} failed {len(self.failed())} of {asked} checks {where}."
+            return f"Version {self.version} passed all {limited} checks {where}."
+        return f"Version {self.version} failed {len(self.failed_rules())} of {limited} checks {where}."
 
     def rows(self) -> list[dict[str, str]]:
-        """A row per rule, for a table."""
+        """Return a row per rule, for a table."""
         return [
-            {"rule": check.name, "measured": check.measured, "asked for": check.limit, "verdict": check.verdict}
-            for check in self.checks
+            {"rule": result.name, "measured": result.measured, "asked for": result.limit, "verdict": result.verdict}
+            for result in self.checks
         ]
 
     def markdown(self) -> str:
-        """The whole decision as Markdown."""
+        """Return the whole decision as Markdown."""
         heads = list(self.rows()[0])
         table = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in self.rows())]
         verdict = "passed" if self.passed else "did not pass"
@@ -140,13 +139,13 @@ class Decision(_Frozen):
 
 
 def decide(evidence: Evidence, comparison: Comparison | None, rules: GateSettings) -> Decision:
-    """Judge `evidence` by `rules`. comparison: with the champion; None where there is none yet."""
+    """Check `evidence` against `rules`. comparison: with the champion; None if there is none yet."""
     checks = (
-        *_recalls(evidence.figures, rules.minimums),
-        _no_worse(evidence.ground, comparison, rules.max_drop),
-        *_behaves(evidence.behaviour, rules),
-        _calibrated(evidence.calibration, rules.max_ece),
-        *_costs(evidence, rules),
+        *_check_recall(evidence.figures, rules.minimums),
+        _check_champion(evidence.ground, comparison, rules.max_drop),
+        *_check_behaviour(evidence.behaviour, rules),
+        _check_calibration(evidence.calibration, rules.max_ece),
+        *_check_costs(evidence, rules),
     )
     champion = comparison.champion if comparison else ""
     return Decision(
@@ -154,20 +153,22 @@ def decide(evidence: Evidence, comparison: Comparison | None, rules: GateSetting
     )
 
 
-def _recalls(figures: Mapping[str, float], minimums: Mapping[str, float]) -> Iterator[Check]:
+def _check_recall(figures: Mapping[str, float], minimums: Mapping[str, float]) -> Iterator[RuleResult]:
     for key, least in minimums.items():
         yield _at_least(f"recall {key}", figures.get(key), least, "{:.1f}")
 
 
-def _no_worse(ground: Ground, comparison: Comparison | None, max_drop: float) -> Check:
-    """Fails where the loss outlasts resampling (the whole interval is below zero) or exceeds `max_drop` as it is."""
+def _check_champion(ground: Conditions, comparison: Comparison | None, max_drop: float) -> RuleResult:
+    """Fail if the whole interval of the difference is below zero, or the loss itself exceeds `max_drop`."""
     name = "no worse than the champion"
     if comparison is None:
-        return Check(name=name, ok=True, measured="no champion", limit="", words="there is no champion to beat yet")
+        return RuleResult(
+            name=name, ok=True, measured="no champion", limit="", words="there is no champion to beat yet"
+        )
     against = f"version {comparison.champion}"
     if comparison.ground != ground:
         words = f"{against} was measured on other data, split or protocol: {comparison.ground} instead of {ground}"
-        return Check(name=name, ok=False, measured="not comparable", limit="the same data", words=words)
+        return RuleResult(name=name, ok=False, measured="not comparable", limit="the same data", words=words)
     low, high = comparison.interval
     measured = f"{comparison.difference:+.1f} rSum ({low:+.1f} to {high:+.1f})"
     limit = "an interval that reaches 0" + (f", a loss of at most {max_drop:g}" if max_drop else "")
@@ -178,10 +179,10 @@ def _no_worse(ground: Ground, comparison: Comparison | None, max_drop: float) ->
         faults.append(f"it lost more than {max_drop:g} points")
     ours, theirs = comparison.challenger_rsum, comparison.champion_rsum
     words = f"rSum {ours:.1f} against {theirs:.1f} of {against}: {measured}" + "".join(f"; {f}" for f in faults)
-    return Check(name=name, ok=not faults, measured=measured, limit=limit, words=words)
+    return RuleResult(name=name, ok=not faults, measured=measured, limit=limit, words=words)
 
 
-def _behaves(found: Mapping[str, Behaviour], rules: GateSettings) -> Iterator[Check]:
+def _check_behaviour(found: Mapping[str, Behaviour], rules: GateSettings) -> Iterator[RuleResult]:
     for kind in KINDS:
         share = found[kind].share if kind in found else None
         check = _at_least(f"above {CHANGES[kind]}", share, getattr(rules, f"min_{kind}"), "{:.1f} %")
@@ -192,11 +193,11 @@ def _behaves(found: Mapping[str, Behaviour], rules: GateSettings) -> Iterator[Ch
         yield check
 
 
-def _calibrated(found: Calibration | None, max_ece: float) -> Check:
+def _check_calibration(found: Calibration | None, max_ece: float) -> RuleResult:
     return _at_most("calibration error", found.ece if found else None, max_ece, "{:.3f}")
 
 
-def _costs(evidence: Evidence, rules: GateSettings) -> Iterator[Check]:
+def _check_costs(evidence: Evidence, rules: GateSettings) -> Iterator[RuleResult]:
     timed = evidence.speed
     yield _at_most("time for a pair", timed.pair_ms if timed else None, rules.max_pair_ms, "{:.0f} ms")
     query = _at_most("time for a query", timed.query_ms if timed else None, rules.max_query_ms, "{:.0f} ms")
@@ -204,16 +205,16 @@ def _costs(evidence: Evidence, rules: GateSettings) -> Iterator[Check]:
     yield _at_most("size", evidence.megabytes, rules.max_mb, "{:.0f} MB")
 
 
-def _at_least(name: str, value: float | None, least: float, form: str) -> Check:
+def _at_least(name: str, value: float | None, least: float, form: str) -> RuleResult:
     return _bounded(name, value, least, form, "at least", value is not None and value >= least)
 
 
-def _at_most(name: str, value: float | None, most: float, form: str) -> Check:
+def _at_most(name: str, value: float | None, most: float, form: str) -> RuleResult:
     return _bounded(name, value, most, form, "at most", value is not None and value <= most)
 
 
-def _bounded(name: str, value: float | None, bound: float, form: str, words: str, holds: bool) -> Check:
+def _bounded(name: str, value: float | None, bound: float, form: str, words: str, holds: bool) -> RuleResult:
     measured = "not measured" if value is None else form.format(value)
     limit = f"{words} {form.format(bound)}" if bound else ""
     says = f"{measured}, asked for is {limit}" if limit else f"{measured}, no limit is set"
-    return Check(name=name, ok=holds or not bound, measured=measured, limit=limit, words=says)
+    return RuleResult(name=name, ok=holds or not bound, measured=measured, limit=limit, words=says)

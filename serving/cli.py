@@ -73,7 +73,7 @@ def serve(
     from hire_model.files import check_writable
     from hire_model.monitoring.journal import JournalSettings
     from hire_model.settings import resolve
-    from hire_model.tracking.packages import packaged
+    from hire_model.tracking.packages import find_archive
     from serving.contract import PREDICTIONS
 
     if journal is None and (journal_share != _SHARE or journal_text):
@@ -84,7 +84,7 @@ def serve(
     if noted:
         check_writable(noted.folder / "part")
     running = server.serve(
-        packaged(version, resolve(None).settings.tracking), folder, port=port, workers=workers, galleries=galleries,
+        find_archive(version, resolve(None).settings.tracking), folder, port=port, workers=workers, galleries=galleries,
         journal=noted,
     )  # fmt: skip
     for what, place in (("Galleries", running.galleries), ("Journal", running.journal and running.journal.folder)):

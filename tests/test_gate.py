@@ -12,10 +12,10 @@ from hire_model.errors import SettingsError
 from hire_model.evaluation.behaviour import Behaviour
 from hire_model.evaluation.calibration import Calibration
 from hire_model.evaluation.speed import Speed
-from hire_model.gate import KINDS, Check, Comparison, Decision, Evidence, Ground, decide
+from hire_model.gate import KINDS, Comparison, Conditions, Decision, Evidence, RuleResult, decide
 from hire_model.settings import GateSettings, resolve
 
-GROUND = Ground(data="scenes", digest="a" * 64, split="test", images=200, protocol="full")
+GROUND = Conditions(data="scenes", digest="a" * 64, split="test", images=200, protocol="full")
 STRICT = GateSettings(
     minimum="full/rsum=300, full/t2i_r1=20",
     max_drop=10,
@@ -45,7 +45,7 @@ def evidence(**changed: Any) -> Evidence:
     return Evidence(**values | changed)
 
 
-def comparison(difference: float = 0.0, width: float = 10.0, ground: Ground = GROUND) -> Comparison:
+def comparison(difference: float = 0.0, width: float = 10.0, ground: Conditions = GROUND) -> Comparison:
     return Comparison(
         champion="3",
         ground=ground,
@@ -57,7 +57,7 @@ def comparison(difference: float = 0.0, width: float = 10.0, ground: Ground = GR
 
 
 def failed(decision: Decision) -> set[str]:
-    return {check.name for check in decision.failed()}
+    return {check.name for check in decision.failed_rules()}
 
 
 def test_what_meets_every_rule_passes() -> None:
@@ -209,7 +209,7 @@ def test_every_failed_rule_is_a_reason_and_all_rules_are_asked(
     decision = judged(found, by)
     assert decision.passed == (not decision.reasons())
     assert len(decision.reasons()) == len([check for check in decision.checks if not check.ok])
-    for check in decision.failed():
+    for check in decision.failed_rules():
         assert any(reason.startswith(f"{check.name}: ") for reason in decision.reasons())
         assert f"| {check.name} |" in decision.markdown()
     assert len({check.name for check in decision.checks}) == len(decision.checks) == 1 + 1 + 4 + 1 + 3
@@ -225,5 +225,5 @@ def test_without_limits_only_the_champion_can_be_in_the_way(found: dict[str, flo
 
 @given(st.sampled_from(["", "at least 3"]), st.booleans())
 def test_the_verdict_says_whether_there_was_a_limit(limit: str, ok: bool) -> None:
-    verdict = Check(name="a", ok=ok, measured="1", limit=limit, words="").verdict
+    verdict = RuleResult(name="a", ok=ok, measured="1", limit=limit, words="").verdict
     assert verdict == ("failed" if not ok else "passed" if limit else "reported")

@@ -20,6 +20,7 @@ from hire_model.ablation.tables import Origin, Spread, Table
 from hire_model.data.store import Split
 from hire_model.errors import SettingsError
 from hire_model.evaluation import plots, protocols
+from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result
 from hire_model.files import write_text
 from hire_model.model import artifact
@@ -27,7 +28,6 @@ from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.matrix import similarity
 from hire_model.settings import Settings
-from hire_model.tracking.facts import facts
 from hire_model.workflows.evaluate import load_model
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def evaluate_points(model: Hire, split: Split, settings: Settings) -> list[Point
                 with perturb_edges(model, kind, share, settings.train.seed) as tally:
                     matrix = similarity(model, split, bank, settings.evaluate.budget_mb << 20)
                 result = protocols.evaluate_matrix(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
-                result = result.model_copy(update={"facts": facts()})
+                result = result.model_copy(update={"facts": collect_facts()})
                 relations, pairs = tally.shares
                 points.append(Point(kind=kind, share=share, relations=relations, pairs=pairs, result=result))
     return points
@@ -135,7 +135,7 @@ def _load_or_train(trial: Trial, study: Study) -> tuple[Hire, float]:
     unfinished = study.out / "unfinished" / trial.key
     model, fitted = train_trial(trial, study.dataset, unfinished)
     dev_rsum = fitted.best_metrics["rsum"]
-    artifact.save(model, folder, {"variant": trial.variant, "seed": trial.seed, "dev_rsum": dev_rsum} | facts())
+    artifact.save(model, folder, {"variant": trial.variant, "seed": trial.seed, "dev_rsum": dev_rsum} | collect_facts())
     shutil.rmtree(unfinished)
     return model, dev_rsum
 

@@ -21,11 +21,11 @@ from hire_model.data.chosen import open_splits
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.evaluation import protocols
+from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result
 from hire_model.model.hire import Hire
 from hire_model.settings import Settings, resolve
 from hire_model.settings.fingerprint import changes_result, compute_training_key
-from hire_model.tracking.facts import facts
 from hire_model.training.checkpoint import LAST
 from hire_model.training.record import FitResult
 from hire_model.workflows.evaluate import compute_similarity
@@ -81,7 +81,7 @@ class Study:
 
     def describe_origin(self, settings: Settings, results: Iterable[Result]) -> Origin:
         """Describe where figures come from; `results` name the machines, which may be others than this one."""
-        manifest, known = self.dataset.manifest, facts()
+        manifest, known = self.dataset.manifest, collect_facts()
         dirty = " with changes" if known.get("git.dirty") == "true" else ""
         commit = f", commit {known['git.commit'][:12]}{dirty}" if "git.commit" in known else ""
         return Origin(
@@ -179,4 +179,4 @@ def evaluate_model(model: Hire, settings: Settings, split: Split) -> Result:
     """Evaluate `model` on `split`, without confidence intervals: the seeds give the spread."""
     matrix = compute_similarity(model, split, settings.evaluate)
     result = protocols.evaluate_matrix(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
-    return result.model_copy(update={"facts": facts()})
+    return result.model_copy(update={"facts": collect_facts()})

@@ -81,7 +81,7 @@ def rollback(
     settings = _resolve_tracking(set_)
     from hire_model.tracking import promotion
 
-    done = promotion.rollback(settings, reason)
+    done = promotion.roll_back(settings, reason)
     print(done.summary())
     print(f"Version {done.previous} is not promoted again before it passes another 'hire gate'.")
     _print_serving_steps(done, settings)
@@ -95,13 +95,13 @@ def show(set_: Set = None) -> None:
 
     from hire_model.tracking import promotion, versions
 
-    found = versions.listed(settings)
+    found = versions.list_versions(settings)
     console = Console(highlight=False)
     if not found:
         console.print(f"'{settings.model_name}' has no version yet; 'hire train' registers one.")
         return
     console.print(_make_table(settings.model_name, found))
-    for line in promotion.history(settings):
+    for line in promotion.list_promotions(settings):
         console.print(f"  {line}", soft_wrap=True, style="dim")
 
 
@@ -116,9 +116,9 @@ def card(
     """Print or write the model card, with the decision of the gate if there is one."""
     settings = _resolve_tracking(set_)
     from hire_model.files import write_text
-    from hire_model.tracking.card import card_of
+    from hire_model.model_card.card import make_card
 
-    text = card_of(model, settings, ablation)
+    text = make_card(model, settings, ablation)
     if out is None:
         print(text)
     else:

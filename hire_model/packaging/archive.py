@@ -55,7 +55,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
     with tempfile.TemporaryDirectory(prefix="hire-package-") as scratch:
         stage = Path(scratch, "stage")
         shutil.copytree(model, stage / MODEL)
-        golden = golden_of(model, packages.example_request(found, settings.tracking)["pairs"])
+        golden = golden_of(model, packages.read_example_request(found, settings.tracking)["pairs"])
         (stage / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
         raw = _archiver(stage, handler, found.number, Path(scratch))
         target = out.expanduser() / found.number / f"{NAME}.mar"
@@ -69,7 +69,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
                     f"gives here; at most {Golden.TOLERANCE} was expected. Nothing was published."
                 )
     digest = hash_file(target).sha256
-    packages.record(found, settings.tracking, target, digest)
+    packages.record_archive(found, settings.tracking, target, digest)
     return Packaged(target, digest, found.number)
 
 

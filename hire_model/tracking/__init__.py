@@ -1,1 +1,1 @@
-"""MLflow, and nothing else imports it."""
+"""Everything that uses MLflow: runs, registered versions, promotion. No other package imports MLflow."""

@@ -1,4 +1,4 @@
-"""What packaging asks of the registry, and tells it: an example request, and where a version's archive lies."""
+"""What packaging reads from and writes to the registry: a version's example request, and where its archive is."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from hire_model.settings import TrackingSettings
-from hire_model.tracking.run import TrackingError, connect, first_line
-from hire_model.tracking.versions import Version, find, tell
+from hire_model.tracking.connection import TrackingError, connect, first_line
+from hire_model.tracking.versions import Version, find, set_tags
 
 PATH, SHA256 = "archive.path", "archive.sha256"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A version's archive as the registry knows it."""
+    """A version's archive, as recorded in the registry."""
 
     version: Version
     path: Path
     sha256: str
 
 
-def example_request(version: Version, settings: TrackingSettings) -> dict[str, list[dict[str, Any]]]:
-    """The request to score pairs that was registered with the version as its input example.
+def read_example_request(version: Version, settings: TrackingSettings) -> dict[str, list[dict[str, Any]]]:
+    """Return the request to score pairs that was registered with the version as its input example.
 
-    Raises TrackingError where it has none.
+    Raises TrackingError if it has none.
     """
     connect(settings)
     import mlflow
@@ -44,13 +44,13 @@ def example_request(version: Version, settings: TrackingSettings) -> dict[str, l
     return request
 
 
-def record(version: Version, settings: TrackingSettings, path: Path, sha256: str) -> None:
-    """Tell the registry where the archive of `version` lies, and its SHA-256."""
-    tell(settings, version, {PATH: str(path.resolve()), SHA256: sha256})
+def record_archive(version: Version, settings: TrackingSettings, path: Path, sha256: str) -> None:
+    """Write the path of the version's archive, and its SHA-256, to the version's tags."""
+    set_tags(settings, version, {PATH: str(path.resolve()), SHA256: sha256})
 
 
-def packaged(version: str, settings: TrackingSettings) -> Archive:
-    """The archive of a version. Raises TrackingError where it was not packaged yet."""
+def find_archive(version: str, settings: TrackingSettings) -> Archive:
+    """Return the archive of a version. Raises TrackingError if it was not packaged yet."""
     found = find(settings, version)
     if PATH not in found.tags or SHA256 not in found.tags:
         raise TrackingError(

@@ -1,4 +1,4 @@
-"""MLflow's model registry: a trained model goes in with an alias, and comes back as a plain folder."""
+"""Log a trained model to MLflow, register it, and fetch a model as a plain folder."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hire_model.model import artifact
 from hire_model.scoring.matrix import predicate_map
 from hire_model.service.payload import encode_image
 from hire_model.settings import HOME, TrackingSettings
-from hire_model.tracking.run import TrackingError, connect, first_line
-from hire_model.tracking.versions import CHALLENGER, cut
+from hire_model.tracking.connection import TrackingError, connect, first_line
+from hire_model.tracking.versions import CHALLENGER, truncate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +33,8 @@ REQUIRES = (
 
 
 @dataclass(frozen=True)
-class Registered:
-    """A model in MLflow: `uri` loads it; `version` is empty where it was logged but not registered."""
+class LoggedModel:
+    """A model in MLflow: `uri` loads it; `version` is empty if it was logged but not registered."""
 
     uri: str
     version: str = ""
@@ -47,7 +47,7 @@ def log_model(
     tags: Mapping[str, str],
     predicates: Sequence[str] | None = None,
     card: str = "",
-) -> Registered:
+) -> LoggedModel:
     """Log the model folder with the active run as a pyfunc; register it and move the alias 'challenger' to it.
 
     pairs: a few (image, text) pairs that become the input example; predicates: what the numbers in their relations
@@ -60,7 +60,7 @@ def log_model(
     from hire_model.tracking.pyfunc_model import BODY, EXPLAIN, FOLDER, REQUEST, STATUS
 
     known = artifact.read_config(folder)["predicates"]
-    example = request_table(pairs, predicate_map(known, known if predicates is None else predicates))
+    example = build_request_table(pairs, predicate_map(known, known if predicates is None else predicates))
     signature = ModelSignature(
         Schema([ColSpec(DataType.string, REQUEST)]),
         Schema([ColSpec(DataType.long, STATUS), ColSpec(DataType.string, BODY)]),
@@ -73,23 +73,23 @@ def log_model(
             python_model=str(HOME / "tracking" / "pyfunc_model.py"),
             artifacts={FOLDER: str(folder)},
             code_paths=[str(HOME)],
-            pip_requirements=requirements(),
+            pip_requirements=pin_requirements(),
             signature=signature,
             input_example=example,
             registered_model_name=settings.model_name if settings.register_model else None,
         )
     if not settings.register_model:
-        return Registered(info.model_uri)
+        return LoggedModel(info.model_uri)
     client, number = mlflow.MlflowClient(), str(info.registered_model_version)
     if card:
-        client.update_model_version(settings.model_name, number, cut(card))
+        client.update_model_version(settings.model_name, number, truncate(card))
     for key, value in tags.items():
         client.set_model_version_tag(settings.model_name, number, key, value)
     client.set_registered_model_alias(settings.model_name, CHALLENGER, number)
-    return Registered(f"models:/{settings.model_name}@{CHALLENGER}", number)
+    return LoggedModel(f"models:/{settings.model_name}@{CHALLENGER}", number)
 
 
-def request_table(pairs: Sequence[tuple[ImageRegions, str]], mapping: np.ndarray | None = None) -> pd.DataFrame:
+def build_request_table(pairs: Sequence[tuple[ImageRegions, str]], mapping: np.ndarray | None = None) -> pd.DataFrame:
     """The table that the pyfunc model takes, of one row: the request to score `pairs`.
 
     mapping: as of `scoring.matrix.predicate_map`, where the images' data set has other predicates than the model: the
@@ -107,7 +107,7 @@ def request_table(pairs: Sequence[tuple[ImageRegions, str]], mapping: np.ndarray
     return pd.DataFrame({REQUEST: [json.dumps({"pairs": asked})]})
 
 
-def requirements() -> list[str]:
+def pin_requirements() -> list[str]:
     """Pins for a served model, without the local part (+cpu) that no index knows."""
     pins = []
     for name in REQUIRES:
@@ -125,8 +125,8 @@ def fetch(model: str | Path, settings: TrackingSettings | None = None) -> Path:
     """
     text = str(model)
     if text.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
-        return _inside(_download(text, settings or TrackingSettings()), text)
-    return _inside(Path(text).expanduser(), text)
+        return _find_model_folder(_download(text, settings or TrackingSettings()), text)
+    return _find_model_folder(Path(text).expanduser(), text)
 
 
 def _download(uri: str, settings: TrackingSettings) -> Path:
@@ -142,7 +142,7 @@ def _download(uri: str, settings: TrackingSettings) -> Path:
         ) from error
 
 
-def _inside(folder: Path, named: str) -> Path:
+def _find_model_folder(folder: Path, named: str) -> Path:
     from_pyfunc = folder / "artifacts"
     candidates = [folder, folder / "model", *(sorted(from_pyfunc.iterdir()) if from_pyfunc.is_dir() else [])]
     for candidate in candidates:

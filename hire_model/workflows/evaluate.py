@@ -16,6 +16,7 @@ from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols, report
 from hire_model.evaluation.protocols import Ensemble, Ranks
+from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result, write_json
 from hire_model.files import write_text
 from hire_model.model import artifact
@@ -25,8 +26,8 @@ from hire_model.scoring.explain import Explanation, explain
 from hire_model.scoring.matrix import predicate_map, similarity
 from hire_model.settings import EvaluateSettings, Settings
 from hire_model.tracking import registry
-from hire_model.tracking.facts import facts
-from hire_model.tracking.run import inside_mlflow_run, track
+from hire_model.tracking.connection import inside_mlflow_run
+from hire_model.tracking.run import start_run
 from hire_model.training.distributed import pick_device
 
 
@@ -65,9 +66,9 @@ def evaluate(
     protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
     folders = [registry.fetch(model, settings.tracking) for model in models]
     tracking = settings.tracking.model_copy(update={"enabled": settings.tracking.enabled and inside_mlflow_run()})
-    with track(tracking, "evaluate") as run:
+    with start_run(tracking, "evaluate") as run:
         manifest = chosen.dataset.manifest
-        run.dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
+        run.log_dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
         loaded = [load_model(folder, settings) for folder in folders]
         matrices = [compute_similarity(model, chosen, settings.evaluate) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
@@ -77,9 +78,9 @@ def evaluate(
         if page:
             explained = loaded[0] if len(loaded) == 1 else None  # a mean of models has no attention to show
             write_report(page, result, matrix, chosen, settings.evaluate, explained)
-        run.metrics(result.metrics())
+        run.log_metrics(result.metrics())
         for path in filter(None, (figures, page)):
-            run.artifact(path, "evaluation")
+            run.log_artifact(path, "evaluation")
     return EvaluationOutcome(result, split, page, figures)
 
 
@@ -112,7 +113,7 @@ def evaluate_matrix(
         "split": split.name,
         "images": str(len(split.images)),
     }
-    return result.model_copy(update={"facts": facts() | data | dict(more_facts)})
+    return result.model_copy(update={"facts": collect_facts() | data | dict(more_facts)})
 
 
 def write_report(

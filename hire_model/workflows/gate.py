@@ -20,13 +20,14 @@ from hire_model.evaluation.behaviour import measure_behaviour
 from hire_model.evaluation.bootstrap import bootstrap_difference
 from hire_model.evaluation.calibration import measure_calibration
 from hire_model.evaluation.protocols import Protocol, Ranks
+from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.speed import measure_speed
 from hire_model.files import write_text
-from hire_model.gate import Comparison, Decision, Evidence, Ground, decide
+from hire_model.gate import Comparison, Conditions, Decision, Evidence, decide
+from hire_model.model_card import card
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import Settings
-from hire_model.tracking import card, registry, versions
-from hire_model.tracking.facts import facts
+from hire_model.tracking import registry, versions
 from hire_model.tracking.versions import Version
 from hire_model.training.distributed import pick_device
 from hire_model.workflows.evaluate import compute_similarity, load_model
@@ -50,7 +51,7 @@ class _StoredRanks(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str
-    ground: Ground
+    ground: Conditions
     i2t: list[int]
     t2i: list[int]
 
@@ -71,19 +72,19 @@ def gate(settings: Settings, version: str = versions.CHALLENGER, split: str = ""
         HireError: no such version, split or protocol, or the store does not answer.
     """
     challenger = versions.find(settings.tracking, version)
-    champion = versions.champion(settings.tracking)
+    champion = versions.find_champion(settings.tracking)
     if not split:
         split, default_limit = settings.data.evaluation_split
         limit = limit or default_limit
     chosen = open_dataset(settings.data).split(split, limit)
     names = [settings.evaluate.protocol, *(key.split("/")[0] for key in settings.gate.minimums)]
     used = [protocols.check_fit(chosen.owner, len(chosen.images), name) for name in dict.fromkeys(names)]
-    versions.tell(settings.tracking, challenger, {versions.DECISION: versions.RUNNING})
+    versions.set_tags(settings.tracking, challenger, {versions.DECISION: versions.RUNNING})
     try:
         return GateOutcome(_run_gate(challenger, champion, chosen, used, settings), challenger, champion)
     except BaseException:
         with contextlib.suppress(HireError):  # the store may be what failed
-            versions.tell(settings.tracking, challenger, {versions.DECISION: versions.STOPPED})
+            versions.set_tags(settings.tracking, challenger, {versions.DECISION: versions.STOPPED})
         raise
 
 
@@ -113,7 +114,7 @@ def _measure(
     scorer = Scorer(model, pick_device(settings.train), manifest.predicates)
     evidence = Evidence(
         version=version.number,
-        ground=Ground(
+        ground=Conditions(
             data=manifest.name,
             digest=manifest.digest,
             split=split.name,
@@ -125,7 +126,7 @@ def _measure(
         calibration=measure_calibration(matrix, split.owner),
         speed=measure_speed(scorer, split),
         megabytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6,
-        facts=facts(),
+        facts=collect_facts(),
     )
     return evidence, ranks
 
@@ -154,9 +155,9 @@ def _compare(
     )
 
 
-def _load_ranks(champion: Version, ground: Ground, fold: np.ndarray, settings: Settings) -> Ranks | None:
+def _load_ranks(champion: Version, ground: Conditions, fold: np.ndarray, settings: Settings) -> Ranks | None:
     """Load the champion's ranks if an earlier gate stored them for the same ground."""
-    text = versions.kept(settings.tracking, champion, f"{versions.gate_folder(champion)}/ranks.json")
+    text = versions.read_artifact(settings.tracking, champion, f"{versions.gate_folder(champion)}/ranks.json")
     try:
         stored = _StoredRanks.model_validate_json(text) if text else None
     except ValidationError:
@@ -175,11 +176,11 @@ def _record(decision: Decision, ranks: Ranks, version: Version, folder: Path, se
         "decision.md": decision.markdown(),
         "ranks.json": stored.model_dump_json() + "\n",
     }
-    if card.known(folder) is not None:
-        texts[card.CARD] = card.render(folder, version.name, version.uri, decision)
-        versions.describe(settings.tracking, version, texts[card.CARD])
+    if card.read_card_facts(folder) is not None:
+        texts[card.CARD] = card.render_card(folder, version.name, version.uri, decision)
+        versions.set_description(settings.tracking, version, texts[card.CARD])
     with tempfile.TemporaryDirectory() as scratch:
         for name, text in texts.items():
             path = write_text(text, Path(scratch) / name)
-            versions.keep(settings.tracking, version, path, versions.gate_folder(version))
-    versions.record(settings.tracking, version, decision)
+            versions.log_artifact(settings.tracking, version, path, versions.gate_folder(version))
+    versions.record_decision(settings.tracking, version, decision)

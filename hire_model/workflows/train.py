@@ -15,15 +15,17 @@ from hire_model.data.chosen import Splits, open_dataset, open_splits
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import GO_ON, TrainingStopped
 from hire_model.evaluation import protocols
+from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result, write_json
 from hire_model.evaluation.slices import compute_slices
 from hire_model.files import write_text
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
+from hire_model.model_card import card
 from hire_model.settings import ResolvedSettings, Settings, flatten
-from hire_model.tracking import card, registry
-from hire_model.tracking.facts import facts
-from hire_model.tracking.run import Run, connect, handing_over, track
+from hire_model.tracking import registry
+from hire_model.tracking.connection import connect
+from hire_model.tracking.run import TrackedRun, explain_failed_upload, start_run
 from hire_model.tracking.versions import CHALLENGER
 from hire_model.training.checkpoint import LAST, Checkpoint, lock_folder
 from hire_model.training.record import EpochRecord, FitResult
@@ -79,7 +81,7 @@ def train(
         Checkpoint.load(out / LAST).check(settings, dataset.manifest.digest, out / LAST)
     tracking = settings.tracking if is_first_process() else settings.tracking.model_copy(update={"enabled": False})
     lock = lock_folder(out) if is_first_process() else contextlib.nullcontext()
-    with lock, track(tracking, name, _read_run_id(out) if resume else None) as run:
+    with lock, start_run(tracking, name, _read_run_id(out) if resume else None) as run:
         _log_inputs(run, resolved, dataset, splits)
         model, fitted = fit_model(settings, splits, out, resume, _make_epoch_logger(run, on_epoch))
         if not is_first_process():
@@ -104,46 +106,48 @@ def _read_run_id(out: Path) -> str | None:
     return path.read_text("utf-8").strip() if path.is_file() else None
 
 
-def _log_inputs(run: Run, resolved: ResolvedSettings, dataset: Dataset, splits: Splits) -> None:
+def _log_inputs(run: TrackedRun, resolved: ResolvedSettings, dataset: Dataset, splits: Splits) -> None:
     """Log the settings, their origins, the code and the data before the first step."""
     out, flat = resolved.settings.train.out, flatten(resolved.settings.model_dump(mode="json"))
     table = {key: {"value": value, "from": resolved.origins[key]} for key, value in flat.items()}
     path = write_text(json.dumps(table, indent=1) + "\n", out / "settings.json")
-    run.params(flat)
-    run.tags(facts() | {"dataset.digest": dataset.manifest.digest})
+    run.log_params(flat)
+    run.set_tags(collect_facts() | {"dataset.digest": dataset.manifest.digest})
     for context, split in (("training", splits.train), ("dev", splits.dev), ("test", splits.test)):
-        run.dataset(dataset.folder, f"{dataset.manifest.name}: {split.name}", dataset.manifest.digest, context)
-    run.artifact(path)
-    if run.tracked:
+        run.log_dataset(dataset.folder, f"{dataset.manifest.name}: {split.name}", dataset.manifest.digest, context)
+    run.log_artifact(path)
+    if run.enabled:
         write_text(run.run_id + "\n", out / RUN_FILE)
     elif is_first_process():  # an id that an earlier training wrote here is not this one's
         (out / RUN_FILE).unlink(missing_ok=True)
 
 
-def _make_epoch_logger(run: Run, then: Callable[[EpochRecord], None]) -> Callable[[EpochRecord], None]:
+def _make_epoch_logger(run: TrackedRun, then: Callable[[EpochRecord], None]) -> Callable[[EpochRecord], None]:
     """Return a callback that logs the figures of an epoch, then calls `then`."""
 
     def log_epoch(record: EpochRecord) -> None:
         figures = {key: value for key, value in dataclasses.asdict(record).items() if key not in ("epoch", "dev")}
         named = {f"train/{key}": value for key, value in figures.items()}
-        run.metrics(named | {f"dev/{key}": value for key, value in record.dev.items()}, step=record.epoch + 1)
+        run.log_metrics(named | {f"dev/{key}": value for key, value in record.dev.items()}, step=record.epoch + 1)
         then(record)
 
     return log_epoch
 
 
-def _finish(model: Hire, fitted: FitResult, splits: Splits, settings: Settings, run: Run, uri: str) -> TrainOutcome:
+def _finish(
+    model: Hire, fitted: FitResult, splits: Splits, settings: Settings, run: TrackedRun, uri: str
+) -> TrainOutcome:
     """Evaluate on the test split; write figures, report and model folder; log and register them."""
     out, test = settings.train.out, splits.test
     history = [dataclasses.asdict(record) for record in fitted.history]
     matrix = compute_similarity(model, test, settings.evaluate)
     ranks = protocols.rank_under_protocol(matrix, test.owner, settings.evaluate.protocol)
-    origin = {"seed": str(settings.train.seed)} | ({"mlflow run": run.run_id} if run.tracked else {})
+    origin = {"seed": str(settings.train.seed)} | ({"mlflow run": run.run_id} if run.enabled else {})
     result = evaluate_matrix(matrix, test, settings.evaluate, origin, ranks)
     figures = write_json(result, out / "figures.json")
     page = write_report(out / "report.html", result, matrix, test, settings.evaluate, model, history)
     folder, model_card = _save_model(model, fitted, result, ranks, splits, settings)
-    run.metrics(result.metrics())
+    run.log_metrics(result.metrics())
     epochs = write_text(json.dumps(history, indent=1) + "\n", out / "history.json")
     registered = _register(run, settings, test, result, folder, model_card, (figures, page, epochs))
     return TrainOutcome(
@@ -169,27 +173,33 @@ def _save_model(
     test, manifest = splits.test, splits.train.dataset.manifest
     slices = compute_slices(test, ranks)
     weights = sum(weight.numel() for weight in model.parameters())
-    about = card.card_facts(result, manifest, settings, slices, weights, len(fitted.history), fitted.best_epoch)
+    about = card.collect_card_facts(result, manifest, settings, slices, weights, len(fitted.history), fitted.best_epoch)
     stored = dict(result.facts) | {"metrics": result.metrics(), card.FACT: about.model_dump(mode="json")}
     folder, name = artifact.save(model, settings.train.out / "model", stored), settings.tracking.model_name
-    text = card.render(folder, name, f"models:/{name}@{CHALLENGER}")
+    text = card.render_card(folder, name, f"models:/{name}@{CHALLENGER}")
     write_text(text, folder / card.CARD)
     return folder, text
 
 
 def _register(
-    run: Run, settings: Settings, test: Split, result: Result, folder: Path, model_card: str, files: Sequence[Path]
-) -> registry.Registered:
+    run: TrackedRun,
+    settings: Settings,
+    test: Split,
+    result: Result,
+    folder: Path,
+    model_card: str,
+    files: Sequence[Path],
+) -> registry.LoggedModel:
     """Log `files` and the model folder to the run, and register the model as the settings say."""
-    if not run.tracked:
-        return registry.Registered("")
+    if not run.enabled:
+        return registry.LoggedModel("")
     tags = {key.replace("/", "."): f"{value:.2f}" for key, value in result.metrics().items()}
     tags |= {"run": run.run_id, "data.digest": result.facts["data digest"], "split": result.facts["split"]}
-    with handing_over(settings.train.out):
+    with explain_failed_upload(settings.train.out):
         run.flush()
         for path in files:
-            run.artifact(path, "evaluation")
-        run.artifact(folder / card.CARD)
+            run.log_artifact(path, "evaluation")
+        run.log_artifact(folder / card.CARD)
         predicates = test.dataset.manifest.predicates
         return registry.log_model(folder, _pick_examples(test), settings.tracking, tags, predicates, model_card)
 

@@ -94,7 +94,7 @@ def running(
         for how in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(process.pid, how)
-                process.wait(15)
+                process.wait(5)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
 

@@ -15,7 +15,7 @@ import pytest
 from prefect.blocks.webhook import Webhook
 from real_servers import SMALL, WORSE, Servers, await_that, command
 
-from flows.notify import BLOCK
+from flows.prefect_support import WEBHOOK_BLOCK
 
 pytestmark = pytest.mark.live
 
@@ -124,7 +124,7 @@ def test_a_webhook_hears_of_a_run_that_was_killed(
     deployed: Servers, here: Servers, heard: tuple[str, list[dict[str, str]]], project: Path, scenes: Path
 ) -> None:
     url, words = heard
-    asyncio.run(Webhook(url=url).asave(BLOCK, overwrite=True))
+    asyncio.run(Webhook(url=url).asave(WEBHOOK_BLOCK, overwrite=True))
     try:
         long = json.dumps([*SMALL, "train.epochs=1000", "train.out=runs/killed"])
         given = ("-p", f"data={json.dumps(str(scenes))}", "-p", f"overrides={long}")
@@ -137,5 +137,5 @@ def test_a_webhook_hears_of_a_run_that_was_killed(
                 engine.kill()
         await_that(lambda: bool(words))
     finally:
-        asyncio.run(Webhook.adelete(BLOCK))
+        asyncio.run(Webhook.adelete(WEBHOOK_BLOCK))
     assert (words[0]["flow"], words[0]["state"]) == ("hire", "Crashed")

@@ -17,15 +17,13 @@ from real_servers import Servers
 
 import expectations.check
 from expectations.results import ExpectationResult, Validation
-from flows.alone import LOCK, alone
 from flows.evaluate import evaluate, nightly
 from flows.gate import gate
-from flows.package import package
 from flows.parameters import resolve_settings
-from flows.promote import promote
+from flows.promote import package, promote
 from flows.retrain import hire
-from flows.train import train
-from flows.validate import checked, validate
+from flows.train import LOCK, hold_lock, train
+from flows.validate import check_dataset, validate
 from hire_model.errors import DataError, HireError
 
 
@@ -46,15 +44,15 @@ def test_a_second_retrain_in_the_same_folder_is_turned_away(tmp_path: Path) -> N
     lock = str(tmp_path / "runs" / LOCK)
     hold = f"import filelock, time; held = filelock.FileLock({lock!r}); held.acquire(); print(1, flush=True)"
     hold += "; time.sleep(600)"
-    with alone(settings), alone(settings):
+    with hold_lock(settings), hold_lock(settings):
         pass
     other = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
     assert other.stdout is not None and other.stdout.readline()
-    with pytest.raises(HireError, match="another retrain is at work"), alone(settings):
+    with pytest.raises(HireError, match="another retrain is at work"), hold_lock(settings):
         pass
     other.kill()
     other.wait()
-    with alone(settings):
+    with hold_lock(settings):
         pass
 
 
@@ -93,7 +91,7 @@ def test_a_validation_is_cached_until_a_file_changes(
 
 @pytest.mark.live
 def test_io_is_tried_again_and_a_verdict_is_not(here: Servers, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once = checked.with_options(retry_delay_seconds=0)
+    at_once = check_dataset.with_options(retry_delay_seconds=0)
     judge = _Counted(ConnectionResetError("gone"), TimeoutError("late"))
     monkeypatch.setattr(expectations.check, "validate", judge)
     assert at_once(data)["ok"] and judge.calls == 3
@@ -126,15 +124,15 @@ def test_a_webhook_is_told_once_there_is_one(
 ) -> None:
     from prefect.blocks.webhook import Webhook
 
-    from flows.notify import BLOCK
+    from flows.prefect_support import WEBHOOK_BLOCK
 
     url, words = heard
     bad = {"data": str(tmp_path / "nowhere"), "overrides": [f"train.out={tmp_path / 'latest'}"], "return_state": True}
     assert hire(**bad).is_failed() and words == []
-    asyncio.run(Webhook(url=url).asave(BLOCK, overwrite=True))
+    asyncio.run(Webhook(url=url).asave(WEBHOOK_BLOCK, overwrite=True))
     try:
         assert hire(**bad).is_failed()
     finally:
-        asyncio.run(Webhook.adelete(BLOCK))
+        asyncio.run(Webhook.adelete(WEBHOOK_BLOCK))
     [said] = words
     assert (said["flow"], said["state"]) == ("hire", "Failed") and "no data set here" in said["message"]

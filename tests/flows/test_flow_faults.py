@@ -14,7 +14,6 @@ from dataset_faults import FAULTS, Fault, copy_dataset
 import expectations.check
 import flows.retrain
 import flows.validate
-from flows import artifacts
 from hire_model.errors import DataError
 
 ERRORS = [fault for fault in FAULTS if fault.severity == "error"]
@@ -33,8 +32,8 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise TrainingReachedError
 
     shown: list[str] = []
-    monkeypatch.setattr(artifacts, "table", lambda key, rows, description: shown.append(key))
-    for task in ("drawn_or_found", "checked"):
+    monkeypatch.setattr(flows.validate, "show_table", lambda key, rows, description: shown.append(key))
+    for task in ("find_dataset", "check_dataset"):
         monkeypatch.setattr(flows.validate, task, getattr(flows.validate, task).fn)
     monkeypatch.setattr(flows.retrain, "validate", flows.validate.validate.fn)
     monkeypatch.setattr(flows.retrain, "train", train)

@@ -11,11 +11,11 @@ import mlflow
 import pytest
 from registered import RegisteredModel
 
-from flows import artifacts
+import flows.train
 from flows.folder import TrainingFolder
 from flows.keys import hash_code, hash_folder, read_data_state
 from flows.parameters import resolve_settings
-from flows.train import fit
+from flows.train import train_model
 from hire_model.errors import SettingsError
 from hire_model.tracking import versions
 from hire_model.tracking.versions import Version
@@ -92,9 +92,9 @@ def test_a_version_of_another_store_is_not_taken_for_ones_own(
     folder.end("1", run or own)
     trained = []
     monkeypatch.setattr(workflow, "train", lambda *words: trained.append(words) or SimpleNamespace(version="1"))
-    monkeypatch.setattr(artifacts, "progress", lambda *words: lambda share: None)
+    monkeypatch.setattr(flows.train, "show_progress", lambda *words: lambda share: None)
     before = mlflow.get_tracking_uri()
-    assert fit.fn(resolved, "x", folder) == "1"
+    assert train_model.fn(resolved, "x", folder) == "1"
     mlflow.set_tracking_uri(before)
     said = capsys.readouterr().out
     assert bool(trained) == trains

@@ -32,15 +32,18 @@ class Script:
     def __init__(self, place: Path) -> None:
         self.path, self.home = place / "scripts" / "pipeline.sh", place / "home"
         prefect = place / ".venv" / "bin" / "prefect"
+        sleep = prefect.with_name("sleep")
         for folder in (self.path.parent, self.home, prefect.parent):
             folder.mkdir(parents=True)
         shutil.copy(ROOT / "scripts" / "pipeline.sh", self.path)
         prefect.write_text(PREFECT)
-        prefect.chmod(0o755)
+        sleep.write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 0.3\n")  # the script waits in steps of 1 s
+        for program in (prefect, sleep):
+            program.chmod(0o755)
         self.pid = self.home / "hire-worker.pid"
 
     def __call__(self, *words: str, status: str = "READY", serverless: str = "") -> subprocess.CompletedProcess[str]:
-        env = clean_environment() | {"PREFECT_HOME": str(self.home), "STATUS": status, "PIPELINE_TRIES": "3"}
+        env = clean_environment() | {"PREFECT_HOME": str(self.home), "STATUS": status, "PIPELINE_TRIES": "10"}
         env["SERVERLESS"] = serverless
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         command = ["sh", str(self.path), *words]

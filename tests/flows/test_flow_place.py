@@ -1,7 +1,8 @@
-"""The one place of a retrain comes free where its run and Prefect's server were killed together."""
+"""The deployment's concurrency slot is freed after its run and Prefect's server were killed together."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -13,27 +14,40 @@ from real_servers import await_that, clean_environment, free_port, running, wait
 
 pytestmark = pytest.mark.live
 SHORTEST = 60  # seconds; Prefect grants no shorter lease
-PLACE = "one-at-a-time"
+SLOT = "one-at-a-time"
+PAST = "2000-01-01T00:00:00+00:00"
 
 
-def test_a_killed_server_frees_what_was_held_once_it_runs_again(project: Path, tmp_path: Path) -> None:
-    port = free_port()
+def expire_leases(home: Path) -> None:
+    """Set the end of each lease on disk to the past, instead of waiting for it."""
+    leases = home / "concurrency_leases"
+    index = leases / "expirations.json"
+    for lease in json.loads(index.read_text()):
+        path = leases / f"{lease}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"expiration": PAST}))
+    index.write_text(json.dumps(dict.fromkeys(json.loads(index.read_text()), PAST)))
+
+
+def test_a_slot_held_when_the_server_was_killed_is_freed_after_its_lease(project: Path, tmp_path: Path) -> None:
+    port, home = free_port(), tmp_path / "prefect"
     api, log = f"http://127.0.0.1:{port}/api", tmp_path / "server.log"
-    env = clean_environment() | {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": api}
+    env = clean_environment() | {"PREFECT_HOME": str(home), "PREFECT_API_URL": api}
+    env["PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS"] = "1"
     server = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with SyncPrefectClient(api) as client:
 
         def taken() -> int:
-            return client.read_global_concurrency_limit_by_name(PLACE).active_slots
+            return client.read_global_concurrency_limit_by_name(SLOT).active_slots
 
         with running(server, env, project, log) as process:
             wait_for(f"{api}/health", process, log)
-            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=PLACE, limit=1))
-            client.increment_concurrency_slots_with_lease([PLACE], 1, "concurrency", SHORTEST)
+            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=SLOT, limit=1))
+            client.increment_concurrency_slots_with_lease([SLOT], 1, "concurrency", SHORTEST)
             assert taken() == 1
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         with running(server, env, project, log) as process:
             wait_for(f"{api}/health", process, log)
-            assert taken() == 1, "who held it may still be at work"
+            assert taken() == 1, "its holder may still be running"
+            expire_leases(home)
             await_that(lambda: taken() == 0)

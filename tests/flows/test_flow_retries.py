@@ -12,9 +12,9 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UN
 from prefect.task_engine import TaskRunTimeoutError
 from sqlalchemy.exc import OperationalError
 
-from flows.retries import passes
+from flows.prefect_support import is_transient
 from hire_model.errors import DataError, HireError
-from hire_model.tracking.promotion import PromotionBusy
+from hire_model.tracking.lease import PromotionBusy
 
 
 def _from(cause: BaseException) -> HireError:
@@ -39,8 +39,8 @@ def _from(cause: BaseException) -> HireError:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_passes(error: BaseException) -> None:
-    assert passes(error)
+def test_a_transient_fault_is_retried(error: BaseException) -> None:
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize(
@@ -58,5 +58,5 @@ def test_what_passes(error: BaseException) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_stays(error: BaseException) -> None:
-    assert not passes(error)
+def test_any_other_failure_is_not_retried(error: BaseException) -> None:
+    assert not is_transient(error)

@@ -20,8 +20,8 @@ from hire_model.packaging.rehearse import difference, rehearse
 from hire_model.packaging.verify import GOLDEN, MANIFEST, ArchiveError, Golden, verify
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import decode_image
-from hire_model.tracking.packages import example_request, packaged
-from hire_model.tracking.run import TrackingError
+from hire_model.tracking.connection import TrackingError
+from hire_model.tracking.packages import find_archive, read_example_request
 from hire_model.tracking.versions import find
 from serving import HANDLER
 
@@ -33,7 +33,7 @@ def made(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFac
 
 def test_the_registry_knows_path_and_digest(made: Packaged, registered_model: RegisteredModel) -> None:
     assert made.path.parts[-2:] == ("1", "hire.mar") and made.sha256 == hash_file(made.path).sha256
-    found = packaged("1", registered_model.settings.tracking)
+    found = find_archive("1", registered_model.settings.tracking)
     assert (found.path, found.sha256, found.version.number) == (made.path, made.sha256, "1")
 
 
@@ -59,7 +59,7 @@ def test_what_is_inside(made: Packaged, registered_model: RegisteredModel) -> No
         for path in registered_model.folder.iterdir():
             assert opened.read(f"model/{path.name}") == path.read_bytes(), "the registry's artifact, unchanged"
         golden = Golden.model_validate_json(opened.read(GOLDEN))
-    example = example_request(version, registered_model.settings.tracking)
+    example = read_example_request(version, registered_model.settings.tracking)
     pairs = [(decode_image(json.dumps(pair["image"])), pair["text"]) for pair in example["pairs"]]
     expected = Scorer.load(registered_model.folder).predict(pairs)
     np.testing.assert_allclose(golden.scores, expected[: len(golden.scores)], atol=1e-6)
@@ -103,7 +103,7 @@ def test_a_handler_with_two_classes_is_not_published(
     with pytest.raises(ArchiveError, match="defines 2 classes"):
         package("1", registered_model.settings, handler, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.mar"))
-    assert packaged("1", registered_model.settings.tracking).sha256 == made.sha256, (
+    assert find_archive("1", registered_model.settings.tracking).sha256 == made.sha256, (
         "the registry knows only the good one"
     )
 
@@ -127,4 +127,4 @@ def test_a_version_that_is_not_there_or_not_packaged(registered_model: Registere
     with pytest.raises(TrackingError, match="no version or alias '99'"):
         package("99", registered_model.settings, HANDLER, tmp_path)
     with pytest.raises(TrackingError, match="no version or alias 'champion'"):
-        packaged("champion", registered_model.settings.tracking)
+        find_archive("champion", registered_model.settings.tracking)

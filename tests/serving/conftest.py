@@ -14,7 +14,7 @@ from hire_model.gallery.building import build
 from hire_model.model import artifact
 from hire_model.packaging.archive import package
 from hire_model.service.galleries import VARIABLE
-from hire_model.tracking.packages import Archive, packaged
+from hire_model.tracking.packages import Archive, find_archive
 from serving import HANDLER, instance, lit, server
 from serving.instance import Instance
 
@@ -35,7 +35,7 @@ def galleries(registered_model: RegisteredModel, scenes: Split, tmp_path_factory
 @pytest.fixture(scope="session")
 def archived(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFactory) -> Archive:
     package("1", registered_model.settings, HANDLER, tmp_path_factory.mktemp("archived"))
-    return packaged("1", registered_model.settings.tracking)
+    return find_archive("1", registered_model.settings.tracking)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from hire_model.data.store import Dataset, Split
 from hire_model.packaging.archive import package
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import encode_image
-from hire_model.tracking.packages import Archive, packaged
+from hire_model.tracking.packages import Archive, find_archive
 from serving import HANDLER, instance, lit, server
 from serving.contract import PREDICTIONS
 
@@ -54,7 +54,7 @@ def trained(photographs: Split, tmp_path_factory: pytest.TempPathFactory) -> Reg
 @pytest.fixture(scope="module")
 def archive(trained: RegisteredModel, tmp_path_factory: pytest.TempPathFactory) -> Archive:
     package("1", trained.settings, HANDLER, tmp_path_factory.mktemp("archived-photographs"))
-    return packaged("1", trained.settings.tracking)
+    return find_archive("1", trained.settings.tracking)
 
 
 def _posted(address: str, headers: dict[str, str]) -> Asking:

@@ -27,7 +27,7 @@ from hire_model.packaging.archive import package
 from hire_model.packaging.verify import ArchiveError
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import encode_image
-from hire_model.tracking.packages import Archive, packaged
+from hire_model.tracking.packages import Archive, find_archive
 from serving import HANDLER, instance, server
 from serving.client import HireClient
 from serving.contract import EXPLANATIONS, PREDICTIONS
@@ -49,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def archive(registered_model: RegisteredModel, place: Path) -> Archive:
     package("1", registered_model.settings, HANDLER, place / "archives")
-    return packaged("1", registered_model.settings.tracking)
+    return find_archive("1", registered_model.settings.tracking)
 
 
 @pytest.fixture(scope="module")

@@ -52,4 +52,4 @@ def killed_before(settings: TrackingSettings, version: str, write: int) -> None:
     if version:
         promotion.promote(settings, version)
     else:
-        promotion.rollback(settings, "it is slow")
+        promotion.roll_back(settings, "it is slow")

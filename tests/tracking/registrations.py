@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 
 from hire_model.settings import TrackingSettings
-from hire_model.tracking.run import connect
+from hire_model.tracking.connection import connect
 from hire_model.tracking.versions import CHAMPION, DECISION, JUDGED_AGAINST, PASSED, PREVIOUS
 
 

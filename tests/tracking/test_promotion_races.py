@@ -15,7 +15,8 @@ from promoting import killed_before, race
 from registrations import age_tickets, aliases, pass_gate, register
 
 from hire_model.settings import TrackingSettings
-from hire_model.tracking.promotion import PromotionBusy, PromotionError, promote, rollback
+from hire_model.tracking.lease import PromotionBusy, PromotionError
+from hire_model.tracking.promotion import promote, roll_back
 from hire_model.tracking.versions import find
 
 pytestmark = pytest.mark.live
@@ -89,10 +90,10 @@ def test_killed_before_each_write(
     assert after["previous"] == ("1" if write <= PREVIOUS else "2")
     if write > TICKET:
         with pytest.raises(PromotionBusy, match="under way"):
-            rollback(settings)
+            roll_back(settings)
         age_tickets(store, 3600)
     if write % 2:
-        assert rollback(settings).champion == ("1" if write <= CHAMPION else "2"), "back to what was in force before"
+        assert roll_back(settings).champion == ("1" if write <= CHAMPION else "2"), "back to what was in force before"
     else:
         again = promote(settings, "3")
         assert (again.champion, again.previous, again.changed) == ("3", "2", write <= CHAMPION)
@@ -119,7 +120,7 @@ def test_a_rollback_killed_before_each_write_after_its_ticket(
     assert decision == ("passed" if write <= 5 else "rolled back"), "never out of force without the mark"
     age_tickets(store, 3600)
     if write <= 7:
-        assert rollback(settings).champion == "1"
+        assert roll_back(settings).champion == "1"
     with pytest.raises(PromotionError, match="rolled back"):
         promote(settings, "2")
 

@@ -20,7 +20,8 @@ from hire_model.scoring.matrix import predicate_map
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import ModelSettings, TrackingSettings, resolve
 from hire_model.tracking import registry
-from hire_model.tracking.run import TrackingError, track
+from hire_model.tracking.connection import TrackingError
+from hire_model.tracking.run import start_run
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ class Logged:
 @pytest.fixture
 def logged(tracking: TrackingSettings, model_folder: Path, split: Split) -> Iterator[Logged]:
     pairs = [(split.regions(0), split.texts[0])]
-    with track(tracking, "logs a model") as run:
+    with start_run(tracking, "logs a model") as run:
         found = registry.log_model(model_folder, pairs, tracking, {"full.rsum": "12.5"})
     yield Logged(tracking, found, run.run_id)
 
@@ -66,7 +67,9 @@ def test_registered_with_alias_tags_signature_and_example(logged: Logged) -> Non
 def test_the_pyfunc_scores_as_the_scorer_does(logged: Logged, model_folder: Path, split: Split) -> None:
     pairs = [(split.regions(i % len(split.images)), text) for i, text in enumerate(split.texts[:12])]
     served = mlflow.pyfunc.load_model(logged.registered.uri)
-    table = pd.concat([registry.request_table(pairs), registry.request_table(pairs[:1])]).set_index(np.arange(100, 102))
+    table = pd.concat([registry.build_request_table(pairs), registry.build_request_table(pairs[:1])]).set_index(
+        np.arange(100, 102)
+    )
     answer = served.predict(table)
     assert list(answer.columns) == ["status", "body"] and list(answer.index) == [100, 101]
     told, expected = [json.loads(body) for body in answer["body"]], Scorer.load(model_folder).predict(pairs)
@@ -85,7 +88,7 @@ def test_nothing_is_pickled_and_the_code_is_inside(logged: Logged) -> None:
 
 
 def test_requirements_are_pins_that_an_index_knows() -> None:
-    pins = dict(pin.split("==") for pin in registry.requirements())
+    pins = dict(pin.split("==") for pin in registry.pin_requirements())
     assert {"torch", "mlflow", "safetensors"} <= set(pins)
     assert not any("+" in version for version in pins.values())
     lock = (Path(__file__).parent.parent.parent / "requirements.lock").read_text().split()
@@ -129,7 +132,7 @@ def test_fetch_says_what_is_missing(tracking: TrackingSettings, tmp_path: Path) 
 
 def test_a_malformed_row_is_answered_and_harms_no_other(logged: Logged, split: Split) -> None:
     served = mlflow.pyfunc.load_model(logged.registered.uri)
-    good = registry.request_table([(split.regions(0), "a")])
+    good = registry.build_request_table([(split.regions(0), "a")])
     bad = pd.DataFrame({"request": ['{"pairs": [{"image": {"features": 3}, "text": "a"}]}']})
     answer = served.predict(pd.concat([good, bad], ignore_index=True))
     assert answer["status"].tolist() == [200, 400]
@@ -153,9 +156,9 @@ def test_a_data_set_with_other_predicates_is_put_into_the_models(
     scorer = Scorer.load(model_folder)
     other, names = _in_other_numbers(image, scorer.model.predicates)
     mapping = predicate_map(scorer.model.predicates, names)
-    right, wrong = registry.request_table([(image, "a")]), registry.request_table([(other, "a")])
-    assert registry.request_table([(other, "a")], mapping).equals(right) and not wrong.equals(right)
-    with track(tracking, "other predicates"):
+    right, wrong = registry.build_request_table([(image, "a")]), registry.build_request_table([(other, "a")])
+    assert registry.build_request_table([(other, "a")], mapping).equals(right) and not wrong.equals(right)
+    with start_run(tracking, "other predicates"):
         found = registry.log_model(model_folder, [(other, "a")], tracking, {}, names)
     example = mlflow.pyfunc.load_model(found.uri).input_example
     assert example.equals(right)
@@ -166,7 +169,7 @@ def test_a_data_set_with_other_predicates_is_put_into_the_models(
 
 def test_logged_without_registering(tracking: TrackingSettings, model_folder: Path, split: Split) -> None:
     only = tracking.model_copy(update={"register_model": False, "model_name": "never"})
-    with track(only, "logs only"):
+    with start_run(only, "logs only"):
         found = registry.log_model(model_folder, [(split.regions(0), "a")], only, {})
     assert found.version == "" and registry.fetch(found.uri, only).name
     with pytest.raises(TrackingError):

@@ -14,29 +14,28 @@ import pytest
 
 from hire_model.errors import TrainingStopped
 from hire_model.settings import Settings, TrackingSettings, flatten
-from hire_model.tracking.run import (
+from hire_model.tracking.connection import (
     DEFAULT_URI,
-    Run,
+    UPLOAD_SECONDS,
     TrackingError,
     connect,
-    handing_over,
-    impatient,
-    track,
+    limit_waiting,
     tracking_uri,
 )
+from hire_model.tracking.run import TrackedRun, explain_failed_upload, start_run
 
 
 def test_everything_that_is_told_is_kept(tracking: TrackingSettings, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<html>")
     digest = "0123456789abcdef" * 4
-    with track(tracking, "one") as run:
-        run.params(flatten(Settings().model_dump(mode="json")))
-        run.metrics({"dev/rsum": 100}, step=1)
-        run.metrics({"dev/rsum": 200}, step=2)
-        run.tags({"git.commit": "abc"})
-        run.dataset(tmp_path, "scenes", digest, "training")
-        run.artifact(tmp_path / "report.html", "evaluation")
-        run.artifact(tmp_path, "folder")
+    with start_run(tracking, "one") as run:
+        run.log_params(flatten(Settings().model_dump(mode="json")))
+        run.log_metrics({"dev/rsum": 100}, step=1)
+        run.log_metrics({"dev/rsum": 200}, step=2)
+        run.set_tags({"git.commit": "abc"})
+        run.log_dataset(tmp_path, "scenes", digest, "training")
+        run.log_artifact(tmp_path / "report.html", "evaluation")
+        run.log_artifact(tmp_path, "folder")
     kept = mlflow.get_run(run.run_id)
     assert kept.info.status == "FINISHED" and kept.info.run_name == "one"
     assert kept.data.params["train.epochs"] == "10" and len(kept.data.params) > 60
@@ -51,22 +50,22 @@ def test_everything_that_is_told_is_kept(tracking: TrackingSettings, tmp_path: P
 
 
 def test_a_failure_ends_the_run_as_failed(tracking: TrackingSettings) -> None:
-    with pytest.raises(ZeroDivisionError), track(tracking, "fails") as run:
+    with pytest.raises(ZeroDivisionError), start_run(tracking, "fails") as run:
         raise ZeroDivisionError
     assert mlflow.get_run(run.run_id).info.status == "FAILED"
 
 
 def test_a_training_that_goes_on_joins_its_run(tracking: TrackingSettings) -> None:
-    with track(tracking, "first") as first:
-        first.params({"train.epochs": 5})
-    with track(tracking, "again", first.run_id) as again:
-        again.params({"train.epochs": 9, "train.lr": 1})
+    with start_run(tracking, "first") as first:
+        first.log_params({"train.epochs": 5})
+    with start_run(tracking, "again", first.run_id) as again:
+        again.log_params({"train.epochs": 9, "train.lr": 1})
     assert again.run_id == first.run_id
     assert mlflow.get_run(first.run_id).data.params == {"train.epochs": "5", "train.lr": "1"}
 
 
 def test_a_run_that_is_gone_is_opened_anew(tracking: TrackingSettings) -> None:
-    with track(tracking, "anew", "0" * 32) as run:
+    with start_run(tracking, "anew", "0" * 32) as run:
         pass
     assert run.run_id != "0" * 32
 
@@ -80,7 +79,7 @@ def test_inside_mlflow_run_the_opened_run_is_joined(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
     elsewhere = tracking.model_copy(update={"uri": "sqlite:////nowhere/at/all.db"})
-    with track(elsewhere, "ignored", run_id="f" * 32) as run:
+    with start_run(elsewhere, "ignored", run_id="f" * 32) as run:
         pass
     assert run.run_id == opened.info.run_id
     assert mlflow.get_run(run.run_id).info.run_name == "opened by mlflow run"
@@ -106,7 +105,7 @@ def _refusing() -> str:
 def test_no_server_is_one_clear_error_within_seconds(tracking: TrackingSettings) -> None:
     uri, start = _refusing(), time.monotonic()
     nowhere = tracking.model_copy(update={"uri": uri})
-    with pytest.raises(TrackingError, match="does not answer") as caught, track(nowhere, "never"):
+    with pytest.raises(TrackingError, match="does not answer") as caught, start_run(nowhere, "never"):
         pytest.fail("training would have begun")
     assert uri in str(caught.value) and "tracking.enabled=false" in str(caught.value)
     assert time.monotonic() - start < 20
@@ -143,13 +142,13 @@ def test_metrics_outlast_a_server_that_restarts(tracking: TrackingSettings, monk
         real(*arguments, **named)
 
     monkeypatch.setattr(mlflow, "log_metrics", flaky)
-    with track(tracking, "flaky") as run:
-        run.metrics({"dev/rsum": 1}, step=1)
-        run.metrics({"dev/rsum": 2}, step=2)
+    with start_run(tracking, "flaky") as run:
+        run.log_metrics({"dev/rsum": 1}, step=1)
+        run.log_metrics({"dev/rsum": 2}, step=2)
         with pytest.raises(TrackingError, match="did not take the run's metrics"):
             run.flush()
         down[0] = False
-        run.metrics({"dev/rsum": 3}, step=3)
+        run.log_metrics({"dev/rsum": 3}, step=3)
         run.flush()
     steps = mlflow.MlflowClient().get_metric_history(run.run_id, "dev/rsum")
     assert [figure.step for figure in steps] == [1, 2, 3]
@@ -158,16 +157,16 @@ def test_metrics_outlast_a_server_that_restarts(tracking: TrackingSettings, monk
 def test_a_server_that_is_away_in_the_end_hides_no_message(tracking: TrackingSettings, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<html>")
     words = r"training is complete.*--resume.*-P resume=yes"
-    with pytest.raises(TrackingError, match=words), track(tracking, "away") as run:
+    with pytest.raises(TrackingError, match=words), start_run(tracking, "away") as run:
         mlflow.set_tracking_uri(_refusing())
-        with impatient(), handing_over(tmp_path):
-            run.artifact(tmp_path / "report.html", "evaluation")
+        with limit_waiting(), explain_failed_upload(tmp_path):
+            run.log_artifact(tmp_path / "report.html", "evaluation")
     assert mlflow.active_run() is None
 
 
 @pytest.mark.parametrize("error", [TrainingStopped("The checkpoint is last.pt"), ZeroDivisionError()])
 def test_a_server_that_is_away_in_the_end_is_not_waited_for(tracking: TrackingSettings, error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, track(tracking, "away"):
+    with pytest.raises(type(error)) as caught, start_run(tracking, "away"):
         mlflow.set_tracking_uri(_refusing())
         start = time.monotonic()
         raise error
@@ -175,7 +174,7 @@ def test_a_server_that_is_away_in_the_end_is_not_waited_for(tracking: TrackingSe
 
 
 def test_a_run_that_cannot_be_closed_is_warned_of(tracking: TrackingSettings, caplog: pytest.LogCaptureFixture) -> None:
-    with track(tracking, "away") as run:
+    with start_run(tracking, "away") as run:
         mlflow.set_tracking_uri(_refusing())
     assert f"did not take the end of run {run.run_id}" in caplog.text
     mlflow.set_tracking_uri(tracking.uri)
@@ -186,13 +185,13 @@ def test_what_a_store_does_not_take_is_one_clear_error_within_seconds(
     tracking: TrackingSettings, tmp_path: Path
 ) -> None:
     (tmp_path / "page.html").write_text("<html>")
-    orders: dict[str, Callable[[Run], None]] = {
-        "settings": lambda run: run.params({"a": 1}),
-        "tags": lambda run: run.tags({"a": "b"}),
-        "data set": lambda run: run.dataset(tmp_path, "a", "b", "c"),
-        "page.html": lambda run: run.artifact(tmp_path / "page.html"),
+    orders: dict[str, Callable[[TrackedRun], None]] = {
+        "settings": lambda run: run.log_params({"a": 1}),
+        "tags": lambda run: run.set_tags({"a": "b"}),
+        "data set": lambda run: run.log_dataset(tmp_path, "a", "b", "c"),
+        "page.html": lambda run: run.log_artifact(tmp_path / "page.html"),
     }
-    with track(tracking, "away") as run:
+    with start_run(tracking, "away") as run:
         mlflow.set_tracking_uri(_refusing())
         for what, order in orders.items():
             start = time.monotonic()
@@ -205,9 +204,7 @@ def test_what_a_store_does_not_take_is_one_clear_error_within_seconds(
 def test_a_server_that_answers_no_upload_is_not_waited_for_long(tracking: TrackingSettings) -> None:
     import os
 
-    from hire_model.tracking.run import UPLOAD_SECONDS
-
-    with handing_over(Path("run")):
+    with explain_failed_upload(Path("run")):
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == str(UPLOAD_SECONDS)
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
@@ -215,11 +212,11 @@ def test_a_server_that_answers_no_upload_is_not_waited_for_long(tracking: Tracki
 
 def test_tracking_that_is_off_asks_nothing_of_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    with track(TrackingSettings(enabled=False, uri=_refusing()), "off") as run:
-        run.params({"a": 1})
-        run.metrics({"a": 1.0})
-        run.tags({"a": "b"})
-        run.dataset(tmp_path, "a", "b", "c")
-        run.artifact(tmp_path)
-    assert not run.tracked and run.run_id == ""
+    with start_run(TrackingSettings(enabled=False, uri=_refusing()), "off") as run:
+        run.log_params({"a": 1})
+        run.log_metrics({"a": 1.0})
+        run.set_tags({"a": "b"})
+        run.log_dataset(tmp_path, "a", "b", "c")
+        run.log_artifact(tmp_path)
+    assert not run.enabled and run.run_id == ""
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,8 @@ from hire_model.gate import Decision
 from hire_model.model import artifact
 from hire_model.settings import Settings
 from hire_model.tracking import versions
-from hire_model.tracking.promotion import PromotionError, promote
+from hire_model.tracking.lease import PromotionError
+from hire_model.tracking.promotion import promote
 from hire_model.workflows import gate as workflow
 
 LENIENT = {"min_shuffle": 0.0, "max_pair_ms": 0.0, "max_query_ms": 0.0, "max_ece": 1.0}  # a tiny model, a busy machine
@@ -85,9 +86,9 @@ def test_tags_run_and_card_hold_the_decision(first: workflow.GateOutcome, settin
     assert version.tags["gate.data.digest"] == decision.evidence.ground.digest
     for check in decision.checks:
         assert version.tags[f"gate.check.{check.name}"] == f"{check.verdict}: {check.words}"
-    kept = versions.kept(settings.tracking, version, "gate/version-1/decision.json")
+    kept = versions.read_artifact(settings.tracking, version, "gate/version-1/decision.json")
     assert kept is not None and Decision.model_validate_json(kept) == decision
-    assert versions.kept(settings.tracking, version, "gate/version-1/decision.md") == decision.markdown()
+    assert versions.read_artifact(settings.tracking, version, "gate/version-1/decision.md") == decision.markdown()
     card = mlflow.MlflowClient(settings.tracking.uri).get_model_version("hire", "1").description
     assert card.startswith("# Model card: hire") and "models:/hire/1" in card
 
@@ -97,11 +98,11 @@ def test_a_worse_version_is_not_promoted(second: workflow.GateOutcome, settings:
     assert not decision.passed and decision.champion == "1" and decision.comparison is not None
     assert decision.comparison.difference < -30 and decision.comparison.interval[1] < 0
     assert {found.share for found in decision.evidence.behaviour.values()} == {0.0}
-    assert [check.name for check in decision.failed()] == ["no worse than the champion"]
+    assert [check.name for check in decision.failed_rules()] == ["no worse than the champion"]
     assert versions.find(settings.tracking, "2").tags["gate.decision"] == "failed"
     with pytest.raises(PromotionError, match="decision is failed"):
         promote(settings.tracking, "2")
-    champion = versions.champion(settings.tracking)
+    champion = versions.find_champion(settings.tracking)
     assert champion is not None and champion.number == "1"
 
 

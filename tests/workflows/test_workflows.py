@@ -15,7 +15,7 @@ from hire_model.data.store import Dataset
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.evaluation.result import Result
 from hire_model.settings import ResolvedSettings, resolve
-from hire_model.tracking.run import TrackingError
+from hire_model.tracking.connection import TrackingError
 from hire_model.workflows import evaluate as evaluate_workflow
 from hire_model.workflows import train as train_workflow
 from hire_model.workflows.train import TrainOutcome

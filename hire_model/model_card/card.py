@@ -1,7 +1,7 @@
-"""The model card: what a person must know before using a model, from what was recorded when it was trained.
+"""The model card: what a person must know before using a model, from the facts of its training.
 
 The sections follow Mitchell et al., "Model Cards for Model Reporting", FAT* 2019. The facts travel in the model
-folder's config.json, so that any copy of the model can say what it is.
+folder's config.json, so every copy of the model has them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class CardFacts(BaseModel):
     slices: list[SliceTable]
 
 
-def card_facts(
+def collect_card_facts(
     result: Result,
     manifest: Manifest,
     settings: Settings,
@@ -88,7 +88,7 @@ def card_facts(
     )
 
 
-def known(folder: Path) -> CardFacts | None:
+def read_card_facts(folder: Path) -> CardFacts | None:
     """The facts in a model folder; None for a model that was not made by `hire train`, or before there were cards."""
     found = artifact.read_config(folder)["facts"].get(FACT)
     try:
@@ -99,7 +99,7 @@ def known(folder: Path) -> CardFacts | None:
         ) from error
 
 
-def render(folder: Path, name: str, uri: str, decision: Decision | None = None, ablation: str = "") -> str:
+def render_card(folder: Path, name: str, uri: str, decision: Decision | None = None, ablation: str = "") -> str:
     """The card of the model in `folder` as Markdown.
 
     name: of the registered model; uri: what loads this one; decision: of its gate; ablation: a Markdown table, without
@@ -108,11 +108,11 @@ def render(folder: Path, name: str, uri: str, decision: Decision | None = None, 
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    facts = known(folder)
+    facts = read_card_facts(folder)
     if facts is None:
         raise HireError(f"{folder}: no facts for a model card in {artifact.CONFIG}. Train it with 'hire train'.")
     environment = Environment(
-        loader=PackageLoader("hire_model.tracking"),
+        loader=PackageLoader("hire_model.model_card"),
         autoescape=False,  # Markdown; what comes from data goes through `plain`
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -132,7 +132,7 @@ def render(folder: Path, name: str, uri: str, decision: Decision | None = None, 
     return text
 
 
-def card_of(model: str, settings: TrackingSettings, ablation: Path | None = None) -> str:
+def make_card(model: str, settings: TrackingSettings, ablation: Path | None = None) -> str:
     """The card of a version (number or alias), with the decision of its gate, or of the model in a folder.
 
     ablation: stages.json of `hire ablate stages`. Raises HireError where there is no such model or no facts in it.
@@ -143,14 +143,14 @@ def card_of(model: str, settings: TrackingSettings, ablation: Path | None = None
     else:
         version = versions.find(settings, model)
         folder, name, uri = registry.fetch(version.uri, settings), version.name, version.uri
-        kept = versions.kept(settings, version, f"{versions.gate_folder(version)}/{versions.DECISION_FILE}")
-        decision = Decision.model_validate_json(kept) if kept else None
-    facts = known(folder)
-    table = ablation_table(ablation, facts.data.digest) if ablation and facts else ""
-    return render(folder, name, uri, decision, table)
+        text = versions.read_artifact(settings, version, f"{versions.gate_folder(version)}/{versions.DECISION_FILE}")
+        decision = Decision.model_validate_json(text) if text else None
+    facts = read_card_facts(folder)
+    table = format_ablation_table(ablation, facts.data.digest) if ablation and facts else ""
+    return render_card(folder, name, uri, decision, table)
 
 
-def ablation_table(path: Path, digest: str) -> str:
+def format_ablation_table(path: Path, digest: str) -> str:
     """The table of `hire ablate stages` (its stages.json) as Markdown, if it was made on the data with `digest`.
 
     Raises HireError for another data set or another file.

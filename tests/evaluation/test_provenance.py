@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hire_model.tracking import facts as module
+from hire_model.evaluation import provenance
 
 
 @pytest.fixture
@@ -17,31 +17,31 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for arguments in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
         subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
-    monkeypatch.setattr(module, "HOME", tmp_path)
+    monkeypatch.setattr(provenance, "HOME", tmp_path)
     return tmp_path
 
 
 def test_commit_and_whether_it_was_changed(checkout: Path) -> None:
-    clean = module.git_facts()
+    clean = provenance.read_git_facts()
     assert len(clean["git.commit"]) == 40 and clean["git.dirty"] == "false"
     (checkout / "__init__.py").write_text("changed = True\n")
-    assert module.git_facts() == clean | {"git.dirty": "true"}
+    assert provenance.read_git_facts() == clean | {"git.dirty": "true"}
 
 
 def test_a_package_outside_of_the_repository_has_no_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = checkout / "site-packages"
     inner.mkdir()
     (inner / "__init__.py").write_text("")
-    monkeypatch.setattr(module, "HOME", inner)
-    assert module.git_facts() == {}
+    monkeypatch.setattr(provenance, "HOME", inner)
+    assert provenance.read_git_facts() == {}
 
 
 def test_no_repository_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HOME", tmp_path)
-    assert module.git_facts() == {}
+    monkeypatch.setattr(provenance, "HOME", tmp_path)
+    assert provenance.read_git_facts() == {}
 
 
 def test_facts_name_versions_and_machine() -> None:
-    found = module.facts()
+    found = provenance.collect_facts()
     assert {"hire", "python", "torch", "machine", "date", "command"} <= set(found)
     assert all(found.values())

@@ -1,4 +1,4 @@
-"""Where a result comes from: the code's commit, the command and the machine, in words."""
+"""Where a result comes from: the code's commit, the command, package versions and the machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hire_model import __version__
 from hire_model.settings import HOME
 
 
-def git_facts() -> dict[str, str]:
-    """{"git.commit": ..., "git.dirty": "true" or "false"} of this package's own checkout, or {} outside of one."""
+def read_git_facts() -> dict[str, str]:
+    """Return {"git.commit": ..., "git.dirty": "true" or "false"} of this package's checkout, or {} outside of one."""
     if not _git("ls-files", "__init__.py"):
-        return {}  # installed, possibly below somebody else's repository
+        return {}  # installed, possibly inside another repository
     commit = _git("rev-parse", "HEAD")
     if not commit:
         return {}
@@ -26,10 +26,10 @@ def git_facts() -> dict[str, str]:
     return {"git.commit": commit, "git.dirty": "true" if dirty else "false"}
 
 
-def facts() -> dict[str, str]:
-    """Commit, versions, machine, date and command of this process."""
+def collect_facts() -> dict[str, str]:
+    """Return commit, versions, machine, date and command of this process."""
     return {
-        **git_facts(),
+        **read_git_facts(),
         "hire": __version__,
         "python": platform.python_version(),
         "torch": _version("torch"),
