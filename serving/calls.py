@@ -24,9 +24,9 @@ from hire_model.service.contract import (
     SearchAnswer,
     SearchRequest,
     StoredImage,
-    json_path,
+    format_path,
 )
-from hire_model.service.payload import ImagePayload, image_payload
+from hire_model.service.payload import ImagePayload, make_payload
 from serving.contract import EXPLANATIONS, PREDICTIONS
 
 PING = "/ping"
@@ -210,13 +210,13 @@ def _image(image: Image, path: str) -> ImagePayload | StoredImage:
     if not isinstance(image, ImageRegions):
         return image
     try:
-        return image_payload(image)
+        return make_payload(image)
     except ValidationError as error:
         raise _malformed(error, path) from error
 
 
 def _malformed(error: ValidationError, path: str) -> BadRequest:
     fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = json_path(fault["loc"])
+    place = format_path(fault["loc"])
     where = f"{path}.{place}" if path and place else path or place
     return BadRequest(fault["msg"].removeprefix("Value error, "), 0, where)

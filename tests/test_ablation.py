@@ -27,7 +27,7 @@ from hire_model.errors import HireError, SettingsError, TrainingStopped
 from hire_model.model.build import build
 from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire
-from hire_model.scoring.matrix import similarity
+from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import resolve
 from hire_model.workflows import fit as fitting
 
@@ -213,12 +213,12 @@ def _encoded(model: Hire, regions: Regions) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_zero_nothing_changes_and_afterwards_neither(model: Hire, split: Split, kind: perturb.Kind) -> None:
     bank = caption_bank(model, split.texts)
-    plain = similarity(model, split, bank)
+    plain = compute_similarity(model, split, bank)
     with perturbed(model, kind, 0.0, seed=1):
-        assert np.array_equal(similarity(model, split, bank), plain)
+        assert np.array_equal(compute_similarity(model, split, bank), plain)
     with perturbed(model, kind, 1.0, seed=1):
-        assert not np.allclose(similarity(model, split, bank), plain)
-    assert np.array_equal(similarity(model, split, bank), plain), "the hook is gone"
+        assert not np.allclose(compute_similarity(model, split, bank), plain)
+    assert np.array_equal(compute_similarity(model, split, bank), plain), "the hook is gone"
 
 
 def test_all_dropped_is_a_model_whose_graphs_are_the_identity(
@@ -303,11 +303,11 @@ def test_images_without_edges_or_boxes_are_let_be() -> None:
 def test_what_is_hit_depends_on_no_batch(model: Hire, split: Split) -> None:
     bank = caption_bank(model, split.texts)
     with perturbed(model, "shuffled", 0.5, seed=4):
-        whole = similarity(model, split, bank)
+        whole = compute_similarity(model, split, bank)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hire_model.scoring.matrix._ENCODE_BLOCK", 3)
         with perturbed(model, "shuffled", 0.5, seed=4):
-            assert np.allclose(similarity(model, split, bank), whole, atol=1e-5)
+            assert np.allclose(compute_similarity(model, split, bank), whole, atol=1e-5)
 
 
 def test_edges_are_judged_once_plotted_and_remembered(

@@ -26,7 +26,7 @@ from hire_model.files import write_text
 from hire_model.model import artifact
 from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire
-from hire_model.scoring.matrix import similarity
+from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import Settings
 from hire_model.tracking.facts import facts
 from hire_model.training.distributed import pick_device
@@ -121,7 +121,7 @@ def judge_points(model: Hire, split: Split, settings: Settings) -> list[Point]:
                     continue
                 log.info("%.0f %% of the edges %s", 100 * share, kind)
                 with perturbed(model, kind, share, settings.train.seed) as tally:
-                    matrix = similarity(model, split, bank, settings.evaluate.budget_mb << 20)
+                    matrix = compute_similarity(model, split, bank, settings.evaluate.budget_mb << 20)
                 result = protocols.judge(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
                 result = result.model_copy(update={"facts": facts()})
                 relations, pairs = tally.shares

@@ -12,7 +12,7 @@ from hire_model.evaluation.bootstrap import share_interval
 from hire_model.evaluation.contrasts import CONTRASTS
 from hire_model.evaluation.result import Interval
 from hire_model.progress import track
-from hire_model.scoring.scorer import Pair, Scorer
+from hire_model.scoring.scorer import ImageTextPair, Scorer
 
 TIE = 1e-5  # scores nearer than this differ by the order of a sum, and by nothing that the model knows
 FEWEST = 20  # captions below which a share says nothing
@@ -50,7 +50,7 @@ def behaviours(scorer: Scorer, split: Split, most: int = _MOST) -> dict[str, Beh
             if split.owner[caption] in images
         ]
         regions = {image: split.regions(image) for image in images}
-        pairs: list[Pair] = []
+        pairs: list[ImageTextPair] = []
         for _, caption, text in asked:
             own = regions[int(split.owner[caption])]
             pairs += [(own, split.texts[caption]), (own, text)]

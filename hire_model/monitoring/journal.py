@@ -30,7 +30,7 @@ from hire_model.batch import EncodedImages
 from hire_model.errors import HireError
 from hire_model.model.vocabulary import UNKNOWN, Vocabulary
 from hire_model.service.contract import MatrixRequest, ModelFacts, SearchRequest
-from hire_model.service.parsing import Picture, Taken
+from hire_model.service.parsing import ParsedRequest, RequestImage
 
 log = logging.getLogger(__name__)
 FOLDER, SHARE, TEXT = "HIRE_JOURNAL", "HIRE_JOURNAL_SHARE", "HIRE_JOURNAL_TEXT"
@@ -39,7 +39,7 @@ PART_BYTES, PARTS = 8 << 20, 32  # a folder holds 256 MB, about 700,000 lines; t
 _QUEUE = 8  # requests that wait to be written; they hold their regions, 0.3 MB each with 36 of 2048
 _REST_S = 60.0  # after a fault: no try, and no word in the log, before that
 _PATTERN = "journal-*.jsonl"
-_Scored = tuple[Picture | None, str | None, float | None]
+_Scored = tuple[RequestImage | None, str | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Journal:
         self._parts = _Parts(settings.folder)
         self._rests_until = 0.0
 
-    def note(self, taken: Taken, scores: np.ndarray | None) -> None:
+    def note(self, taken: ParsedRequest, scores: np.ndarray | None) -> None:
         """Take a sample of the pairs of `taken`, scored with `scores` [K]; None for a search."""
         try:
             if taken.probe or random.random() >= self.settings.share or time.monotonic() < self._rests_until:
@@ -196,7 +196,7 @@ def of_text(text: str, vocabulary: Vocabulary) -> dict[str, Any]:
     return {"words": len(text.split()), "unknown": unknown / max(1, len(pieces) - marks)}
 
 
-def of_picture(picture: Picture) -> dict[str, Any]:
+def of_picture(picture: RequestImage) -> dict[str, Any]:
     """The figures of an image, by the names of `Line`."""
     kinds, counts = np.unique(picture.classes, return_counts=True)
     figures: dict[str, Any] = {"classes": dict(zip(kinds.tolist(), counts.tolist(), strict=True))}
@@ -231,12 +231,12 @@ def read(folder: Path) -> Iterator[Line]:
                     continue
 
 
-def _kind(taken: Taken) -> str:
+def _kind(taken: ParsedRequest) -> str:
     kinds: Mapping[type, str] = {SearchRequest: "search", MatrixRequest: "matrix"}
-    return kinds.get(type(taken.request), "pairs")
+    return kinds.get(type(taken.body), "pairs")
 
 
-def _some(taken: Taken, scores: np.ndarray | None) -> list[_Scored]:
+def _some(taken: ParsedRequest, scores: np.ndarray | None) -> list[_Scored]:
     """Up to PAIRS pairs, no two with the same image or sentence: others would say the same again."""
     if scores is None:
         asked: list[_Scored] = [(None, text, None) for text in taken.texts]

@@ -10,7 +10,7 @@ from hire_model.data.store import Split
 from hire_model.monitoring.journal import Line, of_picture, of_text
 from hire_model.progress import track
 from hire_model.scoring.scorer import Scorer
-from hire_model.service.parsing import Picture
+from hire_model.service.parsing import RequestImage
 
 MOST = 2000
 """Images whose figures are taken, and captions that are scored, at most."""
@@ -68,6 +68,6 @@ def _lines(scorer: Scorer, split: Split, rng: np.random.Generator) -> list[Line]
     lines = []
     for place in track(chosen.tolist(), "measure training data"):
         regions, text = split.regions(int(owners[place])), split.texts[captions[first[place]]]
-        picture = Picture(regions, regions.boxes, regions.classes)
+        picture = RequestImage(regions, regions.boxes, regions.classes)
         lines.append(Line(**of_picture(picture), **of_text(text, scorer.model.vocabulary)))
     return lines

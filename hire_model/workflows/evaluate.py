@@ -19,7 +19,7 @@ from hire_model.model import artifact
 from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.explain import Explanation, explain
-from hire_model.scoring.matrix import predicate_map
+from hire_model.scoring.matrix import map_predicates
 from hire_model.settings import Settings
 from hire_model.tracking import registry
 from hire_model.tracking.facts import facts
@@ -81,7 +81,7 @@ def evaluate(
 def explain_pairs(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
     """For the report: (image, caption) of `split` -> why that pair has its score."""
     bank, device = caption_bank(model, split.texts), next(model.parameters()).device
-    mapping = predicate_map(model.predicates, split.dataset.manifest.predicates)
+    mapping = map_predicates(model.predicates, split.dataset.manifest.predicates)
 
     def why(image: int, caption: int) -> Explanation:
         regions = collate_regions([split.regions(image)], mapping).to(device)

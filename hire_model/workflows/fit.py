@@ -15,7 +15,7 @@ from hire_model.model.build import build
 from hire_model.model.captions import caption_bank
 from hire_model.model.hire import Hire
 from hire_model.model.warm_start import warm_start
-from hire_model.scoring.matrix import similarity
+from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import EvaluateSettings, Settings
 from hire_model.training.distributed import own_device
 from hire_model.training.loop import fit
@@ -45,7 +45,7 @@ def fitted(
     dev_bank = caption_bank(model, splits.dev.texts)
 
     def dev(candidate: Hire) -> dict[str, float]:
-        matrix = similarity(candidate, splits.dev, dev_bank, settings.evaluate.budget_mb << 20)
+        matrix = compute_similarity(candidate, splits.dev, dev_bank, settings.evaluate.budget_mb << 20)
         metrics = protocols.judge(matrix, splits.dev.owner, bootstrap=0).metrics()
         return {name.removeprefix("full/"): value for name, value in metrics.items()}
 
@@ -58,4 +58,4 @@ def fitted(
 
 def matrix_of(model: Hire, split: Split, settings: EvaluateSettings) -> np.ndarray:
     """The similarity matrix [N, M] of a split, its captions read as the model reads them."""
-    return similarity(model, split, caption_bank(model, split.texts), settings.budget_mb << 20)
+    return compute_similarity(model, split, caption_bank(model, split.texts), settings.budget_mb << 20)
