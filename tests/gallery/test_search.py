@@ -107,7 +107,7 @@ def test_captions_for_images(scorer, gallery, split, full):
 
 
 def test_equal_scores_keep_the_order_of_the_gallery(scorer, gallery, split, monkeypatch):
-    monkeypatch.setattr(search, "_scores", lambda _, rows, against: (rows % 3 == 0).astype(np.float32))
+    monkeypatch.setattr(search, "_score_rows", lambda _, rows, score: (rows % 3 == 0).astype(np.float32))
     [answer] = search.search_images(scorer, gallery, split.texts[:1], 40, 40)
     assert [hit.row for hit in answer.hits] == [*range(0, 40, 3), *(row for row in range(40) if row % 3)]
     [answer] = search.search_images(scorer, gallery, split.texts[:1], 9, 9)
