@@ -138,14 +138,14 @@ def _made_up_states(text: Any, bank: Any, path: Path, shape: tuple[int, int]) ->
 
 def _dev(model: Any, split: Any, bank: Any, images: int, budget: int) -> None:
     """All images encoded, the whole matrix held, and its first `images` rows filled."""
-    from hire_model.scoring.matrix import encode_images, score_matrix, similarity, text_blocks
+    from hire_model.scoring.matrix import compute_similarity, encode_images, encode_text_blocks, score_matrix
 
     whole = np.zeros((len(split.images), len(bank)), np.float32)
     whole += 1  # or its pages would not be there
-    similarity(model, split.dataset.split(split.name, images), bank, budget, whole[:images])
+    compute_similarity(model, split.dataset.split(split.name, images), bank, budget, whole[:images])
     with torch.inference_mode():
         held = encode_images(model.eval(), split)
-        texts = next(text_blocks(model, bank, [np.arange(TIMED_CAPTIONS)]))
+        texts = next(encode_text_blocks(model, bank, [np.arange(TIMED_CAPTIONS)]))
         before = time.monotonic()
         score_matrix(model, held[slice(0, images)], texts, budget)
     rate = images * TIMED_CAPTIONS / (time.monotonic() - before)

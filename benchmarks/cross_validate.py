@@ -20,7 +20,7 @@ from hire_model.data.chosen import Splits, open_dataset, open_splits
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
 from hire_model.settings import resolve
-from hire_model.workflows.evaluate import compute_similarity
+from hire_model.workflows.evaluate import score_split
 from hire_model.workflows.fit import fit_model, prepare_model
 
 
@@ -53,7 +53,7 @@ def main() -> None:
         else:
             with tempfile.TemporaryDirectory() as folder:
                 model, _ = fit_model(settings, Splits(train, dev, dev), Path(folder))
-        result = protocols.evaluate_matrix(compute_similarity(model, dev, settings.evaluate), dev.owner, bootstrap=0)
+        result = protocols.evaluate_matrix(score_split(model, dev, settings.evaluate), dev.owner, bootstrap=0)
         found.append(result.rsum)
         print(f"fold {held}: {len(dev.images)} images, rSum {result.rsum:.1f}", flush=True)
     print(f"mean rSum {statistics.mean(found):.1f} ({min(found):.1f} to {max(found):.1f}), {args.set}", flush=True)

@@ -1,4 +1,4 @@
-"""Pairs scored per second: a loop over captions, one big block, and the blocks that `similarity` uses, in one run.
+"""Pairs scored per second: a loop over captions, one big block, and the blocks of `compute_similarity`, in one run.
 
     python benchmarks/score_pairs.py [--images 100] [--captions 500] [--set model.dim=128 ...]
 
@@ -48,7 +48,7 @@ def loop(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tenso
 
 
 def blocks(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tensor:
-    """As `similarity` does it, but for the encoding: some captions at a time, those of similar length together."""
+    """Score as `compute_similarity` does, without encoding: captions of similar length in one block."""
     found, lengths = torch.empty(len(images), len(texts)), texts.mask.sum(dim=1)
     for rows in lengths.argsort().split(BLOCK):
         longest, some = int(lengths[rows].max()), texts[rows]

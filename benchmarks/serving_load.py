@@ -33,8 +33,8 @@ from hire_model.data.store import Dataset, ImageRegions, Split
 from hire_model.gallery.building import build
 from hire_model.packaging.verify import extract
 from hire_model.scoring.scorer import Scorer
-from hire_model.service.parsing import Ask
-from hire_model.service.payload import encode_image
+from hire_model.service.parsing import Request
+from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from hire_model.settings import resolve
 from hire_model.tracking.packages import Archive, find_archive
@@ -74,7 +74,7 @@ def bodies(kind: str, pairs: list[tuple[ImageRegions, str]], ids: list[str]) -> 
             {"image": {"gallery": "load", "id": ids[i % len(ids)]}, "text": text} for i, (_, text) in enumerate(pairs)
         ]
     else:
-        asked = [{"image": json.loads(encode_image(image)), "text": text} for image, text in pairs]
+        asked = [{"image": json.loads(serialize_image(image)), "text": text} for image, text in pairs]
     body = json.dumps({"pairs": asked}, separators=(",", ":")).encode()
     if kind != "new":
         return lambda: body
@@ -143,9 +143,9 @@ def inside(service: Service, body: Body, seconds: float) -> dict[str, float]:
     """Milliseconds (median) that `Service.answer` takes in process, in all and by stage."""
     spent_in: dict[str, list[float]] = {"all": []}
     end = time.perf_counter() + seconds
-    service.answer([Ask(body())])
+    service.answer([Request(body())])
     while time.perf_counter() < end:
-        ask, start = Ask(body()), time.perf_counter()
+        ask, start = Request(body()), time.perf_counter()
         [reply], spent = service.answer([ask])
         assert reply.status == 200, reply.body
         spent_in["all"].append((time.perf_counter() - start) * 1000)

@@ -28,7 +28,7 @@ import torch
 from hire_model.data.store import Dataset, Split
 from hire_model.gallery import search
 from hire_model.gallery.building import build
-from hire_model.gallery.format import Gallery
+from hire_model.gallery.store import Gallery
 from hire_model.progress import show_progress
 from hire_model.scoring import matrix
 from hire_model.scoring.scorer import Scorer
@@ -113,9 +113,9 @@ def speed(scorer: Scorer, split: Split, texts: list[str], length: int, runs: int
         build(scorer.model, split, Path(name) / "g")
         gallery = Gallery.open(Path(name) / "g")
         ways = {
-            "shortlist": lambda: [search.search(scorer, gallery, [text], 10, length) for text in texts],
-            "shortlist, together": lambda: search.search(scorer, gallery, texts, 10, length),
-            "every image": lambda: search.search(scorer, gallery, texts, 10, len(gallery)),
+            "shortlist": lambda: [search.search_images(scorer, gallery, [text], 10, length) for text in texts],
+            "shortlist, together": lambda: search.search_images(scorer, gallery, texts, 10, length),
+            "every image": lambda: search.search_images(scorer, gallery, texts, 10, len(gallery)),
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(runs):

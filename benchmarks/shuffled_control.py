@@ -19,7 +19,7 @@ from hire_model.data.store import Split
 from hire_model.evaluation import protocols
 from hire_model.evaluation.ranks import compute_chance_recall
 from hire_model.settings import resolve
-from hire_model.workflows.evaluate import compute_similarity
+from hire_model.workflows.evaluate import score_split
 from hire_model.workflows.fit import fit_model
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model, _ = fit_model(settings, splits, Path(folder))
     result = protocols.evaluate_matrix(
-        compute_similarity(model, splits.test, settings.evaluate), splits.test.owner, bootstrap=0
+        score_split(model, splits.test, settings.evaluate), splits.test.owner, bootstrap=0
     )
     print({name: round(value, 1) for name, value in result.metrics().items()})
     i2t, t2i = compute_chance_recall(splits.test.owner, len(splits.test.images), np.array([1, 5, 10]))

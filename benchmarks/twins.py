@@ -22,7 +22,7 @@ from hire_model.data.synthetic.relations import holds
 from hire_model.data.synthetic.world import Scene
 from hire_model.model import artifact
 from hire_model.settings import EvaluateSettings
-from hire_model.workflows.evaluate import compute_similarity
+from hire_model.workflows.evaluate import score_split
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     split = Dataset.open(args.data).split(args.split)
     asked = list(questions(split, args.seed))
-    scores = compute_similarity(artifact.load(args.model), split, EvaluateSettings())
+    scores = score_split(artifact.load(args.model), split, EvaluateSettings())
     right = np.array([scores[one.own, one.caption] > scores[one.twin, one.caption] for one in asked])
     for kind in ("roles", "sides", "colours"):
         chosen = right[[one.kind == kind for one in asked]]

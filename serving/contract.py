@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from hire_model.files import write_text
 from hire_model.service.contract import (
-    EXPLANATION,
-    PREDICTION,
+    EXPLANATION_BODY,
+    PREDICTION_BODY,
     ExplanationAnswer,
     Fault,
     MatrixAnswer,
@@ -48,8 +48,8 @@ class ServerFault(BaseModel):
 def openapi() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     adapters: list[tuple[str, Literal["validation", "serialization"], TypeAdapter[Any]]] = [
-        ("prediction", "validation", PREDICTION),
-        ("explanation", "validation", EXPLANATION),
+        ("prediction", "validation", PREDICTION_BODY),
+        ("explanation", "validation", EXPLANATION_BODY),
         ("answer", "serialization", TypeAdapter(_Answers)),
         ("explained", "serialization", TypeAdapter(ExplanationAnswer)),
         ("fault", "serialization", TypeAdapter(Fault | ServerFault)),

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response
+from fastapi import Request as HttpRequest
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
@@ -23,8 +24,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from hire_model.data.schema import PICTURES
 from hire_model.errors import HireError
-from hire_model.gallery.format import Gallery
-from hire_model.service.parsing import Ask, Limits
+from hire_model.gallery.store import Gallery
+from hire_model.service.parsing import Limits, Request
 from hire_model.service.service import Service
 from hire_model.settings import TrackingSettings
 from hire_model.tracking.registry import fetch
@@ -89,7 +90,7 @@ def run(model: str, folder: Path, port: int, tracking: TrackingSettings) -> None
     address = model or gallery.manifest.address
     limits = Limits(pairs=max(Limits.pairs, len(gallery), len(gallery.captions or ())))  # a search may score them all
     service = Service.load(fetch(address, tracking), name=address, limits=limits)
-    service.intake.galleries.keep(GALLERY, gallery)
+    service.galleries.add(GALLERY, gallery)
     token = secrets.token_urlsafe(16)
     try:
         listening = socket.create_server((HOST, port))
@@ -125,7 +126,7 @@ def application(service: Service, gallery: Gallery, token: str) -> FastAPI:
     return app
 
 
-async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+async def _with_headers(request: HttpRequest, answer: Callable[[HttpRequest], Awaitable[Response]]) -> Response:
     response = await answer(request)
     response.headers.update(HEADERS)
     return response
@@ -176,21 +177,21 @@ def _add_gallery(router: APIRouter, gallery: Gallery, model: str) -> None:
 
 
 def _add_service(router: APIRouter, service: Service) -> None:
-    async def reply(request: Request, explain: bool) -> Response:
+    async def reply(request: HttpRequest, explain: bool) -> Response:
         body = bytearray()
         async for part in request.stream():
             body += part
             if len(body) > BODY_BYTES:
                 raise HTTPException(413, f"The request is longer than {BODY_BYTES:,} bytes.")
-        [answer], _ = await run_in_threadpool(service.answer, [Ask(body, explain)])
+        [answer], _ = await run_in_threadpool(service.answer, [Request(body, explain)])
         return Response(answer.body, answer.status, media_type="application/json")
 
     @router.post(PREDICTIONS)
-    async def predict(request: Request) -> Response:
+    async def predict(request: HttpRequest) -> Response:
         return await reply(request, explain=False)
 
     @router.post(EXPLANATIONS)
-    async def explain(request: Request) -> Response:
+    async def explain(request: HttpRequest) -> Response:
         return await reply(request, explain=True)
 
 

@@ -30,7 +30,7 @@ from hire_model.errors import HireError
 from hire_model.files import write_text
 from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import verify
-from hire_model.service.galleries import VARIABLE
+from hire_model.service.galleries import GALLERIES_VARIABLE
 
 CONFIG = Path(__file__).parent / "config"
 RECORD, TOKENS, PROPERTIES = "server.json", "key_file.json", "config.properties"
@@ -154,7 +154,7 @@ def start(
     write_text(Template((CONFIG / PROPERTIES).read_text("utf-8")).substitute(values), folder / PROPERTIES)
     scratch = Path(tempfile.mkdtemp(prefix="hire-serve-"))  # a short path: a worker's socket lies there
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _SINGLE
-    environment |= {"TMPDIR": str(scratch)} | ({VARIABLE: str(galleries)} if galleries else {})
+    environment |= {"TMPDIR": str(scratch)} | ({GALLERIES_VARIABLE: str(galleries)} if galleries else {})
     environment |= journal.to_environment() if journal else {}
     with (folder / "console.log").open("wb") as console:
         process = subprocess.Popen(

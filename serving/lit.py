@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from fastapi import Depends, HTTPException, Request, Response
+from fastapi import Depends, HTTPException, Response
+from fastapi import Request as HttpRequest
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from litserve import LitAPI, LitServer
 
 from hire_model.files import atomic_write
 from hire_model.packaging.verify import extract
-from hire_model.service.galleries import VARIABLE
-from hire_model.service.parsing import Ask
+from hire_model.service.galleries import GALLERIES_VARIABLE
+from hire_model.service.parsing import Request
 from hire_model.service.service import Reply
 
 KEYS = "key_file.json"  # of TorchServe's form, so that curl lines and clients need to know one
@@ -31,11 +32,11 @@ TIMEOUT_S = 15.0
 _EXPLAIN = {"predictions": False, "explanations": True}
 
 
-async def _ask(operation: str, request: Request) -> Ask:
+async def _ask(operation: str, request: HttpRequest) -> Request:
     """The body as it came; the contract says what is wrong with it."""
     if operation not in _EXPLAIN:
         raise HTTPException(404)
-    return Ask(await request.body(), _EXPLAIN[operation])
+    return Request(await request.body(), _EXPLAIN[operation])
 
 
 class HireAPI(LitAPI):
@@ -50,21 +51,21 @@ class HireAPI(LitAPI):
         """Load the model, digests checked, and score the golden pairs. What is raised here keeps it from serving."""
         import torch
 
-        from hire_model.packaging.opening import service_of
+        from hire_model.packaging.opening import open_service
 
         torch.set_num_threads(1)  # as in serving/handler.py
-        self.service = service_of(self.folder)
+        self.service = open_service(self.folder)
 
     def authorize(self, sent: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]) -> None:
         """Refuse other tokens with 401."""
         if not secrets.compare_digest(sent.credentials.encode(), self.token.encode()):
             raise HTTPException(401, "Wrong token.")
 
-    def decode_request(self, request: Annotated[Ask, Depends(_ask)]) -> Ask:
-        """The request is an Ask already."""
+    def decode_request(self, request: Annotated[Request, Depends(_ask)]) -> Request:
+        """Return the request unchanged: `_ask` has made it."""
         return request
 
-    def predict(self, x: Ask) -> Reply:
+    def predict(self, x: Request) -> Reply:
         """Its reply. Never raises."""
         return self.service.answer([x])[0][0]
 
@@ -100,7 +101,7 @@ def main(
 ) -> None:
     """Serve an archive with LitServe until ctrl-C."""
     if galleries is not None:
-        os.environ[VARIABLE] = str(galleries.resolve())
+        os.environ[GALLERIES_VARIABLE] = str(galleries.resolve())
     with tempfile.TemporaryDirectory(prefix="hire-lit-") as place:
         extract(archive, Path(place))
         server = server_of(Path(place), write_token(folder))

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from hire_model.data.store import ImageRegions
 from hire_model.errors import HireError
-from hire_model.service.contract import Fault, ModelFacts, StoredImage, json_path
-from hire_model.service.payload import ImagePayload, image_payload
+from hire_model.service.contract import Fault, ModelFacts, StoredImage, format_path
+from hire_model.service.payload import ImagePayload, make_payload
 
 PING = "/ping"
 TOKEN_FAULT = "InvalidKeyException"  # TorchServe rejects a token with this type and status 400
@@ -134,14 +134,14 @@ def _encode_image(image: Image, path: str) -> ImagePayload | StoredImage:
     if not isinstance(image, ImageRegions):
         return image
     try:
-        return image_payload(image)
+        return make_payload(image)
     except ValidationError as error:
         raise _to_bad_request(error, path) from error
 
 
 def _to_bad_request(error: ValidationError, path: str) -> BadRequest:
     fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = json_path(fault["loc"])
+    place = format_path(fault["loc"])
     where = f"{path}.{place}" if path and place else path or place
     return BadRequest(fault["msg"].removeprefix("Value error, "), 0, where)
 

@@ -155,7 +155,7 @@ def _read(place: Path) -> Instance | None:
 
 
 def wait(instance: Instance, seconds: float = START_S) -> float:
-    """Ask for the golden pairs until they are right; returns the largest difference to their known scores.
+    """Request for the golden pairs until they are right; returns the largest difference to their known scores.
 
     Raises ServeError where they come out wrong, or do not come within `seconds`.
     """
@@ -170,7 +170,7 @@ def wait(instance: Instance, seconds: float = START_S) -> float:
             said = str(error)
         else:
             if answer.status_code == 200:
-                apart = golden.difference(answer.json()["scores"])
+                apart = golden.measure_difference(answer.json()["scores"])
                 if apart <= Golden.TOLERANCE:
                     return apart
                 raise ServeError(f"The server scores the golden pairs off by {apart:.1e}. It was stopped.")
@@ -208,7 +208,10 @@ def healthy(instance: Instance) -> bool:
         answer = ask(instance, golden_of(instance).request, probe=True)
     except (httpx.HTTPError, ServeError):
         return False
-    return answer.status_code == 200 and golden_of(instance).difference(answer.json()["scores"]) <= Golden.TOLERANCE
+    return (
+        answer.status_code == 200
+        and golden_of(instance).measure_difference(answer.json()["scores"]) <= Golden.TOLERANCE
+    )
 
 
 def golden_of(instance: Instance) -> Golden:

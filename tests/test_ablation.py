@@ -27,7 +27,7 @@ from hire_model.errors import HireError, SettingsError, TrainingStopped
 from hire_model.model.build import build_model
 from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
-from hire_model.scoring.matrix import similarity
+from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import resolve
 from hire_model.workflows import fit as fitting
 
@@ -204,12 +204,12 @@ def test_share_zero_changes_nothing_and_the_hook_is_removed_afterwards(
     model: Hire, split: Split, kind: perturb.Kind
 ) -> None:
     bank = build_caption_bank(model, split.texts)
-    plain = similarity(model, split, bank)
+    plain = compute_similarity(model, split, bank)
     with perturb_edges(model, kind, 0.0, seed=1):
-        assert np.array_equal(similarity(model, split, bank), plain)
+        assert np.array_equal(compute_similarity(model, split, bank), plain)
     with perturb_edges(model, kind, 1.0, seed=1):
-        assert not np.allclose(similarity(model, split, bank), plain)
-    assert np.array_equal(similarity(model, split, bank), plain), "the hook is gone"
+        assert not np.allclose(compute_similarity(model, split, bank), plain)
+    assert np.array_equal(compute_similarity(model, split, bank), plain), "the hook is gone"
 
 
 def test_dropping_all_edges_equals_empty_adjacency_matrices(
@@ -292,11 +292,11 @@ def test_images_without_edges_or_boxes_do_not_change() -> None:
 def test_the_edges_hit_do_not_depend_on_the_batch_size(model: Hire, split: Split) -> None:
     bank = build_caption_bank(model, split.texts)
     with perturb_edges(model, "shuffled", 0.5, seed=4):
-        whole = similarity(model, split, bank)
+        whole = compute_similarity(model, split, bank)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hire_model.scoring.matrix._ENCODE_BLOCK", 3)
         with perturb_edges(model, "shuffled", 0.5, seed=4):
-            assert np.allclose(similarity(model, split, bank), whole, atol=1e-5)
+            assert np.allclose(compute_similarity(model, split, bank), whole, atol=1e-5)
 
 
 def test_edges_are_evaluated_once_plotted_and_recorded(

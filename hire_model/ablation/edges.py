@@ -26,7 +26,7 @@ from hire_model.files import write_text
 from hire_model.model import artifact
 from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
-from hire_model.scoring.matrix import similarity
+from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import Settings
 from hire_model.workflows.evaluate import load_model
 
@@ -118,7 +118,7 @@ def evaluate_points(model: Hire, split: Split, settings: Settings) -> list[Point
                     continue
                 log.info("%.0f %% of the edges %s", 100 * share, kind)
                 with perturb_edges(model, kind, share, settings.train.seed) as tally:
-                    matrix = similarity(model, split, bank, settings.evaluate.budget_mb << 20)
+                    matrix = compute_similarity(model, split, bank, settings.evaluate.budget_mb << 20)
                 result = protocols.evaluate_matrix(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
                 result = result.model_copy(update={"facts": collect_facts()})
                 relations, pairs = tally.shares

@@ -28,7 +28,7 @@ from hire_model.settings import Settings, resolve
 from hire_model.settings.fingerprint import changes_result, compute_training_key
 from hire_model.training.checkpoint import LAST
 from hire_model.training.record import FitResult
-from hire_model.workflows.evaluate import compute_similarity
+from hire_model.workflows.evaluate import score_split
 from hire_model.workflows.fit import fit_model
 
 log = logging.getLogger(__name__)
@@ -177,6 +177,6 @@ def train_trial(trial: Trial, dataset: Dataset, folder: Path) -> tuple[Hire, Fit
 
 def evaluate_model(model: Hire, settings: Settings, split: Split) -> Result:
     """Evaluate `model` on `split`, without confidence intervals: the seeds give the spread."""
-    matrix = compute_similarity(model, split, settings.evaluate)
+    matrix = score_split(model, split, settings.evaluate)
     result = protocols.evaluate_matrix(matrix, split.owner, settings.evaluate.protocol, bootstrap=0)
     return result.model_copy(update={"facts": collect_facts()})

@@ -11,8 +11,9 @@ from hire_model.cli.options import GALLERIES, DatasetFolder, GalleryFolder, Over
 from hire_model.errors import HireError
 
 if TYPE_CHECKING:
-    from hire_model.gallery.format import Gallery, GalleryManifest
-    from hire_model.gallery.search import Answer
+    from hire_model.gallery.format import GalleryManifest
+    from hire_model.gallery.search import GalleryResult
+    from hire_model.gallery.store import Gallery
     from hire_model.scoring.scorer import Scorer
 
 app = typer.Typer(help="Encode data sets once, for searching.", no_args_is_help=True)
@@ -56,7 +57,7 @@ def list_(folder: Annotated[Path, typer.Argument(help="A folder of galleries.")]
 @app.command()
 def show(gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="Folder of the gallery.")]) -> None:
     """What a gallery holds, every file checked against its digest."""
-    from hire_model.gallery.format import Gallery
+    from hire_model.gallery.store import Gallery
 
     typer.echo(_align(_describe(Gallery.open(find_gallery(gallery)))))
 
@@ -69,16 +70,15 @@ def search(
     model: Annotated[str, typer.Option(help=f"{_MODEL}; the one that encoded the gallery without it.")] = "",
 ) -> None:
     """Find the pictures of a gallery that fit a sentence."""
-    from hire_model.gallery.format import Gallery
+    from hire_model.gallery.store import Gallery
 
     if not all(text.strip() for text in texts):
         raise HireError("TEXT: a sentence is empty. Say what to look for, in quotes.")
     found = Gallery.open(find_gallery(gallery))
     scorer = _load_scorer(model or found.manifest.address)
-    from hire_model.gallery.search import SHORTLIST
-    from hire_model.gallery.search import search as search_in
+    from hire_model.gallery.search import SHORTLIST, search_images
 
-    answers = search_in(scorer, found, texts, top, shortlist or max(SHORTLIST, top))
+    answers = search_images(scorer, found, texts, top, shortlist or max(SHORTLIST, top))
     for text, answer in zip(texts, answers, strict=True):
         typer.echo(f"{text}\n{_align(_tabulate_hits(answer, found))}")
         typer.echo(f"{answer.reranked:,} of {len(found):,} images scored. {answer.note}".rstrip() + "\n")
@@ -133,7 +133,7 @@ def _describe(gallery: Gallery) -> list[list[str]]:
     return [[name, value] for name, value in facts.items()]
 
 
-def _tabulate_hits(answer: Answer, gallery: Gallery) -> list[list[str]]:
+def _tabulate_hits(answer: GalleryResult, gallery: Gallery) -> list[list[str]]:
     rows = [["rank", "id", "score", "shortlist", "picture"]]
     for rank, hit in enumerate(answer.hits, 1):
         place = "all" if hit.place is None else str(hit.place)

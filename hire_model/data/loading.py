@@ -12,10 +12,10 @@ from hire_model.batch import Regions, Tokens
 from hire_model.data.store import ImageRegions, read_rows
 
 
-def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | None = None) -> Regions:
+def collate_regions(images: Sequence[ImageRegions], map_predicates: np.ndarray | None = None) -> Regions:
     """Pad the regions of B images to the longest.
 
-    predicate_map [predicates of the data set] int64: the model's index of each predicate, -1 where the model does not
+    map_predicates [predicates of the data set] int64: the model's index of each predicate, -1 where the model does not
     know it (that relation is then left out); None if both use the same list.
     """
     longest, dim = max(len(image.features) for image in images), images[0].features.shape[1]
@@ -32,7 +32,7 @@ def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | 
         boxed[row, :count] = known
         boxes[row, :count][known] = image.boxes[known]
         classes[row, :count] = image.classes
-        relations, scores = renumber_predicates(image.relations, image.relation_scores, predicate_map)
+        relations, scores = renumber_predicates(image.relations, image.relation_scores, map_predicates)
         edges.append(np.concatenate([np.full((len(relations), 1), row), relations], axis=1))
         edge_scores.append(scores)
     return Regions(
@@ -47,17 +47,17 @@ def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | 
 
 
 def renumber_predicates(
-    relations: np.ndarray, scores: np.ndarray, predicate_map: np.ndarray | None
+    relations: np.ndarray, scores: np.ndarray, map_predicates: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return relations [e, 3] int64 with the model's predicate indices, and their scores.
 
     Relations whose predicate is unknown to the model are left out.
-    predicate_map as in `collate_regions`.
+    map_predicates as in `collate_regions`.
     """
     relations = relations.astype(np.int64)
-    if predicate_map is None or not len(relations):
+    if map_predicates is None or not len(relations):
         return relations, scores
-    relations[:, 1] = predicate_map[relations[:, 1]]
+    relations[:, 1] = map_predicates[relations[:, 1]]
     known = relations[:, 1] >= 0
     return relations[known], scores[known]
 

@@ -26,7 +26,7 @@ from hire_model.data.store import Split
 from hire_model.evaluation.bootstrap import bootstrap_share
 from hire_model.evaluation.result import Interval
 from hire_model.progress import show_progress
-from hire_model.scoring.scorer import Pair, Scorer
+from hire_model.scoring.scorer import ImageTextPair, Scorer
 
 TIE = 1e-5  # scores nearer than this differ by the order of a sum, and by nothing that the model knows
 FEWEST = 20  # captions below which a share says nothing
@@ -65,7 +65,7 @@ def measure_behaviour(scorer: Scorer, split: Split, most: int = _MOST) -> dict[s
             if split.owner[caption] in images
         ]
         regions = {image: split.regions(image) for image in images}
-        pairs: list[Pair] = []
+        pairs: list[ImageTextPair] = []
         for _, caption, text in asked:
             own = regions[int(split.owner[caption])]
             pairs += [(own, split.texts[caption]), (own, text)]

@@ -1,7 +1,7 @@
-"""Building a gallery: every item is encoded once, shard by shard; an interrupted build goes on where it was.
+"""Build a gallery: encode every item once, shard by shard. An interrupted build continues where it stopped.
 
-The shards are written into a hidden folder beside the gallery, each whole or not at all, and the folder becomes the
-gallery when everything is there. Its key says what was encoded by what, so that no shard of another model gets in.
+Shards are written atomically into a hidden folder beside the gallery, and the complete folder is renamed. The folder
+has a key of model, data set and split, so that shards of another model are never reused.
 """
 
 from __future__ import annotations
@@ -30,12 +30,22 @@ from hire_model.data.writer import replace_folder
 from hire_model.errors import DataError, HireError
 from hire_model.files import atomic_write
 from hire_model.gallery import index
-from hire_model.gallery.format import CAPTIONS, IMAGES, GalleryManifest, file_names, key_of
-from hire_model.gallery.store import ShelfFacts, index_name, lengths_name, shard_paths, summary_name
+from hire_model.gallery.format import (
+    CAPTIONS,
+    IMAGES,
+    GalleryManifest,
+    StoreFacts,
+    index_name,
+    lengths_name,
+    list_files,
+    make_key,
+    shard_paths,
+    summary_name,
+)
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
 from hire_model.progress import show_progress
-from hire_model.scoring.matrix import encoding_blocks, image_blocks, text_blocks
+from hire_model.scoring.matrix import encode_image_blocks, encode_text_blocks, split_into_blocks
 
 log = logging.getLogger(__name__)
 SHARD = 1024
@@ -46,8 +56,8 @@ _Items = EncodedImages | EncodedTexts
 
 
 @dataclass(frozen=True)
-class _Side:
-    """What a shelf is made of: blocks of rows -> these items encoded, and the sizes that ShelfFacts names."""
+class _StoreSource:
+    """The items of a store: how to encode blocks of their rows, and the sizes for StoreFacts."""
 
     name: str
     items: int
@@ -56,8 +66,8 @@ class _Side:
 
 
 @dataclass(frozen=True)
-class Built:
-    """A gallery that is there now: its manifest, and how many items were encoded for it just now."""
+class BuildResult:
+    """The manifest of the gallery, and how many items this build encoded (0 if the gallery was complete)."""
 
     manifest: GalleryManifest
     encoded: int
@@ -73,7 +83,7 @@ def build(
     captions: bool = False,
     overwrite: bool = False,
     shard: int = SHARD,
-) -> Built:
+) -> BuildResult:
     """Encode the images of `split`, and its captions if asked for, into the gallery folder `out`.
 
     address: the model as the user named it. A gallery of the same model, data and split that is there already is left
@@ -82,14 +92,14 @@ def build(
     out = Path(out).expanduser()
     if captions and not len(split.captions):
         raise DataError(f"{split.dataset.folder}: split '{split.name}' has no captions to encode.")
-    key = key_of(artifact.digest(model), split.dataset.manifest, split.name, captions)
-    if out.exists() and (found := _standing(out, key, overwrite)):
-        return Built(found, 0)
+    key = make_key(artifact.digest(model), split.dataset.manifest, split.name, captions)
+    if out.exists() and (found := _check_existing(out, key, overwrite)):
+        return BuildResult(found, 0)
     model.eval()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
-            return _built(model, split, out, key, address, captions, shard)
+            return _build_folder(model, split, out, key, address, captions, shard)
     except Timeout as error:
         raise HireError(f"{out}: another process is building it. Wait until it is there, or name another.") from error
     except OSError as error:
@@ -98,12 +108,12 @@ def build(
         ) from error
 
 
-def _built(
+def _build_folder(
     model: Hire, split: Split, out: Path, key: dict[str, str], address: str, captions: bool, shard: int
-) -> Built:
-    folder = _unfinished(out, key | {"shard": str(shard)})
-    images, encoded = _shelf(folder, _image_side(model, split), shard)
-    texts, more = _shelf(folder, _caption_side(model, split), shard) if captions else (None, 0)
+) -> BuildResult:
+    folder = _open_partial_folder(out, key | {"shard": str(shard)})
+    images, encoded = _write_store(folder, _make_image_source(model, split), shard)
+    texts, more = _write_store(folder, _make_caption_source(model, split), shard) if captions else (None, 0)
     _write_tables(split, folder, captions)
     manifest = GalleryManifest(
         model=key["model"],
@@ -113,17 +123,17 @@ def _built(
         dim=model.settings.dim,
         images=images,
         captions=texts,
-        files={name: hash_file(folder / name) for name in show_progress(file_names(images, texts), "digests")},
+        files={name: hash_file(folder / name) for name in show_progress(list_files(images, texts), "digests")},
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
     replace_folder(folder, out)
     for left in (out / _KEY, out / _PARTS):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return Built(manifest, encoded + more)
+    return BuildResult(manifest, encoded + more)
 
 
-def _standing(out: Path, key: dict[str, str], overwrite: bool) -> GalleryManifest | None:
-    """The manifest of the gallery at `out` if it is the one that `key` asks for, None if it is to be replaced."""
+def _check_existing(out: Path, key: dict[str, str], overwrite: bool) -> GalleryManifest | None:
+    """Return the manifest of the gallery at `out` if it has this `key`, or None if it is to be replaced."""
     try:
         found = GalleryManifest.read(out)
     except HireError as error:
@@ -137,8 +147,8 @@ def _standing(out: Path, key: dict[str, str], overwrite: bool) -> GalleryManifes
     raise HireError(f"{out} holds another gallery: {told}. --overwrite replaces it, or name another folder with --out.")
 
 
-def _unfinished(out: Path, key: dict[str, str]) -> Path:
-    """The folder of an unfinished build of this key, empty where there is none; one of another key is deleted."""
+def _open_partial_folder(out: Path, key: dict[str, str]) -> Path:
+    """Return the folder of an unfinished build with this key, or an empty one. A build of another key is deleted."""
     folder = out.with_name(f".{out.name}.partial")
     if folder.exists():
         if (folder / _KEY).is_file() and json.loads((folder / _KEY).read_text("utf-8")) == key:
@@ -152,67 +162,67 @@ def _unfinished(out: Path, key: dict[str, str]) -> Path:
     return folder
 
 
-def _image_side(model: Hire, split: Split) -> _Side:
+def _make_image_source(model: Hire, split: Split) -> _StoreSource:
     match = model.interaction.relations
     sizes = {"size": model.settings.pair_dim or model.settings.dim, "relations": match.kinds if match else 0}
-    return _Side(IMAGES, len(split.images), sizes, partial(image_blocks, model, split))
+    return _StoreSource(IMAGES, len(split.images), sizes, partial(encode_image_blocks, model, split))
 
 
-def _caption_side(model: Hire, split: Split) -> _Side:
+def _make_caption_source(model: Hire, split: Split) -> _StoreSource:
     roles, bank = model.roles, CaptionBank.from_lists(model.vocabulary.encode(split.texts))
     sizes = {"size": model.settings.pair_dim or model.settings.dim, "relations": roles.width if roles else 0}
-    return _Side(CAPTIONS, len(split.captions), sizes, partial(text_blocks, model, bank))
+    return _StoreSource(CAPTIONS, len(split.captions), sizes, partial(encode_text_blocks, model, bank))
 
 
-def _shelf(folder: Path, side: _Side, shard: int) -> tuple[ShelfFacts, int]:
-    """Encode the shards that are missing, and join what is kept in one file each: lengths, summaries, index."""
-    name, items = side.name, side.items
+def _write_store(folder: Path, source: _StoreSource, shard: int) -> tuple[StoreFacts, int]:
+    """Encode the missing shards, then write one file each of lengths, summaries and index."""
+    name, items = source.name, source.items
     paths = shard_paths(folder, name, items, shard)
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
     spans = [range(number * shard, min((number + 1) * shard, items)) for number in missing]
-    blocks = [block for span in spans for block in encoding_blocks(span)]
+    blocks = [block for span in spans for block in split_into_blocks(span)]
     parts: list[_Items] = []
-    for part, block in zip(side.encode(show_progress(blocks, f"encode {name}")), blocks, strict=True):
+    for part, block in zip(source.encode(show_progress(blocks, f"encode {name}")), blocks, strict=True):
         parts.append(part)
         if block.stop % shard == 0 or block.stop == items:
             _write_shard(folder, paths[block.start // shard], parts)
             parts = []
-    lengths = _joined(folder, paths, lengths_name)
-    summary = _joined(folder, paths, summary_name)
+    lengths = _join_shards(folder, paths, lengths_name)
+    summary = _join_shards(folder, paths, summary_name)
     np.save(folder / lengths_name(name), lengths)
     np.save(folder / summary_name(name), summary)
-    kind = index.kind_for(items)
+    kind = index.choose_kind(items)
     if kind != "flat":
         index.write(summary, folder / index_name(name))
-    facts = ShelfFacts(items=items, fragments=int(lengths.sum()), shard=shard, index=kind, **side.sizes)
+    facts = StoreFacts(items=items, fragments=int(lengths.sum()), shard=shard, index=kind, **source.sizes)
     return facts, sum(map(len, spans))
 
 
 def _write_shard(folder: Path, path: Path, parts: list[_Items]) -> None:
-    """One shard: its records last, as their file says that the shard is complete."""
+    """Write one shard. The records come last, because their file marks the shard as complete."""
     kept = folder / _PARTS
     arrays = {
         kept / lengths_name(path.stem): torch.cat([part.mask.sum(dim=1) for part in parts]).int(),
         kept / summary_name(path.stem): torch.cat([part.summary for part in parts]),
-        path: torch.cat([_record(part.extract(row)) for part in parts for row in range(len(part))]),
+        path: torch.cat([_flatten(part.extract(row)) for part in parts for row in range(len(part))]),
     }
     for place, tensor in arrays.items():
         with atomic_write(place) as partial:
             np.save(partial, tensor.cpu().numpy())
 
 
-def _record(item: _Items) -> Tensor:
-    """One item without padding as one row of numbers; see the shelves' `rows` for the way back."""
+def _flatten(item: _Items) -> Tensor:
+    """Flatten one item, without padding, into one row of numbers; the stores' `rows` reverses this."""
     pieces = (item.regions, item.edges) if isinstance(item, EncodedImages) else (item.words, item.roles)
     return torch.cat([piece.flatten() for piece in pieces if piece is not None])
 
 
-def _joined(folder: Path, paths: list[Path], name: Callable[[str], str]) -> np.ndarray:
+def _join_shards(folder: Path, paths: list[Path], name: Callable[[str], str]) -> np.ndarray:
     return np.concatenate([np.load(folder / _PARTS / name(path.stem), allow_pickle=False) for path in paths])
 
 
 def _write_tables(split: Split, folder: Path, captions: bool) -> None:
-    """The rows of the split in the data set's tables, and a link to its pictures."""
+    """Write the split's rows of the data set's tables, and a link to its pictures."""
     source = split.dataset.folder
     images = pq.read_table(source / "images.parquet", schema=TABLES["images"]).take(pa.array(split.images))
     for name, first, count in (

@@ -1,4 +1,4 @@
-"""A gallery: images, and captions if asked for, encoded once by one model and searched many times.
+"""The files of a gallery: images, and optionally captions, encoded once by one model and searched many times.
 
     manifest.json                    what it is: digests of model and data, sizes, SHA-256 of each file
     images.parquet, regions.parquet, relations.parquet
@@ -11,31 +11,37 @@
     captions.parquet, captions-...   the same for captions: words [L, P], and their roles [L, 2Kd]
     pictures/                        a link to the data set's pictures
 
-Records and summaries are mapped from disk, never held. The data set itself is not needed for a search: only the
-pictures stay where they are. `building.build` writes a gallery; nothing in it is ever changed afterwards.
+A search does not need the data set; only the pictures stay there. `building.build` writes a gallery, `store.Gallery`
+opens it. A gallery never changes after it was built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, Self
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hire_model.batch import EncodedImages
-from hire_model.data.schema import MANIFEST, FileFacts, Manifest, hash_file
-from hire_model.data.store import Dataset, ImageRegions
+from hire_model.data.schema import MANIFEST, FileFacts, Manifest
 from hire_model.errors import HireError
-from hire_model.gallery.store import CaptionShelf, ImageShelf, ShelfFacts, shelf_files
-from hire_model.model import artifact
-from hire_model.model.hire import Hire
+from hire_model.gallery.index import Kind
 
 FORMAT: Final = 1
 IMAGES, CAPTIONS = "images", "captions"
+
+
+class StoreFacts(BaseModel):
+    """The sizes of one store, the images or the captions of a gallery, and the kind of its index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: int = Field(description="N")
+    fragments: int = Field(description="regions, or word pieces, of all items together")
+    size: int = Field(description="P, numbers per fragment")
+    relations: int = Field(description="K of images, 2Kd of captions; 0 where the model does not match relations")
+    shard: int = Field(description="items per shard")
+    index: Kind
 
 
 class GalleryManifest(BaseModel):
@@ -50,20 +56,20 @@ class GalleryManifest(BaseModel):
     data: Manifest
     split: str = Field(description="empty for all splits")
     dim: int = Field(description="D, numbers per summary")
-    images: ShelfFacts
-    captions: ShelfFacts | None
+    images: StoreFacts
+    captions: StoreFacts | None
     files: dict[str, FileFacts]
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if set(self.files) != set(file_names(self.images, self.captions)):
+        if set(self.files) != set(list_files(self.images, self.captions)):
             raise ValueError("files: not those of this gallery")  # what is opened is what was checked
         return self
 
     @property
     def key(self) -> dict[str, str]:
         """What was encoded, and by what."""
-        return key_of(self.model, self.data, self.split, self.captions is not None)
+        return make_key(self.model, self.data, self.split, self.captions is not None)
 
     @classmethod
     def read(cls, folder: Path) -> GalleryManifest:
@@ -80,96 +86,39 @@ class GalleryManifest(BaseModel):
             raise HireError(f"{path}: not the manifest of a gallery of format {FORMAT}.") from error
 
 
-def key_of(model: str, data: Manifest, split: str, captions: bool) -> dict[str, str]:
-    """What makes a gallery the one that it is, by the names that a message uses."""
+def make_key(model: str, data: Manifest, split: str, captions: bool) -> dict[str, str]:
+    """Return what identifies a gallery, by the names that messages use."""
     return {"model": model, "data set": data.digest, "split": split or "all", "captions": "yes" if captions else "no"}
 
 
-class Gallery:
-    """A gallery, opened for searching. Open it with `Gallery.open`; it only reads, from any number of threads."""
-
-    def __init__(self, folder: Path, manifest: GalleryManifest) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.images = ImageShelf(folder, IMAGES, manifest.images)
-        self.captions = CaptionShelf(folder, CAPTIONS, manifest.captions) if manifest.captions else None
-        self._tables = Dataset(folder, manifest.data)
-        self._model: Hire | None = None
-
-    @classmethod
-    def open(cls, folder: str | Path) -> Gallery:
-        """The gallery in `folder`. Raises HireError where there is none, or a file's SHA-256 is not the manifest's.
-
-        Every byte is read once for that; afterwards the system's page cache holds what fits.
-        """
-        folder = Path(folder).expanduser()
-        manifest = GalleryManifest.read(folder)
-        for name, facts in manifest.files.items():
-            path = folder / name
-            if not path.is_file():
-                raise HireError(
-                    f"{path}: missing from the gallery. Build it again: hire gallery build DATASET --overwrite."
-                )
-            if path.stat().st_size != facts.bytes or hash_file(path) != facts:
-                raise HireError(
-                    f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or exchanged. Build the gallery again: "
-                    "hire gallery build DATASET --overwrite."
-                )
-        return cls(folder, manifest)
-
-    def __len__(self) -> int:
-        """Images."""
-        return len(self.images)
-
-    @cached_property
-    def ids(self) -> np.ndarray:
-        """[N] str, the images' ids."""
-        return self._tables.image_ids
-
-    @cached_property
-    def caption_texts(self) -> np.ndarray:
-        """[M] str, the captions; needs a gallery built with captions."""
-        return self._tables.caption_texts
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self.ids.tolist())}
-
-    def find(self, image_id: str) -> int | None:
-        """The row of the image called `image_id`, None where there is none."""
-        return self._places.get(image_id)
-
-    def encoded(self, rows: Sequence[int] | np.ndarray) -> EncodedImages:
-        """The images `rows`, as the model encoded them, on the CPU, padded to the longest of them."""
-        return self.images.rows(rows)
-
-    def picture(self, row: int) -> Path | None:
-        """The picture of image `row`, if it has one and the data set is where it was."""
-        return self._tables.picture(row)
-
-    def size(self, row: int) -> tuple[int, int]:
-        """Width and height of image `row` in pixels, 0 where unknown."""
-        width, height = self._tables.image_sizes[row].tolist()
-        return width, height
-
-    def layout(self, row: int) -> ImageRegions:
-        """Boxes, classes and relations of image `row`, to draw and name; features [r, 0], as a gallery has none."""
-        return self._tables.layout(row)
-
-    def check_model(self, model: Hire) -> None:
-        """Raise HireError unless `model` is the one that encoded this gallery: scores of others would be noise."""
-        if self._model is model:
-            return
-        found = artifact.digest(model)
-        if found != self.manifest.model:
-            raise HireError(
-                f"{self.folder}: encoded by model {self.manifest.model[:12]} ({self.manifest.address}), but this one "
-                f"is {found[:12]}. Build the gallery again with this model (hire gallery build DATASET --overwrite), "
-                "or search with the one that encoded it."
-            )
-        self._model = model
+def list_files(images: StoreFacts, captions: StoreFacts | None) -> list[str]:
+    """List all files of a gallery except its manifest."""
+    names = ["images.parquet", "regions.parquet", "relations.parquet", *list_store_files(IMAGES, images)]
+    return names if captions is None else [*names, "captions.parquet", *list_store_files(CAPTIONS, captions)]
 
 
-def file_names(images: ShelfFacts, captions: ShelfFacts | None) -> list[str]:
-    """All files of a gallery but its manifest."""
-    names = ["images.parquet", "regions.parquet", "relations.parquet", *shelf_files(IMAGES, images)]
-    return names if captions is None else [*names, "captions.parquet", *shelf_files(CAPTIONS, captions)]
+def list_store_files(name: str, facts: StoreFacts) -> list[str]:
+    """List the files of the store `name`."""
+    indexed = [index_name(name)] if facts.index != "flat" else []
+    shards = [path.name for path in shard_paths(Path(), name, facts.items, facts.shard)]
+    return [*shards, lengths_name(name), summary_name(name), *indexed]
+
+
+def shard_paths(folder: Path, name: str, items: int, shard: int) -> list[Path]:
+    """List the files of a store's records, in order."""
+    return [folder / f"{name}-{number:05d}.npy" for number in range(-(-items // shard))]
+
+
+def lengths_name(name: str) -> str:
+    """Return the name of the file with the number of fragments per item."""
+    return f"{name}-lengths.npy"
+
+
+def summary_name(name: str) -> str:
+    """Return the name of the file with the items' summaries."""
+    return f"{name}-summary.npy"
+
+
+def index_name(name: str) -> str:
+    """Return the name of the index file."""
+    return f"{name}.faiss"

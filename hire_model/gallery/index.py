@@ -23,8 +23,8 @@ _WIDTH = 2  # candidates that a search keeps, in multiples of what it is asked f
 _BLOCK = 10_000
 
 
-def kind_for(items: int) -> Kind:
-    """What to search `items` vectors with."""
+def choose_kind(items: int) -> Kind:
+    """Choose the kind of index for `items` vectors."""
     return "flat" if items <= FLAT_UP_TO else "hnsw"
 
 

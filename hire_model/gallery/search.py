@@ -1,7 +1,7 @@
-"""Search in a gallery: the global head makes a shortlist, the pairwise score ranks it.
+"""Search a gallery: the global head makes a shortlist, the pairwise score ranks it.
 
-The two stages disagree where an item that the pairwise score would put on top is not on the shortlist. docs/search.md
-measures how often, and the default length of the shortlist comes from there.
+The result is not exact if an item with a high pairwise score is missing from the shortlist. docs/search.md measures
+how often that happens; the default length of the shortlist comes from there.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from torch import Tensor
 
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.errors import HireError
-from hire_model.gallery.format import Gallery
-from hire_model.gallery.store import Items, Shelf
+from hire_model.gallery.store import EncodedStore, Gallery, Items
 from hire_model.scoring.matrix import score_matrix
 from hire_model.scoring.scorer import Scorer, check_text
 
 SHORTLIST = 1000
-"""Loses no recall on any of our data sets (docs/search.md says what a shorter one loses, and where)."""
+"""This length loses no recall on our data sets; docs/search.md has the figures for shorter ones."""
 
-DOUBT = 0.5
-"""A hit from beyond this share of the shortlist is a sign that a longer one might answer otherwise."""
+DEEP_SHARE = 0.5
+"""A hit beyond this share of the shortlist is deep: a longer shortlist might change the result."""
 
 NO_HEAD = "The model has no global head to make a shortlist with: every item was scored."
 _QUERIES = 128  # encoded together
@@ -36,10 +35,11 @@ _BUDGET = 512 << 20  # bytes that scoring them may take on a GPU; on a CPU it is
 class GalleryHit:
     """One item found.
 
-    row    in the gallery
-    id     the image's id, or the caption
-    score  what `Scorer.predict` says
-    place  1-based place in the shortlist, None where every item was scored
+    Args:
+        row: row in the gallery.
+        id: the image's id, or the caption.
+        score: the score of `Scorer.predict`.
+        place: 1-based place in the shortlist, None if every item was scored.
     """
 
     row: int
@@ -49,10 +49,13 @@ class GalleryHit:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one query found, best first; equal scores in the order of the gallery.
+class GalleryResult:
+    """The hits of one query, best first; equal scores in the order of the gallery.
 
-    reranked: items that got the pairwise score; note: what one should know of the answer, mostly empty
+    Args:
+        hits: the best items.
+        reranked: number of items that got the pairwise score.
+        note: a warning if a longer shortlist might change the result; mostly empty.
     """
 
     hits: list[GalleryHit]
@@ -61,59 +64,76 @@ class Answer:
 
 
 @torch.inference_mode()
-def search(
+def search_images(
     scorer: Scorer, gallery: Gallery, texts: Sequence[str], top_k: int = 10, shortlist: int = SHORTLIST
-) -> list[Answer]:
-    """The `top_k` images of the gallery that fit each sentence best; an answer per sentence.
+) -> list[GalleryResult]:
+    """Find the `top_k` images of the gallery that match each sentence best.
 
-    shortlist: images that get the pairwise score; as many as the gallery has give the exact answer. Raises HireError
-    for numbers below 1, a shortlist shorter than `top_k`, a sentence that is no text, or another model.
+    Args:
+        scorer: the model that encoded the gallery.
+        gallery: the gallery to search.
+        texts: the queries.
+        top_k: number of hits per query.
+        shortlist: number of images that get the pairwise score; the size of the gallery gives the exact result.
+
+    Returns:
+        One result per sentence.
+
+    Raises:
+        HireError: numbers below 1, a shortlist shorter than `top_k`, a sentence that is not text, or another model.
     """
     for row, text in enumerate(texts):
         check_text(text, f"text {row}")
-    _check(scorer, gallery, top_k, shortlist)
-    answers = []
+    _check_arguments(scorer, gallery, top_k, shortlist)
+    results = []
     for start in range(0, len(texts), _QUERIES):
         block = scorer.encode_texts(texts[start : start + _QUERIES])
-        for row, rows in enumerate(_shortlists(scorer, gallery.images, block.summary, shortlist)):
-            one = block.extract(row)
+        for row, rows in enumerate(_make_shortlists(scorer, gallery.images, block.summary, shortlist)):
+            query = block.extract(row)
 
-            def against(images: EncodedImages, one: EncodedTexts = one) -> np.ndarray:
-                return score_matrix(scorer.model, images.to(scorer.device), one, _BUDGET)[:, 0]
+            def score(images: EncodedImages, query: EncodedTexts = query) -> np.ndarray:
+                return score_matrix(scorer.model, images.to(scorer.device), query, _BUDGET)[:, 0]
 
-            scores = _scores(gallery.images, rows, against)
-            answers.append(_answer(scorer, gallery.images, rows, scores, gallery.ids, top_k))
-    return answers
+            scores = _score_rows(gallery.images, rows, score)
+            results.append(_make_result(scorer, gallery.images, rows, scores, gallery.ids, top_k))
+    return results
 
 
 @torch.inference_mode()
 def search_captions(
     scorer: Scorer, gallery: Gallery, images: EncodedImages, top_k: int = 10, shortlist: int = SHORTLIST
-) -> list[Answer]:
-    """The `top_k` captions of the gallery that fit each image best; an answer per image.
+) -> list[GalleryResult]:
+    """Find the `top_k` captions of the gallery that match each image best.
 
-    images: from `Scorer.encode_images`, or from a gallery of the same model. Raises HireError as `search` does, and for
-    a gallery that was built without captions.
+    Args:
+        scorer, gallery, top_k, shortlist: as in `search_images`.
+        images: from `Scorer.encode_images`, or from a gallery of the same model.
+
+    Returns:
+        One result per image.
+
+    Raises:
+        HireError: as `search_images`, and if the gallery was built without captions.
     """
-    _check(scorer, gallery, top_k, shortlist)
+    _check_arguments(scorer, gallery, top_k, shortlist)
     if gallery.captions is None:
         raise HireError(
             f"{gallery.folder}: this gallery has no captions. Build it with them: hire gallery build DATASET "
             "--captions --overwrite."
         )
-    answers, images = [], images.to(scorer.device)
-    for row, rows in enumerate(_shortlists(scorer, gallery.captions, images.summary, shortlist)):
-        one = images.extract(row)
+    results, images = [], images.to(scorer.device)
+    for row, rows in enumerate(_make_shortlists(scorer, gallery.captions, images.summary, shortlist)):
+        query = images.extract(row)
 
-        def against(texts: EncodedTexts, one: EncodedImages = one) -> np.ndarray:
-            return score_matrix(scorer.model, one, texts.to(scorer.device), _BUDGET)[0]
+        def score(texts: EncodedTexts, query: EncodedImages = query) -> np.ndarray:
+            return score_matrix(scorer.model, query, texts.to(scorer.device), _BUDGET)[0]
 
-        scores = _scores(gallery.captions, rows, against)
-        answers.append(_answer(scorer, gallery.captions, rows, scores, gallery.caption_texts, top_k))
-    return answers
+        scores = _score_rows(gallery.captions, rows, score)
+        results.append(_make_result(scorer, gallery.captions, rows, scores, gallery.caption_texts, top_k))
+    return results
 
 
-def _check(scorer: Scorer, gallery: Gallery, top_k: int, shortlist: int) -> None:
+def _check_arguments(scorer: Scorer, gallery: Gallery, top_k: int, shortlist: int) -> None:
     if top_k < 1:
         raise HireError(f"top_k is {top_k}, expected 1 or more.")
     if shortlist < top_k:
@@ -121,35 +141,37 @@ def _check(scorer: Scorer, gallery: Gallery, top_k: int, shortlist: int) -> None
     gallery.check_model(scorer.model)
 
 
-def _shortlists(scorer: Scorer, shelf: Shelf, queries: Tensor, count: int) -> list[np.ndarray]:
-    """For each query [Q, D] the rows to score, the nearest by the global head first; all rows where that is exact."""
-    if _exact(scorer, shelf, count):
-        return [np.arange(len(shelf))] * len(queries)
-    return shelf.index.nearest(queries.float().cpu().numpy(), count)
+def _make_shortlists(scorer: Scorer, store: EncodedStore, queries: Tensor, count: int) -> list[np.ndarray]:
+    """Return the rows to score for each query [Q, D], nearest by the global head first; all rows if that is exact."""
+    if _is_exact(scorer, store, count):
+        return [np.arange(len(store))] * len(queries)
+    return store.index.nearest(queries.float().cpu().numpy(), count)
 
 
-def _exact(scorer: Scorer, shelf: Shelf, count: int) -> bool:
-    return count >= len(shelf) or not scorer.model.settings.global_head
+def _is_exact(scorer: Scorer, store: EncodedStore, count: int) -> bool:
+    return count >= len(store) or not scorer.model.settings.global_head
 
 
-def _scores(shelf: Shelf[Items], rows: np.ndarray, against: Callable[[Items], np.ndarray]) -> np.ndarray:
-    """Scores [n] of the items `rows` against one query; only some of the items are in memory at a time."""
-    return np.concatenate([against(shelf.rows(rows[start : start + _ROWS])) for start in range(0, len(rows), _ROWS)])
+def _score_rows(store: EncodedStore[Items], rows: np.ndarray, score: Callable[[Items], np.ndarray]) -> np.ndarray:
+    """Score the items `rows` against one query, [n]. Only a block of the items is in memory at a time."""
+    return np.concatenate([score(store.rows(rows[start : start + _ROWS])) for start in range(0, len(rows), _ROWS)])
 
 
-def _answer(scorer: Scorer, shelf: Shelf, rows: np.ndarray, scores: np.ndarray, ids: np.ndarray, top_k: int) -> Answer:
+def _make_result(
+    scorer: Scorer, store: EncodedStore, rows: np.ndarray, scores: np.ndarray, ids: np.ndarray, top_k: int
+) -> GalleryResult:
     best = np.lexsort((rows, -scores))[:top_k]
-    exact = len(rows) == len(shelf)
+    exact = len(rows) == len(store)
     hits = [GalleryHit(int(rows[i]), str(ids[rows[i]]), float(scores[i]), None if exact else int(i) + 1) for i in best]
     note = "" if scorer.model.settings.global_head else NO_HEAD
     if not exact:
-        note = _doubt(int(best.max()) + 1, len(rows))
-    return Answer(hits, len(rows), note)
+        note = _note_deep_hit(int(best.max()) + 1, len(rows))
+    return GalleryResult(hits, len(rows), note)
 
 
-def _doubt(deepest: int, count: int) -> str:
-    """What to say where a hit comes from far down the shortlist: one from beyond its end might belong here too."""
-    if deepest <= DOUBT * count:
+def _note_deep_hit(deepest: int, count: int) -> str:
+    """Return a note if a hit is deep in the shortlist: an item beyond its end might also be a hit."""
+    if deepest <= DEEP_SHARE * count:
         return ""
     return (
         f"A hit stood at place {deepest} of the {count} that the global head chose: a longer shortlist might change "

@@ -31,7 +31,7 @@ from hire_model.batch import EncodedImages
 from hire_model.errors import HireError
 from hire_model.model.vocabulary import UNKNOWN, Vocabulary
 from hire_model.service.contract import MatrixRequest, ModelFacts, SearchRequest
-from hire_model.service.parsing import Picture, Taken
+from hire_model.service.parsing import ParsedRequest, RequestImage
 
 log = logging.getLogger(__name__)
 FOLDER, SHARE, TEXT = "HIRE_JOURNAL", "HIRE_JOURNAL_SHARE", "HIRE_JOURNAL_TEXT"
@@ -40,7 +40,7 @@ PART_BYTES, PARTS = 8 << 20, 32  # a folder holds 256 MB, about 700,000 lines; t
 _QUEUE = 8  # requests waiting to be written; each holds its regions, 0.3 MB with 36 regions of 2048
 _PAUSE_S = 60.0  # after an error: nothing is written or logged for this time
 _PATTERN = "journal-*.jsonl"
-_Scored = tuple[Picture | None, str | None, float | None]
+_Scored = tuple[RequestImage | None, str | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Journal:
         self._parts = _Parts(settings.folder)
         self._paused_until = 0.0
 
-    def note(self, taken: Taken, scores: np.ndarray | None) -> None:
+    def note(self, taken: ParsedRequest, scores: np.ndarray | None) -> None:
         """Record a sample of the pairs of `taken`, scored with `scores` [K]; None for a search."""
         try:
             if taken.probe or random.random() >= self.settings.share or time.monotonic() < self._paused_until:
@@ -207,7 +207,7 @@ def measure_text(text: str, vocabulary: Vocabulary) -> dict[str, Any]:
     return {"words": len(text.split()), "unknown": unknown / max(1, len(pieces) - marks)}
 
 
-def measure_picture(picture: Picture) -> dict[str, Any]:
+def measure_picture(picture: RequestImage) -> dict[str, Any]:
     """Measure an image; returns fields of `Line`."""
     kinds, counts = np.unique(picture.classes, return_counts=True)
     measured: dict[str, Any] = {"classes": dict(zip(kinds.tolist(), counts.tolist(), strict=True))}
@@ -242,12 +242,12 @@ def read_lines(folder: Path) -> Iterator[Line]:
                     continue
 
 
-def _name_request(taken: Taken) -> str:
+def _name_request(taken: ParsedRequest) -> str:
     kinds: Mapping[type, str] = {SearchRequest: "search", MatrixRequest: "matrix"}
-    return kinds.get(type(taken.request), "pairs")
+    return kinds.get(type(taken.body), "pairs")
 
 
-def _sample_pairs(taken: Taken, scores: np.ndarray | None) -> list[_Scored]:
+def _sample_pairs(taken: ParsedRequest, scores: np.ndarray | None) -> list[_Scored]:
     """Sample up to PAIRS pairs, no two with the same image or text, which would be measured twice."""
     if scores is None:
         asked: list[_Scored] = [(None, text, None) for text in taken.texts]

@@ -10,7 +10,7 @@ from hire_model.data.store import Split
 from hire_model.monitoring.journal import Line, measure_picture, measure_text
 from hire_model.progress import show_progress
 from hire_model.scoring.scorer import Scorer
-from hire_model.service.parsing import Picture
+from hire_model.service.parsing import RequestImage
 
 MAX_SAMPLES = 2000
 """Most images that are measured, and most captions that are scored."""
@@ -68,6 +68,6 @@ def _measure_images(scorer: Scorer, split: Split, rng: np.random.Generator) -> l
     lines = []
     for place in show_progress(chosen.tolist(), "measure training data"):
         regions, text = split.regions(int(owners[place])), split.texts[captions[first[place]]]
-        picture = Picture(regions, regions.boxes, regions.classes)
+        picture = RequestImage(regions, regions.boxes, regions.classes)
         lines.append(Line(**measure_picture(picture), **measure_text(text, scorer.model.vocabulary)))
     return lines

@@ -1,4 +1,4 @@
-"""`hire package`: a registered version as one archive. The same version gives the same bytes, wherever it is made."""
+"""`hire package`: pack a registered version into one archive. The same version always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hire_model.packaging import verify
 from hire_model.packaging.rehearse import rehearse
 from hire_model.packaging.verify import GOLDEN, MANIFEST, MODEL, SERVER_MANIFEST, ArchiveError, ArchiveManifest, Golden
 from hire_model.scoring.scorer import Scorer
-from hire_model.service.payload import decode_image
+from hire_model.service.payload import deserialize_image
 from hire_model.settings import Settings
 from hire_model.tracking import packages, registry, versions
 
@@ -35,15 +35,15 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Packaged:
-    """A published archive: where it lies, its SHA-256, and the registry version in it."""
+class PackagedArchive:
+    """A published archive: its path, its SHA-256, and the registry version in it."""
 
     path: Path
     sha256: str
     version: str
 
 
-def package(version: str, settings: Settings, handler: Path, out: Path) -> Packaged:
+def package(version: str, settings: Settings, handler: Path, out: Path) -> PackagedArchive:
     """Make OUT/VERSION/hire.mar of a registered version and tell the registry its path and SHA-256.
 
     version: champion, challenger, another alias, or a number; handler: the adapter's file, the one class of which
@@ -55,39 +55,40 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
     with tempfile.TemporaryDirectory(prefix="hire-package-") as scratch:
         stage = Path(scratch, "stage")
         shutil.copytree(model, stage / MODEL)
-        golden = golden_of(model, packages.read_example_request(found, settings.tracking)["pairs"])
+        golden = make_golden(model, packages.read_example_request(found, settings.tracking)["pairs"])
         (stage / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
-        raw = _archiver(stage, handler, found.number, Path(scratch))
+        raw = _run_archiver(stage, handler, found.number, Path(scratch))
         target = out.expanduser() / found.number / f"{NAME}.mar"
         with atomic_write(target) as partial:
-            _rezip(raw, _facts(model, found.number, found.run_id), partial)
+            _write_archive(raw, _make_manifest(model, found.number, found.run_id), partial)
             verify.verify(partial)
-            apart = rehearse(partial)
-            if not apart <= Golden.TOLERANCE:
+            difference = rehearse(partial)
+            if not difference <= Golden.TOLERANCE:
                 raise ArchiveError(
-                    f"{found.uri}: scored from the archive, the golden pairs differ by {apart:.1e} from what the model "
-                    f"gives here; at most {Golden.TOLERANCE} was expected. Nothing was published."
+                    f"{found.uri}: scored from the archive, the golden pairs differ by {difference:.1e} from what the "
+                    f"model gives here; at most {Golden.TOLERANCE} was expected. Nothing was published."
                 )
     digest = hash_file(target).sha256
     packages.record_archive(found, settings.tracking, target, digest)
-    return Packaged(target, digest, found.number)
+    return PackagedArchive(target, digest, found.number)
 
 
-def golden_of(model: Path, pairs: list[dict[str, Any]]) -> Golden:
-    """A request for the first of `pairs`, with the scores that the model in folder `model` gives them.
+def make_golden(model: Path, pairs: list[dict[str, Any]]) -> Golden:
+    """Make a request of the first `pairs`, with the scores of the model in folder `model`.
 
-    Rounded, so that the last bit of a float does not make another archive.
+    Scores are rounded, so that the last bit of a float does not change the archive.
     """
     chosen = pairs[:GOLDEN_PAIRS]
     decoded = [
-        (decode_image(json.dumps(pair["image"]), f"golden pair {i}"), pair["text"]) for i, pair in enumerate(chosen)
+        (deserialize_image(json.dumps(pair["image"]), f"golden pair {i}"), pair["text"])
+        for i, pair in enumerate(chosen)
     ]
     scores = Scorer.load(model).predict(decoded)
     return Golden(request={"pairs": chosen}, scores=[round(float(score), _DIGITS) for score in scores])
 
 
-def _facts(model: Path, version: str, run_id: str) -> ArchiveManifest:
-    """All but the files. From the model's own facts, so that they do not depend on where and when it is packaged."""
+def _make_manifest(model: Path, version: str, run_id: str) -> ArchiveManifest:
+    """Make the manifest without files. It has only facts of the model, so place and time of packaging do not matter."""
     facts = artifact.read_config(model)["facts"]
     return ArchiveManifest(
         model=NAME,
@@ -99,8 +100,8 @@ def _facts(model: Path, version: str, run_id: str) -> ArchiveManifest:
     )
 
 
-def _archiver(stage: Path, handler: Path, version: str, scratch: Path) -> Path:
-    """What torch-model-archiver makes. It empties and uses TMPDIR/NAME, so it gets a TMPDIR of its own."""
+def _run_archiver(stage: Path, handler: Path, version: str, scratch: Path) -> Path:
+    """Run torch-model-archiver in its own TMPDIR, because it empties and uses TMPDIR/NAME."""
     private = scratch / "tmp"
     private.mkdir()
     command = [
@@ -118,26 +119,28 @@ def _archiver(stage: Path, handler: Path, version: str, scratch: Path) -> Path:
     return scratch / f"{NAME}.mar"
 
 
-def _rezip(raw: Path, facts: ArchiveManifest, target: Path) -> None:
-    """The same files in order of name and without times, and our manifest of them.
+def _write_archive(raw: Path, manifest: ArchiveManifest, target: Path) -> None:
+    """Write the files of `raw` in order of name and without times, and add our manifest.
 
-    Nothing is compressed: weights hardly shrink, and another zlib would give other bytes.
+    Nothing is compressed: weights hardly shrink, and another version of zlib would give other bytes.
     """
     files = {}
     with zipfile.ZipFile(raw) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as sink:
         for name in sorted(source.namelist()):
             with source.open(name) as content:
-                files[name] = _add(sink, name, _timeless(content.read()) if name == SERVER_MANIFEST else content)
-        manifest = facts.model_copy(update={"files": files})
-        _add(sink, MANIFEST, io.BytesIO(manifest.model_dump_json(indent=1).encode() + b"\n"))
+                files[name] = _add_file(
+                    sink, name, _remove_time(content.read()) if name == SERVER_MANIFEST else content
+                )
+        manifest = manifest.model_copy(update={"files": files})
+        _add_file(sink, MANIFEST, io.BytesIO(manifest.model_dump_json(indent=1).encode() + b"\n"))
 
 
-def _timeless(server_manifest: bytes) -> BinaryIO:
+def _remove_time(server_manifest: bytes) -> BinaryIO:
     made = json.loads(server_manifest) | {"createdOn": "01/01/1980 00:00:00"}
     return io.BytesIO(json.dumps(made, indent=1, sort_keys=True).encode())
 
 
-def _add(sink: zipfile.ZipFile, name: str, content: IO[bytes]) -> FileFacts:
+def _add_file(sink: zipfile.ZipFile, name: str, content: IO[bytes]) -> FileFacts:
     entry = zipfile.ZipInfo(name, _EPOCH)
     entry.external_attr = (stat.S_IFREG | 0o644) << 16
     digest, size = hashlib.sha256(), 0

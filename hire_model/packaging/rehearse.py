@@ -1,6 +1,6 @@
-"""An archive's golden pairs, scored by its own handler as a server would: unpack, load, ask.
+"""Rehearse serving: unpack an archive, load its own handler, and score the golden pairs as a server would.
 
-`python -I -m hire_model.packaging.rehearse ARCHIVE` does so in an interpreter that knows nothing of this one.
+`python -I -m hire_model.packaging.rehearse ARCHIVE` does this in a clean interpreter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SINGLE = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PAR
 
 
 class _Context:
-    """As much of TorchServe's context as a handler may use."""
+    """The part of TorchServe's context that a handler uses."""
 
     def __init__(self, folder: Path) -> None:
         self.system_properties = {"model_dir": str(folder), "batch_size": 1}
@@ -43,9 +43,9 @@ class _Context:
 
 
 def rehearse(archive: Path) -> float:
-    """The largest difference between the golden scores and what the archive gives in a clean interpreter.
+    """Return the largest difference between the golden scores and those of the archive in a clean interpreter.
 
-    Raises ArchiveError with the last lines of that interpreter where it fails.
+    Raises ArchiveError with the last lines of that interpreter if it fails.
     """
     command = [sys.executable, "-I", "-m", "hire_model.packaging.rehearse", str(archive.resolve())]
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _SINGLE
@@ -60,23 +60,23 @@ def rehearse(archive: Path) -> float:
     return float(done.stdout.split()[-1])
 
 
-def difference(archive: Path) -> float:
-    """The same in this interpreter."""
+def rehearse_in_process(archive: Path) -> float:
+    """Score the golden pairs in this interpreter; see `rehearse`."""
     with tempfile.TemporaryDirectory(prefix="hire-rehearsal-") as scratch:
         folder = Path(scratch)
         extract(archive, folder)
         server = json.loads((folder / SERVER_MANIFEST).read_text("utf-8"))
         golden = Golden.model_validate_json((folder / GOLDEN).read_text("utf-8"))
-        handler, context = _handler(folder / server["model"]["handler"])(), _Context(folder)
+        handler, context = _load_handler(folder / server["model"]["handler"])(), _Context(folder)
         handler.initialize(context)
         answers = handler.handle([{"body": json.dumps(golden.request).encode()}], context)
         if context.status != 200:
             raise ArchiveError(f"{archive}: its golden request was answered with {context.status}: {answers[0]}")
-        return golden.difference(json.loads(answers[0])["scores"])
+        return golden.measure_difference(json.loads(answers[0])["scores"])
 
 
-def _handler(path: Path) -> Any:
-    """The one class that the handler file defines: the server takes no file with two."""
+def _load_handler(path: Path) -> Any:
+    """Return the only class that the handler file defines: the server refuses a file with two."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -90,6 +90,6 @@ def _handler(path: Path) -> Any:
 
 if __name__ == "__main__":
     try:
-        print(difference(Path(sys.argv[1])))
+        print(rehearse_in_process(Path(sys.argv[1])))
     except HireError as error:
         sys.exit(str(error))

@@ -66,8 +66,8 @@ class Golden(BaseModel):
     request: dict[str, list[dict[str, object]]]
     scores: list[float]
 
-    def difference(self, scores: list[float]) -> float:
-        """The largest difference to `scores`; infinite where their number differs."""
+    def measure_difference(self, scores: list[float]) -> float:
+        """Return the largest difference to `scores`; infinity if their number differs."""
         if len(scores) != len(self.scores):
             return float("inf")
         return max(abs(one - other) for one, other in zip(scores, self.scores, strict=True))
@@ -88,7 +88,7 @@ def verify(archive: Path, sha256: str = "") -> ArchiveManifest:
         )
     try:
         with zipfile.ZipFile(archive) as opened:
-            return _checked(archive, opened)
+            return _check_archive(archive, opened)
     except _DAMAGE as error:
         raise ArchiveError(f"{archive}: not an archive, or damaged: {error}.") from error
 
@@ -106,14 +106,14 @@ def verify_folder(folder: Path) -> ArchiveManifest:
 
     A server unpacks archives itself, and puts files of its own beside ours. Raises ArchiveError.
     """
-    manifest = _manifest((folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b"", folder)
+    manifest = _parse_manifest((folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b"", folder)
     for name, facts in manifest.files.items():
         if not (folder / name).is_file() or hash_file(folder / name) != facts:
             raise ArchiveError(f"{folder / name}: missing, or not what {MANIFEST} says. Deploy the archive again.")
     return manifest
 
 
-def _checked(archive: Path, opened: zipfile.ZipFile) -> ArchiveManifest:
+def _check_archive(archive: Path, opened: zipfile.ZipFile) -> ArchiveManifest:
     entries = opened.infolist()
     if sum(entry.file_size for entry in entries) > _LARGEST:
         raise ArchiveError(f"{archive}: unpacks to more than {_LARGEST >> 30} GiB.")
@@ -121,7 +121,7 @@ def _checked(archive: Path, opened: zipfile.ZipFile) -> ArchiveManifest:
         _check_entry(archive, entry)
     names = [entry.filename for entry in entries]
     known = MANIFEST in names and opened.getinfo(MANIFEST).file_size <= _LARGEST_MANIFEST
-    manifest = _manifest(opened.read(MANIFEST) if known else b"", archive)
+    manifest = _parse_manifest(opened.read(MANIFEST) if known else b"", archive)
     expected = sorted([MANIFEST, *manifest.files])
     if sorted(names) != expected:
         odd = sorted(set(names) ^ set(expected)) or sorted({name for name in names if names.count(name) > 1})
@@ -161,7 +161,7 @@ def _check_content(where: str, opened: zipfile.ZipFile, name: str, facts: FileFa
         raise ArchiveError(f"{where}: its SHA-256 is not the one in {MANIFEST}: damaged or exchanged.")
 
 
-def _manifest(text: bytes, where: Path) -> ArchiveManifest:
+def _parse_manifest(text: bytes, where: Path) -> ArchiveManifest:
     try:
         return ArchiveManifest.model_validate_json(text)
     except ValidationError as error:

@@ -23,7 +23,7 @@ _COPIES = 8
 _CACHE_BYTES = 24 << 20
 
 
-def similarity(
+def compute_similarity(
     model: Hire, split: Split, bank: CaptionBank, budget_bytes: int = 512 << 20, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Scores [N, M] float32 of each image of `split` against each of its captions, in `bank`.
@@ -35,12 +35,12 @@ def similarity(
     model.eval()
     try:
         with torch.inference_mode():
-            return _filled(model, encode_images(model, split), bank, budget_bytes, out)
+            return _fill_matrix(model, encode_images(model, split), bank, budget_bytes, out)
     finally:
         model.train(was_training)
 
 
-def predicate_map(known: Sequence[str], names: Sequence[str]) -> np.ndarray | None:
+def map_predicates(known: Sequence[str], names: Sequence[str]) -> np.ndarray | None:
     """The place in `known`, the model's predicates, of each of `names`, -1 for a new one; None if both are the same."""
     if tuple(names) == tuple(known):
         return None
@@ -54,11 +54,13 @@ def predicate_map(known: Sequence[str], names: Sequence[str]) -> np.ndarray | No
 
 def encode_images(model: Hire, split: Split) -> EncodedImages:
     """All images of a split, encoded once, padded to the longest, on the model's device."""
-    blocks, encoded = encoding_blocks(range(len(split.images))), None
-    for block, rows in zip(image_blocks(model, split, show_progress(blocks, "encode images")), blocks, strict=True):
+    blocks, encoded = split_into_blocks(range(len(split.images))), None
+    for block, rows in zip(
+        encode_image_blocks(model, split, show_progress(blocks, "encode images")), blocks, strict=True
+    ):
         if encoded is None:
             shape = (len(split.images), int(split.region_counts.max()))
-            encoded = _room(shape, block)
+            encoded = _allocate(shape, block)
         some, regions = slice(rows.start, rows.stop), block.mask.shape[1]  # a block is padded to its own longest image
         encoded.regions[some, :regions], encoded.mask[some, :regions] = block.regions, block.mask
         encoded.summary[some] = block.summary
@@ -68,7 +70,7 @@ def encode_images(model: Hire, split: Split) -> EncodedImages:
     return encoded
 
 
-def image_blocks(model: Hire, split: Split, blocks: Iterable[range]) -> Iterator[EncodedImages]:
+def encode_image_blocks(model: Hire, split: Split, blocks: Iterable[range]) -> Iterator[EncodedImages]:
     """The split's images, encoded one of `blocks` after the other on the model's device.
 
     Raises DataError where the data set's features are not of the size that the model takes.
@@ -79,26 +81,26 @@ def image_blocks(model: Hire, split: Split, blocks: Iterable[range]) -> Iterator
             f"{split.dataset.folder}: features of {manifest.feature_dim} numbers ({manifest.feature_extractor}), but "
             f"the model was trained on {model.feature_dim}. Extract the regions as for the training data."
         )
-    device, mapping = _device(model), predicate_map(model.predicates, manifest.predicates)
+    device, mapping = _get_device(model), map_predicates(model.predicates, manifest.predicates)
     for rows in blocks:
         yield model.encode_image(collate_regions([split.regions(i) for i in rows], mapping).to(device))
 
 
-def text_blocks(model: Hire, bank: CaptionBank, blocks: Iterable[range | np.ndarray]) -> Iterator[EncodedTexts]:
+def encode_text_blocks(model: Hire, bank: CaptionBank, blocks: Iterable[range | np.ndarray]) -> Iterator[EncodedTexts]:
     """The bank's captions, encoded one of `blocks` after the other on the model's device."""
-    device = _device(model)
+    device = _get_device(model)
     for rows in blocks:
         yield model.encode_text(bank.tokens(rows).to(device))
 
 
-def encoding_blocks(rows: range) -> list[range]:
+def split_into_blocks(rows: range) -> list[range]:
     """`rows` in the blocks in which items are encoded."""
     return [
         range(start, min(start + _ENCODE_BLOCK, rows.stop)) for start in range(rows.start, rows.stop, _ENCODE_BLOCK)
     ]
 
 
-def _room(shape: tuple[int, int], block: EncodedImages) -> EncodedImages:
+def _allocate(shape: tuple[int, int], block: EncodedImages) -> EncodedImages:
     """Zeros for all images at once, filled block by block: a list of blocks to join would take twice the memory."""
     return EncodedImages(
         block.regions.new_zeros(*shape, block.regions.shape[-1]),
@@ -108,7 +110,7 @@ def _room(shape: tuple[int, int], block: EncodedImages) -> EncodedImages:
     )
 
 
-def _filled(
+def _fill_matrix(
     model: Hire, images: EncodedImages, bank: CaptionBank, budget_bytes: int, out: np.ndarray | None
 ) -> np.ndarray:
     """Scores [N, M]; captions go in order of length, and only some are held: COCO's 25,000 take 5 GB at P = 1024."""
@@ -116,7 +118,7 @@ def _filled(
         out = np.empty((len(images), len(bank)), np.float32)
     order = np.argsort(bank.lengths, kind="stable")
     blocks = np.split(order, range(_ENCODE_BLOCK, len(order), _ENCODE_BLOCK))
-    for texts, rows in zip(text_blocks(model, bank, show_progress(blocks, "score pairs")), blocks, strict=True):
+    for texts, rows in zip(encode_text_blocks(model, bank, show_progress(blocks, "score pairs")), blocks, strict=True):
         out[:, rows] = score_matrix(model, images, texts, budget_bytes)
     return out
 
@@ -138,5 +140,5 @@ def score_matrix(model: Hire, images: EncodedImages, texts: EncodedTexts, budget
     return out
 
 
-def _device(model: Hire) -> torch.device:
+def _get_device(model: Hire) -> torch.device:
     return next(model.parameters()).device

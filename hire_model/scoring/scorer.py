@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, TypeVar
 
@@ -16,15 +16,20 @@ from hire_model.errors import DataError
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
 from hire_model.scoring.explain import Explanation, explain_encoded
-from hire_model.scoring.matrix import predicate_map
+from hire_model.scoring.matrix import map_predicates
 
-Pair = tuple[ImageRegions, str]
+ImageTextPair = tuple[ImageRegions, str]
 Item = TypeVar("Item")
 _BLOCK = 256
+# Blocks of `score_items`. Joining all items at once would pad every image to the largest one.
+_PAIRS = 256  # pairs of a block at most
+_FRAGMENTS = 16_384  # regions and words of a block at most, including padding; larger tensors are slower
+_STEP = 16  # two images, or two texts, of a block differ by less than this many regions, or words
+_FEW = 64  # up to this many pairs are one block regardless of their sizes, because each block has a fixed cost
 
 
-class Hit(TypedDict):
-    """A ranked document: its place among those handed in, and its score."""
+class RankedDocument(TypedDict):
+    """A ranked document: its position in the given list, and its score."""
 
     corpus_id: int
     score: float
@@ -40,7 +45,7 @@ class Scorer:
         self.model = model.eval().to(device)
         self.device = torch.device(device)
         self.predicates = tuple(model.predicates if predicates is None else predicates)
-        self._mapping = predicate_map(model.predicates, self.predicates)
+        self._mapping = map_predicates(model.predicates, self.predicates)
 
     @classmethod
     def load(
@@ -53,15 +58,15 @@ class Scorer:
         return cls(artifact.load(folder), device, predicates)
 
     @torch.inference_mode()
-    def predict(self, pairs: Sequence[Pair]) -> np.ndarray:
+    def predict(self, pairs: Sequence[ImageTextPair]) -> np.ndarray:
         """Scores [n] float32 of n (image, sentence) pairs. An image or sentence that recurs is encoded once.
 
         Raises DataError naming the pair whose image does not fit the model or whose sentence is no text.
         """
         for row, (image, text) in enumerate(pairs):
             self.check(image, text, f"pair {row}")
-        images, image_index = distinct([pair[0] for pair in pairs], id)
-        texts, text_index = distinct([pair[1] for pair in pairs], str)
+        images, image_index = deduplicate([pair[0] for pair in pairs], id)
+        texts, text_index = deduplicate([pair[1] for pair in pairs], str)
         scores = np.empty(len(pairs), np.float32)
         encoded_images = [self.encode_images(images[i : i + _BLOCK]) for i in range(0, len(images), _BLOCK)]
         encoded_texts = [self.encode_texts(texts[i : i + _BLOCK]) for i in range(0, len(texts), _BLOCK)]
@@ -74,7 +79,7 @@ class Scorer:
 
     def rank(
         self, query: ImageRegions | str, documents: Sequence[ImageRegions] | Sequence[str], top_k: int | None = None
-    ) -> list[Hit]:
+    ) -> list[RankedDocument]:
         """`documents` from best to worst: images for a sentence, sentences for an image; the `top_k` best if given.
 
         Equal scores keep the order of `documents`.
@@ -84,7 +89,7 @@ class Scorer:
         else:
             scores = self.predict([(query, text) for text in documents])  # type: ignore[misc]
         order = np.argsort(-scores, kind="stable")[:top_k]
-        return [Hit(corpus_id=int(row), score=float(scores[row])) for row in order]
+        return [RankedDocument(corpus_id=int(row), score=float(scores[row])) for row in order]
 
     def explain(self, image: ImageRegions, text: str) -> Explanation:
         """What each word of `text` looked at in `image`, and how much of the score it brought."""
@@ -148,6 +153,38 @@ class Scorer:
             scores[some] = self.model.score_pairs(images, texts, *index).total.float().cpu().numpy()
         return scores
 
+    def score_items(
+        self,
+        images: Sequence[EncodedImages],
+        texts: Sequence[EncodedTexts],
+        image_index: np.ndarray,
+        text_index: np.ndarray,
+    ) -> np.ndarray:
+        """Score pairs of items that were encoded one by one, in blocks of similar size so that there is little padding.
+
+        Args:
+            images, texts: each holds one item; an object that occurs several times in a list is joined once.
+            image_index, text_index: [K], pair k is image `image_index[k]` with text `text_index[k]`.
+
+        Returns:
+            Scores [K] float32.
+        """
+        images, image_place = deduplicate(images, id)
+        texts, text_place = deduplicate(texts, id)
+        image_index, text_index = image_place[image_index], text_place[text_index]
+        if 0 < len(image_index) <= _FEW:
+            return self.score(
+                EncodedImages.concatenate(images), EncodedTexts.concatenate(texts), image_index, text_index
+            )
+        scores = np.empty(len(image_index), np.float32)
+        for rows in _split_by_size(_get_sizes(images)[image_index], _get_sizes(texts)[text_index], image_index):
+            own_images, image = np.unique(image_index[rows], return_inverse=True)
+            own_texts, text = np.unique(text_index[rows], return_inverse=True)
+            joined_images = EncodedImages.concatenate([images[i] for i in own_images])
+            joined_texts = EncodedTexts.concatenate([texts[i] for i in own_texts])
+            scores[rows] = self.score(joined_images, joined_texts, image, text)
+        return scores
+
 
 def check_text(text: object, where: str) -> None:
     """Raise DataError, beginning with `where`, if `text` is none, or none that can be written."""
@@ -159,10 +196,24 @@ def check_text(text: object, where: str) -> None:
         raise DataError(f"{where}: the sentence holds half a character, expected Unicode: {error}.") from error
 
 
-def distinct(items: Sequence[Item], key: Callable[[Item], object]) -> tuple[list[Item], np.ndarray]:
-    """The distinct items in order of appearance, and for each item the place of its like [n]."""
+def deduplicate(items: Sequence[Item], key: Callable[[Item], object]) -> tuple[list[Item], np.ndarray]:
+    """Return the distinct items in order of appearance, and for each item its position [n] among them."""
     own: dict[object, Item] = {}
     for item in items:
         own.setdefault(key(item), item)
     places = {like: place for place, like in enumerate(own)}
     return list(own.values()), np.array([places[key(item)] for item in items], np.int64)
+
+
+def _split_by_size(regions: np.ndarray, words: np.ndarray, image_index: np.ndarray) -> Iterator[np.ndarray]:
+    """Split K pairs into blocks, given the sizes [K] of their items. In a block the pairs of an image are adjacent."""
+    order = np.lexsort((image_index, words // _STEP, regions // _STEP))
+    kinds = np.stack([regions // _STEP, words // _STEP])[:, order]
+    for group in np.split(order, np.flatnonzero((np.diff(kinds) != 0).any(axis=0)) + 1):
+        if len(group):
+            size = max(1, min(_PAIRS, _FRAGMENTS // int(regions[group].max() + words[group].max())))
+            yield from np.split(group, range(size, len(group), size))
+
+
+def _get_sizes(items: Sequence[EncodedImages] | Sequence[EncodedTexts]) -> np.ndarray:
+    return np.array([item.mask.shape[1] for item in items], np.int64)

@@ -43,7 +43,7 @@ class StoredImage(_Message):
     id: Annotated[str, Field(strict=True, min_length=1, max_length=500)]
 
 
-def _image_kind(value: Any) -> str | None:
+def _classify_image(value: Any) -> str | None:
     """Which of the two an image is; None, a fault of its own, for what is neither."""
     keys = value if isinstance(value, Mapping) else value.__dict__ if isinstance(value, BaseModel) else {}
     return "#regions" if "features" in keys else "#stored" if {"gallery", "id"} & set(keys) else None
@@ -52,7 +52,7 @@ def _image_kind(value: Any) -> str | None:
 Image = Annotated[
     Annotated[ImagePayload, Tag("#regions")] | Annotated[StoredImage, Tag("#stored")],
     Discriminator(
-        _image_kind,
+        _classify_image,
         custom_error_type="image",
         custom_error_message='expected an image: its regions, or {"gallery": ..., "id": ...}; ' + NO_PICTURES,
     ),
@@ -101,10 +101,10 @@ class SearchRequest(_Message):
         return self
 
 
-Request = PairsRequest | MatrixRequest | SearchRequest
+RequestBody = PairsRequest | MatrixRequest | SearchRequest
 
 
-def _request_kind(value: Any) -> str | None:
+def _classify_body(value: Any) -> str | None:
     keys = value if isinstance(value, Mapping) else {}
     for key, kind in (("gallery", "#search"), ("pairs", "#pairs"), ("images", "#matrix"), ("texts", "#matrix")):
         if key in keys:
@@ -112,19 +112,19 @@ def _request_kind(value: Any) -> str | None:
     return None
 
 
-PREDICTION: TypeAdapter[Request] = TypeAdapter(
+PREDICTION_BODY: TypeAdapter[RequestBody] = TypeAdapter(
     Annotated[
         Annotated[PairsRequest, Tag("#pairs")]
         | Annotated[MatrixRequest, Tag("#matrix")]
         | Annotated[SearchRequest, Tag("#search")],
         Discriminator(
-            _request_kind,
+            _classify_body,
             custom_error_type="request",
             custom_error_message="expected an object with pairs, with images and texts, or with gallery",
         ),
     ]
 )
-EXPLANATION = TypeAdapter(PairsRequest)
+EXPLANATION_BODY = TypeAdapter(PairsRequest)
 _PATH, _MESSAGE = 200, 400  # characters of a fault's path and message at most
 _TAGS = {"#pairs", "#matrix", "#search", "#regions", "#stored"}  # no key of a request, hence no part of a path
 
@@ -167,7 +167,7 @@ class RankedAnswer(_Answer):
     results: list[list[Hit]]
 
 
-class Found(_Message):
+class SearchHit(_Message):
     """An image, or a sentence, of a gallery; a sentence's id is the sentence."""
 
     id: str
@@ -178,7 +178,7 @@ class Found(_Message):
 class SearchResult(_Message):
     """What one query found, best first. Only `reranked` items had a pairwise score; the others were not looked at."""
 
-    hits: list[Found]
+    hits: list[SearchHit]
     reranked: int
     note: str = Field(description="one sentence where a longer shortlist might change the answer; mostly empty")
 
@@ -225,22 +225,22 @@ class RequestFault(Exception):  # noqa: N818  what a request is answered with
         self.status, self.path, self.message = status, path, message
 
 
-def parse(body: bytes | bytearray | str, explain: bool = False) -> Request:
-    """The request in `body`. Raises RequestFault (400) that names the JSON path of the first fault."""
-    adapter: TypeAdapter[Any] = EXPLANATION if explain else PREDICTION
+def parse_body(body: bytes | bytearray | str, explain: bool = False) -> RequestBody:
+    """Parse the JSON text of a request. Raises RequestFault (400) with the JSON path of the first fault."""
+    adapter: TypeAdapter[Any] = EXPLANATION_BODY if explain else PREDICTION_BODY
     try:
         return adapter.validate_json(body)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    path, message = json_path(fault["loc"]), fault["msg"].removeprefix("Value error, ")
+    path, message = format_path(fault["loc"]), fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "json_invalid":
         begins = (body if isinstance(body, str) else bytes(body[:64]).decode("latin-1")).lstrip()[:1]
         message = f"the body is not JSON ({message})" + (f"; {NO_PICTURES}" if begins not in ("", "{", "[") else "")
     raise RequestFault(400, path, message)
 
 
-def json_path(loc: tuple[int | str, ...]) -> str:
-    """pydantic's place of a fault as a JSON path: ('#pairs', 'pairs', 3, 'image', '#regions') is pairs[3].image."""
+def format_path(loc: tuple[int | str, ...]) -> str:
+    """Format pydantic's place of a fault: ('#pairs', 'pairs', 3, 'image', '#regions') becomes pairs[3].image."""
     parts = (part for part in loc if part not in _TAGS)
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 

@@ -1,4 +1,4 @@
-"""Items encoded once and kept: what many requests send again is neither encoded nor padded twice."""
+"""Encode images and sentences through a cache, so that an item that recurs is encoded once."""
 
 from __future__ import annotations
 
@@ -20,61 +20,65 @@ Encoded = TypeVar("Encoded", EncodedImages, EncodedTexts)
 
 
 @dataclass
-class Counts:
-    """How many items were asked for, and how many of them were there already."""
+class CacheCounts:
+    """Number of items requested, and how many of them were in the cache."""
 
     items: int = 0
     hits: int = 0
 
 
 class CachedEncoder:
-    """Encodes through two least-recently-used caches, of images by a digest of their content and of sentences.
+    """Encoder with two least-recently-used caches: images by a digest of their content, and sentences.
 
-    image_bytes, text_bytes: the most that each may hold. Safe to use from several threads.
+    Thread-safe.
+
+    Args:
+        scorer: encodes what is not in the caches.
+        image_bytes, text_bytes: maximum size of each cache.
     """
 
     def __init__(self, scorer: Scorer, image_bytes: int = 64 << 20, text_bytes: int = 32 << 20) -> None:
         self.scorer = scorer
         self._lock = Lock()
-        self._images: LRUCache[Hashable, EncodedImages] = LRUCache(image_bytes, getsizeof=_nbytes)
-        self._texts: LRUCache[Hashable, EncodedTexts] = LRUCache(text_bytes, getsizeof=_nbytes)
+        self._images: LRUCache[Hashable, EncodedImages] = LRUCache(image_bytes, getsizeof=_count_bytes)
+        self._texts: LRUCache[Hashable, EncodedTexts] = LRUCache(text_bytes, getsizeof=_count_bytes)
 
-    def images(self, images: Sequence[ImageRegions], counts: Counts) -> list[EncodedImages]:
-        """Each image on its own, encoded; those that `Scorer.check` has passed."""
-        return self._each(images, content_digest, self._images, self.scorer.encode_images, counts)
+    def encode_images(self, images: Sequence[ImageRegions], counts: CacheCounts) -> list[EncodedImages]:
+        """Encode each image separately. The images must have passed `Scorer.check`."""
+        return self._encode(images, digest_image, self._images, self.scorer.encode_images, counts)
 
-    def texts(self, texts: Sequence[str], counts: Counts) -> list[EncodedTexts]:
-        """Each sentence on its own, encoded."""
-        return self._each(texts, str, self._texts, self.scorer.encode_texts, counts)
+    def encode_texts(self, texts: Sequence[str], counts: CacheCounts) -> list[EncodedTexts]:
+        """Encode each sentence separately."""
+        return self._encode(texts, str, self._texts, self.scorer.encode_texts, counts)
 
-    def _each(
+    def _encode(
         self,
         items: Sequence[Item],
         key: Callable[[Item], Hashable],
         cache: LRUCache[Hashable, Encoded],
         encode: Callable[[Sequence[Item]], Encoded],
-        counts: Counts,
+        counts: CacheCounts,
     ) -> list[Encoded]:
         keys = [key(item) for item in items]
         with self._lock:
-            found = {k: kept for k in keys if (kept := cache.get(k)) is not None}
-        new = {k: item for k, item in zip(keys, items, strict=True) if k not in found}
+            encoded = {k: cached for k in keys if (cached := cache.get(k)) is not None}
+        new = {k: item for k, item in zip(keys, items, strict=True) if k not in encoded}
         counts.items += len(keys)
         counts.hits += len(keys) - len(new)
         todo = list(new.items())
         for start in range(0, len(todo), _BLOCK):
             some = todo[start : start + _BLOCK]
             block = encode([item for _, item in some])
-            found |= {k: block.extract(row) for row, (k, _) in enumerate(some)}
+            encoded |= {k: block.extract(row) for row, (k, _) in enumerate(some)}
         with self._lock:
             for k in new:
-                if found[k].nbytes <= cache.maxsize:
-                    cache[k] = found[k]
-        return [found[k] for k in keys]
+                if encoded[k].nbytes <= cache.maxsize:
+                    cache[k] = encoded[k]
+        return [encoded[k] for k in keys]
 
 
-def content_digest(image: ImageRegions) -> bytes:
-    """SHA-256 of all that the model reads of an image."""
+def digest_image(image: ImageRegions) -> bytes:
+    """Return the SHA-256 of everything that the model reads of an image."""
     digest = hashlib.sha256()
     for array in (image.features, image.boxes, image.classes, image.relations, image.relation_scores):
         digest.update(f"{array.dtype}{array.shape}".encode())
@@ -82,5 +86,5 @@ def content_digest(image: ImageRegions) -> bytes:
     return digest.digest()
 
 
-def _nbytes(encoded: EncodedImages | EncodedTexts) -> int:
+def _count_bytes(encoded: EncodedImages | EncodedTexts) -> int:
     return encoded.nbytes

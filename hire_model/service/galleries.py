@@ -1,4 +1,4 @@
-"""The galleries of a server: folders below one folder, opened when first asked for and kept open."""
+"""The galleries of a server by name: subfolders of one folder, opened at the first request and kept open."""
 
 from __future__ import annotations
 
@@ -9,41 +9,49 @@ from pathlib import Path
 from threading import Lock
 
 from hire_model.errors import HireError
-from hire_model.gallery.format import MANIFEST, Gallery
+from hire_model.gallery.format import MANIFEST
+from hire_model.gallery.store import Gallery
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.contract import RequestFault
 
 log = logging.getLogger(__name__)
-VARIABLE = "HIRE_GALLERIES"
+GALLERIES_VARIABLE = "HIRE_GALLERIES"
+"""Environment variable that names the folder of galleries: a server's worker has no other settings."""
 
 
-def named() -> Path | None:
-    """The folder of galleries that the environment names, if it does: a server's worker has no other settings."""
-    folder = os.environ.get(VARIABLE)
+def find_galleries_folder() -> Path | None:
+    """Return the folder that the environment variable HIRE_GALLERIES names, or None if it is not set."""
+    folder = os.environ.get(GALLERIES_VARIABLE)
     return Path(folder) if folder else None
 
 
 class Galleries:
-    """Galleries by name: the subfolders of `folder`, each encoded by the model of `scorer`; none without a folder."""
+    """Galleries by name, all encoded by the model of `scorer`.
+
+    Args:
+        folder: each of its subfolders is a gallery; None for no galleries.
+        scorer: the model that must have encoded the galleries.
+    """
 
     def __init__(self, folder: Path | None, scorer: Scorer) -> None:
         self.folder, self.scorer = folder, scorer
         self._lock = Lock()
-        self._open: dict[str, tuple[int, Gallery | None]] = {}  # None: cannot be used, as long as it is the same
-        self._kept: dict[str, Gallery] = {}
+        self._open: dict[str, tuple[int, Gallery | None]] = {}  # time of the manifest; None: this build is unusable
+        self._added: dict[str, Gallery] = {}
 
-    def keep(self, name: str, gallery: Gallery) -> None:
-        """Answer for `name` with `gallery`, wherever it lies. Raises HireError where another model encoded it."""
+    def add(self, name: str, gallery: Gallery) -> None:
+        """Serve `gallery` under `name`, wherever its folder is. Raises HireError if another model encoded it."""
         gallery.check_model(self.scorer.model)
-        self._kept[name] = gallery
+        self._added[name] = gallery
 
     def open(self, name: str, path: str) -> Gallery:
-        """The gallery `name`, opened again where it was built anew. Raises RequestFault (404) naming the JSON `path`.
+        """Return the gallery `name`. A gallery that was rebuilt is opened again.
 
-        A name holds no separator (see contract.Name) and so cannot leave the folder.
+        A name contains no separator (see contract.Name), so it cannot leave the folder. Raises RequestFault (404) with
+        the JSON `path`.
         """
-        if name in self._kept:
-            return self._kept[name]
+        if name in self._added:
+            return self._added[name]
         manifest = self.folder / name / MANIFEST if self.folder else None
         if manifest is None or not manifest.is_file():
             raise RequestFault(404, path, f"there is no gallery '{name}' on this server.")
@@ -51,23 +59,23 @@ class Galleries:
         with self._lock:
             known = self._open.get(name)
             if known is None or known[0] != stamp:
-                known = self._open[name] = (stamp, self._checked(manifest.parent, name))
+                known = self._open[name] = (stamp, self._open_checked(manifest.parent, name))
         if known[1] is None:
             message = f"gallery '{name}' does not fit this model, or is damaged; build it again with this version."
             raise RequestFault(404, path, message)
         return known[1]
 
     def open_all(self) -> None:
-        """Open every gallery that is there now: its digests are checked, which takes longer than a request may."""
+        """Open every gallery now: checking the digests takes longer than a request may take."""
         for manifest in sorted(self.folder.glob(f"*/{MANIFEST}")) if self.folder else []:
-            with contextlib.suppress(RequestFault):  # it is in the log; requests for it are told
+            with contextlib.suppress(RequestFault):  # it is logged, and each request for it is refused
                 self.open(manifest.parent.name, "")
 
-    def _checked(self, folder: Path, name: str) -> Gallery | None:
+    def _open_checked(self, folder: Path, name: str) -> Gallery | None:
         try:
             gallery = Gallery.open(folder)
             gallery.check_model(self.scorer.model)
         except HireError as error:
-            log.error("Gallery %s: %s", name, error)  # the answer tells no path of this machine
+            log.error("Gallery %s: %s", name, error)  # the answer contains no path of this machine
             return None
         return gallery

@@ -1,4 +1,4 @@
-"""A request's body, checked and made ready: bounded, its images decoded or found in a gallery."""
+"""Parse requests: check a body, bound its size, and decode its images or find them in a gallery."""
 
 from __future__ import annotations
 
@@ -10,28 +10,34 @@ import numpy as np
 from hire_model.batch import EncodedImages
 from hire_model.data.store import ImageRegions
 from hire_model.errors import DataError
-from hire_model.gallery.format import Gallery
 from hire_model.gallery.search import SHORTLIST
+from hire_model.gallery.store import Gallery
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.contract import (
     PairsRequest,
-    Request,
+    RequestBody,
     RequestFault,
     SearchRequest,
     StoredImage,
-    parse,
+    parse_body,
 )
 from hire_model.service.galleries import Galleries
-from hire_model.service.payload import ImagePayload, image_regions
+from hire_model.service.payload import ImagePayload, decode_payload
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one request may ask for; more is answered with 413. They bound the time that a request takes.
+    """Maximum sizes of one request; a larger request is answered with 413. They bound the time that a request takes.
 
-    pairs: scored; images: sent along, hence encoded; texts: likewise; regions, relations: of one image; characters: of
-    one text; explained: pairs explained; keys, items: of all objects and lists in the body, counted by the marks that
-    part them before anything is parsed, as it is their number that makes JSON large in memory.
+    Args:
+        pairs: pairs to score.
+        images: images sent in the request, which must be encoded.
+        texts: distinct texts, which must be encoded.
+        regions, relations: of one image.
+        characters: of one text.
+        explained: pairs to explain.
+        keys, items: of all objects and lists in the body. They are counted by punctuation marks before JSON parsing,
+            because the number of values decides how much memory parsed JSON takes.
     """
 
     pairs: int = 4096
@@ -46,8 +52,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A request as it came: its body, and whether it wants explanations. A probe only asks how the server is."""
+class Request:
+    """A request as a server receives it.
+
+    Args:
+        body: the JSON text, not parsed yet.
+        explain: whether explanations are requested instead of scores.
+        probe: whether the request is a health check, which is not written to the journal.
+    """
 
     body: bytes | bytearray | str
     explain: bool = False
@@ -55,8 +67,8 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image of a request, ready: its regions as they were sent, or encoded as its gallery keeps it."""
+class RequestImage:
+    """An image of a request: its regions if the request contains them, or the encoded image from a gallery."""
 
     content: ImageRegions | EncodedImages
     boxes: np.ndarray
@@ -64,36 +76,36 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """A good request. `image_index` and `text_index` [K] are the pairs it is about, in the order of its answer."""
+class ParsedRequest:
+    """A valid request. Pair k is image `image_index[k]` with text `text_index[k]` [K], in the order of the answer."""
 
-    request: Request
-    images: list[Picture]
+    body: RequestBody
+    images: list[RequestImage]
     texts: list[str]
     image_index: np.ndarray
     text_index: np.ndarray
     probe: bool = False
 
 
-class Intake:
-    """Takes requests for one model and its galleries."""
+class RequestParser:
+    """Parses requests for one model and its galleries."""
 
     def __init__(self, scorer: Scorer, galleries: Galleries, limits: Limits) -> None:
         self.scorer, self.galleries, self.limits = scorer, galleries, limits
 
-    def take(self, ask: Ask) -> Taken:
-        """The request of `ask`. Raises RequestFault: 400 malformed, 404 no such gallery or image, 413 too much."""
-        if not isinstance(ask.body, bytes | bytearray | str):  # a cell of a table may be empty, or a number
-            raise RequestFault(400, "", f"the request is {type(ask.body).__name__}, expected JSON as text.")
-        self._bound_marks(ask.body)
-        request = parse(ask.body, ask.explain)
-        self._bound_counts(request, ask.explain)
-        if isinstance(request, PairsRequest):
-            images, texts = [pair.image for pair in request.pairs], [pair.text for pair in request.pairs]
+    def parse(self, request: Request) -> ParsedRequest:
+        """Parse `request`. Raises RequestFault: 400 malformed, 404 no such gallery or image, 413 too large."""
+        if not isinstance(request.body, bytes | bytearray | str):  # a table cell can be empty or a number
+            raise RequestFault(400, "", f"the request is {type(request.body).__name__}, expected JSON as text.")
+        self._bound_marks(request.body)
+        body = parse_body(request.body, request.explain)
+        self._bound_pairs(body, request.explain)
+        if isinstance(body, PairsRequest):
+            images, texts = [pair.image for pair in body.pairs], [pair.text for pair in body.pairs]
             image_path, text_path = "pairs[{}].image", "pairs[{}].text"
             index = np.arange(len(texts)), np.arange(len(texts))
         else:
-            images, texts = request.images or [], request.texts or []
+            images, texts = body.images or [], body.texts or []
             image_path, text_path = "images[{}]", "texts[{}]"
             grid = np.indices((len(images), len(texts)))
             index = grid[0].ravel(), grid[1].ravel()
@@ -101,73 +113,72 @@ class Intake:
         _bound(len(set(texts)), self.limits.texts, "texts", "")
         for place, text in enumerate(texts):
             _bound(len(text), self.limits.characters, "characters", text_path.format(place))
-        pictures = self._pictures(images, image_path)
-        return Taken(request, pictures, texts, *index, probe=ask.probe)
+        return ParsedRequest(body, self._prepare_images(images, image_path), texts, *index, probe=request.probe)
 
     def _bound_marks(self, body: bytes | bytearray | str) -> None:
-        """Base64 holds none of these marks, and sentences few; 64 images with 1,000 relations each have 400,000."""
+        """Base64 contains none of these marks and sentences few; 64 images with 1,000 relations each have 400,000."""
         text = np.frombuffer(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body, np.uint8)
         # bytes.count takes four times as long
         colons, *others = (int(np.count_nonzero(text == mark)) for mark in b":,[{")
         _bound(colons, self.limits.keys, "keys", "")
         _bound(sum(others), self.limits.items, "items", "")
 
-    def _bound_counts(self, request: Request, explain: bool) -> None:
-        """Before anything is looked up, as a body of allowed size can name billions of pairs."""
-        if isinstance(request, PairsRequest):
+    def _bound_pairs(self, body: RequestBody, explain: bool) -> None:
+        """Check this before any look-up: a body of permitted size can name billions of pairs."""
+        if isinstance(body, PairsRequest):
             limit = self.limits.explained if explain else self.limits.pairs
-            _bound(len(request.pairs), limit, "pairs", "pairs")
+            _bound(len(body.pairs), limit, "pairs", "pairs")
         else:
-            images, texts = len(request.images or ()), len(request.texts or ())
+            images, texts = len(body.images or ()), len(body.texts or ())
             _bound(max(images, 1) * max(texts, 1), self.limits.pairs, "pairs", "")
 
-    def gallery_for(self, request: SearchRequest) -> tuple[Gallery, int]:
-        """The gallery that `request` searches, and the length of its shortlist. Raises RequestFault."""
-        gallery = self.galleries.open(request.gallery, "gallery")
-        shortlist = max(SHORTLIST, request.top_k) if request.shortlist is None else request.shortlist
-        if shortlist < request.top_k:
-            raise RequestFault(400, "shortlist", f"{shortlist} cannot give the best {request.top_k} (top_k).")
-        shelf = gallery.images if request.images is None else gallery.captions
-        if shelf is None:
-            raise RequestFault(400, "images", f"gallery '{request.gallery}' was built without sentences.")
-        scored = min(shortlist, len(shelf)) if self.scorer.model.settings.global_head else len(shelf)
-        asked = len(request.texts or request.images or ())
-        _bound(asked * scored, self.limits.pairs, f"pairs to score ({asked} queries, a shortlist of {scored})", "")
+    def prepare_search(self, body: SearchRequest) -> tuple[Gallery, int]:
+        """Return the gallery that `body` searches and the length of the shortlist. Raises RequestFault."""
+        gallery = self.galleries.open(body.gallery, "gallery")
+        shortlist = max(SHORTLIST, body.top_k) if body.shortlist is None else body.shortlist
+        if shortlist < body.top_k:
+            raise RequestFault(400, "shortlist", f"{shortlist} cannot give the best {body.top_k} (top_k).")
+        store = gallery.images if body.images is None else gallery.captions
+        if store is None:
+            raise RequestFault(400, "images", f"gallery '{body.gallery}' was built without sentences.")
+        scored = min(shortlist, len(store)) if self.scorer.model.settings.global_head else len(store)
+        queries = len(body.texts or body.images or ())
+        _bound(queries * scored, self.limits.pairs, f"pairs to score ({queries} queries, a shortlist of {scored})", "")
         return gallery, shortlist
 
-    def _pictures(self, images: Sequence[ImagePayload | StoredImage], path: str) -> list[Picture]:
-        """The images, ready; one of a gallery that recurs, as in pairs of one image, is looked up once."""
-        stored: dict[StoredImage, Picture] = {}
+    def _prepare_images(self, images: Sequence[ImagePayload | StoredImage], path: str) -> list[RequestImage]:
+        """Decode the images or look them up. A gallery image that occurs several times is looked up once."""
+        stored: dict[StoredImage, RequestImage] = {}
         galleries: dict[str, Gallery] = {}
-        pictures = []
+        prepared = []
         for place, image in enumerate(images):
             if isinstance(image, StoredImage):
                 if image.gallery not in galleries:
                     galleries[image.gallery] = self.galleries.open(image.gallery, f"{path.format(place)}.gallery")
                 if image not in stored:
-                    stored[image] = _stored(galleries[image.gallery], image, path.format(place))
-                pictures.append(stored[image])
+                    stored[image] = _look_up_image(galleries[image.gallery], image, path.format(place))
+                prepared.append(stored[image])
             else:
-                pictures.append(self._picture(image, path.format(place)))
-        return pictures
+                prepared.append(self._decode_image(image, path.format(place)))
+        return prepared
 
-    def _picture(self, image: ImagePayload, path: str) -> Picture:
+    def _decode_image(self, image: ImagePayload, path: str) -> RequestImage:
         _bound(image.features.shape[0], self.limits.regions, "regions", f"{path}.features")
         _bound(len(image.relations), self.limits.relations, "relations", f"{path}.relations")
-        regions = image_regions(image)
+        regions = decode_payload(image)
         try:
             self.scorer.check(regions, "", path)
         except DataError as error:
             raise RequestFault(400, path, str(error).removeprefix(f"{path}: ")) from error
-        return Picture(regions, regions.boxes, regions.classes)
+        return RequestImage(regions, regions.boxes, regions.classes)
 
 
-def _stored(gallery: Gallery, image: StoredImage, path: str) -> Picture:
+def _look_up_image(gallery: Gallery, image: StoredImage, path: str) -> RequestImage:
     row = gallery.find(image.id)
     if row is None:
         raise RequestFault(404, f"{path}.id", f"there is no image '{image.id}' in gallery '{image.gallery}'.")
     layout = gallery.layout(row)
-    return Picture(gallery.encoded([row]), layout.boxes, layout.classes)
+    return RequestImage(gallery.encoded([row]), layout.boxes, layout.classes)
 
 
 def _bound(count: int, limit: int, what: str, path: str) -> None:

@@ -38,8 +38,8 @@ class ArrayPayload(_Strict):
     data: str
 
     @classmethod
-    def of(cls, array: np.ndarray) -> Self:
-        """The payload of `array` [rows, columns]; everything but float16 travels as float32."""
+    def from_array(cls, array: np.ndarray) -> Self:
+        """Return the payload of `array` [rows, columns]. Everything but float16 is sent as float32."""
         dtype: Literal["float16", "float32"] = "float16" if array.dtype == np.float16 else "float32"
         raw = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("<")).tobytes()
         rows, columns = array.shape
@@ -104,36 +104,36 @@ def _check_boxes(boxes: ArrayPayload, regions: int) -> None:
         )
 
 
-def encode_image(image: ImageRegions) -> str:
-    """The JSON text of an image's regions; `decode_image` gives the same numbers back."""
-    return image_payload(image).model_dump_json()
+def serialize_image(image: ImageRegions) -> str:
+    """Return an image's regions as JSON text; `deserialize_image` gives the same numbers back."""
+    return make_payload(image).model_dump_json()
 
 
-def image_payload(image: ImageRegions) -> ImagePayload:
-    """An image's regions, to be sent. Raises pydantic's ValidationError where no server would take them."""
+def make_payload(image: ImageRegions) -> ImagePayload:
+    """Return the payload of an image's regions. Raises pydantic's ValidationError if no server would accept it."""
     boxed = not np.isnan(image.boxes).all()
     edges = zip(image.relations.tolist(), image.relation_scores.tolist(), strict=True)
     return ImagePayload(
-        features=ArrayPayload.of(np.asarray(image.features)),
-        boxes=ArrayPayload.of(image.boxes.astype(np.float32)) if boxed else None,
+        features=ArrayPayload.from_array(np.asarray(image.features)),
+        boxes=ArrayPayload.from_array(image.boxes.astype(np.float32)) if boxed else None,
         classes=image.classes.tolist(),
         relations=[(subject, predicate, object_, score) for (subject, predicate, object_), score in edges],
     )
 
 
-def decode_image(text: str, where: str = "image") -> ImageRegions:
-    """The regions that `text` describes. Raises DataError naming `where`, the field at fault and what was expected."""
+def deserialize_image(text: str, where: str = "image") -> ImageRegions:
+    """Parse the JSON text of an image. Raises DataError with `where`, the wrong field and what was expected."""
     try:
         payload = ImagePayload.model_validate_json(text)
     except ValidationError as error:
         fault = error.errors()[0]
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
         raise DataError(f"{where}{path}: {fault['msg'].removeprefix('Value error, ')}.") from error
-    return image_regions(payload)
+    return decode_payload(payload)
 
 
-def image_regions(payload: ImagePayload) -> ImageRegions:
-    """A checked payload as the regions that the model's loader takes."""
+def decode_payload(payload: ImagePayload) -> ImageRegions:
+    """Return a validated payload as the regions that the model takes."""
     count = payload.features.shape[0]
     edges = np.array([relation[:3] for relation in payload.relations], np.int32).reshape(-1, 3)
     return ImageRegions(

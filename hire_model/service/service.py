@@ -1,7 +1,8 @@
-"""What every server does, without a server: requests in as JSON, answers out as JSON, each with its own status.
+"""The service behind every server: JSON requests in, JSON answers out, each with its own status.
 
-Nothing here raises after intake: a request that is malformed, too large or unlucky gets a `Fault`, and the good ones
-that came with it are scored together as if it were not there.
+`Service.answer` parses each request, encodes its items, scores the pairs of all requests together, and builds one
+answer per request. It never raises: a request that is malformed, too large or fails gets a `Fault`, and does not affect
+the others.
 """
 
 from __future__ import annotations
@@ -21,14 +22,12 @@ from pydantic import BaseModel
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.store import ImageRegions
 from hire_model.errors import HireError
-from hire_model.gallery.search import search, search_captions
+from hire_model.gallery.search import search_captions, search_images
 from hire_model.model import artifact
-from hire_model.scoring.blocks import score_pairs
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.contract import (
     ExplanationAnswer,
     Fault,
-    Found,
     Hit,
     MatrixAnswer,
     MatrixRequest,
@@ -39,12 +38,13 @@ from hire_model.service.contract import (
     RankedAnswer,
     RequestFault,
     SearchAnswer,
+    SearchHit,
     SearchRequest,
     SearchResult,
 )
-from hire_model.service.encoding import CachedEncoder, Counts
+from hire_model.service.encoding import CacheCounts, CachedEncoder
 from hire_model.service.galleries import Galleries
-from hire_model.service.parsing import Ask, Intake, Limits, Taken
+from hire_model.service.parsing import Limits, ParsedRequest, Request, RequestParser
 
 log = logging.getLogger(__name__)
 DEFAULTS = Limits()
@@ -53,7 +53,7 @@ DEFAULTS = Limits()
 class RequestLog(Protocol):
     """Receives every scored request; see hire_model.monitoring.journal."""
 
-    def note(self, taken: Taken, scores: np.ndarray | None) -> None:
+    def note(self, request: ParsedRequest, scores: np.ndarray | None) -> None:
         """Record the request and its scores [K]; None for a search. Must not raise or block."""
 
 
@@ -66,41 +66,48 @@ class Reply:
 
 
 @dataclass
-class Spent:
-    """What a call of `Service.answer` took: milliseconds by stage, and counts for the metrics."""
+class Timings:
+    """What one call of `Service.answer` took: milliseconds per stage, and counts for the server's metrics."""
 
     ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decode", "encode", "score"), 0.0))
-    images: Counts = field(default_factory=Counts)
-    texts: Counts = field(default_factory=Counts)
+    images: CacheCounts = field(default_factory=CacheCounts)
+    texts: CacheCounts = field(default_factory=CacheCounts)
     pairs: int = 0
     refused: int = 0
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block to stage `name`."""
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to `stage`."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.ms[name] += (time.perf_counter() - start) * 1000
+            self.ms[stage] += (time.perf_counter() - start) * 1000
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A good request with its items encoded."""
+class EncodedRequest:
+    """A valid request with its items encoded, ready to be scored."""
 
-    taken: Taken
+    parsed: ParsedRequest
     images: list[EncodedImages]
     texts: list[EncodedTexts]
 
 
 class Service:
-    """A model that answers the requests of hire_model.service.contract."""
+    """A model that answers the requests of hire_model.service.contract.
+
+    Args:
+        scorer: the loaded model.
+        facts: which model it is; part of every answer.
+        galleries: the folder of galleries by name, or None.
+        limits: maximum sizes of a request.
+    """
 
     def __init__(self, scorer: Scorer, facts: ModelFacts, galleries: Path | None, limits: Limits = DEFAULTS) -> None:
-        """facts: which model it is, told in every answer; galleries: the folder of galleries by name, if any."""
         self.scorer, self.facts = scorer, facts
-        self.intake = Intake(scorer, Galleries(galleries, scorer), limits)
+        self.galleries = Galleries(galleries, scorer)
+        self.parser = RequestParser(scorer, self.galleries, limits)
         self.encoder = CachedEncoder(scorer)
         self.journal: RequestLog | None = None
 
@@ -115,138 +122,139 @@ class Service:
         galleries: Path | None = None,
         limits: Limits = DEFAULTS,
     ) -> Service:
-        """The model in `folder`, its digests checked. Raises HireError if it is missing or damaged."""
+        """Load the model in `folder` and check its digests. Raises HireError if it is missing or damaged."""
         scorer, digests = Scorer.load(folder), artifact.read_config(folder)["sha256"]
         facts = ModelFacts(name=name, version=version, run_id=run_id, weights_sha256=digests[artifact.WEIGHTS])
         return cls(scorer, facts, galleries, limits)
 
-    def answer(self, asks: Sequence[Ask]) -> tuple[list[Reply], Spent]:
-        """A reply per request, in order, and what they took. Never raises."""
-        spent = Spent()
-        begun = [self._begin(ask, spent) for ask in asks]
-        finished = iter(self._finish([job for job in begun if isinstance(job, _Job)], spent))
-        answers = [next(finished) if isinstance(one, _Job) else one for one in begun]
+    def answer(self, requests: Sequence[Request]) -> tuple[list[Reply], Timings]:
+        """Return one reply per request, in order, and what they took. Never raises."""
+        timings = Timings()
+        started = [self._prepare(request, timings) for request in requests]
+        scored = iter(self._score([one for one in started if isinstance(one, EncodedRequest)], timings))
+        answers = [next(scored) if isinstance(one, EncodedRequest) else one for one in started]
         replies = [Reply(one.status if isinstance(one, Fault) else 200, one.model_dump_json()) for one in answers]
-        spent.refused = sum(reply.status != 200 for reply in replies)
-        return replies, spent
+        timings.refused = sum(reply.status != 200 for reply in replies)
+        return replies, timings
 
-    def scores(self, request: object) -> list[float]:
-        """The scores of a pairs request, for checks of the server itself. Raises HireError where it is refused."""
-        reply = self.answer([Ask(json.dumps(request))])[0][0]
+    def score_pairs(self, body: object) -> list[float]:
+        """Return the scores of a pairs request, to check the server itself. Raises HireError if it is refused."""
+        reply = self.answer([Request(json.dumps(body))])[0][0]
         if reply.status != 200:
             raise HireError(f"The request was refused: {reply.body}")
         return json.loads(reply.body)["scores"]
 
-    def _begin(self, ask: Ask, spent: Spent) -> _Job | BaseModel:
-        """Check a request and encode what it sends. Searches and explanations are answered at once, alone."""
+    def _prepare(self, request: Request, timings: Timings) -> EncodedRequest | BaseModel:
+        """Parse a request and encode its items. Searches and explanations are answered here, one by one."""
         try:
-            with spent.stage("decode"):
-                taken = self.intake.take(ask)
-            if isinstance(taken.request, SearchRequest):
-                with spent.stage("score"):
-                    return self._search(taken.request, taken, spent)
-            with spent.stage("encode"):
-                job = _Job(taken, self._images(taken, spent), self.encoder.texts(taken.texts, spent.texts))
-            if not ask.explain:
-                return job
-            with spent.stage("score"):
-                return self._explain(job)
+            with timings.measure("decode"):
+                parsed = self.parser.parse(request)
+            if isinstance(parsed.body, SearchRequest):
+                with timings.measure("score"):
+                    return self._search(parsed.body, parsed, timings)
+            with timings.measure("encode"):
+                texts = self.encoder.encode_texts(parsed.texts, timings.texts)
+                encoded = EncodedRequest(parsed, self._encode_images(parsed, timings), texts)
+            if not request.explain:
+                return encoded
+            with timings.measure("score"):
+                return self._explain(encoded)
         except Exception as error:
-            return self._fault(error)
+            return self._make_fault(error)
 
-    def _images(self, taken: Taken, spent: Spent) -> list[EncodedImages]:
-        sent = [picture.content for picture in taken.images if isinstance(picture.content, ImageRegions)]
-        encoded = iter(self.encoder.images(sent, spent.images))
-        return [one.content if isinstance(one.content, EncodedImages) else next(encoded) for one in taken.images]
+    def _encode_images(self, parsed: ParsedRequest, timings: Timings) -> list[EncodedImages]:
+        sent = [image.content for image in parsed.images if isinstance(image.content, ImageRegions)]
+        encoded = iter(self.encoder.encode_images(sent, timings.images))
+        contents = [image.content for image in parsed.images]
+        return [content if isinstance(content, EncodedImages) else next(encoded) for content in contents]
 
-    def _finish(self, jobs: list[_Job], spent: Spent) -> list[BaseModel]:
-        """Score the pairs of all jobs together; where that fails, each job alone, so that only the unlucky fail."""
+    def _score(self, requests: list[EncodedRequest], timings: Timings) -> list[BaseModel]:
+        """Score the pairs of all requests together. If that fails, score each request alone, so that only one fails."""
         try:
-            with spent.stage("score"):
-                scores = self._scores(jobs)
-            spent.pairs += len(scores)
-            bounds = np.cumsum([0, *(len(job.taken.image_index) for job in jobs)])
-            return [self._answer(job, scores[bounds[i] : bounds[i + 1]]) for i, job in enumerate(jobs)]
+            with timings.measure("score"):
+                scores = self._score_together(requests)
+            timings.pairs += len(scores)
+            bounds = np.cumsum([0, *(len(one.parsed.image_index) for one in requests)])
+            return [self._make_answer(one, scores[bounds[i] : bounds[i + 1]]) for i, one in enumerate(requests)]
         except Exception as error:
-            if len(jobs) == 1:
-                return [self._fault(error)]
-            return [answer for job in jobs for answer in self._finish([job], spent)]
+            if len(requests) == 1:
+                return [self._make_fault(error)]
+            return [answer for one in requests for answer in self._score([one], timings)]
 
-    def _scores(self, jobs: list[_Job]) -> np.ndarray:
-        """[all pairs] float32, those of the first job first."""
-        if not jobs:
+    def _score_together(self, requests: list[EncodedRequest]) -> np.ndarray:
+        """Return the scores [all pairs] float32, those of the first request first."""
+        if not requests:
             return np.empty(0, np.float32)
-        images = [image for job in jobs for image in job.images]
-        texts = [text for job in jobs for text in job.texts]
-        first_image = np.cumsum([0, *(len(job.images) for job in jobs)])
-        first_text = np.cumsum([0, *(len(job.texts) for job in jobs)])
-        image_index = np.concatenate([job.taken.image_index + first_image[i] for i, job in enumerate(jobs)])
-        text_index = np.concatenate([job.taken.text_index + first_text[i] for i, job in enumerate(jobs)])
-        return score_pairs(self.scorer, images, texts, image_index, text_index)
+        images = [image for one in requests for image in one.images]
+        texts = [text for one in requests for text in one.texts]
+        first_image = np.cumsum([0, *(len(one.images) for one in requests)])
+        first_text = np.cumsum([0, *(len(one.texts) for one in requests)])
+        image_index = np.concatenate([one.parsed.image_index + first_image[i] for i, one in enumerate(requests)])
+        text_index = np.concatenate([one.parsed.text_index + first_text[i] for i, one in enumerate(requests)])
+        return self.scorer.score_items(images, texts, image_index, text_index)
 
-    def _answer(self, job: _Job, scores: np.ndarray) -> BaseModel:
-        request = job.taken.request
+    def _make_answer(self, request: EncodedRequest, scores: np.ndarray) -> BaseModel:
+        parsed, body = request.parsed, request.parsed.body
         if not np.isfinite(scores).all():
-            place = int(np.flatnonzero(~np.isfinite(scores))[0])
-            image = int(job.taken.image_index[place])
-            path = f"pairs[{image}].image" if isinstance(request, PairsRequest) else f"images[{image}]"
-            return self._fault(_unscorable(path))
-        self._note(job.taken, scores)
-        if isinstance(request, PairsRequest):
+            image = int(parsed.image_index[np.flatnonzero(~np.isfinite(scores))[0]])
+            path = f"pairs[{image}].image" if isinstance(body, PairsRequest) else f"images[{image}]"
+            return self._make_fault(_make_score_fault(path))
+        self._log(parsed, scores)
+        if isinstance(body, PairsRequest):
             return PairsAnswer(model=self.facts, scores=scores.tolist())
-        assert isinstance(request, MatrixRequest)
-        matrix = scores.reshape(len(job.images), len(job.texts))
-        if request.top_k is None:
+        assert isinstance(body, MatrixRequest)
+        matrix = scores.reshape(len(request.images), len(request.texts))
+        if body.top_k is None:
             return MatrixAnswer(model=self.facts, scores=matrix.tolist())
-        queries = matrix.T if request.rank == "images" else matrix
-        return RankedAnswer(model=self.facts, results=[_best(row, request.top_k) for row in queries])
+        queries = matrix.T if body.rank == "images" else matrix
+        return RankedAnswer(model=self.facts, results=[_rank(row, body.top_k) for row in queries])
 
-    def _search(self, request: SearchRequest, taken: Taken, spent: Spent) -> SearchAnswer:
-        gallery, shortlist = self.intake.gallery_for(request)
-        if request.images is None:
-            found = search(self.scorer, gallery, taken.texts, request.top_k, shortlist)
+    def _search(self, body: SearchRequest, parsed: ParsedRequest, timings: Timings) -> SearchAnswer:
+        gallery, shortlist = self.parser.prepare_search(body)
+        if body.images is None:
+            found = search_images(self.scorer, gallery, parsed.texts, body.top_k, shortlist)
         else:
-            queries = EncodedImages.concatenate(self._images(taken, spent))
-            _check_finite(queries.summary.numpy(force=True))  # no neighbour of NaN can be looked up
-            found = search_captions(self.scorer, gallery, queries, request.top_k, shortlist)
-            _check_finite(np.array([[hit.score for hit in answer.hits] for answer in found]))
-        spent.pairs += sum(answer.reranked for answer in found)
+            queries = EncodedImages.concatenate(self._encode_images(parsed, timings))
+            _check_finite(queries.summary.numpy(force=True))  # the index cannot look up neighbours of NaN
+            found = search_captions(self.scorer, gallery, queries, body.top_k, shortlist)
+            _check_finite(np.array([[hit.score for hit in result.hits] for result in found]))
+        timings.pairs += sum(result.reranked for result in found)
         results = [
             SearchResult(
-                hits=[Found(id=hit.id, score=hit.score, place=hit.place) for hit in answer.hits],
-                reranked=answer.reranked,
-                note=answer.note,
+                hits=[SearchHit(id=hit.id, score=hit.score, place=hit.place) for hit in result.hits],
+                reranked=result.reranked,
+                note=result.note,
             )
-            for answer in found
+            for result in found
         ]
-        self._note(taken, None)
-        shelf = gallery.images if request.images is None else gallery.captions
-        return SearchAnswer(model=self.facts, gallery=request.gallery, size=len(shelf or ()), results=results)
+        self._log(parsed, None)
+        store = gallery.images if body.images is None else gallery.captions
+        return SearchAnswer(model=self.facts, gallery=body.gallery, size=len(store or ()), results=results)
 
-    def _explain(self, job: _Job) -> ExplanationAnswer:
-        explanations = []
-        for place, (picture, image, text) in enumerate(zip(job.taken.images, job.images, job.taken.texts, strict=True)):
-            why = self.scorer.explain_encoded(image, text)
-            if not np.isfinite([why.score, *why.contributions, *why.weights.ravel()]).all():
-                raise _unscorable(f"pairs[{place}].image")
-            boxes = [None if np.isnan(box).any() else box.tolist() for box in picture.boxes]
+    def _explain(self, request: EncodedRequest) -> ExplanationAnswer:
+        parsed, explanations = request.parsed, []
+        items = zip(parsed.images, request.images, parsed.texts, strict=True)
+        for place, (image, encoded, text) in enumerate(items):
+            found = self.scorer.explain_encoded(encoded, text)
+            if not np.isfinite([found.score, *found.contributions, *found.weights.ravel()]).all():
+                raise _make_score_fault(f"pairs[{place}].image")
             explanations.append(
                 PairExplanation(
-                    words=why.words,
-                    weights=why.weights.tolist(),
-                    contributions=why.contributions.tolist(),
-                    boxes=boxes,
-                    score=why.score,
+                    words=found.words,
+                    weights=found.weights.tolist(),
+                    contributions=found.contributions.tolist(),
+                    boxes=[None if np.isnan(box).any() else box.tolist() for box in image.boxes],
+                    score=found.score,
                 )
             )
-        self._note(job.taken, np.array([one.score for one in explanations]))
+        self._log(parsed, np.array([one.score for one in explanations]))
         return ExplanationAnswer(model=self.facts, explanations=explanations)
 
-    def _note(self, taken: Taken, scores: np.ndarray | None) -> None:
+    def _log(self, parsed: ParsedRequest, scores: np.ndarray | None) -> None:
         if self.journal is not None:
-            self.journal.note(taken, scores)
+            self.journal.note(parsed, scores)
 
-    def _fault(self, error: Exception) -> Fault:
+    def _make_fault(self, error: Exception) -> Fault:
         if not isinstance(error, RequestFault):
             log.error("A request failed inside the server", exc_info=error)
             error = RequestFault(500, "", "the server failed on this request; its log says why.")
@@ -254,17 +262,17 @@ class Service:
 
 
 def _check_finite(queries: np.ndarray) -> None:
-    """Of images that search a gallery: [images, values]. Raises RequestFault naming the first that is not finite."""
+    """Check the values [images, values] of images that search a gallery. Raises RequestFault naming the first image."""
     wrong = np.flatnonzero(~np.isfinite(queries).all(axis=1))
     if len(wrong):
-        raise _unscorable(f"images[{wrong[0]}]")
+        raise _make_score_fault(f"images[{wrong[0]}]")
 
 
-def _unscorable(path: str) -> RequestFault:
+def _make_score_fault(path: str) -> RequestFault:
     return RequestFault(400, path, "its features are too large to score.")
 
 
-def _best(scores: np.ndarray, top_k: int) -> list[Hit]:
-    """The best first; equal scores keep their order."""
+def _rank(scores: np.ndarray, top_k: int) -> list[Hit]:
+    """Return the best items first; equal scores keep their order."""
     order = np.argsort(-scores, kind="stable")[:top_k]
     return [Hit(index=int(place), score=float(scores[place])) for place in order]

@@ -26,19 +26,19 @@ class HirePyfunc(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the model folder that was logged as an artifact, its digests checked."""
-        from hire_model.service.galleries import named
+        from hire_model.service.galleries import find_galleries_folder
         from hire_model.service.service import Service
 
         folder = Path(context.artifacts[FOLDER])
         version, run_id = _origin(folder.parent.parent)
-        self.service = Service.load(folder, version=version, run_id=run_id, galleries=named())
+        self.service = Service.load(folder, version=version, run_id=run_id, galleries=find_galleries_folder())
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """The status and the body of the answer to each row's request; a faulty one raises nothing."""
-        from hire_model.service.parsing import Ask
+        from hire_model.service.parsing import Request
 
         explain = bool((params or {}).get(EXPLAIN))
-        replies, _ = self.service.answer([Ask(request, explain) for request in model_input[REQUEST]])
+        replies, _ = self.service.answer([Request(request, explain) for request in model_input[REQUEST]])
         answers = {STATUS: [reply.status for reply in replies], BODY: [reply.body for reply in replies]}
         return pd.DataFrame(answers, index=model_input.index)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from hire_model.data.loading import renumber_predicates
 from hire_model.data.store import ImageRegions
 from hire_model.model import artifact
-from hire_model.scoring.matrix import predicate_map
-from hire_model.service.payload import encode_image
+from hire_model.scoring.matrix import map_predicates
+from hire_model.service.payload import serialize_image
 from hire_model.settings import HOME, TrackingSettings
 from hire_model.tracking.connection import TrackingError, connect, first_line
 from hire_model.tracking.versions import CHALLENGER, truncate
@@ -60,7 +60,7 @@ def log_model(
     from hire_model.tracking.pyfunc_model import BODY, EXPLAIN, FOLDER, REQUEST, STATUS
 
     known = artifact.read_config(folder)["predicates"]
-    example = build_request_table(pairs, predicate_map(known, known if predicates is None else predicates))
+    example = build_request_table(pairs, map_predicates(known, known if predicates is None else predicates))
     signature = ModelSignature(
         Schema([ColSpec(DataType.string, REQUEST)]),
         Schema([ColSpec(DataType.long, STATUS), ColSpec(DataType.string, BODY)]),
@@ -92,7 +92,7 @@ def log_model(
 def build_request_table(pairs: Sequence[tuple[ImageRegions, str]], mapping: np.ndarray | None = None) -> pd.DataFrame:
     """The table that the pyfunc model takes, of one row: the request to score `pairs`.
 
-    mapping: as of `scoring.matrix.predicate_map`, where the images' data set has other predicates than the model: the
+    mapping: as of `scoring.matrix.map_predicates`, where the images' data set has other predicates than the model: the
     request has the model's numbers.
     """
     import pandas as pd
@@ -103,7 +103,7 @@ def build_request_table(pairs: Sequence[tuple[ImageRegions, str]], mapping: np.n
     for image, text in pairs:
         relations, scores = renumber_predicates(image.relations, image.relation_scores, mapping)
         known = replace(image, relations=relations, relation_scores=scores)
-        asked.append({"image": json.loads(encode_image(known)), "text": text})
+        asked.append({"image": json.loads(serialize_image(known)), "text": text})
     return pd.DataFrame({REQUEST: [json.dumps({"pairs": asked})]})
 
 

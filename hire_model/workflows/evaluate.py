@@ -23,7 +23,7 @@ from hire_model.model import artifact
 from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.explain import Explanation, explain
-from hire_model.scoring.matrix import predicate_map, similarity
+from hire_model.scoring.matrix import compute_similarity, map_predicates
 from hire_model.settings import EvaluateSettings, Settings
 from hire_model.tracking import registry
 from hire_model.tracking.connection import inside_mlflow_run
@@ -70,9 +70,9 @@ def evaluate(
         manifest = chosen.dataset.manifest
         run.log_dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
         loaded = [load_model(folder, settings) for folder in folders]
-        matrices = [compute_similarity(model, chosen, settings.evaluate) for model in loaded]
+        matrices = [score_split(model, chosen, settings.evaluate) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
-        result = evaluate_matrix(matrix, chosen, settings.evaluate, {"model": ", ".join(models)})
+        result = make_result(matrix, chosen, settings.evaluate, {"model": ", ".join(models)})
         if figures:
             write_json(result, figures)
         if page:
@@ -89,12 +89,12 @@ def load_model(folder: Path, settings: Settings) -> Hire:
     return artifact.load(folder).to(torch.device(pick_device(settings.train)))
 
 
-def compute_similarity(model: Hire, split: Split, settings: EvaluateSettings) -> np.ndarray:
+def score_split(model: Hire, split: Split, settings: EvaluateSettings) -> np.ndarray:
     """Compute the similarity matrix [N, M] of the images and captions of `split`."""
-    return similarity(model, split, build_caption_bank(model, split.texts), settings.budget_mb << 20)
+    return compute_similarity(model, split, build_caption_bank(model, split.texts), settings.budget_mb << 20)
 
 
-def evaluate_matrix(
+def make_result(
     matrix: np.ndarray | Ensemble,
     split: Split,
     settings: EvaluateSettings,
@@ -134,7 +134,7 @@ def write_report(
 def _make_explainer(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
     """Return a function (image, caption) of `split` -> the explanation of that pair's score."""
     bank, device = build_caption_bank(model, split.texts), next(model.parameters()).device
-    mapping = predicate_map(model.predicates, split.dataset.manifest.predicates)
+    mapping = map_predicates(model.predicates, split.dataset.manifest.predicates)
 
     def explain_pair(image: int, caption: int) -> Explanation:
         regions = collate_regions([split.regions(image)], mapping).to(device)

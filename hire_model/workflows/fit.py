@@ -13,7 +13,7 @@ from hire_model.model.build import build_model
 from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.model.warm_start import warm_start
-from hire_model.scoring.matrix import similarity
+from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import Settings
 from hire_model.training.distributed import pick_local_device, seed_everything
 from hire_model.training.loop import fit
@@ -32,7 +32,7 @@ def fit_model(
     dev_bank = build_caption_bank(model, splits.dev.texts)
 
     def evaluate_dev(candidate: Hire) -> dict[str, float]:
-        matrix = similarity(candidate, splits.dev, dev_bank, settings.evaluate.budget_mb << 20)
+        matrix = compute_similarity(candidate, splits.dev, dev_bank, settings.evaluate.budget_mb << 20)
         metrics = protocols.evaluate_matrix(matrix, splits.dev.owner, bootstrap=0).metrics()
         return {name.removeprefix("full/"): value for name, value in metrics.items()}
 

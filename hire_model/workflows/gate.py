@@ -30,7 +30,7 @@ from hire_model.settings import Settings
 from hire_model.tracking import registry, versions
 from hire_model.tracking.versions import Version
 from hire_model.training.distributed import pick_device
-from hire_model.workflows.evaluate import compute_similarity, load_model
+from hire_model.workflows.evaluate import load_model, score_split
 
 log = logging.getLogger(__name__)
 _SEED, _DRAWS = 0, 1000  # of the comparison if evaluate.bootstrap is 0
@@ -108,7 +108,7 @@ def _measure(
 ) -> tuple[Evidence, Ranks]:
     """Measure everything that the rules need; also return the ranks under the first protocol."""
     model, manifest = load_model(folder, settings), split.dataset.manifest
-    matrix = compute_similarity(model, split, settings.evaluate)
+    matrix = score_split(model, split, settings.evaluate)
     ranks = protocols.rank_under_protocol(matrix, split.owner, used[0])
     results = [protocols.evaluate_matrix(matrix, split.owner, protocol, bootstrap=0) for protocol in used]
     scorer = Scorer(model, pick_device(settings.train), manifest.predicates)
@@ -140,7 +140,7 @@ def _compare(
     if theirs is None:
         log.info("Scoring the champion, version %s, on the same data", champion.number)
         model = load_model(registry.fetch(champion.uri, settings.tracking), settings)
-        matrix = compute_similarity(model, split, settings.evaluate)
+        matrix = score_split(model, split, settings.evaluate)
         theirs = protocols.rank_under_protocol(matrix, split.owner, evidence.ground.protocol)
     draws = settings.evaluate.bootstrap or _DRAWS
     return Comparison(

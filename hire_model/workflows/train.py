@@ -29,7 +29,7 @@ from hire_model.tracking.run import TrackedRun, explain_failed_upload, start_run
 from hire_model.tracking.versions import CHALLENGER
 from hire_model.training.checkpoint import LAST, Checkpoint, lock_folder
 from hire_model.training.record import EpochRecord, FitResult
-from hire_model.workflows.evaluate import compute_similarity, evaluate_matrix, write_report
+from hire_model.workflows.evaluate import make_result, score_split, write_report
 from hire_model.workflows.fit import fit_model
 
 EXAMPLE_PAIRS = 2  # rows of the input example that is logged with the model
@@ -140,10 +140,10 @@ def _finish(
     """Evaluate on the test split; write figures, report and model folder; log and register them."""
     out, test = settings.train.out, splits.test
     history = [dataclasses.asdict(record) for record in fitted.history]
-    matrix = compute_similarity(model, test, settings.evaluate)
+    matrix = score_split(model, test, settings.evaluate)
     ranks = protocols.rank_under_protocol(matrix, test.owner, settings.evaluate.protocol)
     origin = {"seed": str(settings.train.seed)} | ({"mlflow run": run.run_id} if run.enabled else {})
-    result = evaluate_matrix(matrix, test, settings.evaluate, origin, ranks)
+    result = make_result(matrix, test, settings.evaluate, origin, ranks)
     figures = write_json(result, out / "figures.json")
     page = write_report(out / "report.html", result, matrix, test, settings.evaluate, model, history)
     folder, model_card = _save_model(model, fitted, result, ranks, splits, settings)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from hire_model.cli.main import app
 from hire_model.errors import HireError
-from hire_model.gallery.format import Gallery
+from hire_model.gallery.store import Gallery
 from hire_model.model import artifact
 
 
@@ -28,7 +28,7 @@ def hire(folder: Path, *words: object) -> str:
 def place(tiny_dataset, tmp_path_factory):
     """A folder with a model, in which a process of its own built a gallery by its defaults; what it said beside it."""
     folder = tmp_path_factory.mktemp("place")
-    model = gallery_examples.model_of(gallery_examples.split_of(tiny_dataset, "train"))
+    model = gallery_examples.make_model(gallery_examples.open_split(tiny_dataset, "train"))
     artifact.save(model, folder / "model")
     command = [sys.executable, "-m", "hire_model", "gallery", "build", str(tiny_dataset), "--model", "model"]
     return folder, subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
@@ -45,7 +45,7 @@ def test_build_says_where_and_what_next(place, tiny_dataset):
 
 def test_search_finds_the_only_gallery_and_its_model(place, tiny_dataset):
     folder, _ = place
-    text = gallery_examples.split_of(tiny_dataset).texts[0]
+    text = gallery_examples.open_split(tiny_dataset).texts[0]
     said = hire(folder, "search", text, "a dog behind a fence", "--top", 3, "--shortlist", 20)
     first, second = said.split("a dog behind a fence")
     for part in (first, second):

@@ -11,7 +11,7 @@ import pytest
 
 from hire_model.data.store import Dataset, Split
 from hire_model.evaluation.behaviour import CONTRASTS, FEWEST, TIE, Behaviour, measure_behaviour
-from hire_model.scoring.scorer import Pair, Scorer
+from hire_model.scoring.scorer import ImageTextPair, Scorer
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ class Said:
     def __init__(self, score: Callable[[str], float]) -> None:
         self.score = score
 
-    def predict(self, pairs: Sequence[Pair]) -> np.ndarray:
+    def predict(self, pairs: Sequence[ImageTextPair]) -> np.ndarray:
         return np.array([self.score(text) for _, text in pairs], np.float32)
 
 
@@ -59,10 +59,10 @@ def test_captions_are_spread_over_the_split_and_few_say_nothing(split: Split) ->
 
 
 def test_the_own_image_is_asked(split: Split) -> None:
-    asked: list[Pair] = []
+    asked: list[ImageTextPair] = []
 
     class Watching(Said):
-        def predict(self, pairs: Sequence[Pair]) -> np.ndarray:
+        def predict(self, pairs: Sequence[ImageTextPair]) -> np.ndarray:
             asked.extend(pairs)
             return super().predict(pairs)
 

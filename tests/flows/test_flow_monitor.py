@@ -22,8 +22,8 @@ from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model import artifact
 from hire_model.monitoring.journal import Journal, JournalSettings
-from hire_model.service.parsing import Ask
-from hire_model.service.payload import encode_image
+from hire_model.service.parsing import Request
+from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from hire_model.settings import Settings
 from hire_model.workflows.monitor import monitor as run_monitor
@@ -34,8 +34,8 @@ def ask_all(model: Path, dataset: Path, out: Path, add: str = "", count: int = 1
     split, service = Dataset.open(dataset).split("train"), Service.load(model, version="1")
     service.journal = Journal(JournalSettings(out, 1.0), service.facts, service.scorer.model.vocabulary)
     for row in range(count):
-        image, text = json.loads(encode_image(split.regions(row))), split.texts[int((split.owner < row).sum())]
-        [reply], _ = service.answer([Ask(json.dumps({"pairs": [{"image": image, "text": text + add}]}))])
+        image, text = json.loads(serialize_image(split.regions(row))), split.texts[int((split.owner < row).sum())]
+        [reply], _ = service.answer([Request(json.dumps({"pairs": [{"image": image, "text": text + add}]}))])
         assert reply.status == 200, reply.body
         while not service.journal._queue.empty():
             time.sleep(0.001)

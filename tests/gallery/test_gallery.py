@@ -21,7 +21,7 @@ from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.gallery import building
 from hire_model.gallery.building import build
-from hire_model.gallery.format import Gallery
+from hire_model.gallery.store import Gallery
 from hire_model.model import artifact
 from hire_model.scoring import matrix
 from hire_model.scoring.scorer import Scorer
@@ -31,18 +31,18 @@ from hire_model.service.galleries import Galleries
 
 @pytest.fixture(scope="module")
 def split(tiny_dataset):
-    return gallery_examples.split_of(tiny_dataset)
+    return gallery_examples.open_split(tiny_dataset)
 
 
 @pytest.fixture(scope="module")
 def model(split):
-    return gallery_examples.model_of(split)
+    return gallery_examples.make_model(split)
 
 
 @pytest.fixture(scope="module")
 def built(model, split, tmp_path_factory):
     """A gallery with captions that no test changes."""
-    return gallery_examples.gallery_of(model, split, tmp_path_factory.mktemp("g") / "all", captions=True, shard=16)
+    return gallery_examples.make_gallery(model, split, tmp_path_factory.mktemp("g") / "all", captions=True, shard=16)
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def test_all_that_scoring_needs_of_an_item_is_kept():
 
 @pytest.mark.parametrize("name", ["", "dev"])
 def test_ids_and_what_is_drawn_come_with_each_image(model, tiny_dataset, name, tmp_path):
-    split = gallery_examples.split_of(tiny_dataset, name)
-    gallery = gallery_examples.gallery_of(model, split, tmp_path / "g")
+    split = gallery_examples.open_split(tiny_dataset, name)
+    gallery = gallery_examples.make_gallery(model, split, tmp_path / "g")
     ids = [split.image_id(row) for row in range(len(split.images))]
     assert gallery.ids.tolist() == ids
     assert [gallery.find(name) for name in ids] == list(range(len(ids))) and gallery.find(ids[0] + "x") is None
@@ -107,14 +107,14 @@ def test_ids_and_what_is_drawn_come_with_each_image(model, tiny_dataset, name, t
 
 def test_one_build_at_a_time(model, split, tmp_path):
     with FileLock(tmp_path / ".g.lock"), pytest.raises(HireError, match="another process is building it"):
-        gallery_examples.gallery_of(model, split, tmp_path / "g")
-    assert len(gallery_examples.gallery_of(model, split, tmp_path / "g")) == len(split.images)
+        gallery_examples.make_gallery(model, split, tmp_path / "g")
+    assert len(gallery_examples.make_gallery(model, split, tmp_path / "g")) == len(split.images)
 
 
 @settings(max_examples=12, deadline=None)
 @given(shard=st.integers(1, 50), block=st.integers(1, 50), stop=st.integers(0, 60))
 def test_neither_shards_nor_interruptions_change_anything(model, tiny_dataset, built, shard, block, stop):
-    split = gallery_examples.split_of(tiny_dataset)
+    split = gallery_examples.open_split(tiny_dataset)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(matrix, "_ENCODE_BLOCK", block)
         out, calls = Path(name) / "g", []
@@ -152,8 +152,8 @@ def test_another_build_is_refused_with_what_differs(model, split, tiny_dataset, 
     with pytest.raises(HireError, match=r"another gallery: captions yes there, no asked for\. --overwrite replaces it"):
         build(model, split, copy)
     with pytest.raises(HireError, match="split all there, dev asked for"):
-        build(model, gallery_examples.split_of(tiny_dataset, "dev"), copy, captions=True)
-    other = gallery_examples.model_of(split, seed=1)
+        build(model, gallery_examples.open_split(tiny_dataset, "dev"), copy, captions=True)
+    other = gallery_examples.make_model(split, seed=1)
     with pytest.raises(HireError, match=f"model {artifact.digest(model)[:12]} there, {artifact.digest(other)[:12]}"):
         build(other, split, copy, captions=True)
     assert build(other, split, copy, overwrite=True).encoded == 40
@@ -171,7 +171,7 @@ def test_only_a_gallery_is_ever_replaced(model, split, tmp_path, tiny_dataset):
 
 
 def test_an_interrupted_build_of_another_model_is_not_gone_on_with(model, split, tmp_path, monkeypatch):
-    other = gallery_examples.model_of(split, seed=1)
+    other = gallery_examples.make_model(split, seed=1)
     with monkeypatch.context() as patch:
         patch.setattr(building, "_write_tables", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -211,7 +211,7 @@ def test_a_file_that_the_manifest_does_not_vouch_for_is_not_opened(copy):
 
 def test_another_model_is_refused_and_a_saved_one_is_the_same(built, model, split, tmp_path):
     built.check_model(artifact.load(artifact.save(model, tmp_path)))
-    other = gallery_examples.model_of(split)
+    other = gallery_examples.make_model(split)
     with torch.no_grad():
         next(other.parameters()).flatten()[0] += 1e-3
     with pytest.raises(HireError, match=r"encoded by model \w{12} .* but this one is \w{12}"):
@@ -241,7 +241,7 @@ def test_captions_of_a_split_without_any_are_refused(model, split, tmp_path):
 
 
 def test_a_gallery_that_cannot_be_used_is_opened_once(model, split, tmp_path, monkeypatch):
-    gallery_examples.gallery_of(model, split, tmp_path / "g")
+    gallery_examples.make_gallery(model, split, tmp_path / "g")
     (tmp_path / "g" / "images-lengths.npy").write_bytes(b"damaged")
     opened = []
     kept = Gallery.open

@@ -17,29 +17,29 @@ from hire_model.scoring.scorer import Scorer
 
 @pytest.fixture(scope="module")
 def split(tiny_dataset):
-    return gallery_examples.split_of(tiny_dataset)
+    return gallery_examples.open_split(tiny_dataset)
 
 
 @pytest.fixture(scope="module")
 def scorer(split):
-    return Scorer(gallery_examples.model_of(split))
+    return Scorer(gallery_examples.make_model(split))
 
 
 @pytest.fixture(scope="module")
 def gallery(scorer, split, tmp_path_factory):
     out = tmp_path_factory.mktemp("g") / "all"
-    return gallery_examples.gallery_of(scorer.model, split, out, captions=True, shard=16)
+    return gallery_examples.make_gallery(scorer.model, split, out, captions=True, shard=16)
 
 
 @pytest.fixture(scope="module")
 def full(scorer, split):
     """Scores [images, captions] of every pair, as evaluation computes them."""
     bank = matrix.CaptionBank.from_lists(scorer.model.vocabulary.encode(split.texts))
-    return matrix.similarity(scorer.model, split, bank)
+    return matrix.compute_similarity(scorer.model, split, bank)
 
 
 def test_a_full_shortlist_is_full_scoring(scorer, gallery, split, full):
-    answers = search.search(scorer, gallery, split.texts, top_k=40, shortlist=40)
+    answers = search.search_images(scorer, gallery, split.texts, top_k=40, shortlist=40)
     for column, answer in enumerate(answers):
         assert answer.reranked == 40 and answer.note == "" and all(hit.place is None for hit in answer.hits)
         rows = [hit.row for hit in answer.hits]
@@ -67,7 +67,7 @@ def test_the_answer_is_the_best_of_the_shortlist(
         patch.setattr(matrix, "_CACHE_BYTES", budget)
         patch.setattr(search, "_ROWS", rows)
         patch.setattr(search, "_QUERIES", together)
-        answers = search.search(scorer, gallery, texts, top_k, shortlist)
+        answers = search.search_images(scorer, gallery, texts, top_k, shortlist)
     summaries = scorer.encode_texts(texts).summary.numpy() @ gallery.images.summary.T
     for pick, near, answer in zip(picks, summaries, answers, strict=True):
         assert answer.reranked == min(shortlist, 40) and len(answer.hits) == min(top_k, 40)
@@ -83,7 +83,9 @@ def test_the_answer_is_the_best_of_the_shortlist(
 
 
 def test_scores_are_those_of_predict(scorer, gallery, split):
-    for text, answer in zip(split.texts[:3], search.search(scorer, gallery, split.texts[:3], 5, 20), strict=True):
+    for text, answer in zip(
+        split.texts[:3], search.search_images(scorer, gallery, split.texts[:3], 5, 20), strict=True
+    ):
         pairs = [(split.regions(hit.row), text) for hit in answer.hits]
         np.testing.assert_allclose([hit.score for hit in answer.hits], scorer.predict(pairs), atol=1e-5)
 
@@ -105,10 +107,10 @@ def test_captions_for_images(scorer, gallery, split, full):
 
 
 def test_equal_scores_keep_the_order_of_the_gallery(scorer, gallery, split, monkeypatch):
-    monkeypatch.setattr(search, "_scores", lambda _, rows, against: (rows % 3 == 0).astype(np.float32))
-    [answer] = search.search(scorer, gallery, split.texts[:1], 40, 40)
+    monkeypatch.setattr(search, "_score_rows", lambda _, rows, score: (rows % 3 == 0).astype(np.float32))
+    [answer] = search.search_images(scorer, gallery, split.texts[:1], 40, 40)
     assert [hit.row for hit in answer.hits] == [*range(0, 40, 3), *(row for row in range(40) if row % 3)]
-    [answer] = search.search(scorer, gallery, split.texts[:1], 9, 9)
+    [answer] = search.search_images(scorer, gallery, split.texts[:1], 9, 9)
     rows = [hit.row for hit in answer.hits]
     assert rows == sorted(rows, key=lambda row: (row % 3 != 0, row))
 
@@ -118,24 +120,24 @@ def test_each_query_is_encoded_once_and_no_image_at_all(scorer, gallery, split, 
     encode = scorer.model.encode_text
     monkeypatch.setattr(scorer.model, "encode_text", lambda tokens: seen.append(len(tokens)) or encode(tokens))
     monkeypatch.setattr(scorer.model, "encode_image", None)
-    search.search(scorer, gallery, split.texts[:9], 3, 10)
+    search.search_images(scorer, gallery, split.texts[:9], 3, 10)
     assert sum(seen) == 9
 
 
 def test_a_hit_from_the_end_of_the_shortlist_is_told(scorer, gallery, split):
     told = []
     for top_k, shortlist in ((1, 20), (4, 8)):
-        for answer in search.search(scorer, gallery, split.texts[:40], top_k, shortlist):
+        for answer in search.search_images(scorer, gallery, split.texts[:40], top_k, shortlist):
             deepest = max(hit.place for hit in answer.hits)
-            assert bool(answer.note) == (deepest > search.DOUBT * shortlist)
+            assert bool(answer.note) == (deepest > search.DEEP_SHARE * shortlist)
             told.append(f"place {deepest} of the {shortlist}" in answer.note and "longer shortlist" in answer.note)
     assert any(told) and not all(told)
 
 
 def test_without_a_global_head_every_image_is_scored(split, tmp_path):
-    scorer = Scorer(gallery_examples.model_of(split, global_head=False, global_weight=0))
-    gallery = gallery_examples.gallery_of(scorer.model, split, tmp_path / "g")
-    [answer] = search.search(scorer, gallery, split.texts[:1], 3, 5)
+    scorer = Scorer(gallery_examples.make_model(split, global_head=False, global_weight=0))
+    gallery = gallery_examples.make_gallery(scorer.model, split, tmp_path / "g")
+    [answer] = search.search_images(scorer, gallery, split.texts[:1], 3, 5)
     assert answer.reranked == 40 and "no global head" in answer.note
     scores = scorer.predict([(split.regions(row), split.texts[0]) for row in range(40)])
     np.testing.assert_allclose([hit.score for hit in answer.hits], np.sort(scores)[::-1][:3], atol=1e-5)
@@ -143,10 +145,10 @@ def test_without_a_global_head_every_image_is_scored(split, tmp_path):
 
 def test_a_large_gallery_gets_a_graph_that_finds_nearly_the_same(scorer, split, gallery, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "FLAT_UP_TO", 10)
-    large = gallery_examples.gallery_of(scorer.model, split, tmp_path / "g")
+    large = gallery_examples.make_gallery(scorer.model, split, tmp_path / "g")
     assert large.manifest.images.index == "hnsw" and "images.faiss" in large.manifest.files
     texts, same = split.texts, 0
-    for a, b in zip(*(search.search(scorer, g, texts, 5, 20) for g in (gallery, large)), strict=True):
+    for a, b in zip(*(search.search_images(scorer, g, texts, 5, 20) for g in (gallery, large)), strict=True):
         same += len({hit.row for hit in a.hits} & {hit.row for hit in b.hits})
     assert same >= 0.98 * 5 * len(texts)
 
@@ -162,21 +164,21 @@ def test_a_large_gallery_gets_a_graph_that_finds_nearly_the_same(scorer, split, 
 )
 def test_what_makes_no_sense_is_said(scorer, gallery, texts, top_k, shortlist, message):
     with pytest.raises(HireError, match=message):
-        search.search(scorer, gallery, texts, top_k, shortlist)
+        search.search_images(scorer, gallery, texts, top_k, shortlist)
 
 
 def test_another_model_and_missing_captions_are_refused(scorer, gallery, split, tmp_path):
-    other = Scorer(gallery_examples.model_of(split, seed=1))
+    other = Scorer(gallery_examples.make_model(split, seed=1))
     with pytest.raises(HireError, match="encoded by model"):
-        search.search(other, gallery, ["a dog"])
-    bare = gallery_examples.gallery_of(scorer.model, split, tmp_path / "g")
+        search.search_images(other, gallery, ["a dog"])
+    bare = gallery_examples.make_gallery(scorer.model, split, tmp_path / "g")
     with pytest.raises(HireError, match=r"has no captions\. Build it with them: hire gallery build DATASET --captions"):
         search.search_captions(scorer, bare, bare.encoded([0]))
 
 
 def test_no_text_and_more_than_there_is(scorer, gallery):
-    assert search.search(scorer, gallery, []) == []
-    [answer] = search.search(scorer, gallery, ["zebra!"], top_k=500, shortlist=500)
+    assert search.search_images(scorer, gallery, []) == []
+    [answer] = search.search_images(scorer, gallery, ["zebra!"], top_k=500, shortlist=500)
     assert len(answer.hits) == 40
 
 

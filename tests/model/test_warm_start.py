@@ -16,7 +16,7 @@ from hire_model.model.hire import Hire
 from hire_model.model.layers import masked_mean
 from hire_model.model.vocabulary import learn
 from hire_model.model.warm_start import _compute_text_moments, _find_frequent_words, cca, warm_start
-from hire_model.scoring.matrix import similarity
+from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import TrainSettings, resolve
 
 
@@ -52,7 +52,7 @@ def test_recall_rises_above_chance_without_a_step(tiny_dataset):
     bank = build_caption_bank(model, split.texts)
 
     def mean_rank():
-        scores = similarity(model, split, bank)
+        scores = compute_similarity(model, split, bank)
         own = scores[split.owner, range(len(bank))]
         return (scores >= own).sum(axis=0).mean()
 

@@ -19,7 +19,7 @@ from hire_model.model import artifact
 from hire_model.model.build import build_model
 from hire_model.model_card import card
 from hire_model.settings import GateSettings, Settings, resolve
-from hire_model.workflows.evaluate import compute_similarity
+from hire_model.workflows.evaluate import score_split
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def folder(tiny_dataset: Path, settings: Settings, tmp_path_factory: pytest.Temp
     test = Dataset.open(tiny_dataset).split("test")
     manifest: Manifest = test.dataset.manifest.model_copy(update={"name": "odd | name\n# <b>heading</b>"})
     model = build_model(settings.model, Dataset.open(tiny_dataset).split("train"))
-    matrix = compute_similarity(model, test, settings.evaluate)
+    matrix = score_split(model, test, settings.evaluate)
     ranks = rank_under_protocol(matrix, test.owner, "full")
     result = evaluate_matrix(matrix, test.owner, bootstrap=50, ranks=ranks)
     result = result.model_copy(

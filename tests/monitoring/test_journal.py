@@ -16,8 +16,8 @@ from hire_model.data.store import Dataset, Split
 from hire_model.errors import HireError
 from hire_model.monitoring import journal
 from hire_model.monitoring.journal import Journal, JournalSettings, Line, read_lines
-from hire_model.service.galleries import VARIABLE
-from hire_model.service.parsing import Ask
+from hire_model.service.galleries import GALLERIES_VARIABLE
+from hire_model.service.parsing import Request
 from hire_model.service.service import Service
 from hire_model.settings import resolve
 
@@ -29,7 +29,7 @@ def split(tiny_dataset: Path) -> Split:
 
 @pytest.fixture(scope="module")
 def plain(split: Split, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    return service_examples.service_in(tmp_path_factory.mktemp("served"), split)
+    return service_examples.make_service(tmp_path_factory.mktemp("served"), split)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def service(plain: Service, tmp_path: Path) -> Service:
 
 
 def ask(service: Service, request: object, explain: bool = False, probe: bool = False) -> dict:
-    [reply], _ = service.answer([Ask(json.dumps(request), explain, probe)])
+    [reply], _ = service.answer([Request(json.dumps(request), explain, probe)])
     assert reply.status == 200, reply.body
     return json.loads(reply.body)
 
@@ -120,7 +120,7 @@ def test_searches_and_explanations(service: Service, split: Split) -> None:
 
 def test_probes_and_refused_requests_leave_nothing(service: Service, split: Split) -> None:
     ask(service, service_examples.pairs(split, 2), probe=True)
-    service.answer([Ask("{"), Ask('{"pairs": []}')])
+    service.answer([Request("{"), Request('{"pairs": []}')])
     ask(service, service_examples.pairs(split, 1))
     assert len(written(service)) == 1
 
@@ -229,5 +229,5 @@ def test_off_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_variables_of_a_server_are_no_settings(tmp_path: Path) -> None:
-    variables = JournalSettings(tmp_path).to_environment() | {VARIABLE: str(tmp_path)}
+    variables = JournalSettings(tmp_path).to_environment() | {GALLERIES_VARIABLE: str(tmp_path)}
     assert resolve("synthetic", environ=variables).settings == resolve("synthetic", environ={}).settings

@@ -15,11 +15,11 @@ from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model import artifact
 from hire_model.packaging import archive as module
-from hire_model.packaging.archive import Packaged, package
-from hire_model.packaging.rehearse import difference, rehearse
+from hire_model.packaging.archive import PackagedArchive, package
+from hire_model.packaging.rehearse import rehearse, rehearse_in_process
 from hire_model.packaging.verify import GOLDEN, MANIFEST, ArchiveError, Golden, verify
 from hire_model.scoring.scorer import Scorer
-from hire_model.service.payload import decode_image
+from hire_model.service.payload import deserialize_image
 from hire_model.tracking.connection import TrackingError
 from hire_model.tracking.packages import find_archive, read_example_request
 from hire_model.tracking.versions import find
@@ -27,17 +27,17 @@ from serving import HANDLER
 
 
 @pytest.fixture(scope="module")
-def made(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFactory) -> Packaged:
+def made(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFactory) -> PackagedArchive:
     return package("challenger", registered_model.settings, HANDLER, tmp_path_factory.mktemp("archives"))
 
 
-def test_the_registry_knows_path_and_digest(made: Packaged, registered_model: RegisteredModel) -> None:
+def test_the_registry_knows_path_and_digest(made: PackagedArchive, registered_model: RegisteredModel) -> None:
     assert made.path.parts[-2:] == ("1", "hire.mar") and made.sha256 == hash_file(made.path).sha256
     found = find_archive("1", registered_model.settings.tracking)
     assert (found.path, found.sha256, found.version.number) == (made.path, made.sha256, "1")
 
 
-def test_twice_the_same_bytes(made: Packaged, registered_model: RegisteredModel, tmp_path: Path) -> None:
+def test_twice_the_same_bytes(made: PackagedArchive, registered_model: RegisteredModel, tmp_path: Path) -> None:
     handler = tmp_path / "elsewhere" / "handler.py"
     handler.parent.mkdir()
     handler.write_bytes(HANDLER.read_bytes())
@@ -46,7 +46,7 @@ def test_twice_the_same_bytes(made: Packaged, registered_model: RegisteredModel,
     assert [path.name for path in again.path.parent.iterdir()] == ["hire.mar"], "nothing half-made is left"
 
 
-def test_what_is_inside(made: Packaged, registered_model: RegisteredModel) -> None:
+def test_what_is_inside(made: PackagedArchive, registered_model: RegisteredModel) -> None:
     manifest = verify(made.path, made.sha256)
     version = find(registered_model.settings.tracking, "1")
     facts = artifact.read_config(registered_model.folder)["facts"]
@@ -60,12 +60,12 @@ def test_what_is_inside(made: Packaged, registered_model: RegisteredModel) -> No
             assert opened.read(f"model/{path.name}") == path.read_bytes(), "the registry's artifact, unchanged"
         golden = Golden.model_validate_json(opened.read(GOLDEN))
     example = read_example_request(version, registered_model.settings.tracking)
-    pairs = [(decode_image(json.dumps(pair["image"])), pair["text"]) for pair in example["pairs"]]
+    pairs = [(deserialize_image(json.dumps(pair["image"])), pair["text"]) for pair in example["pairs"]]
     expected = Scorer.load(registered_model.folder).predict(pairs)
     np.testing.assert_allclose(golden.scores, expected[: len(golden.scores)], atol=1e-6)
 
 
-def test_the_golden_pairs_come_out_right_in_a_clean_interpreter(made: Packaged) -> None:
+def test_the_golden_pairs_come_out_right_in_a_clean_interpreter(made: PackagedArchive) -> None:
     assert rehearse(made.path) <= Golden.TOLERANCE
 
 
@@ -84,19 +84,19 @@ def _changed(source: Path, target: Path, name: str, content: bytes) -> Path:
     return target
 
 
-def test_other_scores_are_seen(made: Packaged, tmp_path: Path) -> None:
+def test_other_scores_are_seen(made: PackagedArchive, tmp_path: Path) -> None:
     with zipfile.ZipFile(made.path) as opened:
         golden = json.loads(opened.read(GOLDEN))
     golden["scores"][0] += 1e-3
     harmed = _changed(made.path, tmp_path / "a.mar", GOLDEN, json.dumps(golden).encode())
     with pytest.raises(HireError, match="golden pairs are off by"):  # already the handler does not serve it
-        difference(harmed)
+        rehearse_in_process(harmed)
     with pytest.raises(ArchiveError, match="golden pairs cannot be scored"):
         rehearse(harmed)
 
 
 def test_a_handler_with_two_classes_is_not_published(
-    made: Packaged, registered_model: RegisteredModel, tmp_path: Path
+    made: PackagedArchive, registered_model: RegisteredModel, tmp_path: Path
 ) -> None:
     handler = tmp_path / "handler.py"
     handler.write_text(HANDLER.read_text("utf-8") + "\n\nclass Second:\n    pass\n")

@@ -16,7 +16,7 @@ from hire_model.model.build import build_model
 from hire_model.model.captions import build_caption_bank
 from hire_model.scoring import matrix as matrix_module
 from hire_model.scoring.explain import MARKS
-from hire_model.scoring.matrix import similarity
+from hire_model.scoring.matrix import compute_similarity
 from hire_model.scoring.scorer import Scorer
 
 VARIANTS = [
@@ -122,9 +122,9 @@ def trained_like(tiny_dataset):
 @pytest.mark.parametrize("budget", [1, 100_000, 1 << 30])
 def test_the_matrix_does_not_depend_on_block_size(trained_like, budget, monkeypatch):
     model, split, bank = trained_like
-    whole = similarity(model, split, bank)
+    whole = compute_similarity(model, split, bank)
     monkeypatch.setattr(matrix_module, "_ENCODE_BLOCK", 3)
-    np.testing.assert_allclose(similarity(model, split, bank, budget), whole, atol=1e-5)
+    np.testing.assert_allclose(compute_similarity(model, split, bank, budget), whole, atol=1e-5)
 
 
 def test_the_matrix_equals_predict_and_encodes_each_item_once(trained_like, monkeypatch):
@@ -142,7 +142,7 @@ def test_the_matrix_equals_predict_and_encodes_each_item_once(trained_like, monk
 
     monkeypatch.setattr(model, "encode_image", counted_image)
     monkeypatch.setattr(model, "encode_text", counted_text)
-    found = similarity(model, split, bank)
+    found = compute_similarity(model, split, bank)
     assert seen == {"images": len(split.images), "texts": len(split.captions)}
     scorer = Scorer(model)
     pairs = [(split.regions(row), split.texts[column]) for row in range(3) for column in range(5)]
@@ -152,7 +152,7 @@ def test_the_matrix_equals_predict_and_encodes_each_item_once(trained_like, monk
 def test_the_model_is_left_in_its_mode(trained_like):
     model, split, bank = trained_like
     model.train()
-    similarity(model, split, bank)
+    compute_similarity(model, split, bank)
     assert model.training
     model.eval()
 
@@ -160,4 +160,4 @@ def test_the_model_is_left_in_its_mode(trained_like):
 def test_another_feature_size_is_refused(trained_like):
     _, split, bank = trained_like
     with pytest.raises(DataError, match="the model was trained on 7"):
-        similarity(model_examples.model(), split, bank)
+        compute_similarity(model_examples.model(), split, bank)

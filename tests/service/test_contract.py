@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hire_model.service.contract import MatrixRequest, PairsRequest, RequestFault, SearchRequest, parse
+from hire_model.service.contract import MatrixRequest, PairsRequest, RequestFault, SearchRequest, parse_body
 from hire_model.service.payload import ArrayPayload
 
-FEATURES = json.loads(ArrayPayload.of(np.ones((2, 3), np.float32)).model_dump_json())
+FEATURES = json.loads(ArrayPayload.from_array(np.ones((2, 3), np.float32)).model_dump_json())
 IMAGE = {"features": FEATURES}
 STORED = {"gallery": "g", "id": "1"}
 
@@ -61,7 +61,7 @@ FAULTS = [
 @pytest.mark.parametrize(("request_", "path", "says"), FAULTS)
 def test_a_fault_is_told_by_its_place(request_: object, path: str, says: str) -> None:
     with pytest.raises(RequestFault) as caught:
-        parse(json.dumps(request_))
+        parse_body(json.dumps(request_))
     assert (caught.value.status, caught.value.path) == (400, path)
     assert says in caught.value.message
 
@@ -72,7 +72,7 @@ def test_a_long_key_is_not_sent_back_whole(inner: dict[str, list[dict[str, objec
     request = inner or {"gallery": "g", "texts": ["a"]}
     (inner["pairs"][0] if inner else request)["k" * 1_000_000] = 1  # type: ignore[assignment]
     with pytest.raises(RequestFault, match="not permitted") as caught:
-        parse(json.dumps(request))
+        parse_body(json.dumps(request))
     assert caught.value.path.startswith("pairs[0].kkk" if inner else "kkk") and caught.value.path.endswith("...")
     assert len(caught.value.path) == 200 and len(str(caught.value)) < 1_000
     assert len(RequestFault(404, "", "m" * 1_000_000).message) == 400
@@ -85,7 +85,7 @@ def test_a_long_key_is_not_sent_back_whole(inner: dict[str, list[dict[str, objec
 )  # fmt: skip
 def test_what_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(RequestFault, match="not JSON") as caught:
-        parse(body)
+        parse_body(body)
     assert (caught.value.status, caught.value.path) == (400, "")
     said = "raw pictures" in caught.value.message
     assert said == (body[:1] not in (b"", b"{", b"[")), "only of what is no half JSON"
@@ -93,17 +93,17 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
 
 def test_the_three_shapes() -> None:
     assert isinstance(
-        parse(json.dumps({"pairs": [{"image": IMAGE, "text": "a"}, {"image": STORED, "text": "b"}]})), PairsRequest
+        parse_body(json.dumps({"pairs": [{"image": IMAGE, "text": "a"}, {"image": STORED, "text": "b"}]})), PairsRequest
     )
-    assert isinstance(parse(json.dumps({"images": [IMAGE, STORED], "texts": ["a"], "top_k": 1})), MatrixRequest)
-    assert isinstance(parse(json.dumps({"gallery": "g", "images": [STORED]})), SearchRequest)
+    assert isinstance(parse_body(json.dumps({"images": [IMAGE, STORED], "texts": ["a"], "top_k": 1})), MatrixRequest)
+    assert isinstance(parse_body(json.dumps({"gallery": "g", "images": [STORED]})), SearchRequest)
 
 
 def test_an_explanation_takes_pairs_only() -> None:
     body = {"images": [IMAGE], "texts": ["a"]}
-    assert parse(json.dumps(body))
+    assert parse_body(json.dumps(body))
     with pytest.raises(RequestFault, match="pairs"):
-        parse(json.dumps(body), explain=True)
+        parse_body(json.dumps(body), explain=True)
 
 
 _KEYS = st.sampled_from(
@@ -117,7 +117,7 @@ _JSON = st.recursive(_LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dic
 @given(_JSON, st.booleans())
 def test_any_json_is_a_request_or_a_fault(value: object, explain: bool) -> None:
     try:
-        found = parse(json.dumps(value), explain)
+        found = parse_body(json.dumps(value), explain)
     except RequestFault as fault:
         assert fault.status == 400 and fault.message
     else:
@@ -128,4 +128,4 @@ def test_any_json_is_a_request_or_a_fault(value: object, explain: bool) -> None:
 @given(st.binary())
 def test_any_bytes_are_a_fault(body: bytes) -> None:
     with pytest.raises(RequestFault):
-        parse(body)
+        parse_body(body)

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as npst
 
 from hire_model.data.store import ImageRegions
 from hire_model.errors import DataError
-from hire_model.service.payload import ArrayPayload, decode_image, encode_image
+from hire_model.service.payload import ArrayPayload, deserialize_image, serialize_image
 
 
 @st.composite
@@ -40,20 +40,20 @@ def images(draw: st.DrawFn) -> ImageRegions:
 @settings(max_examples=60, deadline=None)
 @given(images())
 def test_an_image_survives_the_journey(image: ImageRegions) -> None:
-    back = decode_image(encode_image(image))
+    back = deserialize_image(serialize_image(image))
     assert back.features.dtype == image.features.dtype
     for name in ("features", "boxes", "classes", "relations", "relation_scores"):
         np.testing.assert_array_equal(getattr(back, name), getattr(image, name), err_msg=name)
 
 
 def _image() -> dict[str, object]:
-    features = ArrayPayload.of(np.ones((2, 3), np.float32)).model_dump()
-    boxes = ArrayPayload.of(np.array([[0, 0, 0.5, 0.5], [0.1, 0.1, 1, 1]], np.float32)).model_dump()
+    features = ArrayPayload.from_array(np.ones((2, 3), np.float32)).model_dump()
+    boxes = ArrayPayload.from_array(np.array([[0, 0, 0.5, 0.5], [0.1, 0.1, 1, 1]], np.float32)).model_dump()
     return {"features": features, "boxes": boxes, "classes": [1, -1], "relations": [[0, 2, 1, 0.5]]}
 
 
 def _array(values: object) -> dict[str, object]:
-    return ArrayPayload.of(np.array(values, np.float32)).model_dump()
+    return ArrayPayload.from_array(np.array(values, np.float32)).model_dump()
 
 
 FAULTS = [
@@ -76,19 +76,19 @@ FAULTS = [
 @pytest.mark.parametrize(("field", "value", "message"), FAULTS)
 def test_each_fault_is_named(field: str, value: object, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        decode_image(json.dumps(_image() | {field: value}), "row 7: image")
+        deserialize_image(json.dumps(_image() | {field: value}), "row 7: image")
     assert str(caught.value).startswith("row 7: image")
 
 
 def test_the_unspoilt_image_of_these_faults_is_fine() -> None:
-    assert decode_image(json.dumps(_image())).relations.tolist() == [[0, 2, 1]]
+    assert deserialize_image(json.dumps(_image())).relations.tolist() == [[0, 2, 1]]
 
 
 def test_only_features_are_needed() -> None:
-    image = decode_image(json.dumps({"features": _image()["features"]}))
+    image = deserialize_image(json.dumps({"features": _image()["features"]}))
     assert np.isnan(image.boxes).all() and (image.classes == -1).all() and not len(image.relations)
 
 
 def test_text_that_is_no_json() -> None:
     with pytest.raises(DataError, match="row 0: image: Invalid JSON"):
-        decode_image("{", "row 0: image")
+        deserialize_image("{", "row 0: image")

@@ -9,29 +9,29 @@ from typing import Any
 import gallery_examples
 import numpy as np
 import pytest
-from service_examples import GALLERY, image, pairs, service_in, stored
+from service_examples import GALLERY, image, make_service, pairs, stored
 
 from hire_model.data.store import Split
-from hire_model.gallery.search import search, search_captions
-from hire_model.service.encoding import CachedEncoder, Counts
-from hire_model.service.parsing import Ask, Limits
+from hire_model.gallery.search import search_captions, search_images
+from hire_model.service.encoding import CacheCounts, CachedEncoder
+from hire_model.service.parsing import Limits, Request
 from hire_model.service.payload import ArrayPayload
 from hire_model.service.service import Service
 
 
 @pytest.fixture(scope="module")
 def split(tiny_dataset: Path) -> Split:
-    return gallery_examples.split_of(tiny_dataset)
+    return gallery_examples.open_split(tiny_dataset)
 
 
 @pytest.fixture(scope="module")
 def service(split: Split, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    return service_in(tmp_path_factory.mktemp("service"), split)
+    return make_service(tmp_path_factory.mktemp("service"), split)
 
 
 def _ask(service: Service, *requests: object, explain: bool = False) -> list[tuple[int, dict[str, Any]]]:
     bodies = [request if isinstance(request, bytes) else json.dumps(request) for request in requests]
-    replies, _ = service.answer([Ask(body, explain) for body in bodies])
+    replies, _ = service.answer([Request(body, explain) for body in bodies])
     assert len(replies) == len(requests)
     return [(reply.status, json.loads(reply.body)) for reply in replies]
 
@@ -85,10 +85,10 @@ def test_neighbours_in_a_batch_do_not_touch_each_other(service: Service, split: 
 
 
 def test_search_says_what_the_gallery_says(service: Service, split: Split) -> None:
-    gallery, texts = service.intake.galleries.open(GALLERY, ""), split.texts[:2]
+    gallery, texts = service.galleries.open(GALLERY, ""), split.texts[:2]
     answer = _good(service, {"gallery": GALLERY, "texts": texts, "top_k": 3, "shortlist": 5})
     assert answer["size"] == len(split.images) and answer["gallery"] == GALLERY
-    for result, expected in zip(answer["results"], search(service.scorer, gallery, texts, 3, 5), strict=True):
+    for result, expected in zip(answer["results"], search_images(service.scorer, gallery, texts, 3, 5), strict=True):
         assert [hit["id"] for hit in result["hits"]] == [hit.id for hit in expected.hits]
         assert [hit["place"] for hit in result["hits"]] == [hit.place for hit in expected.hits]
         assert result["reranked"] == 5 and result["note"] == expected.note
@@ -115,9 +115,9 @@ def test_an_explanation_adds_up(service: Service, split: Split) -> None:
 
 def test_what_is_too_much_is_refused_with_its_place(split: Split, tmp_path: Path) -> None:
     limits = Limits(pairs=40, images=3, texts=12, regions=10, relations=4, characters=100, explained=2)
-    service = service_in(tmp_path, split, limits)
+    service = make_service(tmp_path, split, limits)
     few, kept = image(split.regions(0)), stored(split, 0)
-    wide = {"features": json.loads(ArrayPayload.of(np.ones((11, 3), np.float32)).model_dump_json())}
+    wide = {"features": json.loads(ArrayPayload.from_array(np.ones((11, 3), np.float32)).model_dump_json())}
     relations = few | {"relations": [[0, 0, 0, 1.0]] * 5}
     cases = [
         ({"pairs": [{"image": kept, "text": "a"}] * 41}, "pairs", "41 pairs"),
@@ -142,9 +142,9 @@ def test_what_is_too_much_is_refused_with_its_place(split: Split, tmp_path: Path
 def test_what_does_not_fit_the_model_is_refused(service: Service, split: Split) -> None:
     good = image(split.regions(0))
     huge = np.full((3, service.scorer.model.feature_dim), 1e38, "f4")
-    narrow = {"features": json.loads(ArrayPayload.of(np.ones((2, 3), np.float32)).model_dump_json())}
+    narrow = {"features": json.loads(ArrayPayload.from_array(np.ones((2, 3), np.float32)).model_dump_json())}
     odd = good | {"relations": [[0, 999, 0, 1.0]]}
-    too_large = {"features": json.loads(ArrayPayload.of(huge).model_dump_json())}
+    too_large = {"features": json.loads(ArrayPayload.from_array(huge).model_dump_json())}
     for one, says in ((narrow, "features have shape"), (odd, "predicate 999"), (too_large, "too large")):
         answers = _ask(service, {"images": [good, one], "texts": ["a"]}, pairs(split, 1))
         assert answers[0][0] == 400 and answers[0][1]["path"] == "images[1]" and says in answers[0][1]["message"]
@@ -173,17 +173,17 @@ def test_an_unlucky_request_fails_alone(service: Service, split: Split, monkeypa
 def test_what_was_encoded_is_not_encoded_again(split: Split, service: Service) -> None:
     service.encoder = CachedEncoder(service.scorer)
     request = json.dumps(pairs(split, 4))
-    first, again = (service.answer([Ask(request)])[1] for _ in range(2))
+    first, again = (service.answer([Request(request)])[1] for _ in range(2))
     assert (first.images.items, first.images.hits, first.texts.hits, first.pairs) == (4, 0, 0, 4)
     assert (again.images.items, again.images.hits, again.texts.hits, again.pairs) == (4, 4, 4, 4)
 
 
 def test_the_cache_is_bounded_and_forgets_the_oldest(service: Service, split: Split) -> None:
     one = service.scorer.encode_images([split.regions(0)]).nbytes
-    encoder, counts = CachedEncoder(service.scorer, image_bytes=4 * one), Counts()
+    encoder, counts = CachedEncoder(service.scorer, image_bytes=4 * one), CacheCounts()
     for index in range(12):
-        encoder.images([split.regions(index)], counts)
+        encoder.encode_images([split.regions(index)], counts)
     assert encoder._images.currsize <= 4 * one and counts.hits == 0
-    encoder.images([split.regions(11)], counts)
-    encoder.images([split.regions(0)], counts)
+    encoder.encode_images([split.regions(11)], counts)
+    encoder.encode_images([split.regions(0)], counts)
     assert (counts.items, counts.hits) == (14, 1)

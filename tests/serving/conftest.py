@@ -13,7 +13,7 @@ from hire_model.data.store import Dataset, Split
 from hire_model.gallery.building import build
 from hire_model.model import artifact
 from hire_model.packaging.archive import package
-from hire_model.service.galleries import VARIABLE
+from hire_model.service.galleries import GALLERIES_VARIABLE
 from hire_model.tracking.packages import Archive, find_archive
 from serving import HANDLER, instance, lit, server
 from serving.instance import Instance
@@ -67,6 +67,6 @@ def mlflow_serve(
     folder, tracking = tmp_path_factory.mktemp("mlflow-serve"), registered_model.settings.tracking
     [port] = instance.free_ports(1)
     options = ["models", "serve", "-m", f"models:/{tracking.model_name}/1", "--port", str(port), "--env-manager=local"]
-    environment = {VARIABLE: str(galleries), "MLFLOW_TRACKING_URI": tracking.uri, "DO_NOT_TRACK": "true"}
+    environment = {GALLERIES_VARIABLE: str(galleries), "MLFLOW_TRACKING_URI": tracking.uri, "DO_NOT_TRACK": "true"}
     with running("mlflow", options, folder, Server(f"http://127.0.0.1:{port}"), environment) as found:
         yield found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gallery_examples
 
-from hire_model.gallery.format import Gallery
+from hire_model.gallery.store import Gallery
 from hire_model.model import artifact
 from hire_model.service.service import Service
 from serving.demo import GALLERY
@@ -23,13 +23,13 @@ class Example:
 
 def model_in(place: Path, dataset: Path, seed: int = 0) -> Path:
     """The folder of a model that nobody trained; another for another seed."""
-    return artifact.save(gallery_examples.model_of(gallery_examples.split_of(dataset), seed), place)
+    return artifact.save(gallery_examples.make_model(gallery_examples.open_split(dataset), seed), place)
 
 
 def example_in(place: Path, dataset: Path) -> Example:
-    saved, split = model_in(place / "model", dataset), gallery_examples.split_of(dataset)
+    saved, split = model_in(place / "model", dataset), gallery_examples.open_split(dataset)
     model = artifact.load(saved)
-    gallery = gallery_examples.gallery_of(model, split, place / "gallery", captions=True, address=str(saved))
+    gallery = gallery_examples.make_gallery(model, split, place / "gallery", captions=True, address=str(saved))
     service = Service.load(saved)
-    service.intake.galleries.keep(GALLERY, gallery)
+    service.galleries.add(GALLERY, gallery)
     return Example(saved, place / "gallery", gallery, service)

@@ -12,7 +12,7 @@ import pytest
 from processes import Server
 from registered import RegisteredModel
 
-from hire_model.service.galleries import VARIABLE
+from hire_model.service.galleries import GALLERIES_VARIABLE
 from serving import HANDLER
 from serving.instance import Instance
 
@@ -74,7 +74,7 @@ def test_the_lines_for_mlflow(
     [answer] = _documents(_bash(_blocks("sh")[1].replace("http://127.0.0.1:5001", mlflow_serve.address)))
     [row] = answer["predictions"]  # type: ignore[misc]
     assert row["status"] == 200 and json.loads(row["body"])["gallery"] == "scenes"
-    monkeypatch.setenv(VARIABLE, str(galleries))
+    monkeypatch.setenv(GALLERIES_VARIABLE, str(galleries))
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(registered_model.settings.tracking.uri)
     try:

@@ -18,13 +18,13 @@ from registered import RegisteredModel
 from test_handler import Context
 
 from hire_model.data.store import Split
-from hire_model.gallery.format import Gallery
-from hire_model.packaging.opening import service_of
+from hire_model.gallery.store import Gallery
+from hire_model.packaging.opening import open_service
 from hire_model.packaging.verify import extract
 from hire_model.scoring.scorer import Scorer
-from hire_model.service.galleries import VARIABLE
-from hire_model.service.parsing import Ask
-from hire_model.service.payload import encode_image
+from hire_model.service.galleries import GALLERIES_VARIABLE
+from hire_model.service.parsing import Request
+from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from hire_model.tracking.packages import Archive
 from serving.contract import EXPLANATIONS, PREDICTIONS
@@ -45,12 +45,12 @@ def unpacked(archived: Archive, galleries: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module")
 def service(unpacked: Path, galleries: Path) -> Service:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, str(galleries))
-        return service_of(unpacked)
+        patch.setenv(GALLERIES_VARIABLE, str(galleries))
+        return open_service(unpacked)
 
 
 def _direct(service: Service, body: bytes, explain: bool) -> Answer:
-    [reply], _ = service.answer([Ask(body, explain)])
+    [reply], _ = service.answer([Request(body, explain)])
     return reply.status, json.loads(reply.body)
 
 
@@ -58,7 +58,7 @@ def _direct(service: Service, body: bytes, explain: bool) -> Answer:
 def by_handler(unpacked: Path, galleries: Path) -> Asking:
     handler = HireHandler()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, str(galleries))
+        patch.setenv(GALLERIES_VARIABLE, str(galleries))
         handler.initialize(Context(unpacked))
 
     def ask(body: bytes, explain: bool) -> Answer:
@@ -73,7 +73,7 @@ def by_handler(unpacked: Path, galleries: Path) -> Asking:
 def pyfunc(registered_model: RegisteredModel, galleries: Path) -> PyFuncModel:
     before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, str(galleries))
+        patch.setenv(GALLERIES_VARIABLE, str(galleries))
         mlflow.set_tracking_uri(registered_model.settings.tracking.uri)
         model = mlflow.pyfunc.load_model(f"models:/{registered_model.settings.tracking.model_name}@challenger")
         mlflow.set_tracking_uri(before)
@@ -136,7 +136,7 @@ def ask(request: pytest.FixtureRequest) -> Asking:
 
 
 def _image(split: Split, index: int) -> dict[str, Any]:
-    return json.loads(encode_image(split.regions(index)))
+    return json.loads(serialize_image(split.regions(index)))
 
 
 def good(split: Split) -> dict[str, tuple[dict[str, Any], bool]]:
@@ -214,8 +214,8 @@ def test_galleries_are_opened_before_the_first_request(
     unpacked: Path, galleries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Digests of gigabytes are checked then, while a request has seconds."""
-    monkeypatch.setenv(VARIABLE, str(galleries))
-    service = service_of(unpacked)
+    monkeypatch.setenv(GALLERIES_VARIABLE, str(galleries))
+    service = open_service(unpacked)
     monkeypatch.delattr(Gallery, "open")
     status, _ = _direct(service, b'{"gallery": "scenes", "texts": ["a dog"]}', False)
     assert status == 200

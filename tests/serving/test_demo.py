@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from hire_model.cli.main import app
 from hire_model.errors import HireError
-from hire_model.service.parsing import Ask
+from hire_model.service.parsing import Request
 from serving import demo
 
 TOKEN = "T0ken-_"
@@ -96,7 +96,7 @@ def test_answers_are_those_of_the_service(client: TestClient, example: Example) 
         ("explanations/hire", pairs, True),
     ]:
         answer = client.post(f"/{path}", json=request)
-        [reply], _ = example.service.answer([Ask(json.dumps(request), explain)])
+        [reply], _ = example.service.answer([Request(json.dumps(request), explain)])
         assert answer.status_code == reply.status == 200 and answer.json() == json.loads(reply.body)
 
 

@@ -17,7 +17,7 @@ import pytest
 from browser import Tab, browser, chromium
 from demo_examples import Example, example_in
 
-from hire_model.service.parsing import Ask, Limits
+from hire_model.service.parsing import Limits, Request
 from serving import demo
 
 pytestmark = pytest.mark.live
@@ -92,7 +92,7 @@ def search(page: Tab, text: str = SENTENCE) -> None:
 
 
 def ask(example: Example, request: dict[str, object], explain: bool = False) -> dict[str, object]:
-    [reply], _ = example.service.answer([Ask(json.dumps(request), explain)])
+    [reply], _ = example.service.answer([Request(json.dumps(request), explain)])
     assert reply.status == 200, reply.body
     return json.loads(reply.body)
 
@@ -166,7 +166,7 @@ def test_relations_are_arrows_between_centres(page: Tab, example: Example) -> No
     row = max(range(len(gallery)), key=lambda row: len(gallery.layout(row).relations))
     facts = demo.image_facts(gallery, row)
     page.open(f"{urlsplit(page.value('location.href'))._replace(fragment='').geturl()}#id={facts.id}")
-    page.wait(f"{READY} && document.querySelector('#picked-title').innerText === 'Picture {facts.id}'")
+    page.wait(f"{READY} && document.querySelector('#picked-title').innerText === 'RequestImage {facts.id}'")
     surest = sorted(facts.relations, key=lambda relation: -relation.score)[:12]
     arrows: dict[tuple[int, int], list[str]] = {}
     for relation in surest:

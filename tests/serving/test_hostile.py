@@ -20,8 +20,8 @@ from hostile_inputs import Hostile, inputs
 from registered import RegisteredModel
 
 from hire_model.data.store import Split
-from hire_model.service.parsing import Ask
-from hire_model.service.payload import encode_image
+from hire_model.service.parsing import Request
+from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from serving import server
 from serving.contract import EXPLANATIONS
@@ -43,7 +43,7 @@ def service(registered_model: RegisteredModel, galleries: Path) -> Service:
 
 @pytest.fixture(scope="module")
 def pair(scenes: Split) -> dict[str, Any]:
-    return {"image": json.loads(encode_image(scenes.regions(0))), "text": scenes.texts[0]}
+    return {"image": json.loads(serialize_image(scenes.regions(0))), "text": scenes.texts[0]}
 
 
 def test_the_corpus_has_every_kind_and_is_the_same_again(pair: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ def test_the_corpus_has_every_kind_and_is_the_same_again(pair: dict[str, Any]) -
 
 
 def test_in_process_each_is_answered_and_its_neighbours_are_right(service: Service, pair: dict[str, Any]) -> None:
-    good = Ask(json.dumps({"pairs": [pair]}))
+    good = Request(json.dumps({"pairs": [pair]}))
     expected = json.loads(service.answer([good])[0][0].body)["scores"]
     seen: Counter[int] = Counter()
     for number, hostile in enumerate(inputs(pair, IN_PROCESS)):
@@ -97,8 +97,8 @@ def test_a_real_server_answers_as_the_model_alone_does(
     assert most[0] < JAVA_MB and most[1] - before[1] < GROWTH_MB
 
 
-def _ask(hostile: Hostile) -> Ask:
-    return Ask(hostile.body, explain=hostile.path.startswith(EXPLANATIONS))
+def _ask(hostile: Hostile) -> Request:
+    return Request(hostile.body, explain=hostile.path.startswith(EXPLANATIONS))
 
 
 def _send(client: httpx.Client, hostile: Hostile, token: str) -> httpx.Response:

@@ -8,11 +8,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from hire_model.service.contract import RequestFault, parse
+from hire_model.service.contract import RequestFault, parse_body
 from hire_model.service.payload import ArrayPayload
 from serving import contract
 
-IMAGE = {"features": json.loads(ArrayPayload.of(np.ones((2, 3), np.float32)).model_dump_json())}
+IMAGE = {"features": json.loads(ArrayPayload.from_array(np.ones((2, 3), np.float32)).model_dump_json())}
 
 
 def test_the_file_is_not_stale() -> None:
@@ -46,7 +46,7 @@ def test_schema_and_contract_agree(request_: dict[str, object], good: bool) -> N
     validator = jsonschema.Draft202012Validator(body | {"components": document["components"]})
     assert validator.is_valid(request_) == good
     try:
-        parse(json.dumps(request_))
+        parse_body(json.dumps(request_))
     except RequestFault:
         assert not good
     else:

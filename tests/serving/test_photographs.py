@@ -22,7 +22,7 @@ from hire_model.data.importers.scan import open_scan
 from hire_model.data.store import Dataset, Split
 from hire_model.packaging.archive import package
 from hire_model.scoring.scorer import Scorer
-from hire_model.service.payload import encode_image
+from hire_model.service.payload import serialize_image
 from hire_model.tracking.packages import Archive, find_archive
 from serving import HANDLER, instance, lit, server
 from serving.contract import PREDICTIONS
@@ -110,7 +110,7 @@ def ask(request: pytest.FixtureRequest, trained: RegisteredModel, archive: Archi
 def test_scores_are_those_of_the_scorer(ask: Asking, trained: RegisteredModel, photographs: Split) -> None:
     scorer = Scorer.load(trained.folder)
     images, texts = [photographs.regions(row) for row in range(PAIRS)], photographs.texts[:PAIRS]
-    sent = [json.loads(encode_image(image)) for image in images]
+    sent = [json.loads(serialize_image(image)) for image in images]
     pairs = [{"image": image, "text": text} for image, text in zip(sent, texts, strict=True)]
     found = np.array(ask({"pairs": pairs})["scores"])
     square = np.array(ask({"images": sent[:SIDE], "texts": texts[:SIDE]})["scores"])

@@ -18,7 +18,7 @@ from hostile_inputs import corpus
 from proxies import BEARER, files_for, nothing, proxy
 
 from hire_model.data.store import Split
-from hire_model.service.payload import encode_image
+from hire_model.service.payload import serialize_image
 from serving import server
 from serving.contract import EXPLANATIONS, PREDICTIONS
 from serving.instance import Instance
@@ -178,7 +178,7 @@ def test_with_a_certificate(tmp_path: Path) -> None:
 
 def test_before_a_real_server(torchserve: Instance, scenes: Split, tmp_path: Path) -> None:
     """Right scores, the contract's faults as they are, and of the corpus nothing gets a 5xx."""
-    pair = {"image": json.loads(encode_image(scenes.regions(0))), "text": scenes.texts[0]}
+    pair = {"image": json.loads(serialize_image(scenes.regions(0))), "text": scenes.texts[0]}
     body = json.dumps({"pairs": [pair]}).encode()
     with (
         proxy(tmp_path, files_for(tmp_path, torchserve)) as address,

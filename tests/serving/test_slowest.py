@@ -20,8 +20,8 @@ from hire_model.data.store import ImageRegions, Split
 from hire_model.gallery.building import build
 from hire_model.model import artifact
 from hire_model.model.build import build_model
-from hire_model.service.parsing import Ask, Limits
-from hire_model.service.payload import encode_image
+from hire_model.service.parsing import Limits, Request
+from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from hire_model.settings import resolve
 
@@ -56,7 +56,7 @@ def _large(random: np.random.Generator, split: Split) -> dict[str, Any]:
         relation_scores=random.uniform(0.2, 1, edges).astype(np.float32),
     )
     assert isinstance(image, ImageRegions)
-    return json.loads(encode_image(image))
+    return json.loads(serialize_image(image))
 
 
 def _slowest(split: Split) -> Iterator[tuple[str, dict[str, Any], bool]]:
@@ -82,7 +82,7 @@ def _small(split: Split) -> list[dict[str, Any]]:
 
 def _work(service: Service, request: dict[str, Any], explain: bool = False) -> float:
     """Seconds of processor that an answer takes."""
-    ask, start = Ask(json.dumps(request), explain), time.process_time()
+    ask, start = Request(json.dumps(request), explain), time.process_time()
     [reply], _ = service.answer([ask])
     assert reply.status == 200, reply.body
     return time.process_time() - start

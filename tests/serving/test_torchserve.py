@@ -26,7 +26,7 @@ from hire_model.model import artifact
 from hire_model.packaging.archive import package
 from hire_model.packaging.verify import ArchiveError
 from hire_model.scoring.scorer import Scorer
-from hire_model.service.payload import encode_image
+from hire_model.service.payload import serialize_image
 from hire_model.tracking.packages import Archive, find_archive
 from serving import HANDLER, instance, server
 from serving.client import HireClient
@@ -68,7 +68,9 @@ def running(archive: Archive, registered_model: RegisteredModel, split: Split, p
 
 def _pairs(split: Split, count: int) -> dict[str, Any]:
     return {
-        "pairs": [{"image": json.loads(encode_image(split.regions(i))), "text": split.texts[i]} for i in range(count)]
+        "pairs": [
+            {"image": json.loads(serialize_image(split.regions(i))), "text": split.texts[i]} for i in range(count)
+        ]
     }
 
 

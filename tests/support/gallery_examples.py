@@ -10,13 +10,13 @@ import torch
 
 from hire_model.data.store import Dataset, Split
 from hire_model.gallery.building import build
-from hire_model.gallery.format import Gallery
+from hire_model.gallery.store import Gallery
 from hire_model.model.build import build_model
 from hire_model.model.hire import Hire
 
 
-def model_of(split: Split, seed: int = 0, **changes: object) -> Hire:
-    """A model for the data of `split` whose zero-initialised parts are filled in, as a trained one's are."""
+def make_model(split: Split, seed: int = 0, **changes: object) -> Hire:
+    """Build a model for the data of `split`, its zero-initialised parts filled in like those of a trained model."""
     torch.manual_seed(seed)
     model = build_model(model_examples.settings(**changes), split)
     with torch.no_grad():
@@ -26,12 +26,12 @@ def model_of(split: Split, seed: int = 0, **changes: object) -> Hire:
     return model.eval()
 
 
-def split_of(dataset: Path, name: str = "") -> Split:
-    """Every image of the data set, or those of one split."""
+def open_split(dataset: Path, name: str = "") -> Split:
+    """Open the data set: every image, or those of one split."""
     return Dataset.open(dataset).split(name)
 
 
-def gallery_of(model: Hire, split: Split, out: Path, **options: Any) -> Gallery:
-    """Build and open."""
+def make_gallery(model: Hire, split: Split, out: Path, **options: Any) -> Gallery:
+    """Build a gallery and open it."""
     build(model, split, out, **options)
     return Gallery.open(out)

@@ -11,17 +11,17 @@ import gallery_examples
 from hire_model.data.store import ImageRegions, Split
 from hire_model.model import artifact
 from hire_model.service.parsing import Limits
-from hire_model.service.payload import encode_image
+from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 
 GALLERY = "scenes"
 
 
-def service_in(folder: Path, split: Split, limits: Limits | None = None) -> Service:
-    """An untrained model saved below `folder`, with a gallery 'scenes' of `split`."""
-    model = gallery_examples.model_of(split)
+def make_service(folder: Path, split: Split, limits: Limits | None = None) -> Service:
+    """Save an untrained model below `folder`, with a gallery 'scenes' of `split`, and load the service."""
+    model = gallery_examples.make_model(split)
     saved = artifact.save(model, folder / "model")
-    gallery_examples.gallery_of(model, split, folder / "galleries" / GALLERY, captions=True)
+    gallery_examples.make_gallery(model, split, folder / "galleries" / GALLERY, captions=True)
     return Service.load(
         saved, version="7", run_id="abc", galleries=folder / "galleries", limits=limits or Limits(pairs=400)
     )
@@ -29,7 +29,7 @@ def service_in(folder: Path, split: Split, limits: Limits | None = None) -> Serv
 
 def image(regions: ImageRegions) -> dict[str, Any]:
     """An image as a request has it."""
-    return json.loads(encode_image(regions))
+    return json.loads(serialize_image(regions))
 
 
 def stored(split: Split, index: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ import torch
 from hire_model.data.store import Dataset, ImageRegions, Split
 from hire_model.model import artifact
 from hire_model.model.build import build_model
-from hire_model.scoring.matrix import predicate_map
+from hire_model.scoring.matrix import map_predicates
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import ModelSettings, TrackingSettings, resolve
 from hire_model.tracking import registry
@@ -155,7 +155,7 @@ def test_a_data_set_with_other_predicates_is_put_into_the_models(
     image = next(image for image in map(split.regions, range(8)) if len(set(image.relations[:, 1])) > 1)
     scorer = Scorer.load(model_folder)
     other, names = _in_other_numbers(image, scorer.model.predicates)
-    mapping = predicate_map(scorer.model.predicates, names)
+    mapping = map_predicates(scorer.model.predicates, names)
     right, wrong = registry.build_request_table([(image, "a")]), registry.build_request_table([(other, "a")])
     assert registry.build_request_table([(other, "a")], mapping).equals(right) and not wrong.equals(right)
     with start_run(tracking, "other predicates"):

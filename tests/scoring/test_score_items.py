@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hire_model.batch import EncodedImages, EncodedTexts
-from hire_model.scoring import blocks
-from hire_model.scoring.blocks import score_pairs
+from hire_model.scoring import scorer as scorer_module
 from hire_model.scoring.scorer import Scorer
 
 REGIONS, WORDS = (1, 2, 5, 15, 16, 17, 31, 40), (1, 2, 4, 20, 33)
@@ -60,8 +59,8 @@ def test_scores_are_those_of_all_pairs_joined_at_once(
     expected = scorer.score(EncodedImages.concatenate(images), EncodedTexts.concatenate(texts), *index)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in zip(("_PAIRS", "_FRAGMENTS", "_FEW"), limits, strict=True):
-            patch.setattr(blocks, name, value)
-        found = score_pairs(scorer, images, texts, *index)
+            patch.setattr(scorer_module, name, value)
+        found = scorer.score_items(images, texts, *index)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -73,7 +72,7 @@ def test_one_large_item_costs_the_others_nothing(
     spy: Any = Spy(scorer)
     monkeypatch.setattr(scorer, "score", spy)
     index = np.arange(2_000)
-    scores = score_pairs(scorer, [images[-1], *[images[2]] * 1_999], [texts[-1], *[texts[2]] * 1_999], index, index)
+    scores = scorer.score_items([images[-1], *[images[2]] * 1_999], [texts[-1], *[texts[2]] * 1_999], index, index)
     assert spy.pairs == len(scores) == 2_000 and len(set(scores[1:])) == 1 != scores[0]
     own = images[2].mask.shape[1] + texts[2].mask.shape[1]
     assert spy.fragments < 1.1 * 2_000 * own
