@@ -89,7 +89,7 @@ def _records(random: np.random.Generator, pool: np.ndarray, words: list[str], sh
 
 def train(args: argparse.Namespace) -> None:
     """What `hire train` does up to step `args.steps`, then a part of dev; the model is left in `args.out`."""
-    from hire_model.data.chosen import open_dataset, open_splits
+    from hire_model.data.splits import open_dataset, open_splits
     from hire_model.model import artifact, captions
     from hire_model.model.build import build_model
     from hire_model.model.captions import build_caption_bank

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hire_model.data.chosen import Splits, open_dataset, open_splits
+from hire_model.data.splits import Splits, open_dataset, open_splits
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
 from hire_model.settings import resolve

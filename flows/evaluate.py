@@ -53,7 +53,7 @@ def fetch_models(settings: Settings, version: str) -> dict[str, tuple[str, Path]
 
 def _hash_inputs(folder: Path, settings: Settings) -> str:
     """Return a digest of what the figures depend on: the model, the data, the evaluation settings, the code."""
-    from hire_model.data.chosen import open_dataset
+    from hire_model.data.splits import open_dataset
 
     data = read_data_state(open_dataset(settings.data).folder)
     options = settings.evaluate.model_dump(mode="json"), settings.data.evaluation_split

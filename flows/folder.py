@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.keys import hash_code, read_data_state
-from hire_model.data.chosen import open_dataset
+from hire_model.data.splits import open_dataset
 from hire_model.files import write_text
 from hire_model.settings import Settings
 from hire_model.settings.fingerprint import compute_training_key

@@ -31,7 +31,7 @@ def validate(recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) ->
 @task(name="find the data set", timeout_seconds=3600, **RETRY_IO)
 def find_dataset(recipe: str, data: str, overrides: Sequence[str]) -> Path:
     """Return the data set's folder. If no data set is named, generate the relational scenes where they are missing."""
-    from hire_model.data.chosen import open_dataset
+    from hire_model.data.splits import open_dataset
 
     settings = resolve_settings(recipe, data, overrides).settings.data
     return settings.path or open_dataset(settings).folder

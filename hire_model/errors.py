@@ -1,6 +1,6 @@
 """The one exception that a user's mistake raises: its message says what, where, what was expected and what to do."""
 
-GO_ON = "the same command with --resume (of 'mlflow run': with -P resume=yes)"
+RESUME_COMMAND = "the same command with --resume (of 'mlflow run': with -P resume=yes)"
 """How a training goes on, for messages that say so."""
 
 

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hire_model.ablation.tables import Origin
-from hire_model.data.chosen import open_splits
+from hire_model.data.splits import open_splits
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.evaluation import protocols

@@ -63,7 +63,7 @@ def _open_study(recipe: str, data: str, set_: list[str] | None, seeds: str, out:
     settings = resolve(recipe, given).settings
     wanted = _parse_seeds(seeds)
     from hire_model.ablation.study import Study  # imports torch: only after the settings are checked
-    from hire_model.data.chosen import open_dataset
+    from hire_model.data.splits import open_dataset
 
     return Study(recipe, given, wanted, out, open_dataset(settings.data))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from hire_model.errors import GO_ON
+from hire_model.errors import RESUME_COMMAND
 from hire_model.settings import TrackingSettings
 from hire_model.tracking.connection import (
     UPLOAD_SECONDS,
@@ -165,7 +165,7 @@ def explain_failed_upload(out: Path) -> Iterator[None]:
     except (MlflowException, OSError, TrackingError) as error:
         raise TrackingError(
             f"The training is complete and lies in {out}, but MLflow did not take all of it: {first_line(error)}. Run "
-            f"{GO_ON}: it goes straight to the evaluation and hands everything over again."
+            f"{RESUME_COMMAND}: it goes straight to the evaluation and hands everything over again."
         ) from error
 
 

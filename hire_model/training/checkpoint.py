@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from hire_model.errors import GO_ON, HireError, TrainingStopped
+from hire_model.errors import RESUME_COMMAND, HireError, TrainingStopped
 from hire_model.files import atomic_write
 from hire_model.settings import Settings
 from hire_model.settings.fingerprint import select_weight_settings
@@ -138,7 +138,7 @@ def _write_safely(path: Path) -> Iterator[Path]:
         last = path.parent / LAST
         kept, again = "There is no checkpoint yet", "the same command again"
         if last.is_file():
-            kept, again = f"The last good checkpoint is {last}", GO_ON
+            kept, again = f"The last good checkpoint is {last}", RESUME_COMMAND
         raise TrainingStopped(
             f"{path}: no space left to write it. {kept}. Free some space, then run {again}."
         ) from error

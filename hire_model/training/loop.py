@@ -15,7 +15,7 @@ import torch
 from hire_model.batch import Batch
 from hire_model.data.loading import CaptionBank
 from hire_model.data.store import Split
-from hire_model.errors import GO_ON, DataError, TrainingStopped
+from hire_model.errors import RESUME_COMMAND, DataError, TrainingStopped
 from hire_model.model.hire import Hire
 from hire_model.progress import format_duration, show_progress
 from hire_model.settings import Settings
@@ -162,7 +162,7 @@ def _warn_of_collapse(state: TrainState, score_loss: float, size: int, hardest: 
 def _make_stopped(state: TrainState, stop: StopRequest, where: str, batch: str = "") -> TrainingStopped:
     return TrainingStopped(
         f"Stopped by {stop.name or 'a signal to another process'} {where} of {state.settings.train.epochs}{batch}. "
-        f"The checkpoint is {state.out / LAST}; run {GO_ON} to go on from it."
+        f"The checkpoint is {state.out / LAST}; run {RESUME_COMMAND} to go on from it."
     )
 
 

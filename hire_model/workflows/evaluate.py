@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hire_model.data.chosen import open_dataset
 from hire_model.data.loading import collate_regions
+from hire_model.data.splits import open_dataset
 from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols, report

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from hire_model.data.chosen import Splits
 from hire_model.data.loading import CaptionBank
+from hire_model.data.splits import Splits
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
 from hire_model.model.build import build_model

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hire_model.data.chosen import open_dataset
+from hire_model.data.splits import open_dataset
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model import artifact
@@ -37,7 +37,7 @@ def monitor(journal: Path, model: str, settings: Settings, run_suite: RunSuite) 
     training split, scores with the split on which the model is evaluated. run_suite: `expectations.check.run_suite`.
     Raises HireError without journal, model or data set, and where the data set is not the one of the model's training.
     """
-    from hire_model.data.chosen import open_splits
+    from hire_model.data.splits import open_splits
 
     folder = registry.fetch(model, settings.tracking)
     config, data = artifact.read_config(folder), open_dataset(settings.data)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hire_model.data.chosen import Splits, open_dataset, open_splits
+from hire_model.data.splits import Splits, open_dataset, open_splits
 from hire_model.data.store import Dataset, Split
-from hire_model.errors import GO_ON, TrainingStopped
+from hire_model.errors import RESUME_COMMAND, TrainingStopped
 from hire_model.evaluation import protocols
 from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result, write_json
@@ -90,8 +90,8 @@ def train(
             return _finish(model, fitted, splits, settings, run, uri)
         except KeyboardInterrupt as stopped:
             raise TrainingStopped(
-                f"Stopped by Ctrl-C after the last epoch. The training is complete and lies in {out}; run {GO_ON}: it "
-                "goes straight to the evaluation."
+                f"Stopped by Ctrl-C after the last epoch. The training is complete and lies in {out}; "
+                f"run {RESUME_COMMAND}: it goes straight to the evaluation."
             ) from stopped
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hire_model.data.chosen import SCENES, open_dataset, open_splits
+from hire_model.data.splits import SCENES, open_dataset, open_splits
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError
 from hire_model.settings import DataSettings
