@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hire_model.batch import Regions
-from hire_model.data.boxes import SPATIAL_LABELS, iou, offsets, spatial_labels
+from hire_model.data.boxes import SPATIAL_LABELS, compute_iou, compute_offsets, label_spatial_relations
 from hire_model.model.layers import make_linear
 from hire_model.settings import ModelSettings
 
@@ -58,10 +58,10 @@ class SpatialGraph(nn.Module):
         own = torch.eye(regions.mask.shape[1], dtype=torch.bool, device=regions.mask.device)
         pairs = regions.boxed[:, :, None] & regions.boxed[:, None] & ~own
         if self.kind == "iou":
-            return ((iou(regions.boxes) >= self.threshold) & pairs)[None].to(regions.boxes.dtype)
+            return ((compute_iou(regions.boxes) >= self.threshold) & pairs)[None].to(regions.boxes.dtype)
         if self.kind == "polar":
             return (self._weigh_offsets(regions.boxes) * pairs)[None]
-        labels = spatial_labels(regions.boxes)
+        labels = label_spatial_relations(regions.boxes)
         edge = (labels >= 0) & pairs
         if self.labels is None:
             return edge[None].to(regions.boxes.dtype)
@@ -73,7 +73,7 @@ class SpatialGraph(nn.Module):
 
     def _weigh_offsets(self, boxes: Tensor) -> Tensor:
         """Mixture of Gaussian kernels over (distance, angle) of the centres (Norcliffe-Brown et al. 2018, eq. 8)."""
-        distance, angle = offsets(boxes)
+        distance, angle = compute_offsets(boxes)
         rho = (distance[..., None] - self.centre[:, 0]) / self.spread[:, 0].exp()
         turn = torch.remainder(angle[..., None] - self.centre[:, 1] + math.pi, 2 * math.pi) - math.pi
         theta = turn / self.spread[:, 1].exp()

@@ -83,7 +83,7 @@ MANIFEST_FAULTS = [
     ),
     _manifest_fault("features are one number narrower", "expected float16", change_features(lambda a: a[:, 1:], None)),
     _manifest_fault("features are one row short", "expected float16", change_features(lambda a: a[1:], None)),
-    _manifest_fault("features.npy is no npy file", "not a whole npy", change_file(FEATURES, lambda b: b"0" * len(b))),
+    _manifest_fault("features.npy is no npy file", "not a valid npy", change_file(FEATURES, lambda b: b"0" * len(b))),
     _manifest_fault(
         "two images have the same id", "image_id empty, repeated", set_cells("images", [0, 3], image_id="same")
     ),
@@ -104,8 +104,8 @@ MANIFEST_FAULTS = [
     _manifest_fault(
         "an image begins at a wrong relation", "first_relation out", set_cell("images", 9, "first_relation", 0)
     ),
-    _manifest_fault("a caption points beyond the images", "image is not there", set_cell("captions", 3, "image", 40)),
-    _manifest_fault("a caption points before the images", "image is not there", set_cell("captions", 3, "image", -1)),
+    _manifest_fault("a caption points beyond the images", "image does not exist", set_cell("captions", 3, "image", 40)),
+    _manifest_fault("a caption points before the images", "image does not exist", set_cell("captions", 3, "image", -1)),
     _manifest_fault(
         "the manifest counts other splits", "the tables hold", change_columns("images", lambda t: _change_split(t))
     ),

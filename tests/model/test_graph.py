@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hire_model.data.boxes import SPATIAL_LABELS, iou, spatial_labels
+from hire_model.data.boxes import SPATIAL_LABELS, compute_iou, label_spatial_relations
 from hire_model.model.graph import SemanticGraph, SpatialGraph
 
 
@@ -78,7 +78,7 @@ def test_without_relations_the_semantic_graph_is_empty():
 
 
 def test_iou_values():
-    found = iou(boxes([0, 0, 0.5, 0.5], [0.25, 0, 0.75, 0.5], [0.9, 0.9, 1, 1], [0.3, 0.3, 0.3, 0.3]))[0]
+    found = compute_iou(boxes([0, 0, 0.5, 0.5], [0.25, 0, 0.75, 0.5], [0.9, 0.9, 1, 1], [0.3, 0.3, 0.3, 0.3]))[0]
     assert found[0, 1] == pytest.approx(1 / 3)
     assert found[0, 2] == 0 and found[3, 3] == 0 and found[0, 0] == pytest.approx(1)
 
@@ -87,7 +87,7 @@ def test_spatial_labels_name_what_is_seen():
     def names(i, j, found):
         return SPATIAL_LABELS[found[0, i, j]] if found[0, i, j] >= 0 else None
 
-    found = spatial_labels(
+    found = label_spatial_relations(
         boxes([0.1, 0.1, 0.5, 0.5], [0.2, 0.2, 0.3, 0.3], [0.12, 0.1, 0.52, 0.5], [0.6, 0.1, 0.7, 0.5],
               [0, 0, 0.01, 0.01], [0.99, 0.99, 1, 1])
     )  # fmt: skip
@@ -102,5 +102,5 @@ def test_spatial_labels_name_what_is_seen():
 def test_the_eight_directions_are_eight():
     angles = torch.arange(8) * torch.pi / 4 + 0.1
     centres = torch.cat([torch.tensor([[0.5, 0.5]]), 0.5 + 0.3 * torch.stack([angles.cos(), angles.sin()], dim=1)])
-    found = spatial_labels(torch.cat([centres - 0.01, centres + 0.01], dim=1)[None])
+    found = label_spatial_relations(torch.cat([centres - 0.01, centres + 0.01], dim=1)[None])
     assert sorted(found[0, 0, 1:].tolist()) == list(range(3, 11))
