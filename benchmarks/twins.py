@@ -18,7 +18,7 @@ import numpy as np
 
 from hire_model.data.store import Dataset, Split
 from hire_model.data.synthetic import generate_scenes
-from hire_model.data.synthetic.relations import holds
+from hire_model.data.synthetic.relations import is_true
 from hire_model.data.synthetic.world import Scene
 from hire_model.model import artifact
 from hire_model.settings import EvaluateSettings
@@ -48,7 +48,7 @@ def questions(split: Split, seed: int) -> Iterator[Question]:
             continue
         other = rows[name[:-1] + ("b" if name[-1] == "a" else "a")]
         for caption in captions:
-            if not holds(caption.claim, drawn[other][2]):
+            if not is_true(caption.claim, drawn[other][2]):
                 yield Question(columns[row, caption.text], row, other, _kind(scene, drawn[other][2]))
 
 

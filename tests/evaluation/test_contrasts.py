@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hire_model.data.synthetic import generate_scenes
-from hire_model.data.synthetic.relations import Claim, find_facts, holds
+from hire_model.data.synthetic.relations import Claim, find_facts, is_true
 from hire_model.evaluation.behaviour import CONTRASTS, negate, shuffle_words, swap_colours, swap_roles
 
 
@@ -96,7 +96,7 @@ def test_on_relational_scenes_an_exchanged_relation_is_false() -> None:
                 continue
             subject, predicate, object_ = claim.relations[0]
             asked += 1
-            true += holds(Claim(claim.things, ((object_, predicate, subject),)), scene, known)
+            true += is_true(Claim(claim.things, ((object_, predicate, subject),)), scene, known)
             assert sorted(_words(changed)) == sorted(_words(caption.text))
     assert asked > 200
     assert true <= 0.01 * asked, "a person left of a person: now and then there is another pair"

@@ -159,7 +159,7 @@ _KARPATHY_FIELDS = (("filename", str), ("split", str), ("sentences", list))
 
 def _read_field(entry: Any, key: str, kind: type, where: str) -> Any:
     if not isinstance(entry, dict) or not isinstance(entry.get(key), kind) or entry[key] == "":
-        expected = {str: "a non-empty string", list: "a list"}[kind]
+        expected = "a list" if kind is list else "a non-empty string"
         raise DataError(f"{where}: field '{key}' is missing or has the wrong type. Expected {expected}.")
     return entry[key]
 
