@@ -112,13 +112,13 @@ def test_without_faults_twins_have_the_same_features(seed: int) -> None:
 @given(seeds)
 def test_without_faults_each_thing_is_one_region_and_each_detectable_fact_is_one_relation(seed: int) -> None:
     scene = sample_scene(np.random.default_rng(seed))
-    found = detect(np.random.default_rng(seed), scene, Faults.none())
-    assert sorted(found.slots) == list(scene.present)
-    for slot, feature, box in zip(found.slots, found.features, found.boxes, strict=True):
+    detections = detect(np.random.default_rng(seed), scene, Faults.none())
+    assert sorted(detections.slots) == list(scene.present)
+    for slot, feature, box in zip(detections.slots, detections.features, detections.boxes, strict=True):
         np.testing.assert_allclose(feature, encode_appearance(scene.find_appearance(slot)))
         exact = np.clip(np.array(scene.boxes[slot]) / [WIDTH, HEIGHT, WIDTH, HEIGHT], 0, 1)
         np.testing.assert_allclose(box, exact, atol=1e-6)
-    graph = {(found.slots[s], PREDICATES[p], found.slots[o]) for s, p, o, _ in found.relations}
+    graph = {(detections.slots[s], PREDICATES[p], detections.slots[o]) for s, p, o, _ in detections.relations}
     assert graph == {fact for fact in find_facts(scene) if fact[1] in PREDICATES}
 
 
@@ -234,20 +234,20 @@ def test_faults_occur_at_their_rates() -> None:
     counts: Counter = Counter()
     for seed in range(600):
         scene = sample_scene(np.random.default_rng(seed))
-        found = detect(rng, scene, faults)
-        detected = [s for s in found.slots if s >= 0]
+        detections = detect(rng, scene, faults)
+        detected = [s for s in detections.slots if s >= 0]
         distinct = set(detected)
         counts.update(objects=len(scene.present), missed=len(scene.present) - len(distinct), images=1)
         counts.update(
-            detected=len(distinct), duplicates=len(detected) - len(distinct), background=(found.slots < 0).sum()
+            detected=len(distinct), duplicates=len(detected) - len(distinct), background=(detections.slots < 0).sum()
         )
-        names = [list(CLASSES)[c] for c in found.classes]
+        names = [list(CLASSES)[c] for c in detections.classes]
         counts.update(regions=len(detected))
         counts.update(
-            wrong=sum(s >= 0 and scene.get_entity(s).cls != n for s, n in zip(found.slots, names, strict=True))
+            wrong=sum(s >= 0 and scene.get_entity(s).cls != n for s, n in zip(detections.slots, names, strict=True))
         )
         known = {f for f in find_facts(scene) if f[1] in PREDICATES and f[0] in distinct and f[2] in distinct}
-        graph = [(found.slots[s], PREDICATES[p], found.slots[o]) for s, p, o, _ in found.relations]
+        graph = [(detections.slots[s], PREDICATES[p], detections.slots[o]) for s, p, o, _ in detections.relations]
         counts.update(known=len(known), true=sum(edge in known for edge in set(graph)), edges=len(graph))
     assert counts["missed"] / counts["objects"] == pytest.approx(faults.missed, abs=0.015)
     assert counts["duplicates"] / counts["detected"] == pytest.approx(faults.duplicates, abs=0.015)

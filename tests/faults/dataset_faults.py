@@ -81,8 +81,8 @@ MANIFEST_FAULTS = [
     _manifest_fault(
         "features are float32, not float16", "float32 (", change_features(lambda a: a.astype(np.float32), None)
     ),
-    _manifest_fault("features are one number narrower", "expected float16", change_features(lambda a: a[:, 1:], None)),
-    _manifest_fault("features are one row short", "expected float16", change_features(lambda a: a[1:], None)),
+    _manifest_fault("features are one number narrower", "Expected float16", change_features(lambda a: a[:, 1:], None)),
+    _manifest_fault("features are one row short", "Expected float16", change_features(lambda a: a[1:], None)),
     _manifest_fault("features.npy is no npy file", "not a valid npy", change_file(FEATURES, lambda b: b"0" * len(b))),
     _manifest_fault(
         "two images have the same id", "image_id empty, repeated", set_cells("images", [0, 3], image_id="same")

@@ -31,14 +31,14 @@ def open_butd_tsv(files: Sequence[Path], captions: Captions, notes: Notes) -> So
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path}: no such file. Expected a TSV file with the columns {', '.join(FIELDS)}.")
-    dim = next((found.features.shape[1] for path in paths for _, _, found in _read_rows(path, None)), None)
+    dim = next((detections.features.shape[1] for path in paths for _, _, detections in _read_rows(path, None)), None)
     if dim is None:
         raise DataError(f"{', '.join(map(str, paths))}: no lines. Expected one line per image.")
 
     def records(notes: Notes) -> Iterator[ImageRecord]:
         seen: dict[int, str] = {}
         for path in paths:
-            for where, name, found in _read_rows(path, dim):
+            for where, name, detections in _read_rows(path, dim):
                 index = captions.find(name)
                 if index is None:
                     notes.count(
@@ -48,7 +48,7 @@ def open_butd_tsv(files: Sequence[Path], captions: Captions, notes: Notes) -> So
                 if index in seen:
                     raise DataError(f"{where}: image_id '{name}' is already at {seen[index]}. Expected each id once.")
                 seen[index] = where
-                yield make_record(captions.images[index], found, where, notes)
+                yield make_record(captions.images[index], detections, where, notes)
         captions.check_complete(seen, ", ".join(path.name for path in paths))
 
     return Source(f"bottom-up-attention TSV, {paths[0].name}", dim, len(captions.images), records, notes=notes)

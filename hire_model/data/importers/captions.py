@@ -214,18 +214,18 @@ class Detections:
     scores: np.ndarray | None = None
 
 
-def make_record(image: CaptionedImage, found: Detections, where: str, notes: Notes) -> ImageRecord:
+def make_record(image: CaptionedImage, detections: Detections, where: str, notes: Notes) -> ImageRecord:
     """Check the regions of an image and return its record. Boxes are in pixels if a number is above 1."""
-    features = select_real_features(found.features, None, where, notes)
+    features = select_real_features(detections.features, None, where, notes)
     real = slice(0, len(features))
-    boxes, width, height = found.boxes, *(found.size or (0, 0))
+    boxes, width, height = detections.boxes, *(detections.size or (0, 0))
     if boxes is not None:
         pixels = bool(np.fmax.reduce(boxes[real], axis=None) > 1.01)
-        if pixels and not found.size:
+        if pixels and not detections.size:
             raise DataError(
                 f"{where}: the boxes are in pixels, but width and height of the image are missing. Expected both."
             )
-        boxes = to_fractions(boxes[real], found.size if pixels else None, where, notes)
+        boxes = to_fractions(boxes[real], detections.size if pixels else None, where, notes)
     return ImageRecord(
         image_id=image.image_id,
         split=image.split,
@@ -235,7 +235,7 @@ def make_record(image: CaptionedImage, found: Detections, where: str, notes: Not
         width=width,
         height=height,
         boxes=boxes,
-        classes=None if found.classes is None else found.classes[real],
-        scores=None if found.scores is None else found.scores[real],
+        classes=None if detections.classes is None else detections.classes[real],
+        scores=None if detections.scores is None else detections.scores[real],
         picture=image.image_id,
     )

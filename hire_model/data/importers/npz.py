@@ -80,19 +80,19 @@ def _load_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
                 f"{path}: an npy file with one array. Expected an archive of named arrays. Write it with numpy.savez."
             )
         with archive:
-            found = {key: archive[key] for key in archive.files if key in _USED}
-            return found, ", ".join(archive.files) or "nothing"
+            arrays = {key: archive[key] for key in archive.files if key in _USED}
+            return arrays, ", ".join(archive.files) or "no arrays"
 
 
 def _read_detections(path: Path, dim: int | None) -> Detections:
-    found, present = _load_arrays(path)
+    arrays, names = _load_arrays(path)
 
-    def pick(names: tuple[str, ...]) -> np.ndarray | None:
-        return next((found[name] for name in names if name in found), None)
+    def pick(keys: tuple[str, ...]) -> np.ndarray | None:
+        return next((arrays[key] for key in keys if key in arrays), None)
 
     features = pick(_FEATURES)
     if features is None:
-        raise DataError(f"{path}: no features. Expected one of {', '.join(_FEATURES)}; the file has {present}.")
+        raise DataError(f"{path}: no features. Expected one of {', '.join(_FEATURES)}; the file has {names}.")
     check_array(features, f"{path}: features", "f", [None, dim], "features [regions, feature size]")
     regions = len(features)
     boxes, classes, scores = pick(_BOXES), pick(_CLASSES), pick(_SCORES)
@@ -118,12 +118,12 @@ def _parse_size(value: np.ndarray | None, path: Path) -> int:
     return int(value.item())
 
 
-def _check_labels(found: Detections, classes: tuple[str, ...], path: Path, notes: Notes) -> Detections:
-    ids = found.classes
+def _check_labels(detections: Detections, classes: tuple[str, ...], path: Path, notes: Notes) -> Detections:
+    ids = detections.classes
     if ids is not None and not classes:
         notes.count("images whose class ids were ignored, because --classes is not set", path.name)
         ids = None
     elif ids is not None:
         ids = check_classes(ids, len(classes), f"{path}: classes")
-    scores = None if found.scores is None else check_scores(found.scores, f"{path}: scores")
-    return Detections(found.features, found.boxes, found.size, ids, scores)
+    scores = None if detections.scores is None else check_scores(detections.scores, f"{path}: scores")
+    return Detections(detections.features, detections.boxes, detections.size, ids, scores)

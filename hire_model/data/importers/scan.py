@@ -81,13 +81,13 @@ def open_scan(folder: Path, *, splits: Sequence[str] = (), captions_per_image: s
 def _find_splits(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Expected a folder with train{_SUFFIX}, train_caps.txt and so on.")
-    found = sorted(path.name.removesuffix(_SUFFIX) for path in folder.glob(f"*{_SUFFIX}"))
-    if not found:
+    names = sorted(path.name.removesuffix(_SUFFIX) for path in folder.glob(f"*{_SUFFIX}"))
+    if not names:
         quantised = list(folder.glob("*_ims_int8.npy"))
         hint = f" {quantised[0].name} is quantised: convert it to floating point first." if quantised else ""
         raise DataError(f"{folder}: no file {{split}}{_SUFFIX}. Expected [N, R, F] features of each split.{hint}")
     order = ["train", "dev", "val", "test"]
-    return sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def _find_class_ids(splits: Sequence[ScanSplit]) -> _Ids:

@@ -144,13 +144,13 @@ def _shift_box(rng: Rng, box: np.ndarray, faults: Faults) -> np.ndarray:
 def _detect_relations(rng: Rng, scene: Scene, slots: list[int], faults: Faults) -> list[tuple[int, int, int, float]]:
     """Return relations between regions. If an object was detected twice, its relations belong to the first region."""
     regions = {slot: i for i, slot in reversed(list(enumerate(slots))) if slot >= 0}
-    found = []
+    relations = []
     for subject, predicate, object_ in sorted(find_facts(scene)):
         if predicate in _PREDICATE_IDS and subject in regions and object_ in regions and rng.random() >= faults.lost:
             score = float(rng.beta(6, 2)) if faults.lost else 1.0
-            found.append((regions[subject], _PREDICATE_IDS[predicate], regions[object_], score))
+            relations.append((regions[subject], _PREDICATE_IDS[predicate], regions[object_], score))
     if len(slots) > 1:
-        for _ in range(int(rng.poisson(faults.false * len(found)))):
+        for _ in range(int(rng.poisson(faults.false * len(relations)))):
             subject, object_ = (int(i) for i in rng.choice(len(slots), 2, replace=False))
-            found.append((subject, int(rng.integers(len(PREDICATES))), object_, float(rng.beta(2, 4))))
-    return found
+            relations.append((subject, int(rng.integers(len(PREDICATES))), object_, float(rng.beta(2, 4))))
+    return relations

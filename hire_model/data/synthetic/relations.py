@@ -24,19 +24,19 @@ _NEAR = 0.09 * WIDTH  # things on the ground with a smaller gap are next to each
 
 def find_facts(scene: Scene) -> frozenset[Fact]:
     """Return all relations of `scene` as (subject slot, predicate, object slot)."""
-    found: set[Fact] = set()
+    facts: set[Fact] = set()
     for i in scene.present:
         slot = scene.slots[i]
         if slot.host is not None and slot.kind in _OF_HOST:
-            found.add((slot.host, _OF_HOST[slot.kind], i))
+            facts.add((slot.host, _OF_HOST[slot.kind], i))
         elif slot.host is not None and slot.kind in _ON_HOST:
-            found.add((i, _ON_HOST[slot.kind], slot.host))
-    found.update(_find_gazes(scene))
+            facts.add((i, _ON_HOST[slot.kind], slot.host))
+    facts.update(_find_gazes(scene))
     loose = [i for i in scene.present if scene.slots[i].kind in _LOOSE]
     for i, j in itertools.permutations(loose, 2):
         if not _carries(scene, i, j) and not _carries(scene, j, i):
-            found.update((i, predicate, j) for predicate in _find_spatial_predicates(scene, i, j))
-    return frozenset(found)
+            facts.update((i, predicate, j) for predicate in _find_spatial_predicates(scene, i, j))
+    return frozenset(facts)
 
 
 def list_entity_relations(scene: Scene) -> frozenset[tuple[Entity, str, Entity]]:

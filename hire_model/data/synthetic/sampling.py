@@ -138,15 +138,15 @@ def _list_side_swaps(scene: Scene) -> list[Scene]:
 
 
 def _list_role_swaps(scene: Scene) -> list[Scene]:
-    found = []
+    swapped = []
     for a in range(len(scene.slots)):
         for b in range(len(scene.slots)):
             kinds = scene.slots[a].kind, scene.slots[b].kind
             if (kinds in _ROLES and a < b) or (kinds in _PLACES) or (kinds in _ROLES and kinds[0] != kinds[1]):
                 pairs = _pair_slots(scene, a, b)
                 if pairs and all(_can_swap(scene, x, y) for x, y in pairs):
-                    found.append(_swap_entities(scene, pairs))
-    return found
+                    swapped.append(_swap_entities(scene, pairs))
+    return swapped
 
 
 def _can_swap(scene: Scene, a: int, b: int) -> bool:
@@ -178,7 +178,7 @@ def _pair_slots(scene: Scene, a: int, b: int) -> tuple[tuple[int, int], ...]:
 
 
 def _list_colour_swaps(scene: Scene) -> list[Scene]:
-    found = []
+    swapped = []
     for a in scene.present:
         for b in scene.present:
             first, second = scene.get_entity(a), scene.get_entity(b)
@@ -188,8 +188,8 @@ def _list_colour_swaps(scene: Scene) -> list[Scene]:
                 continue
             other = _swap_colours(scene, a, b)
             if len({(e.cls, e.colour) for e in other.entities if e}) == len(other.present):
-                found.append(other)
-    return found
+                swapped.append(other)
+    return swapped
 
 
 def _swap_entities(scene: Scene, pairs: tuple[tuple[int, int], ...]) -> Scene:
