@@ -33,7 +33,7 @@ def stages(
     out: Out = Path("runs/ablation"),
     only: Annotated[str, typer.Option(help="Names of variants, separated by commas. Default: all.")] = "",
 ) -> None:
-    """Train with no stage, each stage alone, all stages, and all but one. The same command continues a study."""
+    """Train with no stage, each stage alone, all stages, and all but one. Run it again to continue."""
     study = _open_study(recipe, data, set_, seeds, out)
     from hire_model.ablation import stages as ablation
 

@@ -15,7 +15,7 @@ app = typer.Typer(help="Show the settings.", no_args_is_help=True)
 def show(
     recipe: Recipe = "",
     set_: Set = None,
-    changed: Annotated[bool, typer.Option("--changed", help="Show only keys that differ from the default.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Show only keys that were set; omit defaults.")] = False,
 ) -> None:
     """Print each key, its value and its origin: default, preset, recipe, environment or command line."""
     from rich.console import Console

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from damaged import npy_header
+from damaged import make_npy_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -255,7 +255,7 @@ def test_an_npy_file_named_npz_is_a_data_error(tmp_path: Path) -> None:
 def test_a_damaged_array_header_in_an_npz_file_is_a_data_error(tmp_path: Path, shape: str) -> None:
     folder = write_npz(tmp_path / "in")
     with zipfile.ZipFile(folder / "42.npz", "w") as archive:
-        archive.writestr("features.npy", npy_header(shape) + make_features(42).tobytes())
+        archive.writestr("features.npy", make_npy_header(shape) + make_features(42).tobytes())
     with pytest.raises(DataError, match=r"42\.npz: not a valid npz file \(.+\). Copy or extract it again"):
         import_npz(folder)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damaged import npy_header
+from damaged import make_npy_header
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -252,7 +252,7 @@ FAULTS: list[tuple[Callable[[Path], None], str]] = [
     (edit_text("train_ims.npy", b"hello there"), r"train_ims\.npy: not a valid npy file"),
     *(
         (
-            edit_text("train_ims.npy", npy_header(shape) + bytes(4 * 144)),
+            edit_text("train_ims.npy", make_npy_header(shape) + bytes(4 * 144)),
             r"train_ims\.npy: not a valid npy file \(.+\). Expected f",
         )
         for shape in ("((3, 2, 4)", "(100000000000000000000, 2, 4)", "(True, 2, 4)", "(-3, 2, 4)")

@@ -97,7 +97,7 @@ class PictureFinder:
         if name in paths:
             return name
         matching = (path for path in paths if os.path.dirname(path).endswith(split))
-        return next(matching, paths[0]) if len(paths) > 1 else next(iter(paths), None)
+        return next(matching, paths[0]) if paths else None
 
 
 def write_dataset(source: Source, target: Target) -> Manifest:

@@ -78,39 +78,40 @@ class ScanSplit:
 def open_split(folder: Path, name: str, rule: str, notes: Notes) -> ScanSplit:
     """Open split `name` of `folder`. `rule` is --captions-per-image. A DataError names the wrong file."""
 
-    def path(suffix: str) -> Path:
+    def make_path(suffix: str) -> Path:
         return folder / f"{name}_{suffix}"
 
-    def array(suffix: str, kinds: str, shape: Sequence[int | None], meaning: str) -> np.ndarray | None:
-        return open_array(path(suffix), kinds, shape, meaning) if path(suffix).is_file() else None
+    def open_optional(suffix: str, kinds: str, shape: Sequence[int | None], meaning: str) -> np.ndarray | None:
+        return open_array(make_path(suffix), kinds, shape, meaning) if make_path(suffix).is_file() else None
 
-    def lines(suffix: str) -> list[str] | None:
-        return read_lines(path(suffix), notes) if path(suffix).is_file() else None
+    def read_optional(suffix: str) -> list[str] | None:
+        return read_lines(make_path(suffix), notes) if make_path(suffix).is_file() else None
 
-    features = open_array(path("ims.npy"), "f", [None, None, None], "features [images, regions, feature size]")
+    features = open_array(make_path("ims.npy"), "f", [None, None, None], "features [images, regions, feature size]")
     rows, regions, _ = features.shape
     if not features.size:
-        raise DataError(f"{path('ims.npy')}: shape {list(features.shape)}. Expected no size to be 0.")
-    captions, ids, names = read_lines(path("caps.txt"), notes), lines("ids.txt"), lines("names.txt")
+        raise DataError(f"{make_path('ims.npy')}: shape {list(features.shape)}. Expected no size to be 0.")
+    captions = read_lines(make_path("caps.txt"), notes)
+    ids, names = read_optional("ids.txt"), read_optional("names.txt")
     for number, caption in enumerate(captions, 1):
-        check_caption(caption, f"{path('caps.txt')}: line {number}")
-    files = SplitFiles(path("ims.npy"), path("caps.txt"), path("ids.txt"), features, len(captions), ids)
-    boxes = array("boxes.npy", "f", [rows, regions, 4], "boxes x1 y1 x2 y2 of each region")
-    sizes = array("sizes.npy", "iuf", [rows, 2], "width and height of each image in pixels")
+        check_caption(caption, f"{make_path('caps.txt')}: line {number}")
+    files = SplitFiles(make_path("ims.npy"), make_path("caps.txt"), make_path("ids.txt"), features, len(captions), ids)
+    boxes = open_optional("boxes.npy", "f", [rows, regions, 4], "boxes x1 y1 x2 y2 of each region")
+    sizes = open_optional("sizes.npy", "iuf", [rows, 2], "width and height of each image in pixels")
     return ScanSplit(
-        folder,
-        name,
-        features,
-        captions,
-        find_owners(files, rule, notes),
-        _check_one_per_row(names, rows, path("names.txt")),
-        boxes,
-        _detect_pixels(boxes, sizes, path("boxes.npy"), path("sizes.npy"), notes),
-        sizes,
-        array("classes.npy", "iu", [rows, regions], "the class id of each region"),
-        array("scores.npy", "f", [rows, regions], "the score of each region"),
-        array("n_regions.npy", "iu", [rows], "the number of real regions of each image"),
-        _check_one_per_row(lines("relations.jsonl"), rows, path("relations.jsonl")),
+        folder=folder,
+        name=name,
+        features=features,
+        captions=captions,
+        owners=find_owners(files, rule, notes),
+        names=_check_one_per_row(names, rows, make_path("names.txt")),
+        boxes=boxes,
+        pixels=_detect_pixels(boxes, sizes, make_path("boxes.npy"), make_path("sizes.npy"), notes),
+        sizes=sizes,
+        classes=open_optional("classes.npy", "iu", [rows, regions], "the class id of each region"),
+        scores=open_optional("scores.npy", "f", [rows, regions], "the score of each region"),
+        counts=open_optional("n_regions.npy", "iu", [rows], "the number of real regions of each image"),
+        relations=_check_one_per_row(read_optional("relations.jsonl"), rows, make_path("relations.jsonl")),
     )
 
 
