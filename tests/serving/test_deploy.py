@@ -111,7 +111,7 @@ def test_compose_takes_its_file() -> None:
 def test_without_a_client_that_is_known_nothing_starts(tmp_path: Path) -> None:
     environment = os.environ | {"SERVE_FOLDER": str(tmp_path / "serve")}
     said = subprocess.run([DEPLOY / "run"], env=environment, capture_output=True, text=True, check=False, timeout=60)
-    assert said.returncode == 2 and "clients.conf: no client is known" in said.stderr
+    assert said.returncode == 2 and "clients.conf is missing or empty" in said.stderr
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_the_server_ends_with_the_proxy(stand_in: Path) -> None:
         assert running.stdout is not None and "The proxy listens" in running.stdout.readline()
         os.kill(int((folder / "nginx.pid").read_text()), signal.SIGTERM)
         _, said = running.communicate(timeout=60)
-    assert running.returncode == 1 and "not well any more" in said
+    assert running.returncode == 1 and "server or the proxy has failed" in said
     assert not (folder / "current").exists()
 
 
