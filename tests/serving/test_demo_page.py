@@ -166,7 +166,7 @@ def test_relations_are_arrows_between_centres(page: Tab, example: Example) -> No
     row = max(range(len(gallery)), key=lambda row: len(gallery.layout(row).relations))
     facts = demo.image_facts(gallery, row)
     page.open(f"{urlsplit(page.value('location.href'))._replace(fragment='').geturl()}#id={facts.id}")
-    page.wait(f"{READY} && document.querySelector('#picked-title').innerText === 'RequestImage {facts.id}'")
+    page.wait(f"{READY} && document.querySelector('#picked-title').innerText === 'Picture {facts.id}'")
     surest = sorted(facts.relations, key=lambda relation: -relation.score)[:12]
     arrows: dict[tuple[int, int], list[str]] = {}
     for relation in surest:
