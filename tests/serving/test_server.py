@@ -1,118 +1,152 @@
-"""What is needed to start a server is checked, and said with the line that mends it."""
+"""Start and stop of servers without TorchServe: Java, ports, tokens, records and the lock."""
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from scripted import answer, run_scripted_server
+from serving.tokens import HEADER, KEYS
+from serving.torchserve import ServeError, Server
 
-from serving import instance, server
-from serving.instance import Instance, ServeError
+from hire_model.tracking.packages import Archive
+from hire_model.tracking.versions import Version
+from serving import server, torchserve
 
 
-def _java(folder: Path, says: str) -> Path:
+def _write_java(folder: Path, version: str) -> Path:
     path = folder / "bin" / "java"
     path.parent.mkdir(parents=True)
-    path.write_text(f"#!/bin/sh\necho '{says}' >&2\n")
+    path.write_text(f"#!/bin/sh\necho '{version}' >&2\n")
     path.chmod(0o755)
     return path
 
 
-def test_no_java_is_told_with_the_line_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_java_is_reported_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServeError, match="apt-get install -y openjdk-17"):
-        instance.find_java()
+        torchserve.find_java()
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
     with pytest.raises(ServeError, match="JAVA_HOME="):
-        instance.find_java()
+        torchserve.find_java()
 
 
 @pytest.mark.parametrize(
-    ("says", "good"),
+    ("version", "good"),
     [('openjdk version "17.0.15" 2025-04-15', True), ('openjdk version "21" 2023', True),
      ('java version "1.8.0_402"', False), ("gibberish", False)],
 )  # fmt: skip
-def test_which_java_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, good: bool) -> None:
-    java = _java(tmp_path, says)
+def test_java_is_accepted_from_version_11_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, good: bool
+) -> None:
+    java = _write_java(tmp_path, version)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     if good:
-        assert instance.find_java() == str(java)
+        assert torchserve.find_java() == str(java)
     else:
         with pytest.raises(ServeError, match="needs Java 17"):
-            instance.find_java()
+            torchserve.find_java()
 
 
-def _record(folder: Path, process: psutil.Process, started: float | None = None) -> Instance:
-    return Instance(
+def _make_record(folder: Path, process: psutil.Process, started: float | None = None) -> Server:
+    return Server(
         folder=folder, scratch=folder / "scratch", pid=process.pid, started=started or process.create_time(),
         version="1", sha256="", inference_port=1, management_port=2, metrics_port=3,
     )  # fmt: skip
 
 
-def test_a_pid_that_another_process_has_got_is_left_alone(tmp_path: Path) -> None:
+def test_another_process_with_the_same_pid_is_not_stopped(tmp_path: Path) -> None:
     me = psutil.Process(os.getpid())
-    record = _record(tmp_path, me, started=me.create_time() - 1000)
-    assert record.process() is None
+    record = _make_record(tmp_path, me, started=me.create_time() - 1000)
+    assert record.find_process() is None
     record.stop()
 
 
-def test_stop_returns_when_all_have_ended_even_the_stubborn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(instance, "_STOP_S", 1)
+def test_stop_kills_processes_that_ignore_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchserve, "_STOP_S", 0.3)
     stubborn = subprocess.Popen(["bash", "-c", "trap '' TERM; (trap '' TERM; sleep 60) & sleep 60; wait"])
     time.sleep(0.5)
     process = psutil.Process(stubborn.pid)
     family = [process, *process.children(recursive=True)]
     assert len(family) >= 2
-    _record(tmp_path, process).stop()
+    _make_record(tmp_path, process).stop()
     stubborn.wait(timeout=10)
-    assert not any(instance.is_alive(one) for one in family)
+    assert not any(torchserve.is_alive(each) for each in family)
 
 
-def test_a_port_that_somebody_else_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
+def _format_keys(token: str, expires: datetime) -> str:
+    key = {"key": token, "expiration time": expires.isoformat()}
+    return json.dumps({"inference": key, "management": key, "API": {"key": "api"}})
 
+
+def test_header_file_follows_the_token(tmp_path: Path) -> None:
+    """An expiring token is renewed. A token that someone else renewed is written too."""
+    soon, later = (datetime.now(UTC) + timedelta(minutes=minutes) for minutes in (1, 60))
+    keys, header = tmp_path / KEYS, tmp_path / HEADER
+    keys.write_text(_format_keys("old", soon))
+
+    def renew(request: Any) -> None:
+        keys.write_text(_format_keys("new", later))
+        answer(200)(request)
+
+    with run_scripted_server(renew) as management:
+        port = int(management.address.rpartition(":")[2])
+        record = _make_record(tmp_path, psutil.Process()).model_copy(update={"management_port": port})
+        assert record.get_token() == record.get_token() == "new"
+    assert management.paths == ["/token?type=inference"]
+    assert management.headers[0]["Authorization"] == "Bearer api"
+    assert header.read_text() == "Authorization: Bearer new\n" and header.stat().st_mode & 0o777 == 0o600
+    keys.write_text(_format_keys("newer", later))
+    assert record.get_token("management") == "newer" and "newer" not in header.read_text()
+    assert record.get_token() == "newer" and "newer" in header.read_text()
+
+
+def test_a_port_of_another_program_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "verify", lambda *_: None)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert not instance.is_free(port)
-        from hire_model.tracking.packages import Archive
-        from hire_model.tracking.versions import Version
-
+        assert not torchserve.is_free(port)
         archive = Archive(Version("hire", "1", "", (), {}), tmp_path / "hire.mar", "")
-        with pytest.raises(ServeError, match=f"Port {port} is taken"):
+        with pytest.raises(ServeError, match=f"Port {port} is used by another program"):
             server.serve(archive, tmp_path / "run", port=port)
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
-    with server._alone(tmp_path), pytest.raises(ServeError, match="Another 'hire serve' is at work"):
+def test_a_second_command_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with server._lock(tmp_path), pytest.raises(ServeError, match="Another 'hire serve' is running"):
         server.stop(tmp_path)
 
 
-def test_stop_ends_what_a_killed_command_left_behind(tmp_path: Path) -> None:
-    """A server that was started, but never came into force."""
-    left = subprocess.Popen(["sleep", "600"])
-    places = [tmp_path / f"v{i}-abc" for i in range(3)]
-    for place in places:
-        place.mkdir()
-    record = _record(places[1], psutil.Process(left.pid))
-    (places[1] / "server.json").write_text(record.model_dump_json())
-    assert [one.pid for one in server.stop(tmp_path)] == [left.pid]
-    assert left.wait(timeout=10) != 0 and len(list(tmp_path.glob("v*"))) == 1, "the last one's logs are kept"
+def test_stop_also_stops_a_server_that_never_became_current(tmp_path: Path) -> None:
+    """`hire serve` was killed after it had started the server."""
+    sleeper = subprocess.Popen(["sleep", "600"])
+    folders = [tmp_path / f"v{i}-abc" for i in range(3)]
+    for folder in folders:
+        folder.mkdir()
+    record = _make_record(folders[1], psutil.Process(sleeper.pid))
+    (folders[1] / "server.json").write_text(record.model_dump_json())
+    assert [stopped.pid for stopped in server.stop(tmp_path)] == [sleeper.pid]
+    assert sleeper.wait(timeout=10) != 0 and len(list(tmp_path.glob("v*"))) == 1, "the logs of the last server are kept"
 
 
-def test_no_server_no_status(tmp_path: Path) -> None:
-    assert server.current(tmp_path) is None and server.status(tmp_path) is None and server.stop(tmp_path) == []
+def test_a_folder_without_a_server_has_no_status(tmp_path: Path) -> None:
+    assert server.find_current(tmp_path) is None and server.get_status(tmp_path) is None and server.stop(tmp_path) == []
 
 
-def test_the_configuration_listens_here_only_and_keeps_what_the_design_says() -> None:
-    lines = (instance.CONFIG / instance.PROPERTIES).read_text("utf-8").splitlines()
+def test_the_configuration_is_hardened_and_listens_on_127_0_0_1() -> None:
+    lines = (torchserve.CONFIG / torchserve.PROPERTIES).read_text("utf-8").splitlines()
     settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     assert all("127.0.0.1" in value for key, value in settings.items() if key.endswith("_address"))
     expected = {
