@@ -14,12 +14,12 @@ from typing import Any
 import psutil
 import pytest
 from scripted import answer, run_scripted_server
-from serving.tokens import HEADER, KEYS
-from serving.torchserve import ServeError, Server
 
 from hire_model.tracking.packages import Archive
 from hire_model.tracking.versions import Version
 from serving import server, torchserve
+from serving.tokens import HEADER, KEYS
+from serving.torchserve import ServeError, Server
 
 
 def _write_java(folder: Path, version: str) -> Path:
