@@ -30,7 +30,7 @@ class ClientError(HireError):
 
 
 class BadRequest(ClientError):  # noqa: N818
-    """Malformed, or does not fit the model; found by the server, or before sending (status 0)."""
+    """The request is malformed or does not fit the model. Raised by the server, or before sending (status 0)."""
 
 
 class NotFound(ClientError):  # noqa: N818

@@ -54,12 +54,12 @@ def test_every_method_works_with_a_real_server(
     assert [hits[0].index for hits in ranked] == matrix.argmax(axis=0).tolist()
     ranked = hire.rank(images, texts, top_k=1, rank="texts").results
     assert [hits[0].index for hits in ranked] == matrix.argmax(axis=1).tolist()
-    found = hire.search("scenes", texts[:1], top_k=2)
-    assert found.size == 8 and len(found.results[0].hits) == 2
+    answer = hire.search("scenes", texts[:1], top_k=2)
+    assert answer.size == 8 and len(answer.results[0].hits) == 2
     assert hire.search("scenes", images=stored[:1], top_k=1).results[0].hits[0].id in scenes.texts
-    [why] = hire.explain([(images[0], texts[0])]).explanations
-    assert sum(why.contributions) == pytest.approx(expected[0], abs=1e-5)
-    assert hire.health() and hire.model() == found.model and found.model.version == "1"
+    [explanation] = hire.explain([(images[0], texts[0])]).explanations
+    assert sum(explanation.contributions) == pytest.approx(expected[0], abs=1e-5)
+    assert hire.health() and hire.model() == answer.model and answer.model.version == "1"
     with pytest.raises(NotFound, match="gallery"):
         hire.search("nowhere", texts)
 

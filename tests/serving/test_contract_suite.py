@@ -255,7 +255,7 @@ def test_a_table_cell_that_is_not_text_is_refused_without_the_others(pyfunc: PyF
 
 
 @pytest.mark.live
-def test_a_cell_that_is_no_text_is_refused_alone_make_http_ask(mlflow_serve: Endpoint, service: Service) -> None:
+def test_a_table_cell_that_is_not_text_is_refused_over_http(mlflow_serve: Endpoint, service: Service) -> None:
     body = b'{"gallery": "scenes", "texts": ["a dog"], "top_k": 1}'
     table = {"columns": ["request"], "data": [*([cell] for cell in CELLS[:-1]), [body.decode()]]}
     answer = httpx.post(f"{mlflow_serve.address}/invocations", json={"dataframe_split": table}, timeout=60)

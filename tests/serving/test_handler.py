@@ -70,7 +70,7 @@ def test_each_request_is_answered_in_order_with_its_status(
     assert [context.status[i][0] for i in range(6)] == [200, 200, 400, 400, 400, 400]
     assert set(context.types.values()) == {"application/json"}
     assert all(phrase.isascii() for _, phrase in context.status.values()), (
-        "TorchServe takes the number of characters for the number of bytes"
+        "TorchServe counts characters instead of bytes"
     )
     assert json.loads(answers[0])["scores"] == pytest.approx(golden["scores"], abs=1e-5)
     assert len(json.loads(answers[1])["explanations"]) == len(golden["scores"])
