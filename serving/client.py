@@ -164,7 +164,7 @@ def _blocking(
 class HireClient:
     """Blocking client: `AsyncHireClient` on an event loop in its own thread, with the same methods.
 
-    The event loop enforces the deadline even if the server hangs or sends slowly. Instances may be shared between threads, but not
+    The event loop enforces the deadline even if the server hangs. Instances may be shared between threads, but not
     used after a fork.
     """
 

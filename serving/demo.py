@@ -102,9 +102,8 @@ def run(model: str, folder: Path, port: int, tracking: TrackingSettings) -> None
     """
     gallery = Gallery.open(folder)
     address = model or gallery.manifest.address
-    limits = Limits(
-        pairs=max(Limits.pairs, len(gallery), len(gallery.captions or ()))
-    )  # a search may score all of them
+    # One search may score every picture or caption.
+    limits = Limits(pairs=max(Limits.pairs, len(gallery), len(gallery.captions or ())))
     service = Service.load(fetch(address, tracking), name=address, limits=limits)
     service.galleries.add(GALLERY, gallery)
     token = secrets.token_urlsafe(16)
@@ -119,10 +118,7 @@ def run(model: str, folder: Path, port: int, tracking: TrackingSettings) -> None
         proxy_headers=False,
         timeout_graceful_shutdown=3,
     )
-    print(
-        f"{len(gallery):,} pictures of {gallery.manifest.data.name}. Open in a browser (Ctrl+C stops the demo):",
-        flush=True,
-    )
+    print(f"{len(gallery):,} pictures of {gallery.manifest.data.name}. Open in a browser (Ctrl+C to stop):", flush=True)
     print(f"  http://{HOST}:{listening.getsockname()[1]}/{token}/", flush=True)
     uvicorn.Server(config).run(sockets=[listening])
 

@@ -65,9 +65,11 @@ def generate_inputs(pair: dict[str, Any], count: int, seed: int = 0) -> Iterator
         count: Number of requests.
         seed: Seed of the random requests.
     """
-    yield from islice(generate_corpus(pair), count)
-    remaining = count - sum(1 for _ in generate_corpus(pair))
-    if remaining <= 0:
+    remaining = count
+    for hostile in islice(generate_corpus(pair), count):
+        yield hostile
+        remaining -= 1
+    if not remaining:
         return
     by_schema = iter(generate_from_schema(remaining // 5, seed))
     rng = random.Random(seed)
