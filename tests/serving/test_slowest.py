@@ -81,8 +81,8 @@ def _make_small_pairs(split: Split) -> list[dict[str, Any]]:
 
 def _measure_seconds(service: Service, request: dict[str, Any], explain: bool = False) -> float:
     """Return the processor seconds of one answer."""
-    request_, start = Request(json.dumps(request), explain), time.process_time()
-    [reply], _ = service.answer([request_])
+    body, start = json.dumps(request), time.process_time()
+    [reply], _ = service.answer([Request(body, explain)])
     assert reply.status == 200, reply.body
     return time.process_time() - start
 
