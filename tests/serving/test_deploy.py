@@ -164,7 +164,7 @@ def test_the_server_stops_with_the_proxy(fake_hire: Path) -> None:
         assert running.stdout is not None and "The proxy listens" in running.stdout.readline()
         os.kill(int((folder / "nginx.pid").read_text()), signal.SIGTERM)
         _, errors = running.communicate(timeout=60)
-    assert running.returncode == 1 and "has failed" in errors
+    assert running.returncode == 1 and "server or the proxy has failed" in errors
     assert not (folder / "current").exists()
 
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import psutil
@@ -143,6 +144,11 @@ def test_stop_also_stops_a_server_that_never_became_current(tmp_path: Path) -> N
 
 def test_a_folder_without_a_server_has_no_status(tmp_path: Path) -> None:
     assert server.find_current(tmp_path) is None and server.get_status(tmp_path) is None and server.stop(tmp_path) == []
+
+
+def test_the_configuration_is_a_valid_template() -> None:
+    template = Template((torchserve.CONFIG / torchserve.PROPERTIES).read_text("utf-8"))
+    assert template.is_valid() and "inference_port" in template.get_identifiers()
 
 
 def test_the_configuration_is_hardened_and_listens_on_127_0_0_1() -> None:
