@@ -33,8 +33,8 @@ def _list_processes(server: Endpoint) -> list[psutil.Process]:
 @pytest.mark.live
 def test_requests_without_the_token_and_unknown_paths_are_refused(litserve: Endpoint) -> None:
     assert litserve.keys is not None
-    for path in (litserve.keys, litserve.keys.with_name(HEADER)):
-        assert path.stat().st_mode & 0o077 == 0, "only the owner can read the token"
+    for file in (litserve.keys, litserve.keys.with_name(HEADER)):
+        assert file.stat().st_mode & 0o077 == 0, "only the owner can read the token"
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eA=="}):
         for path in (PREDICTIONS, "/ping", "/info", "/"):
             method = "POST" if path == PREDICTIONS else "GET"
