@@ -48,11 +48,11 @@ class Index:
         """
         queries = np.ascontiguousarray(queries, np.float32)
         if self._graph is None:
-            found = faiss.knn(queries, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)[1]
+            nearest = faiss.knn(queries, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)[1]
         else:
             params = faiss.SearchParametersHNSW(efSearch=_WIDTH * count)  # type: ignore[attr-defined]
-            found = self._graph.search(queries, count, params=params)[1]
-        return [rows[rows >= 0] for rows in found]
+            nearest = self._graph.search(queries, count, params=params)[1]
+        return [rows[rows >= 0] for rows in nearest]
 
 
 def write(vectors: np.ndarray, path: Path) -> None:

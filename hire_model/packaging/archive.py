@@ -19,9 +19,17 @@ from typing import IO, Any, BinaryIO
 from hire_model.data.schema import FileFacts, hash_file
 from hire_model.files import atomic_write
 from hire_model.model import artifact
-from hire_model.packaging import verify
 from hire_model.packaging.rehearse import rehearse
-from hire_model.packaging.verify import GOLDEN, MANIFEST, MODEL, SERVER_MANIFEST, ArchiveError, ArchiveManifest, Golden
+from hire_model.packaging.verify import (
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    SERVER_MANIFEST,
+    ArchiveError,
+    ArchiveManifest,
+    Golden,
+    verify,
+)
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import deserialize_image
 from hire_model.settings import Settings
@@ -68,7 +76,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
         target = out.expanduser() / registered.number / f"{NAME}.mar"
         with atomic_write(target) as partial:
             _write_archive(raw, _make_manifest(model, registered.number, registered.run_id), partial)
-            verify.verify(partial)
+            verify(partial)
             difference = rehearse(partial)
             if not difference <= Golden.TOLERANCE:
                 raise ArchiveError(

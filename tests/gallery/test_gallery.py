@@ -67,24 +67,24 @@ def encoded(model, split):
 def test_images_read_in_any_order_equal_the_encodings_of_the_model(built, encoded):
     assert len(built) == len(encoded) == 40 and len(list(built.folder.glob("images-0*.npy"))) == 3
     for rows in ([3], [39, 0, 17, 0], list(range(40))):
-        found = built.read_images(rows)
-        width = found.mask.shape[1]
+        read = built.read_images(rows)
+        width = read.mask.shape[1]
         assert width == max(built.images.lengths[rows])
         mask = encoded.mask[rows, :width]
-        torch.testing.assert_close(found.mask, mask)
-        torch.testing.assert_close(found.regions[mask], encoded.regions[rows, :width][mask], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(found.summary, encoded.summary[rows], atol=1e-6, rtol=1e-5)
-        both = (mask[:, None, :, None] & mask[:, None, None, :]).expand_as(found.edges)
-        torch.testing.assert_close(found.edges[both], encoded.edges[rows][:, :, :width, :width][both])
+        torch.testing.assert_close(read.mask, mask)
+        torch.testing.assert_close(read.regions[mask], encoded.regions[rows, :width][mask], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(read.summary, encoded.summary[rows], atol=1e-6, rtol=1e-5)
+        both = (mask[:, None, :, None] & mask[:, None, None, :]).expand_as(read.edges)
+        torch.testing.assert_close(read.edges[both], encoded.edges[rows][:, :, :width, :width][both])
 
 
 def test_captions_equal_the_encodings_of_the_model(built, model, split):
     rows = [5, 77, 2]
-    found, expected = built.captions.read_rows(rows), Scorer(model).encode_texts([split.texts[row] for row in rows])
-    torch.testing.assert_close(found.mask, expected.mask)
-    torch.testing.assert_close(found.words[found.mask], expected.words[found.mask], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.roles[found.mask], expected.roles[found.mask], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.summary, expected.summary, atol=1e-6, rtol=1e-5)
+    read, expected = built.captions.read_rows(rows), Scorer(model).encode_texts([split.texts[row] for row in rows])
+    torch.testing.assert_close(read.mask, expected.mask)
+    torch.testing.assert_close(read.words[read.mask], expected.words[read.mask], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(read.roles[read.mask], expected.roles[read.mask], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(read.summary, expected.summary, atol=1e-6, rtol=1e-5)
     assert [built.caption_texts[row] for row in rows] == [split.texts[row] for row in rows]
 
 
@@ -139,9 +139,9 @@ def test_shards_and_interruptions_do_not_change_the_gallery(model, tiny_dataset,
             patch.setattr(model, "encode_image", encode)
             resumed = build(model, split, out, shard=shard)
             assert resumed.encoded == 8 - sum(calls) // shard * shard  # complete shards are reused
-        found, expected = Gallery.open(out).read_images(range(8)), small.read_images(range(8))
-        torch.testing.assert_close(found.regions, expected.regions, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(found.summary, expected.summary, atol=1e-6, rtol=1e-5)
+        read, expected = Gallery.open(out).read_images(range(8)), small.read_images(range(8))
+        torch.testing.assert_close(read.regions, expected.regions, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(read.summary, expected.summary, atol=1e-6, rtol=1e-5)
         assert {path.name for path in Path(name).iterdir()} == {"g", ".g.lock"}
         assert not (out / "parts").exists() and not (out / "key.json").exists()
 
