@@ -69,13 +69,13 @@ def test_list_and_show(place):
     ("words", "message"),
     [
         (("search", "a dog", "--gallery", "empty"), "no gallery here. Make one with 'hire gallery build DATASET'"),
-        (("search", "a dog", "--top", 10, "--shortlist", 5), "A shortlist of 5 cannot give the best 10"),
+        (("search", "a dog", "--top", 10, "--shortlist", 5), "A shortlist of 5 cannot give 10 results"),
         (("search", "a dog", " "), "TEXT: a sentence is empty"),
         (("search", "a dog", "--model", "nowhere"), "no model there"),
         (("gallery", "build", "nowhere"), "no data set here"),
         (("gallery", "build", "DATASET", "--split", "night", "--model", "model"), "no split 'night'; it has dev, test"),
-        (("gallery", "build", "DATASET", "--split", "dev", "--model", "model"), "split all there, dev asked for"),
-        (("gallery", "build", "DATASET", "--model", "model", "--out", "model"), "model exists and is no gallery"),
+        (("gallery", "build", "DATASET", "--split", "dev", "--model", "model"), "split is all, expected dev"),
+        (("gallery", "build", "DATASET", "--model", "model", "--out", "model"), "model exists, but is not a gallery"),
     ],
 )
 def test_a_fault_is_one_message_that_helps(place, tiny_dataset, words, message):
