@@ -38,9 +38,9 @@ from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from hire_model.settings import resolve
 from hire_model.tracking.packages import Archive, find_archive
-from serving import instance, server
+from serving import server, torchserve
 from serving.contract import PREDICTIONS
-from serving.instance import Instance
+from serving.torchserve import Server
 
 COUNTS, CONCURRENCY = (1, 16, 64), (1, 8, 32)
 NOTHING = """
@@ -125,9 +125,9 @@ async def load(port: int, token: str, body: Body, clients: int, seconds: float) 
     return times, failed
 
 
-def measure(what: str, pairs: int, running: Instance, body: Body, clients: int, seconds: float) -> Row:
+def measure(what: str, pairs: int, running: Server, body: Body, clients: int, seconds: float) -> Row:
     """One cell, after a second of warming up."""
-    token = running.token()
+    token = running.get_token()
     asyncio.run(load(running.inference_port, token, body, 1, 1.0))
     start = time.perf_counter()
     times, failed = asyncio.run(load(running.inference_port, token, body, clients, seconds))
@@ -165,20 +165,20 @@ def predict(scorer: Scorer, pairs: list[tuple[ImageRegions, str]], seconds: floa
 
 
 @contextmanager
-def serving(archive: Path, sha256: str, folder: Path, galleries: Path, batch: int, golden: bool) -> Iterator[Instance]:
+def serving(archive: Path, sha256: str, folder: Path, galleries: Path, batch: int, golden: bool) -> Iterator[Server]:
     """A server of `archive`, configured as `hire serve` does but for the batch size."""
-    config = shutil.copytree(instance.CONFIG, folder / "config")
-    text = (config / instance.PROPERTIES).read_text("utf-8")
+    config = shutil.copytree(torchserve.CONFIG, folder / "config")
+    text = (config / torchserve.PROPERTIES).read_text("utf-8")
     changed = text.replace('"batchSize": 1, "maxBatchDelay": 1', f'"batchSize": {batch}, "maxBatchDelay": 2')
-    (config / instance.PROPERTIES).write_text(text if batch == 1 else changed)
-    [port] = instance.free_ports(1)
+    (config / torchserve.PROPERTIES).write_text(text if batch == 1 else changed)
+    [port] = torchserve.find_free_ports(1)
     (folder / "server").mkdir()
-    unverified = patch.object(instance, "verify", lambda *_: None)  # the handler that does nothing is in no manifest
-    with patch.object(instance, "CONFIG", config), unverified:
-        running = instance.start(archive, sha256, "1", folder / "server", port=port, galleries=galleries)
+    unverified = patch.object(torchserve, "verify", lambda *_: None)  # the handler that does nothing is in no manifest
+    with patch.object(torchserve, "CONFIG", config), unverified:
+        running = torchserve.start(archive, sha256, "1", folder / "server", port=port, galleries=galleries)
     try:
         if golden:
-            server.wait(running)
+            server.wait_until_ready(running)
         else:
             _wait(running)
         yield running
@@ -186,15 +186,15 @@ def serving(archive: Path, sha256: str, folder: Path, galleries: Path, batch: in
         running.stop()
 
 
-def _wait(running: Instance) -> None:
+def _wait(running: Server) -> None:
     end = time.monotonic() + server.START_S
     while time.monotonic() < end:
         try:
-            if server.ask(running, {}).status_code == 200:
+            if server.send_request(running, {}).status_code == 200:
                 return
         except Exception:
             time.sleep(0.5)
-    raise SystemExit(running.last_words())
+    raise SystemExit(running.read_log_tail())
 
 
 def nothing_archive(archive: Path, out: Path) -> Path:

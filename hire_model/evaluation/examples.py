@@ -7,13 +7,13 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hire_model.evaluation.protocols import Ranks
 from hire_model.evaluation.ranks import NO_QUERY
-from hire_model.scoring.explain import MARKS
+from hire_model.scoring.explain import MARKS, Explanation
 
 if TYPE_CHECKING:
     from hire_model.data.store import Split
@@ -22,28 +22,6 @@ SIDE = 420  # pixels of the longer side: enough to see, and about 30 kB each
 TOP = 3
 _CANDIDATES = 200
 _LINKS = 8
-
-
-class Explanation(Protocol):
-    """Why a pair has its score: words, weights [words, regions] with rows summing to 1, contributions [words]."""
-
-    @property
-    def words(self) -> Sequence[str]:
-        """The words, and `MARKS` for what the marks of start and end bring."""
-
-    @property
-    def weights(self) -> np.ndarray:
-        """How much each word attends to each region."""
-
-    @property
-    def contributions(self) -> np.ndarray:
-        """What each word adds to the score; they sum to it."""
-
-    @property
-    def score(self) -> float:
-        """The pair's score."""
-
-
 Explain = Callable[[int, int], Explanation]
 
 

@@ -69,7 +69,7 @@ def test_list_and_show_describe_the_gallery(built):
     ("arguments", "message"),
     [
         (("search", "a dog", "--gallery", "empty"), "no gallery here. Create one with 'hire gallery build DATASET'"),
-        (("search", "a dog", "--top", 10, "--shortlist", 5), "A shortlist of 5 cannot give the best 10"),
+        (("search", "a dog", "--top", 10, "--shortlist", 5), "A shortlist of 5 cannot give 10 results"),
         (("search", "a dog", " "), "TEXT: a sentence is empty"),
         (("search", "a dog", "--model", "nowhere"), "no model there"),
         (("gallery", "build", "nowhere"), "no data set here"),
@@ -77,8 +77,8 @@ def test_list_and_show_describe_the_gallery(built):
             ("gallery", "build", "DATASET", "--split", "night", "--model", "model"),
             "no split 'night'. Existing splits: dev, test",
         ),
-        (("gallery", "build", "DATASET", "--split", "dev", "--model", "model"), "split all there, dev asked for"),
-        (("gallery", "build", "DATASET", "--model", "model", "--out", "model"), "model exists and is no gallery"),
+        (("gallery", "build", "DATASET", "--split", "dev", "--model", "model"), "split is all, expected dev"),
+        (("gallery", "build", "DATASET", "--model", "model", "--out", "model"), "model exists, but is not a gallery"),
     ],
 )
 def test_an_error_says_what_is_wrong_and_what_to_do(built, tiny_dataset, arguments, message):

@@ -1,4 +1,4 @@
-"""A small model and galleries of it, for the tests of galleries and of searching in them."""
+"""A small model and its galleries, for the tests of galleries and search."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_model(split: Split, seed: int = 0, **changes: object) -> Hire:
 
 
 def open_split(dataset: Path, name: str = "") -> Split:
-    """Open the data set: every image, or those of one split."""
+    """Open all images of a data set, or those of one split."""
     return Dataset.open(dataset).split(name)
 
 

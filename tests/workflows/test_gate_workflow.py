@@ -197,6 +197,6 @@ def test_on_the_command_line(
     carded = run.invoke(app, ["card", "--model", "1", "--out", str(tmp_path / "card.md"), *store])
     card = (tmp_path / "card.md").read_text()
     assert carded.exit_code == 0 and "## Gate" in card
-    assert "## Ablation\n\nNone is at hand." in card and "hire card --ablation" in card, "it says how to add one"
+    assert "## Ablation\n\nNot available." in card and "hire card --ablation" in card, "it says how to add one"
     folder = run.invoke(app, ["card", "--model", str(settings.train.out / "model"), *store])
-    assert "has not judged this model yet" in folder.output
+    assert "has not checked this model yet" in folder.output
