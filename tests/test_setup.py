@@ -125,7 +125,7 @@ def test_setup_installs_again_after_the_lock_changed(project: Path) -> None:
         lock.write("one-more==1.0\n")
     calls = _run_setup(project)[2]
     assert any("requirements.lock" in call for call in calls)
-    assert not any("-m venv" in call for call in calls), "the existing environment is kept"
+    assert not any("-m venv" in call for call in calls), "the existing environment was created again"
 
 
 def test_setup_repeats_an_interrupted_install(project: Path) -> None:
@@ -216,4 +216,4 @@ def test_mlflow_uses_the_registered_interpreter_and_installs_nothing(
     done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert (work / "prefix").read_text() == sys.prefix
-    assert [path.name for path in envs.iterdir()] == [folder.name], "MLflow made an environment of its own"
+    assert [path.name for path in envs.iterdir()] == [folder.name], "MLflow created another environment"

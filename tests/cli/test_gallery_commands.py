@@ -60,9 +60,9 @@ def test_list_and_show_describe_the_gallery(built):
     folder, _ = built
     listed = run_hire(folder, "gallery", "list")
     assert "galleries/tiny" in listed and "relational scenes" in listed and "40" in listed
-    shown = run_hire(folder, "gallery", "show", "galleries/tiny")
+    output = run_hire(folder, "gallery", "show", "galleries/tiny")
     manifest = json.loads((folder / "galleries" / "tiny" / "manifest.json").read_text())
-    assert manifest["model"] in shown and "40 with" in shown and "index flat" in shown
+    assert manifest["model"] in output and "40 with" in output and "index flat" in output
 
 
 @pytest.mark.parametrize(

@@ -100,13 +100,13 @@ def test_tsv_features_get_captions_and_splits_from_karpathys_file(tmp_path: Path
 def test_picture_names_are_stored_only_with_the_pictures_option(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "42.jpg").touch()
-    for name, pictures, want in (("with", tmp_path / "pictures", "42.jpg"), ("without", None, None)):
+    for name, pictures, expected in (("with", tmp_path / "pictures", "42.jpg"), ("without", None, None)):
         notes = Notes()
         source = open_npz(
             folder := write_npz(tmp_path / "in"), read_captions(folder / "captions.tsv", (), "train", notes), notes
         )
         write_dataset(source, Target(tmp_path / name, pictures=pictures))
-        assert pq.read_table(tmp_path / name / "images.parquet")["picture"].to_pylist() == [want]
+        assert pq.read_table(tmp_path / name / "images.parquet")["picture"].to_pylist() == [expected]
 
 
 def test_first_limits_the_captions_of_each_image(tmp_path: Path) -> None:
@@ -145,20 +145,20 @@ def test_several_tsv_files_are_imported_and_split_selects(tmp_path: Path) -> Non
 @settings(max_examples=15, deadline=None)
 def test_imported_npz_files_have_the_same_features_boxes_and_captions(regions: int, dim: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    want = {}
+    expected = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = []
         for image in ("a.jpg", "b", "000000000139.jpg"):
             low = rng.uniform(0, 0.4, (regions, 2))
-            want[image] = (rng.normal(size=(regions, dim)), np.concatenate([low, low + 0.3], axis=1))
-            np.savez(folder / f"{image}.npz", x=want[image][0], bbox=want[image][1], info=np.array({"a": 1}))
+            expected[image] = (rng.normal(size=(regions, dim)), np.concatenate([low, low + 0.3], axis=1))
+            np.savez(folder / f"{image}.npz", x=expected[image][0], bbox=expected[image][1], info=np.array({"a": 1}))
             rows.append(json.dumps({"image": image, "split": "dev", "caption": f"über {image}"}, ensure_ascii=False))
         (folder / "captions.jsonl").write_text("\n".join(rows), "utf-8")
         notes = Notes()
         captions = read_captions(folder / "captions.jsonl", (), "train", notes)
         split = import_dataset(open_npz(folder, captions, notes), folder / "out").split("dev")
-        for index, (image, (x, boxes)) in enumerate(want.items()):
+        for index, (image, (x, boxes)) in enumerate(expected.items()):
             assert split.image_id(index) == image and split.texts[index] == f"über {image}"
             np.testing.assert_array_equal(split.regions(index).features, x.astype(np.float32))
             np.testing.assert_array_equal(split.regions(index).boxes, boxes.astype(np.float32))

@@ -243,8 +243,8 @@ def test_iterate_json_equals_json_load_at_any_block_size(
 ) -> None:
     path = tmp_path_factory.mktemp("json") / "a.json"
     path.write_text(json.dumps(value, indent=block % 2 or None), "utf-8")
-    want = [(str(i), v) for i, v in enumerate(value)] if isinstance(value, list) else list(value.items())
-    assert list(iterate_json(path, block)) == want
+    expected = [(str(i), v) for i, v in enumerate(value)] if isinstance(value, list) else list(value.items())
+    assert list(iterate_json(path, block)) == expected
 
 
 @given(st.integers(0, 5), st.integers(1, 5), st.integers(0, 99), st.floats(0.05, 0.95))
@@ -259,11 +259,11 @@ def test_match_boxes_equals_a_plain_loop(count: int, regions: int, seed: int, mi
         shared = max(w, 0) * max(h, 0)
         return shared / (area(a) + area(b) - shared)
 
-    want = []
+    expected = []
     for box in boxes[:count]:
         overlaps = [iou(box, region) for region in boxes[count:]]
-        want.append(int(np.argmax(overlaps)) if max(overlaps) >= min_iou else -1)
-    assert match_boxes(boxes[:count], boxes[count:], min_iou).tolist() == want
+        expected.append(int(np.argmax(overlaps)) if max(overlaps) >= min_iou else -1)
+    assert match_boxes(boxes[:count], boxes[count:], min_iou).tolist() == expected
 
 
 @pytest.mark.parametrize(
