@@ -53,7 +53,7 @@ def questions(split: Split, seed: int) -> Iterator[Question]:
 
 
 def _kind(scene: Scene, twin: Scene) -> str:
-    things = [Counter((thing.cls, thing.colour) for thing in one.filling if thing) for one in (scene, twin)]
+    things = [Counter((thing.cls, thing.colour) for thing in one.entities if thing) for one in (scene, twin)]
     if things[0] != things[1]:
         return "colours"
     return "sides" if scene.slots != twin.slots else "roles"
