@@ -1,4 +1,4 @@
-"""`python -m flows NAME` is `hire flow NAME`."""
+"""Run `python -m flows NAME`, which does the same as `hire flow NAME`."""
 
 from __future__ import annotations
 
