@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 from real_servers import ROOT, clean_environment
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("ps") is None, reason="ps is missing; the script reads command lines with it"
-)
+pytestmark = pytest.mark.skipif(shutil.which("ps") is None, reason="the script needs ps")
 PREFECT = """#!/bin/sh
 case "$*" in
     "worker start"*) while :; do sleep 1; done ;;
@@ -47,6 +45,10 @@ class Script:
     def __call__(
         self, *arguments: str, status: str = "READY", serverless: str = ""
     ) -> subprocess.CompletedProcess[str]:
+        """Run the script.
+
+        status: of the pool. serverless: "" if a server is running, "yes" if none is, "broken" if none can start.
+        """
         env = clean_environment() | {"PREFECT_HOME": str(self.home), "STATUS": status, "PIPELINE_TRIES": "10"}
         env["SERVERLESS"] = serverless
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
