@@ -54,8 +54,8 @@ class Servers:
 
     def start_run(self, deployment: str, **parameters: object) -> str:
         """Schedule a run of a deployment for the worker; return its id."""
-        found = self.call(f"deployments/name/{deployment}")["id"]
-        return str(self.call(f"deployments/{found}/create_flow_run", {"parameters": parameters})["id"])
+        key = self.call(f"deployments/name/{deployment}")["id"]
+        return str(self.call(f"deployments/{key}/create_flow_run", {"parameters": parameters})["id"])
 
     def list_runs(self, flow: str) -> list[dict[str, Any]]:
         """Return the runs of a flow, the latest first."""

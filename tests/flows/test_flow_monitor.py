@@ -160,7 +160,7 @@ def test_the_flow_starts_one_retrain_on_drift_if_enabled(
 
 
 @pytest.mark.live
-def test_without_the_deployment_the_error_says_how_to_create_it(
+def test_without_the_deployment_the_error_names_make_pipeline(
     in_project: Servers, monitored: RegisteredModel, scenes: Path, drifted: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

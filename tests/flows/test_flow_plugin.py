@@ -1,4 +1,4 @@
-"""Prefect's command line says what to start if a server or worker is missing; flows themselves run without."""
+"""Prefect's commands print what to start if a server or worker is missing; flows run without a server."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_server_that_the_user_has_set_is_not_replaced(port: int, monkeypatch: 
     assert call_hook(monkeypatch, find_free_port(), RUN, f"http://127.0.0.1:{port}/api") is None
 
 
-def test_without_a_server_a_command_that_needs_one_says_what_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_a_command_that_needs_one_prints_what_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     for argv in (RUN, ["/x/prefect", "--no-prompt", "deploy", "--all"], ["/x/prefect", "worker", "start"]):
         with pytest.raises(SystemExit, match=r"No Prefect server answers at http.*make pipeline"):
             call_hook(monkeypatch, find_free_port(), argv)
