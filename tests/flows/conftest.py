@@ -53,6 +53,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     tracking += ["--artifacts-destination", str(folder / "artifacts")]
     logs = folder / "prefect.log", folder / "mlflow.log"
     server_env = {key: value for key, value in env.items() if not key.startswith("MLFLOW")}
+    server_env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # it would start seven more processes
     with (
         start_process(server, env, folder, logs[0]) as first,
         start_process(tracking, server_env, folder, logs[1]) as second,
