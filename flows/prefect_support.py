@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
-import hashlib
 import io
 import logging
 import os
@@ -38,7 +37,7 @@ from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import exponential_backoff
 from sqlalchemy.exc import OperationalError
 
-from hire_model.data.schema import MANIFEST
+from hire_model.data.schema import MANIFEST, hash_file
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.evaluation.result import KS, Result
@@ -153,13 +152,14 @@ def hash_code(*packages: str) -> str:
         assert spec and spec.submodule_search_locations
         folder = Path(spec.submodule_search_locations[0])
         paths = [path for path in folder.rglob("*") if path.suffix in _CODE_SUFFIXES]
-        files |= {f"{package}/{path.relative_to(folder)}": _hash_file(path) for path in paths}
+        files |= {f"{package}/{path.relative_to(folder)}": hash_file(path).sha256 for path in paths}
     return hash_json(files)
 
 
 def hash_folder(folder: Path) -> str:
     """Return the digest of the names and bytes of all files in `folder`."""
-    return hash_json({str(path.relative_to(folder)): _hash_file(path) for path in folder.rglob("*") if path.is_file()})
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return hash_json({str(path.relative_to(folder)): hash_file(path).sha256 for path in paths})
 
 
 def read_data_state(folder: Path) -> list[Any]:
@@ -174,11 +174,6 @@ def read_data_state(folder: Path) -> list[Any]:
         stat = (folder / name).stat()
         files.append((name, (stat.st_size, stat.st_mtime_ns)))
     return [manifest.digest, files]
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- Notification: a webhook is called when a run ends, if Prefect has a Webhook block named 'hire-notify' ---
