@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from prefect.plugins import HookContext
 from prefect.settings import PREFECT_SERVER_API_PORT, temporary_settings
-from real_servers import TIMEOUT, clean_environment, find_free_port, run_module
+from real_servers import TIMEOUT, Servers, clean_environment, find_free_port, run_module
 
 from flows import plugin
 
@@ -108,7 +108,10 @@ def test_the_command_prefect_calls_the_hook(project: Path, serverless: dict[str,
 
 
 @pytest.mark.live
-def test_a_flow_runs_without_a_server(project: Path, tiny_dataset: Path, serverless: dict[str, str]) -> None:
+def test_a_flow_runs_without_a_server(
+    servers: Servers, project: Path, tiny_dataset: Path, serverless: dict[str, str]
+) -> None:
+    servers.copy_database(Path(serverless["PREFECT_HOME"]))
     result = run_module(["flows", "validate", "--data", str(tiny_dataset)], serverless, project)
     output = result.stdout + result.stderr
     assert result.returncode == 0 and "temporary server" in output and "0 errors" in output, output

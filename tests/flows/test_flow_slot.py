@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from real_servers import clean_environment, find_free_port, start_process, wait_for_url, wait_until
+from real_servers import Servers, clean_environment, find_free_port, start_process, wait_for_url, wait_until
 
 pytestmark = pytest.mark.live
 LEASE = 60  # seconds, the shortest that Prefect grants
@@ -28,8 +28,11 @@ def expire_leases(home: Path) -> None:
     index.write_text(json.dumps(dict.fromkeys(json.loads(index.read_text()), PAST)))
 
 
-def test_a_slot_held_when_the_server_was_killed_is_freed_after_its_lease(project: Path, tmp_path: Path) -> None:
+def test_a_slot_held_when_the_server_was_killed_is_freed_after_its_lease(
+    servers: Servers, project: Path, tmp_path: Path
+) -> None:
     port, home = find_free_port(), tmp_path / "prefect"
+    servers.copy_database(home)
     api, log = f"http://127.0.0.1:{port}/api", tmp_path / "server.log"
     env = clean_environment() | {"PREFECT_HOME": str(home), "PREFECT_API_URL": api}
     env["PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS"] = "1"
