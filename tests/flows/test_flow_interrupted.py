@@ -25,7 +25,7 @@ def test_a_killed_flow_resumes_and_gives_the_same_model(
 ) -> None:
     """The model to compare with is that of `retrained`, which had the same settings and no interruption."""
     out, uninterrupted, log = project / "runs" / "interrupted", project / "runs" / "latest", tmp_path / "log"
-    command = ["flows", "train", "--recipe", "synthetic", "--data", str(scenes)]
+    command = ["hire_model", "flow", "train", "--recipe", "synthetic", "--data", str(scenes)]
     for setting in [*SMALL, "tracking.model_name=interrupted", "train.out=runs/interrupted"]:
         command += ["--set", setting]
     with start_process(command, servers.env, project, log) as process:

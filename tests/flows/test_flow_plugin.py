@@ -112,6 +112,6 @@ def test_a_flow_runs_without_a_server(
     servers: Servers, project: Path, tiny_dataset: Path, serverless: dict[str, str]
 ) -> None:
     servers.copy_database(Path(serverless["PREFECT_HOME"]))
-    result = run_module(["flows", "validate", "--data", str(tiny_dataset)], serverless, project)
+    result = run_module(["hire_model", "flow", "validate", "--data", str(tiny_dataset)], serverless, project)
     output = result.stdout + result.stderr
     assert result.returncode == 0 and "temporary server" in output and "0 errors" in output, output
