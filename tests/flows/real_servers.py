@@ -14,8 +14,10 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
@@ -47,11 +49,21 @@ class Servers:
     env: Mapping[str, str]
 
     def call(self, path: str, body: Any = None) -> Any:
-        """Return the JSON answer of Prefect's API to a GET, or to a POST of `body`."""
+        """Return the JSON answer of Prefect's API to a GET, or to a POST of `body`.
+
+        Like Prefect's client, retry after status 503: another process may lock the SQLite database.
+        """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.prefect}/{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return json.load(response)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as response:
+                    return json.load(response)
+            except HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > end:
+                    raise
+            time.sleep(0.5)
 
     def copy_database(self, home: Path) -> None:
         """Copy Prefect's database to the Prefect home of another server, which then starts without migrations."""
