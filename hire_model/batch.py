@@ -157,7 +157,9 @@ class EncodedTexts(_TensorGroup):
         """Return caption `row` without padding, as a copy that does not keep the others in memory."""
         item, n = slice(row, row + 1), int(self.mask[row].sum())
         roles = None if self.roles is None else self.roles[item, :n].clone()
-        return EncodedTexts(self.words[item, :n].clone(), self.mask[item, :n].clone(), self.summary[item].clone(), roles)
+        return EncodedTexts(
+            self.words[item, :n].clone(), self.mask[item, :n].clone(), self.summary[item].clone(), roles
+        )
 
     @classmethod
     def concatenate(cls, parts: Sequence[EncodedTexts]) -> EncodedTexts:
