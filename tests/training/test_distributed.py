@@ -10,19 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+import two_processes  # type: ignore[import-not-found]
 
 HERE = Path(__file__).parent
-SCRIPT = HERE / "two_processes.py"
 
 
-def launch(data: Path, out: Path, *prefix: str) -> list[dict[str, Any]]:
+def run_in_two_processes(data: Path, out: Path) -> list[dict[str, Any]]:
     out.mkdir()
     path = os.pathsep.join([str(HERE.parent.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
     environ = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *prefix, str(SCRIPT), str(data), str(out)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, two_processes.__file__, str(data), str(out)]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(file, weights_only=True) for file in sorted(out.glob("result-*.pt"))]
+    return [torch.load(out / f"result-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,10 @@ def results(
     things_dataset: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     out = tmp_path_factory.mktemp("processes")
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    (one,) = launch(things_dataset, out / "one")
-    two = launch(things_dataset, out / "two", *torchrun)
-    assert len(two) == 2
-    return one, two
+    (out / "one").mkdir()
+    two_processes.main(str(things_dataset), str(out / "one"))
+    one = torch.load(out / "one" / "result-0.pt", weights_only=True)
+    return one, run_in_two_processes(things_dataset, out / "two")
 
 
 def test_losses_and_gradients_equal_those_of_one_process(results: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:

@@ -22,8 +22,8 @@ def test_no_batch_has_two_captions_of_the_same_image(counts: list[int], batch: i
     seen = np.concatenate(batches)
     assert len(np.unique(seen)) == len(seen)
     most = max(counts)
-    lonely = most - sorted(counts)[-2] if counts.count(most) == 1 else 0  # rounds with a single image
-    assert len(seen) == len(owner) - lonely
+    left_out = most - sorted(counts)[-2] if counts.count(most) == 1 else 0  # rounds with a single image
+    assert len(seen) == len(owner) - left_out
     for rows in batches:
         assert len(np.unique(owner[rows])) == len(rows)
         assert 2 <= len(rows) <= batch + 1

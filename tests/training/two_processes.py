@@ -1,4 +1,4 @@
-"""Train and write the results to a file; test_distributed.py runs this in one process and, with torchrun, in two."""
+"""Train and write the results to a file; test_distributed.py calls `main`, and runs this file in two processes."""
 
 from __future__ import annotations
 
