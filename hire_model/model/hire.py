@@ -65,7 +65,7 @@ class Hire(nn.Module):
         super().__init__()
         self.settings, self.feature_dim, self.predicates = settings, feature_dim, tuple(predicates)
         self.vocabulary = vocabulary
-        dim, pair, bigru = settings.dim, settings.pair_dim or settings.dim, settings.text.kind == "bigru"
+        dim, pair_dim, bigru = settings.dim, settings.pair_dim or settings.dim, settings.text.kind == "bigru"
 
         # Stage 1 for images, stage 2 for captions.
         self.regions = RegionProjection(settings, feature_dim)
@@ -81,8 +81,8 @@ class Hire(nn.Module):
         self.explicit = ExplicitRelations(settings, len(self.predicates)) if settings.graphs != "none" else None
 
         # From D to P, the smaller size of the pair stages.
-        self.to_pair_regions = make_linear(dim, pair) if settings.pair_dim else nn.Identity()
-        self.to_pair_words = make_linear(dim, pair) if settings.pair_dim else nn.Identity()
+        self.to_pair_regions = make_linear(dim, pair_dim) if settings.pair_dim else nn.Identity()
+        self.to_pair_words = make_linear(dim, pair_dim) if settings.pair_dim else nn.Identity()
         for layer in (self.to_pair_regions, self.to_pair_words):
             if isinstance(layer, nn.Linear) and settings.residual:
                 nn.init.eye_(layer.weight)  # keep the first P directions: the strongest ones after a warm start
@@ -134,6 +134,7 @@ class Hire(nn.Module):
         return self.interaction.prepare_images(images), self.interaction.prepare_texts(texts)
 
     def _combine(self, pair: Tensor, globals_: Tensor) -> Scores:
+        """Return the weighted mean of the pair score and the global score, with its parts."""
         if not self.settings.global_head:
             return Scores(pair, pair, None)
         weight = self.settings.global_weight

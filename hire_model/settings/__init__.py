@@ -1,7 +1,7 @@
 """All settings, typed and immutable. Preset < recipe < environment (HIRE_...) < command line; unknown keys are errors.
 
-A recipe is a TOML file in `hire_model/recipes/` (by name) or anywhere else (by path). A preset sets the sizes of the
-model. An environment variable uses double underscores for dots: HIRE_TRAIN__EPOCHS=5 sets train.epochs.
+A recipe is a TOML file in `hire_model/recipes/` (by name) or anywhere else (by path). A preset sets sizes and stages
+of the model. An environment variable uses double underscores for dots: HIRE_TRAIN__EPOCHS=5 sets train.epochs.
 """
 
 from hire_model.settings.groups import (

@@ -34,7 +34,7 @@ VERSION = 3
 
 @dataclass
 class Checkpoint:
-    """State of a training. A resumed run gives the same result as a run that was not stopped.
+    """Complete state of a training, so that a resumed run continues as if it had not stopped.
 
     Attributes:
         model: trained weights.
@@ -178,7 +178,7 @@ def lock_folder(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise HireError(
-            f"{out}: another training is using this folder. Wait for its end, or choose another folder: "
+            f"{out}: another training is using this folder. Wait until it ends, or choose another folder: "
             "--set train.out=DIR."
         ) from None
     except OSError as error:

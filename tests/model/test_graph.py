@@ -80,29 +80,29 @@ def test_without_relations_the_semantic_graph_is_empty():
 
 
 def test_iou_equals_hand_computed_values():
-    found = iou(make_boxes([0, 0, 0.5, 0.5], [0.25, 0, 0.75, 0.5], [0.9, 0.9, 1, 1], [0.3, 0.3, 0.3, 0.3]))[0]
-    assert found[0, 1] == pytest.approx(1 / 3)
-    assert found[0, 2] == 0 and found[3, 3] == 0 and found[0, 0] == pytest.approx(1)
+    overlaps = iou(make_boxes([0, 0, 0.5, 0.5], [0.25, 0, 0.75, 0.5], [0.9, 0.9, 1, 1], [0.3, 0.3, 0.3, 0.3]))[0]
+    assert overlaps[0, 1] == pytest.approx(1 / 3)
+    assert overlaps[0, 2] == 0 and overlaps[3, 3] == 0 and overlaps[0, 0] == pytest.approx(1)
 
 
 def test_spatial_labels_match_the_positions_of_the_boxes():
-    def names(i, j, found):
-        return SPATIAL_LABELS[found[0, i, j]] if found[0, i, j] >= 0 else None
+    def name(i, j):
+        return SPATIAL_LABELS[labels[0, i, j]] if labels[0, i, j] >= 0 else None
 
-    found = spatial_labels(
+    labels = spatial_labels(
         make_boxes([0.1, 0.1, 0.5, 0.5], [0.2, 0.2, 0.3, 0.3], [0.12, 0.1, 0.52, 0.5], [0.6, 0.1, 0.7, 0.5],
               [0, 0, 0.01, 0.01], [0.99, 0.99, 1, 1])
     )  # fmt: skip
-    assert names(1, 0, found) == "inside" and names(0, 1, found) == "covers"
-    assert names(0, 2, found) == names(2, 0, found) == "overlap"
-    assert names(4, 5, found) is None  # the distance is more than half of the diagonal
-    east, west = names(0, 3, found), names(3, 0, found)
+    assert name(1, 0) == "inside" and name(0, 1) == "covers"
+    assert name(0, 2) == name(2, 0) == "overlap"
+    assert name(4, 5) is None  # the distance is more than half of the diagonal
+    east, west = name(0, 3), name(3, 0)
     assert east and west and east.startswith("direction") and west.startswith("direction") and east != west
-    assert (found.diagonal(dim1=1, dim2=2) == -1).all()
+    assert (labels.diagonal(dim1=1, dim2=2) == -1).all()
 
 
 def test_eight_directions_get_eight_labels():
     angles = torch.arange(8) * torch.pi / 4 + 0.1
     centres = torch.cat([torch.tensor([[0.5, 0.5]]), 0.5 + 0.3 * torch.stack([angles.cos(), angles.sin()], dim=1)])
-    found = spatial_labels(torch.cat([centres - 0.01, centres + 0.01], dim=1)[None])
-    assert sorted(found[0, 0, 1:].tolist()) == list(range(3, 11))
+    labels = spatial_labels(torch.cat([centres - 0.01, centres + 0.01], dim=1)[None])
+    assert sorted(labels[0, 0, 1:].tolist()) == list(range(3, 11))

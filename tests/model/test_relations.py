@@ -34,7 +34,7 @@ def make_group(seed: int, kinds: int = 3, b: int = 2, c: int = 3, r: int = 4, n:
 def test_the_relation_match_equals_its_formula(seed: int) -> None:
     cosine, edges, roles, v_mask, t_mask = make_group(seed)
     match = RelationMatch(3)
-    found = match(cosine, edges, roles, v_mask, t_mask)
+    scores = match(cosine, edges, roles, v_mask, t_mask)
     a = cosine.view(3, 5, 2, 4) * match.sharpness
     for b in range(2):
         for c in range(3):
@@ -42,7 +42,7 @@ def test_the_relation_match_equals_its_formula(seed: int) -> None:
             h, p = roles[0, c].view(5, 2, 3, SIZE).unbind(1)  # [L, K, d]
             u, w = (torch.einsum("lr,lkd->krd", weights, ends) for ends in (h, p))
             total = torch.einsum("krs,krd,ksd->", edges[0, b], u, w) / (t_mask[0, c].sum() * SIZE**0.5)
-            assert torch.allclose(found[0, b, c], torch.tanh(total), atol=1e-4)
+            assert torch.allclose(scores[0, b, c], torch.tanh(total), atol=1e-4)
 
 
 @given(st.integers(0, 10_000))
