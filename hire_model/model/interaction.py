@@ -121,7 +121,6 @@ class Interaction(nn.Module):
     def __init__(self, settings: ModelSettings, kinds: int) -> None:
         super().__init__()
         size = settings.pair_dim or settings.dim
-        self.direction = settings.direction
         self.temperatures = settings.region_temperature, settings.word_temperature
         i2t, t2i = settings.direction != "t2i", settings.direction != "i2t"
         self.on_regions = Refine(size, settings.dropout) if settings.object_word and i2t else None
@@ -143,7 +142,7 @@ class Interaction(nn.Module):
         return _prepare_side(texts.words, texts.mask, self.on_regions, texts.roles)
 
     def forward(self, images: Side, texts: Side) -> Tensor:
-        """Score images [G, B] against texts [G, C]: S [G, B, C], the mean of the enabled cosines plus S_rel."""
+        """Score images [G, B] against texts [G, C]: S [G, B, C], mean of the enabled cosines plus a share of S_rel."""
         fragments = self.interact(images, texts)
         parts = []
         if self.max_of_regions is not None:
@@ -215,16 +214,16 @@ class Interaction(nn.Module):
 def score_in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
     """Score each of B images against each of C captions: S [B, C].
 
-    Captions are scored in blocks, as many at a time as fit in memory. If all blocks together would keep too much for
-    the backward pass, each block is recomputed there.
+    Captions are scored in blocks whose tensors have about `_CPU_BLOCK` or `_GPU_BLOCK` bytes. If all blocks together
+    would keep too much memory for the backward pass, each block is recomputed there.
     """
     fragments = images.mask.shape[1] + texts.mask.shape[1]
-    one = 4 * len(images.mask) * fragments * images.x.shape[-1]  # bytes of one tensor of all images and one caption
+    per_caption = 4 * len(images.mask) * fragments * images.x.shape[-1]  # bytes of a tensor of all images
     on_cpu = images.x.device.type == "cpu"
-    size = max(1, (_CPU_BLOCK if on_cpu else _GPU_BLOCK) // one)
+    size = max(1, (_CPU_BLOCK if on_cpu else _GPU_BLOCK) // per_caption)
     # The relation match keeps both role vectors of each region, and as much again for their products with the edges.
     matched = 0 if texts.relations is None else 8 * images.mask.numel() * texts.relations.shape[-1]
-    kept = (one * _KEPT_TENSORS + matched) * len(texts.mask)
+    kept = (per_caption * _KEPT_TENSORS + matched) * len(texts.mask)
     recompute = torch.is_grad_enabled() and kept > (_CPU_KEPT if on_cpu else _GPU_KEPT)
     score = partial(_score_with_recompute, interaction) if recompute else interaction
     starts = range(0, len(texts.mask), size)
@@ -238,10 +237,10 @@ def _score_with_recompute(interaction: Interaction, images: Side, texts: Side) -
     also gets `images.x`.
     """
 
-    def scores(_: Tensor, images: Side, texts: Side) -> Tensor:
+    def score(_: Tensor, images: Side, texts: Side) -> Tensor:
         return interaction(images, texts)
 
-    return checkpoint(scores, images.x, images, texts, use_reentrant=False)
+    return checkpoint(score, images.x, images, texts, use_reentrant=False)
 
 
 def _prepare_side(x: Tensor, mask: Tensor, refine_other: Refine | None, relations: Tensor | None) -> Side:
