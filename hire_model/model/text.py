@@ -30,10 +30,10 @@ class BiGRU(nn.Module):
         width: H, size of the states of both directions.
     """
 
-    def __init__(self, settings: ModelSettings, words: int) -> None:
+    def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
         super().__init__()
         self.width = 2 * settings.dim
-        self.embedding = nn.Embedding(words, settings.text.embedding, padding_idx=0)
+        self.embedding = nn.Embedding(vocabulary_size, settings.text.embedding, padding_idx=0)
         self.dropout = nn.Dropout(settings.input_dropout)
         self.gru = nn.GRU(settings.text.embedding, settings.dim, batch_first=True, bidirectional=True)
         self.skip = make_linear(settings.text.embedding, settings.dim) if settings.residual else None
@@ -46,7 +46,7 @@ class BiGRU(nn.Module):
 
         The sequences are packed, so that the backward direction starts at the last real word.
         """
-        words = self.dropout(self.embedding(tokens.ids))  # [C, L, E]
+        words = self.dropout(self.embedding(tokens.ids))  # [C, L, text.embedding]
         lengths = tokens.mask.sum(dim=1).cpu()
         with torch.autocast(words.device.type, enabled=False):  # cuDNN would run the GRU in fp16: gradients vanish
             packed = pack_padded_sequence(words.float(), lengths, batch_first=True, enforce_sorted=False)

@@ -76,10 +76,14 @@ def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSett
 def solve_cca(
     covariance_x: Tensor, covariance_y: Tensor, cross: Tensor, ridge_x: float, ridge_y: float, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute regularised CCA from covariances [F, F], [H, H] and the cross-covariance [F, H].
+    """Compute the regularised CCA of x and y from their covariances.
 
     Args:
-        ridge_x: in units of the mean variance of x; `ridge_y` of y.
+        covariance_x: [F, F], of the image vectors x.
+        covariance_y: [H, H], of the caption vectors y.
+        cross: [F, H], cross-covariance of x and y.
+        ridge_x: ridge of x, in units of its mean variance.
+        ridge_y: ridge of y, in units of its mean variance.
         size: number of directions.
 
     Returns:

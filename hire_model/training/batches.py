@@ -45,11 +45,12 @@ class BatchPlan:
 class CaptionSampler:
     """Draw batches in which each image occurs at most once, so that no caption of the same image is a negative.
 
-    An epoch consists of rounds. The captions of each image are shuffled; round k takes the k-th caption of each image
-    that has one, in random order, and is cut into batches. An epoch contains each caption once, with one exception
-    below. A remainder at the end of a round that is too short for negatives (fewer than 2 captions, or fewer than
-    processes) is added to the batch before it. A whole round that is too short is left out; this happens only if one
-    image has more captions than all others. Batches depend only on (seed, epoch): a resumed run skips the first ones.
+    An epoch consists of rounds and contains each caption once. The captions of each image are shuffled; round k takes
+    the k-th caption of each image that has one, in random order, and is cut into batches.
+
+    A remainder at the end of a round that is too short for negatives (fewer than 2 captions, or fewer than processes)
+    is added to the batch before it. A whole round that is too short is left out, which happens only if one image has
+    more captions than all others. Batches depend only on (seed, epoch): a resumed run skips the first ones.
 
     Args:
         owner: [M] int64, image of each caption.
