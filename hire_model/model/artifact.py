@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from hire_model.data.schema import hash_file
 from hire_model.errors import HireError
 from hire_model.model.hire import Hire
-from hire_model.model.text import Pretrained
+from hire_model.model.text import PretrainedEncoder
 from hire_model.model.vocabulary import Vocabulary
 from hire_model.settings import ModelSettings
 
@@ -59,7 +59,7 @@ def _write(model: Hire, folder: Path, facts: dict[str, Any]) -> None:
         "model": model.settings.model_dump(mode="json"),
         "feature_dim": model.feature_dim,
         "predicates": list(model.predicates),
-        "encoder": model.text.encoder.config.to_dict() if isinstance(model.text, Pretrained) else None,
+        "encoder": model.text.encoder.config.to_dict() if isinstance(model.text, PretrainedEncoder) else None,
         "sha256": {name: hash_file(folder / name).sha256 for name in (WEIGHTS, TOKENIZER)},
         "facts": facts,
     }

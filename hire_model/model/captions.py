@@ -16,7 +16,7 @@ from hire_model.data.loading import CaptionBank
 from hire_model.errors import HireError
 from hire_model.files import atomic_write
 from hire_model.model.hire import Hire
-from hire_model.model.text import Pretrained
+from hire_model.model.text import PretrainedEncoder
 from hire_model.model.vocabulary import Vocabulary
 from hire_model.progress import show_progress
 
@@ -44,7 +44,7 @@ def build_caption_bank(model: Hire, texts: Sequence[str], cache: Path | None = N
         HireError: the states cannot be written to or read from the cache.
     """
     bank = CaptionBank.from_lists(_tokenize(model.vocabulary, texts))
-    if isinstance(model.text, Pretrained) and not model.text.tuned:
+    if isinstance(model.text, PretrainedEncoder) and not model.text.tuned:
         bank.states = _load_states(model.text, bank, cache or find_cache_folder())
     return bank
 
@@ -54,7 +54,7 @@ def _tokenize(vocabulary: Vocabulary, texts: Sequence[str]) -> Iterator[list[int
         yield from vocabulary.encode(texts[start : start + _TOKENIZE_BLOCK])
 
 
-def _load_states(text: Pretrained, bank: CaptionBank, cache: Path) -> np.memmap:
+def _load_states(text: PretrainedEncoder, bank: CaptionBank, cache: Path) -> np.memmap:
     """Return the states [all word pieces, H] float16, memory-mapped; computed first if they are not in the cache.
 
     The encoder's weights and the word pieces identify a file. If several processes need the same states, one computes
@@ -84,7 +84,7 @@ def _load_states(text: Pretrained, bank: CaptionBank, cache: Path) -> np.memmap:
         ) from error
 
 
-def _write_states(text: Pretrained, bank: CaptionBank, path: Path, shape: tuple[int, int]) -> None:
+def _write_states(text: PretrainedEncoder, bank: CaptionBank, path: Path, shape: tuple[int, int]) -> None:
     """Encode all captions, those of similar length together, and write the states to `path` atomically.
 
     The file is written, not mapped: on a full disk, writing to a mapping kills the process.

@@ -21,7 +21,7 @@ from hire_model.model.interaction import Interaction, Side, score_in_blocks
 from hire_model.model.layers import ImplicitRelations, make_linear, masked_mean, normalize
 from hire_model.model.regions import RegionProjection
 from hire_model.model.relations import RelationRoles
-from hire_model.model.text import BiGRU, Pretrained
+from hire_model.model.text import BiGRU, PretrainedEncoder
 from hire_model.model.vocabulary import Vocabulary
 from hire_model.settings import ModelSettings
 
@@ -69,8 +69,8 @@ class Hire(nn.Module):
 
         # Stage 1 for images, stage 2 for captions.
         self.regions = RegionProjection(settings, feature_dim)
-        self.text: BiGRU | Pretrained
-        self.text = BiGRU(settings, len(vocabulary)) if bigru else Pretrained(settings, encoder_config)
+        self.text: BiGRU | PretrainedEncoder
+        self.text = BiGRU(settings, len(vocabulary)) if bigru else PretrainedEncoder(settings, encoder_config)
 
         # Stage 3, implicit relations.
         implicit_text = settings.text_implicit == "on" or (settings.text_implicit == "auto" and bigru)

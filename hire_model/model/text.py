@@ -76,7 +76,7 @@ class Context(nn.Module):
         return t + conv1d(masked, self.weight, padding=CONTEXT_WORDS, groups=t.shape[-1]).transpose(1, 2)
 
 
-class Pretrained(nn.Module):
+class PretrainedEncoder(nn.Module):
     """A BERT-family encoder, tuned or frozen, and a Linear on its token states.
 
     With model.text.lexical a learned vector per word piece, initialised to zero, is added (ours). It holds what a word
@@ -99,7 +99,7 @@ class Pretrained(nn.Module):
             self.words = nn.Embedding(int(self.encoder.config.vocab_size), settings.dim)
             nn.init.zeros_(self.words.weight)
 
-    def train(self, mode: bool = True) -> Pretrained:
+    def train(self, mode: bool = True) -> PretrainedEncoder:
         """Set the mode. A frozen encoder stays in evaluation mode: dropout must not change its states."""
         super().train(mode)
         if not self.tuned:

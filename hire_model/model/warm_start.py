@@ -18,7 +18,7 @@ from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
 from hire_model.model.hire import Hire
 from hire_model.model.layers import masked_mean
-from hire_model.model.text import BiGRU, Pretrained
+from hire_model.model.text import BiGRU, PretrainedEncoder
 from hire_model.progress import show_progress
 from hire_model.settings import TrainSettings
 
@@ -53,7 +53,7 @@ def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSett
     lexical = isinstance(model.text, BiGRU) or model.text.words is not None
     words = _find_frequent_words(bank, len(model.vocabulary)) if lexical else None
     texts = _compute_text_moments(model, bank, words, x, torch.from_numpy(train.owner).to(device))
-    if isinstance(model.text, Pretrained):
+    if isinstance(model.text, PretrainedEncoder):
         texts = texts.balance(model.text.width)
     limit = model.text.embedding.embedding_dim if isinstance(model.text, BiGRU) else model.settings.dim
     size = min(model.settings.dim, limit, x.shape[1], len(texts.mean))
@@ -157,7 +157,7 @@ def _describe_captions(
     model: Hire, bank: CaptionBank, rows: range, words: tuple[Tensor, Tensor] | None, device: torch.device
 ) -> Tensor:
     """Return the caption vectors [rows, H]: mean states, then word frequencies, as far as the encoder has them."""
-    parts = [_average_states(model, bank, rows, device)] if isinstance(model.text, Pretrained) else []
+    parts = [_average_states(model, bank, rows, device)] if isinstance(model.text, PretrainedEncoder) else []
     if words is not None:
         parts.append(_weigh_words(bank, rows, *words).to(device))
     return torch.cat(parts, dim=1)
@@ -165,7 +165,7 @@ def _describe_captions(
 
 def _average_states(model: Hire, bank: CaptionBank, rows: range, device: torch.device) -> Tensor:
     """Return the mean encoder states [rows, H] of each caption."""
-    assert isinstance(model.text, Pretrained)
+    assert isinstance(model.text, PretrainedEncoder)
     tokens = bank.tokens(rows).to(device)
     return masked_mean(model.text.encode(tokens) if tokens.states is None else tokens.states, tokens.mask)
 
@@ -210,7 +210,7 @@ def _set_vectors(table: torch.nn.Embedding, b: Tensor, words: Tensor, weights: T
     table.weight[words.to(b.device), : b.shape[1]] = b * weights[:, None].to(b.device)
 
 
-def _set_pretrained(text: Pretrained, b: Tensor, offset: Tensor, words: tuple[Tensor, Tensor] | None) -> None:
+def _set_pretrained(text: PretrainedEncoder, b: Tensor, offset: Tensor, words: tuple[Tensor, Tensor] | None) -> None:
     _set_linear(text.project, b[: text.width], offset)
     if text.words is not None and words is not None:
         _set_vectors(text.words, b[text.width :], *words)

@@ -116,7 +116,9 @@ class ModelSettings(_Group):
     iou_threshold: float = Field(0.4, ge=0, le=1, description="iou: smallest overlap (IoU) that makes an edge")
     polar_kernels: int = Field(8, ge=1, description="polar: number of Gaussian kernels")
     relation_min_score: float = Field(0.1, ge=0, le=1, description="smallest relation score that makes an edge")
-    relation_top: int = Field(50, ge=1, description="most relations of an image that make edges, strongest first")
+    relation_top: int = Field(
+        50, ge=1, description="largest number of relations per image that make edges; the strongest ones"
+    )
     edge_labels: Literal["none", "bias", "gate"] = Field(
         "gate", description="none: unlabelled edges; bias: a learned weight per label; gate: also a learned gate (ours)"
     )
@@ -246,13 +248,15 @@ class GateSettings(_Group):
     )
     max_mb: float = Field(2000.0, ge=0, description="largest size of the model folder, in 10^6 bytes")
     min_shuffle: float = Field(
-        50.0, ge=0, le=100, description="% of captions that score above their words in random order"
+        50.0, ge=0, le=100, description="least % of captions that score above their words in random order"
     )
     min_swap: float = Field(
-        0.0, ge=0, le=100, description="% of captions that score above subject and object exchanged"
+        0.0, ge=0, le=100, description="least % of captions that score above subject and object exchanged"
     )
-    min_colour: float = Field(0.0, ge=0, le=100, description="% of captions that score above two colours exchanged")
-    min_negation: float = Field(0.0, ge=0, le=100, description="% of captions that score above their negation")
+    min_colour: float = Field(
+        0.0, ge=0, le=100, description="least % of captions that score above two colours exchanged"
+    )
+    min_negation: float = Field(0.0, ge=0, le=100, description="least % of captions that score above their negation")
     max_ece: float = Field(0.2, ge=0, le=1, description="largest expected calibration error of caption queries, 0-1")
 
     @property

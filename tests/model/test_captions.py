@@ -16,7 +16,7 @@ from torch import nn
 from hire_model.errors import HireError
 from hire_model.model import captions
 from hire_model.model.captions import build_caption_bank
-from hire_model.model.text import Pretrained
+from hire_model.model.text import PretrainedEncoder
 
 TEXTS = [model_examples.caption(np.random.default_rng(seed)) for seed in range(50)]
 HIDDEN = 4
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
 def frozen(tmp_path: Path):
     """A tiny model whose text encoder is frozen."""
     model = model_examples.model()
-    text = Pretrained.__new__(Pretrained)
+    text = PretrainedEncoder.__new__(PretrainedEncoder)
     nn.Module.__init__(text)
     text.encoder, text.tuned = Encoder(tmp_path / "calls"), False
     model.text = text

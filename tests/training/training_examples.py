@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from hire_model.batch import Batch
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Dataset, Split
 from hire_model.data.writer import DatasetWriter, ImageRecord
@@ -95,8 +94,3 @@ class TrainingExample:
         model = model or self.model(settings)
         options = {"dev": self.dev, "digest": "d1"} | options
         return fit(model, self.split(), self.bank(model), settings, out=settings.train.out, **options)
-
-    def batch(self, model: Hire, rows: list[int]) -> Batch:
-        split = self.split()
-        regions = collate_regions([split.regions(int(split.owner[row])) for row in rows])
-        return Batch(regions, self.bank(model).tokens(rows))
