@@ -52,10 +52,10 @@ def make(out: Path, share: float) -> None:
 
 def _words() -> list[str]:
     """Whole English words of MiniLM's word list, so that captions have as many word pieces as real ones."""
-    from hire_model.model.vocabulary import load_from_checkpoint
+    from hire_model.model.vocabulary import load_vocabulary
     from hire_model.settings import TextSettings
 
-    known = load_from_checkpoint(TextSettings()).tokenizer.get_vocab()
+    known = load_vocabulary(TextSettings()).tokenizer.get_vocab()
     return sorted(word for word in known if word.isascii() and word.isalpha())[:WORDS]
 
 

@@ -17,7 +17,7 @@ import torch
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.model.hire import Hire
 from hire_model.model.layers import normalize
-from hire_model.model.vocabulary import learn
+from hire_model.model.vocabulary import learn_vocabulary
 from hire_model.scoring.matrix import score_matrix
 from hire_model.settings import resolve
 
@@ -73,7 +73,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     settings = resolve(None, args.set, {}).settings.model
-    model = Hire(settings, 64, (), learn(["a dog"], settings.text)).eval()
+    model = Hire(settings, 64, (), learn_vocabulary(["a dog"], settings.text)).eval()
     images, texts = items(model, args.images, args.captions, args.regions, args.words)
     ways = {
         "a loop over captions": lambda: loop(model, images, texts),

@@ -16,7 +16,7 @@ from hire_model.data.store import ImageRegions
 from hire_model.model import artifact
 from hire_model.scoring.matrix import map_predicates
 from hire_model.service.payload import serialize_image
-from hire_model.settings import HOME, TrackingSettings
+from hire_model.settings import PACKAGE_FOLDER, TrackingSettings
 from hire_model.tracking.connection import TrackingError, connect, first_line
 from hire_model.tracking.versions import CHALLENGER, truncate
 
@@ -70,9 +70,9 @@ def log_model(
         warnings.simplefilter("ignore")
         info = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(HOME / "tracking" / "pyfunc_model.py"),
+            python_model=str(PACKAGE_FOLDER / "tracking" / "pyfunc_model.py"),
             artifacts={FOLDER: str(folder)},
-            code_paths=[str(HOME)],
+            code_paths=[str(PACKAGE_FOLDER)],
             pip_requirements=pin_requirements(),
             signature=signature,
             input_example=example,

@@ -17,7 +17,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for arguments in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
         subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
-    monkeypatch.setattr(provenance, "HOME", tmp_path)
+    monkeypatch.setattr(provenance, "PACKAGE_FOLDER", tmp_path)
     return tmp_path
 
 
@@ -32,12 +32,12 @@ def test_a_package_outside_of_the_repository_has_no_commit(checkout: Path, monke
     inner = checkout / "site-packages"
     inner.mkdir()
     (inner / "__init__.py").write_text("")
-    monkeypatch.setattr(provenance, "HOME", inner)
+    monkeypatch.setattr(provenance, "PACKAGE_FOLDER", inner)
     assert provenance.read_git_facts() == {}
 
 
 def test_no_repository_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "HOME", tmp_path)
+    monkeypatch.setattr(provenance, "PACKAGE_FOLDER", tmp_path)
     assert provenance.read_git_facts() == {}
 
 

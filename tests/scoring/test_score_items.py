@@ -19,14 +19,14 @@ REGIONS, WORDS = (1, 2, 5, 15, 16, 17, 31, 40), (1, 2, 4, 20, 33)
 
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
-    return Scorer(model_examples.model())
+    return Scorer(model_examples.make_model())
 
 
 @pytest.fixture(scope="module")
 def items(scorer: Scorer) -> tuple[list[EncodedImages], list[EncodedTexts]]:
     """An image for each number of regions and a text for each number of words, encoded one by one."""
     random = np.random.default_rng(0)
-    images = [scorer.encode_images([model_examples.image(random, regions=count)]) for count in REGIONS]
+    images = [scorer.encode_images([model_examples.make_image(random, regions=count)]) for count in REGIONS]
     return images, [scorer.encode_texts(["dog " * count]) for count in WORDS]
 
 

@@ -32,12 +32,14 @@ VARIANTS = [
 @pytest.fixture(scope="module")
 def items():
     random = np.random.default_rng(0)
-    return [model_examples.image(random) for _ in range(5)], [model_examples.caption(random) for _ in range(4)]
+    return [model_examples.make_image(random) for _ in range(5)], [
+        model_examples.make_caption(random) for _ in range(4)
+    ]
 
 
 def test_a_pair_has_the_same_score_alone_in_a_list_and_in_any_order(items):
     images, captions = items
-    scorer = Scorer(model_examples.model())
+    scorer = Scorer(model_examples.make_model())
     pairs = [(image, text) for image in images for text in captions]
     together = scorer.predict(pairs)
     alone = [scorer.predict([pair])[0] for pair in pairs]
@@ -48,7 +50,7 @@ def test_a_pair_has_the_same_score_alone_in_a_list_and_in_any_order(items):
 
 def test_predict_does_not_depend_on_the_block_size(items, monkeypatch):
     images, captions = items
-    scorer = Scorer(model_examples.model())
+    scorer = Scorer(model_examples.make_model())
     pairs = [(image, text) for image in images for text in captions]
     expected = scorer.predict(pairs)
     monkeypatch.setattr("hire_model.scoring.scorer._BLOCK", 2)
@@ -57,7 +59,7 @@ def test_predict_does_not_depend_on_the_block_size(items, monkeypatch):
 
 def test_rank_orders_images_for_a_text_and_texts_for_an_image(items):
     images, captions = items
-    scorer = Scorer(model_examples.model())
+    scorer = Scorer(model_examples.make_model())
     hits = scorer.rank(captions[0], images, top_k=3)
     scores = scorer.predict([(image, captions[0]) for image in images])
     assert [hit["corpus_id"] for hit in hits] == np.argsort(-scores)[:3].tolist()
@@ -67,7 +69,7 @@ def test_rank_orders_images_for_a_text_and_texts_for_an_image(items):
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_contributions_sum_to_the_score(items, changes):
     images, captions = items
-    scorer = Scorer(model_examples.model(**changes))
+    scorer = Scorer(model_examples.make_model(**changes))
     for image in images:
         for text in (*captions, "a zebra!"):
             result = scorer.explain(image, text)
@@ -79,8 +81,8 @@ def test_contributions_sum_to_the_score(items, changes):
 
 def test_an_error_names_the_pair_that_does_not_fit(items):
     images, captions = items
-    scorer = Scorer(model_examples.model())
-    narrow = model_examples.image(np.random.default_rng(1))
+    scorer = Scorer(model_examples.make_model())
+    narrow = model_examples.make_image(np.random.default_rng(1))
     object.__setattr__(narrow, "features", narrow.features[:, :3])
     with pytest.raises(DataError, match=r"pair 1: features have shape .*, expected .*7"):
         scorer.predict([(images[0], captions[0]), (narrow, captions[0])])
@@ -97,12 +99,12 @@ def test_an_image_with_arrays_of_different_lengths_is_refused(items, field):
     image = next(image for image in images if len(image.features) > 1)
     short = dataclasses.replace(image, **{field: getattr(image, field)[:-1]})
     with pytest.raises(DataError, match=f"pair 0: {field} have shape"):
-        Scorer(model_examples.model()).predict([(short, captions[0])])
+        Scorer(model_examples.make_model()).predict([(short, captions[0])])
 
 
 def test_a_loaded_scorer_scores_the_same(items, tmp_path):
     images, captions = items
-    model = model_examples.model()
+    model = model_examples.make_model()
     pairs = list(zip(images, captions, strict=False))
     scores = Scorer.load(artifact.save(model, tmp_path)).predict(pairs)
     np.testing.assert_array_equal(scores, Scorer(model).predict(pairs))
@@ -112,7 +114,7 @@ def test_a_loaded_scorer_scores_the_same(items, tmp_path):
 def model_and_split(tiny_dataset):
     """A model with its zero-initialised parts filled in, as after training, a split, and the split's captions."""
     split = Dataset.open(tiny_dataset).split("dev")
-    model = build_model(model_examples.settings(), split)
+    model = build_model(model_examples.make_settings(), split)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
@@ -161,4 +163,4 @@ def test_the_matrix_leaves_the_model_in_training_mode(model_and_split):
 def test_features_of_another_size_are_refused(model_and_split):
     _, split, bank = model_and_split
     with pytest.raises(DataError, match="the model was trained on 7"):
-        compute_similarity(model_examples.model(), split, bank)
+        compute_similarity(model_examples.make_model(), split, bank)

@@ -18,7 +18,7 @@ from hire_model.model.hire import Hire
 def make_model(split: Split, seed: int = 0, **changes: object) -> Hire:
     """Build a model for the data of `split`, its zero-initialised parts filled in like those of a trained model."""
     torch.manual_seed(seed)
-    model = build_model(model_examples.settings(**changes), split)
+    model = build_model(model_examples.make_settings(**changes), split)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
