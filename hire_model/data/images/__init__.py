@@ -1,1 +1,1 @@
-"""From a folder of pictures to a data set: captions files, decoding, region extractors, splits, and the import itself."""
+"""From a folder of pictures to a data set: captions, decoding, region extractors, splits, import."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hire_model.errors import DataError
 
@@ -36,7 +36,7 @@ class _SameConv(nn.Conv2d):
             kernel, stride = self.kernel_size[0], self.stride[0]
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
-        return super().forward(F.pad(x, pads))
+        return super().forward(functional.pad(x, pads))
 
 
 class _Block(nn.Module):
@@ -55,8 +55,8 @@ class _Block(nn.Module):
         self.expands, self.skips = expansion != 1, stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
         return x + y if self.skips else y
 
@@ -80,13 +80,13 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Return seven maps [1, C, h, w], coarser and coarser: C is 24, 40, 80, 112, 192, 320 and 1280."""
-        x = F.relu6(self._bn0(self._conv_stem(pixels)))
+        x = functional.relu6(self._bn0(self._conv_stem(pixels)))
         maps = []
         for number, block in enumerate(self._blocks):
             x = block(x)
             if number in self.stage_ends and number > 0:
                 maps.append(x)
-        return [*maps, F.relu6(self._bn1(self._conv_head(x)))]
+        return [*maps, functional.relu6(self._bn1(self._conv_head(x)))]
 
 
 class Backbone:
@@ -124,7 +124,7 @@ def pool_boxes(level: Tensor, boxes: Tensor, points: int = 4) -> Tensor:
     y = boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * steps
     grid = torch.stack([x[:, None, :].expand(-1, points, -1), y[:, :, None].expand(-1, -1, points)], dim=-1) * 2 - 1
     flat = grid.reshape(1, len(boxes), points * points, 2)
-    sampled = F.grid_sample(level, flat, mode="bilinear", padding_mode="border", align_corners=False)
+    sampled = functional.grid_sample(level, flat, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled[0].mean(dim=2).T  # [C, r] -> [r, C]
 
 

@@ -13,7 +13,7 @@ from hire_model.errors import DataError
 
 _STRIDES = (8, 16, 32)
 _PADDING = 114  # grey level beside the picture, as in YOLOX's training
-_MIN_SCORE = 0.2
+_MIN_SCORE = 0.03  # low: an uncertain box is still a better region than a grid cell
 _MAX_IOU = 0.5  # two boxes of one class that overlap more are one object
 _MIN_SIDE = 0.01  # of the picture; thinner boxes are dropped
 _LOG_LIMIT = 20.0  # widths are logarithms of cells; a larger number means pixels, that is, decoded output
@@ -24,8 +24,8 @@ COCO_CLASSES = (
     "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
     "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
     "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot",
-    "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv",
     "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator",
     "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
@@ -134,4 +134,6 @@ def _open_session(data: bytes, path: Path):  # type: ignore[no-untyped-def]  # o
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has an exception class for each status, without a common base
-        raise DataError(f"--detector {path}: not a usable ONNX file: {str(error).splitlines()[0]}. {_ADVICE}") from error
+        raise DataError(
+            f"--detector {path}: not a usable ONNX file: {str(error).splitlines()[0]}. {_ADVICE}"
+        ) from error

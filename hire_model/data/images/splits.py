@@ -20,9 +20,9 @@ _ROWS = 512  # compared with all others at a time
 class Shares:
     """Parts of train, dev and test; any positive numbers, in proportion."""
 
-    train: float
-    dev: float
-    test: float
+    train: float = 80
+    dev: float = 10
+    test: float = 10
 
     @classmethod
     def parse(cls, text: str) -> Shares:
