@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # no format that starts another program
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # no format that starts another program
 MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs: 256 MiB of RGB pixels
 MIN_SIDE = 8
 MAX_RATIO = 20  # of the longer side to the shorter: beyond it, nothing can be recognised in the resized picture
