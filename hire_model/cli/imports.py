@@ -199,7 +199,9 @@ def images(
         str, typer.Option(metavar="TRAIN,DEV,TEST", help="Sizes of the splits, if --captions has none.")
     ] = "80,10,10",
     seed: Annotated[int, typer.Option(min=0, help="Another seed makes other splits.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes. Default: one per CPU core.", show_default=False)] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes. Default: one per CPU core, at most 8.", show_default=False)
+    ] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if a picture is missing or cannot be used.")] = False,
     name: Annotated[str, typer.Option(help="Name of the data set. Default: that of --out.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the data, for the manifest.")] = "",
@@ -219,7 +221,7 @@ def images(
         detector,
         Shares.parse(shares),
         seed,
-        workers or os.cpu_count() or 1,
+        workers or min(os.cpu_count() or 1, 8),
         strict,
     )
     _, notes = import_images(job, Target(out, name, licence=licence, overwrite=overwrite))

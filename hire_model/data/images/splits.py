@@ -13,7 +13,7 @@ from hire_model.errors import DataError
 SPLITS = ("train", "dev", "test")
 _MAX_BITS = 8  # of 64 in which the hashes of near-duplicates differ
 _MAX_LEVELS = 10  # of 255, mean difference of their thumbnails
-_ROWS = 512  # compared with all others at a time
+_PAIRS = 1 << 20  # compared at a time; bounds the memory
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,26 @@ def group_near_duplicates(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndar
         hashes: uint64 [n], see `compute_fingerprint`
         thumbnails: uint8 [n, 192]
     """
-    group = np.arange(len(hashes))
+    group = np.arange(len(hashes))  # index of a picture of the same group; the first picture's is its own
 
     def find(index: int) -> int:
         while group[index] != index:
-            group[index] = group[group[index]]
             index = int(group[index])
         return index
 
-    for start in range(0, len(hashes), _ROWS):
-        near = np.bitwise_count(hashes[start : start + _ROWS, None] ^ hashes[None, start:]) <= _MAX_BITS
-        rows, columns = np.nonzero(np.triu(near, 1))
-        rows, columns = rows + start, columns + start
-        levels = np.abs(thumbnails[rows].astype(np.int16) - thumbnails[columns]).mean(axis=1)
-        for a, b in zip(rows[levels <= _MAX_LEVELS], columns[levels <= _MAX_LEVELS], strict=True):
-            first, second = sorted((find(int(a)), find(int(b))))
+    block = max(_PAIRS // max(len(hashes), 1), 1)
+    for start in range(0, len(hashes), block):
+        near = np.bitwise_count(hashes[start : start + block, None] ^ hashes[None, start:]) <= _MAX_BITS
+        rows, columns = (places + start for places in np.nonzero(np.triu(near, 1)))
+        new = group[rows] != group[columns]
+        rows, columns = rows[new], columns[new]
+        alike = np.abs(thumbnails[rows].astype(np.int16) - thumbnails[columns]).mean(axis=1) <= _MAX_LEVELS
+        for a, b in zip(rows[alike].tolist(), columns[alike].tolist(), strict=True):
+            first, second = sorted((find(a), find(b)))
             group[second] = first
-    return np.array([find(index) for index in range(len(group))], np.int64)
+        while (group != group[group]).any():
+            group[:] = group[group]
+    return group
 
 
 def assign_splits(names: Sequence[str], groups: np.ndarray, shares: Shares, seed: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hire_model.data.images import splits
 from hire_model.data.images.splits import Shares, assign_splits, group_near_duplicates
 from hire_model.errors import DataError
 
@@ -13,15 +14,15 @@ ALONE = np.arange(100)
 
 
 def test_the_splits_have_the_shares() -> None:
-    splits = assign_splits(NAMES, ALONE, Shares(), 0)
-    assert [splits.count(name) for name in ("train", "dev", "test")] == [80, 10, 10]
+    parts = assign_splits(NAMES, ALONE, Shares(), 0)
+    assert [parts.count(name) for name in ("train", "dev", "test")] == [80, 10, 10]
     assert assign_splits(NAMES, ALONE, Shares(1, 0, 0), 0) == ["train"] * 100
 
 
 def test_the_same_seed_gives_the_same_splits_in_any_order_of_the_file() -> None:
-    splits = dict(zip(NAMES, assign_splits(NAMES, ALONE, Shares(), 3), strict=True))
-    assert dict(zip(NAMES[::-1], assign_splits(NAMES[::-1], ALONE, Shares(), 3), strict=True)) == splits
-    assert dict(zip(NAMES, assign_splits(NAMES, ALONE, Shares(), 4), strict=True)) != splits
+    parts = dict(zip(NAMES, assign_splits(NAMES, ALONE, Shares(), 3), strict=True))
+    assert dict(zip(NAMES[::-1], assign_splits(NAMES[::-1], ALONE, Shares(), 3), strict=True)) == parts
+    assert dict(zip(NAMES, assign_splits(NAMES, ALONE, Shares(), 4), strict=True)) != parts
 
 
 def test_a_few_new_pictures_leave_most_others_in_their_split() -> None:
@@ -33,10 +34,10 @@ def test_a_few_new_pictures_leave_most_others_in_their_split() -> None:
 def test_a_group_is_never_divided_even_if_it_is_larger_than_a_split() -> None:
     groups = np.where(ALONE < 40, 0, ALONE // 3 * 3)
     for seed in range(5):
-        splits = assign_splits(NAMES, groups, Shares(), seed)
-        assert set(splits) == {"train", "dev", "test"}
+        parts = assign_splits(NAMES, groups, Shares(), seed)
+        assert set(parts) == {"train", "dev", "test"}
         for first in set(groups.tolist()):
-            assert len({split for split, group in zip(splits, groups, strict=True) if group == first}) == 1
+            assert len({split for split, group in zip(parts, groups, strict=True) if group == first}) == 1
 
 
 def test_each_split_gets_a_picture_or_the_import_is_refused() -> None:
@@ -52,7 +53,8 @@ def test_wrong_shares_are_refused(text: str) -> None:
         Shares.parse(text)
 
 
-def test_near_duplicates_are_grouped_over_chains_and_across_blocks() -> None:
+def test_near_duplicates_are_grouped_over_chains_and_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "_PAIRS", 50_000)
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 1100, np.uint64)
     thumbnails = rng.integers(0, 256, (1100, 192)).astype(np.uint8)
