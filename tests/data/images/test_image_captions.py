@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hire_model.data.images.captions import read_picture_captions, recognise_format
+from hire_model.cli.imports import CaptionsFormat
+from hire_model.data.images.captions import FORMATS, read_picture_captions, recognise_format
 from hire_model.data.importers.base import Notes
 from hire_model.errors import DataError
 
@@ -72,6 +73,10 @@ def test_each_layout_is_recognised_from_its_content_and_read(kind: str, tmp_path
         (name, split if with_splits else "", captions) for name, split, captions in PICTURES
     ]
     assert len({i for image in images for i in image.caption_ids}) == 3
+
+
+def test_the_command_offers_each_layout() -> None:
+    assert {kind.value for kind in CaptionsFormat} == {"auto", *FORMATS}
 
 
 def test_an_imagefolder_takes_its_splits_from_its_folders(tmp_path: Path) -> None:
