@@ -24,7 +24,7 @@ from hire_model.settings import resolve
 from hire_model.workflows.fit import fit_model
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
-PICTURES = 30
+PICTURES = 18
 
 
 @pytest.mark.slow
