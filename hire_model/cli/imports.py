@@ -181,6 +181,69 @@ def npz(
     _import(open_npz(source, captioned, notes, names), common)
 
 
+class CaptionsFormat(StrEnum):
+    """Layout of a captions file of pictures."""
+
+    auto = "auto"
+    csv = "csv"
+    tsv = "tsv"
+    jsonl = "jsonl"
+    coco = "coco"
+    karpathy = "karpathy"
+    token = "token"
+    hf = "hf"
+
+
+@app.command()
+def images(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of pictures; folders right below count too.")
+    ],
+    captions: Annotated[
+        Path, typer.Option(help="CSV, TSV, JSON lines, COCO, Karpathy, Flickr token file, or imagefolder.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
+    captions_format: Annotated[
+        CaptionsFormat, typer.Option(help="Layout of --captions. Default: recognised from the content.")
+    ] = CaptionsFormat.auto,
+    detector: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="ONNX file of a YOLOX detector. Default: regions of a grid.")
+    ] = None,
+    shares: Annotated[
+        str, typer.Option(metavar="TRAIN,DEV,TEST", help="Sizes of the splits, if --captions has none.")
+    ] = "80,10,10",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed makes other splits.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes. Default: one per CPU core, at most 8.", show_default=False)
+    ] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if a picture is missing or cannot be used.")] = False,
+    name: Annotated[str, typer.Option(help="Name of the data set. Default: that of --out.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the data, for the manifest.")] = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """A folder of pictures with a captions file. Run it again to continue, or to add new pictures."""
+    import os
+
+    from hire_model.data.images.importing import ImageImport, import_images
+    from hire_model.data.images.splits import Shares
+    from hire_model.data.importers.base import Target
+
+    job = ImageImport(
+        folder,
+        captions,
+        captions_format.value,
+        detector,
+        Shares.parse(shares),
+        seed,
+        workers or min(os.cpu_count() or 1, 8),
+        strict,
+    )
+    _, notes = import_images(job, Target(out, name, licence=licence, overwrite=overwrite))
+    for sentence in notes.sentences():
+        typer.echo(f"  {sentence}")
+    print_written(out)
+
+
 def _import(source: Source, common: Common) -> None:
     from hire_model.data.importers.base import Target, write_dataset
 
