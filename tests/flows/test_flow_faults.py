@@ -56,12 +56,12 @@ def run(fault: Fault, sound: Path, place: Path, monkeypatch: pytest.MonkeyPatch)
 def check_message(message: str, fault: Fault, row: int | None, planted: Path) -> None:
     """Assert that it says what was done, what was expected, in which file, at which row."""
     assert message.startswith(f"{planted} does not pass validation, nothing was trained:\nerror: ")
-    lines = [line for line in message.splitlines() if fault.words in line]
+    lines = [line for line in message.splitlines() if fault.message in line]
     assert any(".parquet" in line or "manifest.json" in line for line in lines), message
     assert row is None or any(f"row {row}:" in line for line in lines), message
 
 
-@pytest.mark.parametrize("fault", ERRORS, ids=[fault.what for fault in ERRORS])
+@pytest.mark.parametrize("fault", ERRORS, ids=[fault.name for fault in ERRORS])
 def test_stops_before_training(
     fault: Fault, tables: list[str], tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
