@@ -90,7 +90,9 @@ MANIFEST_FAULTS = [
     ),
     _manifest_fault("features are one number narrower", "expected float16", change_features(lambda a: a[:, 1:], None)),
     _manifest_fault("features are one row short", "expected float16", change_features(lambda a: a[1:], None)),
-    _manifest_fault("features.npy is not a npy file", "not a whole npy", change_file(FEATURES, lambda b: b"0" * len(b))),
+    _manifest_fault(
+        "features.npy is not a npy file", "not a whole npy", change_file(FEATURES, lambda b: b"0" * len(b))
+    ),
     _manifest_fault(
         "two images have the same id", "image_id empty, repeated", set_cells("images", [0, 3], image_id="same")
     ),
@@ -111,10 +113,14 @@ MANIFEST_FAULTS = [
     _manifest_fault(
         "an image starts at a wrong relation", "first_relation out", set_cell("images", 9, "first_relation", 0)
     ),
-    _manifest_fault("a caption refers to an image after the last", "image is not there", set_cell("captions", 3, "image", 40)),
+    _manifest_fault(
+        "a caption refers to an image after the last", "image is not there", set_cell("captions", 3, "image", 40)
+    ),
     _manifest_fault("a caption refers to image -1", "image is not there", set_cell("captions", 3, "image", -1)),
     _manifest_fault(
-        "the manifest's counts of the splits are wrong", "the tables hold", change_columns("images", lambda t: _change_split(t))
+        "the manifest's counts of the splits are wrong",
+        "the tables hold",
+        change_columns("images", lambda t: _change_split(t)),
     ),
 ]
 CAPTION_FAULTS = [
@@ -126,7 +132,11 @@ CAPTION_FAULTS = [
         "a caption's id ends in a line break", "captions", "white space", set_cell("captions", 8, "caption_id", "x\n")
     ),
     Fault(
-        "a caption contains a NUL character", "captions", "control character", set_cell("captions", 8, "text", "a dog\0s"), "warning"
+        "a caption contains a NUL",
+        "captions",
+        "control character",
+        set_cell("captions", 8, "text", "a dog\0s"),
+        "warning",
     ),
     Fault("two captions have the same id", "captions", "same id", set_cells("captions", [4, 9], caption_id="c")),
     Fault("a caption has one word", "captions", "3 to 90", set_cell("captions", 6, "text", "dog"), "warning"),
@@ -265,9 +275,13 @@ REGION_FAULTS = [
 ]
 RELATION_FAULTS = [
     Fault("a subject is -1", "relations", "subject is a region", set_cell("relations", 1, "subject", -1)),
-    Fault("a subject is not a region of the image", "relations", "subject is one", set_cell("relations", 1, "subject", 99)),
+    Fault(
+        "a subject is not a region of the image", "relations", "subject is one", set_cell("relations", 1, "subject", 99)
+    ),
     Fault("an object is -1", "relations", "object is a region", set_cell("relations", 1, "object", -1)),
-    Fault("an object is not a region of the image", "relations", "object is one", set_cell("relations", 1, "object", 99)),
+    Fault(
+        "an object is not a region of the image", "relations", "object is one", set_cell("relations", 1, "object", 99)
+    ),
     Fault("a region is related to itself", "relations", "itself", set_cells("relations", [2], subject=1, object=1)),
     Fault("a predicate is not in the vocabulary", "relations", "vocabulary", set_cell("relations", 1, "predicate", 99)),
     Fault("a predicate is -1", "relations", "vocabulary", set_cell("relations", 1, "predicate", -1)),

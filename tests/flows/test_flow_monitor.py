@@ -97,7 +97,7 @@ def test_the_command_says_no_drift_and_writes_a_report(
 def test_the_command_exits_1_on_drift(watched: RegisteredModel, scenes: Path, drifted: Path) -> None:
     done = CliRunner().invoke(app, command(watched, scenes, drifted))
     assert done.exit_code == 1, done.output
-    assert "words of the sentence (drift)" in done.output
+    assert "words of the text (drift)" in done.output
 
 
 def test_few_pairs_are_no_drift(watched: RegisteredModel, scenes: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_other_data_than_the_model_has_learned_from_are_refused(
     watched: RegisteredModel, usual: Path, tiny_dataset: Path
 ) -> None:
     digests = [Dataset.open(folder).manifest.digest[:16] for folder in (tiny_dataset, watched.dataset)]
-    with pytest.raises(HireError, match=f"(?s){digests[0]}, but .* has learned from .*{digests[1]}"):
+    with pytest.raises(HireError, match=f"(?s){digests[0]}, but .* was trained on .*{digests[1]}"):
         run_monitor(usual, str(watched.folder), Settings.model_validate({"data": {"path": tiny_dataset}}), run_suite)
 
 
