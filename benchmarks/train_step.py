@@ -61,13 +61,13 @@ def main(data: str, steps: int, overrides: list[str]) -> None:
     with tempfile.TemporaryDirectory() as out:
         state = TrainState(make_model(settings, split), settings, fabric, Path(out), "", len(sampler.draw_batches(0)))
 
-        def ours(item: Item) -> None:
+        def run_step(item: Item) -> None:
             train_step(state, *item, hardest=False)
 
         results = {
             "plain": time_steps(loaded, make_plain_step(settings, split, fabric.device), fabric.device),
-            "ours, loaded": time_steps(loaded, ours, fabric.device),
-            "ours": time_steps(itertools.islice(loader.load_epoch(0), steps + WARM), ours, fabric.device),
+            "ours, loaded": time_steps(loaded, run_step, fabric.device),
+            "ours": time_steps(itertools.islice(loader.load_epoch(0), steps + WARM), run_step, fabric.device),
         }
     print(f"device {fabric.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {train.batch}")
     for name, seconds in results.items():

@@ -7,7 +7,7 @@ import numpy as np
 from hire_model.errors import HireError
 
 NO_QUERY = 0
-"""The i2t rank of an image without a caption: it is no query of i2t, but part of the gallery of t2i."""
+"""The i2t rank of an image without a caption, which is not a query but still part of the gallery of t2i."""
 
 _BLOCK_CELLS = 1 << 24
 

@@ -84,9 +84,9 @@ def measure_distance(pair: SamplePair) -> Distance:
 def compute_psi(reference: np.ndarray, journal: np.ndarray) -> float:
     """Compute the population stability index of two samples, float or str.
 
-    PSI = sum over bins of (q - p) ln(q / p), where p and q are the shares of `reference` and `journal` in a bin, and
-    0.0001 for an empty bin (Siddiqi, Credit Risk Scorecards, 2006; Yurdakul, 2018). Numbers are put into ten bins with
-    equally many values of `reference`, fewer where values repeat; each name is a bin of its own.
+    PSI = sum over bins of (q - p) ln(q / p), where p and q are the shares of `reference` and `journal` in a bin; an
+    empty bin counts as 0.0001 (Siddiqi, Credit Risk Scorecards, 2006; Yurdakul, 2018). Numbers have ten bins with the
+    same number of values of `reference`, or fewer bins if values repeat. Each name is one bin.
     """
     if reference.dtype.kind in "fi":
         edges = np.unique(np.quantile(reference, np.linspace(0, 1, BINS + 1)))[1:-1]
