@@ -58,8 +58,8 @@ def propose_suites(dataset: Path, out: Path) -> list[str]:
 def _is_guess(item: Item) -> bool:
     """Return whether a derived expectation replaces this built-in one: the language's words, the range of norms."""
     kwargs = item["kwargs"]
-    words = item["type"] == "expect_column_values_to_match_regex" and "mostly" in kwargs
-    return words or kwargs.get("min_value") == {"$PARAMETER": "norm_low"}
+    is_language = item["type"] == "expect_column_values_to_match_regex" and "mostly" in kwargs
+    return is_language or kwargs.get("min_value") == {"$PARAMETER": "norm_low"}
 
 
 def _make_item(description: str, kind: str, severity: str, **kwargs: Any) -> Item:
