@@ -78,7 +78,7 @@ def monitor(
     found = run_monitor(journal, address, settings, run_suite)
     typer.echo(found.drift.summary())
     for row in found.drift.rows():
-        typer.echo(f"  {row['figure']:<30} {row['verdict']:<11} {row['learned']} → {row['asked']}")
+        typer.echo(f"  {row['statistic']:<30} {row['verdict']:<11} {row['training data']} → {row['journal']}")
     if report:
         typer.echo(f"Report: {write_text(found.page, report)}")
     if found.drift.verdict == "drift":

@@ -104,7 +104,7 @@ MANIFEST_FAULTS = [
         change_manifest(lambda m: {"classes": ["dog", *m.classes]}),
     ),
     _manifest_fault(
-        "a predicate has no name", "predicates: 1 names", change_manifest(lambda m: {"predicates": ["", *m.predicates]})
+        "a predicate has no name", "predicates: 1 names", change_manifest(lambda m: {"predicates": ("", *m.predicates)})
     ),
     _manifest_fault("an image has no regions", "without regions", set_cell("images", 1, "n_regions", 0)),
     _manifest_fault(
