@@ -88,7 +88,7 @@ def monitor(
     result = run_monitor(journal, uri, settings, run_suite)
     typer.echo(result.drift.summary())
     for row in result.drift.rows():
-        typer.echo(f"  {row['figure']:<30} {row['verdict']:<11} {row['learned']} → {row['asked']}")
+        typer.echo(f"  {row['statistic']:<30} {row['verdict']:<11} {row['training data']} → {row['journal']}")
     if report:
         typer.echo(f"Report: {write_text(result.page, report)}")
     if result.drift.verdict == "drift":

@@ -57,7 +57,7 @@ def test_a_fault_ends_the_flow_before_training(
         retrain(planted, fault, tmp_path, monkeypatch)
     message = str(caught.value)
     assert message.startswith(f"{planted} does not pass validation, nothing was trained")
-    lines = [line for line in message.splitlines() if line.startswith("error: ") and fault.words in line]
+    lines = [line for line in message.splitlines() if line.startswith("error: ") and fault.message in line]
     assert any(".parquet" in line or "manifest.json" in line for line in lines), message
     assert row is None or any(f"row {row}:" in line for line in lines), message
     assert tables == ["validation"] and not (tmp_path / "runs" / "latest").exists()

@@ -98,7 +98,7 @@ def test_the_command_reports_no_drift_and_writes_a_page_without_scripts_or_links
 def test_the_command_exits_1_on_drift(monitored: RegisteredModel, scenes: Path, drifted: Path) -> None:
     result = CliRunner().invoke(app, make_command(monitored, scenes, drifted))
     assert result.exit_code == 1, result.output
-    assert "words of the sentence (drift)" in result.output
+    assert "words of the text (drift)" in result.output
 
 
 def test_too_few_pairs_are_not_drift(monitored: RegisteredModel, scenes: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_data_other_than_the_training_data_are_refused(
     monitored: RegisteredModel, usual: Path, tiny_dataset: Path
 ) -> None:
     digests = [Dataset.open(folder).manifest.digest[:16] for folder in (tiny_dataset, monitored.dataset)]
-    with pytest.raises(HireError, match=f"(?s){digests[0]}, but .* has learned from .*{digests[1]}"):
+    with pytest.raises(HireError, match=f"(?s){digests[0]}, but .* was trained on .*{digests[1]}"):
         run_monitor(usual, str(monitored.folder), Settings.model_validate({"data": {"path": tiny_dataset}}), run_suite)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hire_model.data.splits import open_splits
 from picture_files import encode, rotated, scene
 
 from expectations.check import validate
-from hire_model.data.chosen import open_splits
 from hire_model.data.images.importing import ImageImport, import_images
 from hire_model.data.importers.base import Target
 from hire_model.data.schema import Manifest
