@@ -73,7 +73,7 @@ def serve(
     from hire_model.files import check_writable
     from hire_model.monitoring.journal import JournalSettings
     from hire_model.settings import resolve
-    from hire_model.tracking.packages import find_archive
+    from hire_model.tracking.versions import find_archive
     from serving.contract import PREDICTIONS
 
     if journal is None and (journal_share != _SHARE or journal_text):

@@ -31,7 +31,7 @@ from hire_model.files import write_text
 from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import GOLDEN, Golden, verify
 from hire_model.service.contract import PROBE
-from hire_model.tracking.packages import Archive
+from hire_model.tracking.versions import Archive
 from serving.contract import PREDICTIONS
 from serving.instance import RECORD, Instance, ServeError, free_ports, is_free, start
 

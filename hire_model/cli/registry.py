@@ -133,10 +133,10 @@ def _resolve_tracking(set_: list[str] | None) -> TrackingSettings:
 
 def _print_serving_steps(done: Promotion, settings: TrackingSettings) -> None:
     """What makes a server answer by the new champion, where one of the two was packaged and hence may be served."""
-    from hire_model.tracking import packages, versions
+    from hire_model.tracking import versions
 
     numbers = [number for number in (done.champion, done.previous) if number]
-    archived = [number for number in numbers if packages.PATH in versions.find(settings, number).tags]
+    archived = [number for number in numbers if versions.ARCHIVE_PATH in versions.find(settings, number).tags]
     if not done.changed or not archived:
         return
     print("\nA server goes on with the version that it has. Next:")
@@ -167,7 +167,7 @@ def _make_table(name: str, found: list[Version]) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from hire_model.tracking.versions import DECISION, JUDGED_AGAINST, RSUM
+    from hire_model.tracking.versions import COMPARED_WITH, DECISION, RSUM
 
     table = Table(title=name, box=SIMPLE)
     for heading in ("version", "aliases", "rSum", "gate", "against", "judged on", "run"):
@@ -182,7 +182,7 @@ def _make_table(name: str, found: list[Version]) -> Table:
             "\n".join(one.aliases),
             tags.get(RSUM, trained),
             tags.get(DECISION, "not judged"),
-            tags.get(JUDGED_AGAINST, ""),
+            tags.get(COMPARED_WITH, ""),
             f"{ground}, {tags.get('gate.data.digest', tags.get('data.digest', ''))[:8]}",
             one.run_id[:8],
         )

@@ -25,7 +25,7 @@ from hire_model.packaging.verify import GOLDEN, MANIFEST, MODEL, SERVER_MANIFEST
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import deserialize_image
 from hire_model.settings import Settings
-from hire_model.tracking import packages, registry, versions
+from hire_model.tracking import registry, versions
 
 NAME = "hire"  # in the address /predictions/hire
 GOLDEN_PAIRS = 8
@@ -55,7 +55,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
     with tempfile.TemporaryDirectory(prefix="hire-package-") as scratch:
         stage = Path(scratch, "stage")
         shutil.copytree(model, stage / MODEL)
-        golden = make_golden(model, packages.read_example_request(found, settings.tracking)["pairs"])
+        golden = make_golden(model, registry.read_example_request(found, settings.tracking)["pairs"])
         (stage / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
         raw = _run_archiver(stage, handler, found.number, Path(scratch))
         target = out.expanduser() / found.number / f"{NAME}.mar"
@@ -69,7 +69,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
                     f"model gives here; at most {Golden.TOLERANCE} was expected. Nothing was published."
                 )
     digest = hash_file(target).sha256
-    packages.record_archive(found, settings.tracking, target, digest)
+    versions.record_archive(found, settings.tracking, target, digest)
     return PackagedArchive(target, digest, found.number)
 
 

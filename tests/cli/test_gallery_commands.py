@@ -71,7 +71,7 @@ def test_list_and_show(place):
         (("search", "a dog", "--gallery", "empty"), "no gallery here. Make one with 'hire gallery build DATASET'"),
         (("search", "a dog", "--top", 10, "--shortlist", 5), "A shortlist of 5 cannot give the best 10"),
         (("search", "a dog", " "), "TEXT: a sentence is empty"),
-        (("search", "a dog", "--model", "nowhere"), "no model there"),
+        (("search", "a dog", "--model", "nowhere"), "no model in this folder"),
         (("gallery", "build", "nowhere"), "no data set here"),
         (("gallery", "build", "DATASET", "--split", "night", "--model", "model"), "no split 'night'; it has dev, test"),
         (("gallery", "build", "DATASET", "--split", "dev", "--model", "model"), "split all there, dev asked for"),

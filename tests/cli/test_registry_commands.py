@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from hire_model.cli.main import app
 from hire_model.cli.registry import _make_table, promote, rollback
 from hire_model.settings import TrackingSettings
-from hire_model.tracking import packages, versions
+from hire_model.tracking import versions
 from hire_model.tracking.connection import connect
 from hire_model.tracking.versions import Version
 
@@ -54,12 +54,12 @@ def test_a_rollback_says_what_a_server_needs(
     promote("1", "first")
     promote("2", "second")
     assert "hire serve" not in said(), "nothing was packaged, hence nothing is served"
-    packages.record_archive(versions.find(two_versions, "2"), two_versions, Path("hire.mar"), "0" * 64)
+    versions.record_archive(versions.find(two_versions, "2"), two_versions, Path("hire.mar"), "0" * 64)
     rollback("it is slow")
     told = said()
     assert "Version 1 of 'hire' is the champion now" in told and "Version 2 is not promoted again before" in told
     assert told.endswith("the version that it has. Next:\n  hire package --version 1\n  hire serve\n")
-    packages.record_archive(versions.find(two_versions, "1"), two_versions, Path("hire.mar"), "0" * 64)
+    versions.record_archive(versions.find(two_versions, "1"), two_versions, Path("hire.mar"), "0" * 64)
     promote("1", "again")
     assert "Next" not in said(), "nothing was changed"
     promote("2", "third")

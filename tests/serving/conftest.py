@@ -14,7 +14,7 @@ from hire_model.gallery.building import build
 from hire_model.model import artifact
 from hire_model.packaging.archive import package
 from hire_model.service.galleries import GALLERIES_VARIABLE
-from hire_model.tracking.packages import Archive, find_archive
+from hire_model.tracking.versions import Archive, find_archive
 from serving import HANDLER, instance, lit, server
 from serving.instance import Instance
 

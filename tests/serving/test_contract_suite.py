@@ -26,7 +26,7 @@ from hire_model.service.galleries import GALLERIES_VARIABLE
 from hire_model.service.parsing import Request
 from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
-from hire_model.tracking.packages import Archive
+from hire_model.tracking.versions import Archive
 from serving.contract import EXPLANATIONS, PREDICTIONS
 from serving.handler import HireHandler
 from serving.instance import Instance

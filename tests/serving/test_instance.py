@@ -82,8 +82,7 @@ def test_a_port_that_somebody_else_has(tmp_path: Path, monkeypatch: pytest.Monke
         other.listen()
         port = other.getsockname()[1]
         assert not instance.is_free(port)
-        from hire_model.tracking.packages import Archive
-        from hire_model.tracking.versions import Version
+        from hire_model.tracking.versions import Archive, Version
 
         archive = Archive(Version("hire", "1", "", (), {}), tmp_path / "hire.mar", "")
         with pytest.raises(ServeError, match=f"Port {port} is taken"):
