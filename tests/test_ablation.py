@@ -29,7 +29,7 @@ from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import resolve
-from hire_model.workflows import fit as fitting
+from hire_model.workflows import train as workflow
 
 TINY = ["model.preset=tiny", "data.test=test", "train.epochs=1", "train.batch=8", "train.threads=1"]
 
@@ -131,7 +131,7 @@ def test_an_interrupted_trial_resumes_from_its_checkpoint(
 ) -> None:
     study = _study(tiny_dataset, tmp_path / "cut", "train.epochs=2")
     whole = stages.run(dataclasses.replace(study, out=tmp_path / "whole"), ["base"])
-    real, losses = fitting.fit, []
+    real, losses = workflow.fit, []
 
     def cut(*arguments: Any, **options: Any) -> Any:
         def stop(record: Any) -> None:
@@ -141,7 +141,7 @@ def test_an_interrupted_trial_resumes_from_its_checkpoint(
 
         return real(*arguments, **options | {"on_epoch": stop})
 
-    monkeypatch.setattr(fitting, "fit", cut)
+    monkeypatch.setattr(workflow, "fit", cut)
     with pytest.raises(TrainingStopped, match=r"'base' with seed 0.*same command goes on"):
         stages.run(study, ["base"])
     resumed = stages.run(study, ["base"])

@@ -29,7 +29,7 @@ from hire_model.settings.fingerprint import changes_result, compute_training_key
 from hire_model.training.checkpoint import LAST
 from hire_model.training.record import FitResult
 from hire_model.workflows.evaluate import score_split
-from hire_model.workflows.fit import fit_model
+from hire_model.workflows.train import fit_model
 
 log = logging.getLogger(__name__)
 _KEY_LENGTH = 16
