@@ -30,7 +30,7 @@ from hire_model.files import write_text
 _GRAPHS, _IMPLICIT = "model.graphs", "model.image_implicit"
 _WORD, _SENTENCE, _IMAGE = "model.object_word", "model.object_sentence", "model.word_image"
 _MATCH = "model.relation_match"
-# Stage 3 on words is off if stage 3 on regions is off; else it is as the recipe says (model.text_implicit).
+# Stage 3 on words is off if stage 3 on regions is off; else model.text_implicit of the recipe applies.
 _NO_IMPLICIT = {_IMPLICIT: "false", "model.text_implicit": "off"}
 # All variants score both directions, because stage 7 on regions is inactive in a t2i model.
 _BOTH = {"model.direction": "both"}

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 LEASE_SECONDS = 120.0  # much more than a promotion needs: a few small writes with a time limit of seconds each
-CLOSED = "closed"  # the tag that closes a ticket
-_DONE, _ABORTED = "done", "given up"  # its values
+CLOSED = "closed"  # the tag that closes a ticket; its values:
+_DONE, _ABORTED = "done", "given up"
 _MAX_TICKETS = 50  # how many of the newest tickets are checked
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import mlflow
@@ -23,9 +23,11 @@ WRITES = (
 )
 
 
-def promote_at(settings: TrackingSettings, version: str, start: float, outcomes: Queue[tuple[str, str]]) -> None:
-    """Promote `version` at the time `start` (time.time) and put (version, "won" or the error) into `outcomes`."""
-    time.sleep(max(0.0, start - time.time()))
+def promote_at_barrier(
+    settings: TrackingSettings, version: str, barrier: Barrier, outcomes: Queue[tuple[str, str]]
+) -> None:
+    """Wait for the other processes, promote `version`, and put (version, "won" or the error) into `outcomes`."""
+    barrier.wait(120)
     try:
         promotion.promote(settings, version)
         outcomes.put((version, "won"))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import time
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import mlflow
 import pytest
-from promoting import kill_before_write, promote_at
+from promoting import kill_before_write, promote_at_barrier
 from registrations import age_tickets, pass_gate, read_aliases, register_versions
 
 from hire_model.settings import TrackingSettings
@@ -47,9 +46,11 @@ def _run_killed(processes: ForkServerContext, settings: TrackingSettings, versio
 
 def _race(processes: ForkServerContext, settings: TrackingSettings, versions: tuple[str, str]) -> dict[str, str]:
     """Promote both versions at the same time in two processes; return version -> outcome."""
-    outcomes = processes.Queue()
-    start = time.time() + 1.5
-    racers = [processes.Process(target=promote_at, args=(settings, version, start, outcomes)) for version in versions]
+    outcomes, barrier = processes.Queue(), processes.Barrier(len(versions))
+    racers = [
+        processes.Process(target=promote_at_barrier, args=(settings, version, barrier, outcomes))
+        for version in versions
+    ]
     for process in racers:
         process.start()
     results = dict(outcomes.get(timeout=180) for _ in racers)

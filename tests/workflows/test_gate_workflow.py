@@ -199,6 +199,8 @@ def test_gate_promote_show_and_card_agree_on_the_command_line(
     carded = run.invoke(app, ["card", "--model", "1", "--out", str(tmp_path / "card.md"), *store])
     card = (tmp_path / "card.md").read_text()
     assert carded.exit_code == 0 and "## Gate" in card
-    assert "## Ablation\n\nNone is at hand." in card and "hire card --ablation" in card, "it says how to add one"
+    assert "## Ablation\n\nNone is at hand." in card and "hire card --ablation" in card, (
+        "the card has the command to add an ablation"
+    )
     folder = run.invoke(app, ["card", "--model", str(settings.train.out / "model"), *store])
     assert "has not judged this model yet" in folder.output
