@@ -105,7 +105,7 @@ def test_the_gate_and_what_the_model_cannot_do_are_said(folder: Path) -> None:
     decision = decide(evidence, None, GateSettings())
     text = card.render_card(folder, "hire", "models:/hire/7", decision)
     assert decision.summary() in text and "not judged this model yet" not in text
-    assert "- **swap**: it tells a true caption from one with subject and object exchanged in 51 % of 40" in text
+    assert "- **swap**: it tells a true caption from one with swapped subject and object in 51 % of 40" in text
     assert "- **shuffle**" not in text, "what it can do is no limit"
     assert "| size | not measured | at most 2000 MB | failed |" in text
 
