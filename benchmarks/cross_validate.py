@@ -22,7 +22,7 @@ from hire_model.data.store import Split
 from hire_model.evaluation import protocols
 from hire_model.settings import resolve
 from hire_model.workflows.evaluate import score_split
-from hire_model.workflows.fit import fit_model, prepare_model
+from hire_model.workflows.train import fit_model, prepare_model
 
 
 def select_images(split: Split, chosen: np.ndarray) -> Split:

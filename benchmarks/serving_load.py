@@ -42,7 +42,7 @@ from hire_model.service.parsing import Request
 from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from hire_model.settings import resolve
-from hire_model.tracking.packages import Archive, find_archive
+from hire_model.tracking.versions import Archive, find_archive
 from serving import server, torchserve
 from serving.contract import PREDICTIONS
 from serving.torchserve import Server

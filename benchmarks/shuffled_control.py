@@ -20,7 +20,7 @@ from hire_model.evaluation import protocols
 from hire_model.evaluation.ranks import compute_chance_recall
 from hire_model.settings import resolve
 from hire_model.workflows.evaluate import score_split
-from hire_model.workflows.fit import fit_model
+from hire_model.workflows.train import fit_model
 
 
 def shuffle_images(split: Split, seed: int) -> Split:

@@ -72,7 +72,7 @@ def serve(
     from hire_model.files import check_writable
     from hire_model.monitoring.journal import JournalSettings
     from hire_model.settings import resolve
-    from hire_model.tracking.packages import find_archive
+    from hire_model.tracking.versions import find_archive
 
     if journal is None and (journal_share != _SHARE or journal_text):
         raise HireError("--journal-share and --journal-text need a journal. Add --journal FOLDER.")

@@ -35,7 +35,7 @@ from hire_model.files import write_text
 from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import GOLDEN, Golden, verify
 from hire_model.service.contract import PROBE
-from hire_model.tracking.packages import Archive
+from hire_model.tracking.versions import Archive
 from serving.contract import PREDICTIONS
 from serving.torchserve import RECORD, ServeError, Server, find_free_ports, is_free, start
 

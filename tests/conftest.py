@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from registered import RegisteredModel
 
 ROOT = Path(__file__).parent.parent
-SERVER_FOLDERS = ("flows", "serving")  # in this order: the longest group starts first
+SERVER_FOLDERS = ("flows", "serving", "tracking")  # in this order: the longest group starts first
 SLOW_FIXTURES = {"registered_model"}
 
 

@@ -144,10 +144,10 @@ def _resolve_tracking(set_: list[str] | None) -> TrackingSettings:
 
 def _print_serving_steps(result: Promotion, settings: TrackingSettings) -> None:
     """Print the commands that make a server use the new champion, if the new or the old one was packaged."""
-    from hire_model.tracking import packages, versions
+    from hire_model.tracking import versions
 
     numbers = [number for number in (result.champion, result.previous) if number]
-    archived = [number for number in numbers if packages.PATH in versions.find(settings, number).tags]
+    archived = [number for number in numbers if versions.ARCHIVE_PATH in versions.find(settings, number).tags]
     if not result.changed or not archived:
         return
     print("\nA running server keeps its version. Next:")
@@ -178,7 +178,7 @@ def _make_table(name: str, listed: list[Version]) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from hire_model.tracking.versions import DECISION, JUDGED_AGAINST, RSUM
+    from hire_model.tracking.versions import COMPARED_WITH, DECISION, RSUM
 
     table = Table(title=name, box=SIMPLE)
     for heading in ("version", "aliases", "rSum", "gate", "against", "data", "run"):
@@ -193,7 +193,7 @@ def _make_table(name: str, listed: list[Version]) -> Table:
             "\n".join(version.aliases),
             tags.get(RSUM, trained),
             tags.get(DECISION, "none"),
-            tags.get(JUDGED_AGAINST, ""),
+            tags.get(COMPARED_WITH, ""),
             f"{split}, {tags.get('gate.data.digest', tags.get('data.digest', ''))[:8]}",
             version.run_id[:8],
         )

@@ -17,7 +17,7 @@ from hire_model.data.schema import Manifest, SplitCounts
 from hire_model.errors import HireError
 from hire_model.evaluation.result import Result
 from hire_model.evaluation.slices import SliceTable
-from hire_model.gate import CHANGES, Decision
+from hire_model.gate import CONTRAST_TEXTS, Decision
 from hire_model.model import artifact
 from hire_model.settings import Settings, TrackingSettings
 from hire_model.tracking import registry, versions
@@ -134,7 +134,7 @@ def render_card(folder: Path, name: str, uri: str, decision: Decision | None = N
         card=facts,
         config=artifact.read_config(folder),
         decision=decision,
-        changes=CHANGES,
+        changes=CONTRAST_TEXTS,
         ablation=ablation or NO_ABLATION,
     )
 

@@ -33,7 +33,7 @@ from hire_model.packaging.verify import (
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import deserialize_image
 from hire_model.settings import Settings
-from hire_model.tracking import packages, registry, versions
+from hire_model.tracking import registry, versions
 
 NAME = "hire"  # also in the URL path /predictions/hire
 GOLDEN_PAIRS = 8
@@ -70,7 +70,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
     with tempfile.TemporaryDirectory(prefix="hire-package-") as scratch:
         staging = Path(scratch, "stage")
         shutil.copytree(model, staging / MODEL)
-        golden = make_golden(model, packages.read_example_request(registered, settings.tracking)["pairs"])
+        golden = make_golden(model, registry.read_example_request(registered, settings.tracking)["pairs"])
         (staging / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
         raw = _run_archiver(staging, handler, registered.number, Path(scratch))
         target = out.expanduser() / registered.number / f"{NAME}.mar"
@@ -84,7 +84,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
                     f"from the model's scores here; at most {Golden.TOLERANCE} was expected. Nothing was published."
                 )
     digest = hash_file(target).sha256
-    packages.record_archive(registered, settings.tracking, target, digest)
+    versions.record_archive(registered, settings.tracking, target, digest)
     return PackagedArchive(target, digest, registered.number)
 
 

@@ -71,7 +71,7 @@ def test_list_and_show_describe_the_gallery(built):
         (("search", "a dog", "--gallery", "empty"), "no gallery here. Create one with 'hire gallery build DATASET'"),
         (("search", "a dog", "--top", 10, "--shortlist", 5), "A shortlist of 5 cannot give 10 results"),
         (("search", "a dog", " "), "TEXT: a sentence is empty"),
-        (("search", "a dog", "--model", "nowhere"), "no model there"),
+        (("search", "a dog", "--model", "nowhere"), "no model in this folder"),
         (("gallery", "build", "nowhere"), "no data set here"),
         (
             ("gallery", "build", "DATASET", "--split", "night", "--model", "model"),

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from hire_model.cli.main import app
 from hire_model.cli.registry import _make_table, promote, rollback
 from hire_model.settings import TrackingSettings
-from hire_model.tracking import packages, versions
+from hire_model.tracking import versions
 from hire_model.tracking.connection import connect
 from hire_model.tracking.versions import Version
 
@@ -69,12 +69,12 @@ def test_promotion_and_rollback_print_what_a_server_needs(
     promote("1", "first")
     promote("2", "second")
     assert "hire serve" not in read_output(), "nothing was packaged, so no server can use it"
-    packages.record_archive(versions.find(two_versions, "2"), two_versions, Path("hire.mar"), "0" * 64)
+    versions.record_archive(versions.find(two_versions, "2"), two_versions, Path("hire.mar"), "0" * 64)
     rollback("it is slow")
     output = read_output()
     assert "Version 1 of 'hire' is the champion now" in output and "Version 2 must pass 'hire gate' again" in output
     assert output.endswith("A running server keeps its version. Next:\n  hire package --version 1\n  hire serve\n")
-    packages.record_archive(versions.find(two_versions, "1"), two_versions, Path("hire.mar"), "0" * 64)
+    versions.record_archive(versions.find(two_versions, "1"), two_versions, Path("hire.mar"), "0" * 64)
     promote("1", "again")
     assert "Next" not in read_output(), "nothing was changed"
     promote("2", "third")

@@ -88,10 +88,10 @@ MANIFEST_FAULTS = [
     _manifest_fault(
         "features are float32, not float16", "float32 (", change_features(lambda a: a.astype(np.float32), None)
     ),
-    _manifest_fault("features are one number narrower", "expected float16", change_features(lambda a: a[:, 1:], None)),
-    _manifest_fault("features are one row short", "expected float16", change_features(lambda a: a[1:], None)),
+    _manifest_fault("features are one number narrower", "Expected float16", change_features(lambda a: a[:, 1:], None)),
+    _manifest_fault("features are one row short", "Expected float16", change_features(lambda a: a[1:], None)),
     _manifest_fault(
-        "features.npy is not a npy file", "not a whole npy", change_file(FEATURES, lambda b: b"0" * len(b))
+        "features.npy is not a npy file", "not a valid npy", change_file(FEATURES, lambda b: b"0" * len(b))
     ),
     _manifest_fault(
         "two images have the same id", "image_id empty, repeated", set_cells("images", [0, 3], image_id="same")
@@ -114,9 +114,9 @@ MANIFEST_FAULTS = [
         "an image starts at a wrong relation", "first_relation out", set_cell("images", 9, "first_relation", 0)
     ),
     _manifest_fault(
-        "a caption refers to an image after the last", "image is not there", set_cell("captions", 3, "image", 40)
+        "a caption refers to an image after the last", "image does not exist", set_cell("captions", 3, "image", 40)
     ),
-    _manifest_fault("a caption refers to image -1", "image is not there", set_cell("captions", 3, "image", -1)),
+    _manifest_fault("a caption refers to image -1", "image does not exist", set_cell("captions", 3, "image", -1)),
     _manifest_fault(
         "the manifest's counts of the splits are wrong",
         "the tables hold",

@@ -23,8 +23,8 @@ from hire_model.packaging.verify import GOLDEN, MANIFEST, ArchiveError, Golden, 
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import deserialize_image
 from hire_model.tracking.connection import TrackingError
-from hire_model.tracking.packages import find_archive, read_example_request
-from hire_model.tracking.versions import find
+from hire_model.tracking.registry import read_example_request
+from hire_model.tracking.versions import find, find_archive
 from serving import HANDLER
 
 

@@ -15,7 +15,7 @@ from hire_model.model import artifact
 from hire_model.packaging.archive import package
 from hire_model.packaging.verify import extract
 from hire_model.service.galleries import GALLERIES_VARIABLE
-from hire_model.tracking.packages import Archive, find_archive
+from hire_model.tracking.versions import Archive, find_archive
 from serving import HANDLER, server
 from serving.tokens import KEYS
 from serving.torchserve import Server, find_free_ports

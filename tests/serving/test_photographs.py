@@ -23,7 +23,7 @@ from hire_model.data.store import Dataset, Split
 from hire_model.packaging.archive import package
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import serialize_image
-from hire_model.tracking.packages import Archive, find_archive
+from hire_model.tracking.versions import Archive, find_archive
 from serving import HANDLER, server
 from serving.contract import PREDICTIONS
 from serving.tokens import KEYS

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hire_model.monitoring.journal import JournalSettings, list_parts, read_lines
-from hire_model.tracking.packages import Archive
+from hire_model.tracking.versions import Archive
 from serving import server
 from serving.torchserve import find_free_ports
 

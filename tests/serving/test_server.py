@@ -16,8 +16,7 @@ import psutil
 import pytest
 from scripted import answer, run_scripted_server
 
-from hire_model.tracking.packages import Archive
-from hire_model.tracking.versions import Version
+from hire_model.tracking.versions import Archive, Version
 from serving import server, torchserve
 from serving.tokens import HEADER, KEYS
 from serving.torchserve import ServeError, Server

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hire_model.data.splits import open_splits
 from picture_files import encode, rotated, scene
 
 from expectations.check import validate
 from hire_model.data.images.importing import ImageImport, import_images
 from hire_model.data.importers.base import Target
 from hire_model.data.schema import Manifest
+from hire_model.data.splits import open_splits
 from hire_model.data.store import Dataset
 from hire_model.evaluation import protocols
 from hire_model.gallery.building import build
@@ -21,7 +21,7 @@ from hire_model.model.captions import build_caption_bank
 from hire_model.scoring.matrix import compute_similarity
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import resolve
-from hire_model.workflows.fit import fit_model
+from hire_model.workflows.train import fit_model
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 PICTURES = 18
