@@ -15,6 +15,7 @@ import numpy as np
 from hire_model.evaluation.ranks import NO_QUERY
 from hire_model.evaluation.result import KS, Interval
 
+FIGURES = (*(f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in KS), "rsum")
 _DRAWS_AT_ONCE = 256
 
 
@@ -50,6 +51,25 @@ def bootstrap_difference(
     ours, theirs = (_draw_recalls(*ranks, owner, fold, draws, seed).sum(axis=1) for ranks in (first, second))
     low, high = np.percentile(ours - theirs, _to_percentiles(level))
     return float(low), float(high)
+
+
+def bootstrap_differences(
+    first: tuple[np.ndarray, np.ndarray],
+    second: tuple[np.ndarray, np.ndarray],
+    owner: np.ndarray,
+    fold: np.ndarray,
+    draws: int,
+    seed: int,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Compute the interval of each recall's difference and of rSum's, by name as in `bootstrap_intervals`.
+
+    The arguments are those of `bootstrap_difference`, and so is the interval of 'rsum'.
+    """
+    recalls = _draw_recalls(*first, owner, fold, draws, seed) - _draw_recalls(*second, owner, fold, draws, seed)
+    table = np.column_stack([recalls, recalls.sum(axis=1)])
+    low, high = np.percentile(table, _to_percentiles(level), axis=0)
+    return {name: (float(a), float(b)) for name, a, b in zip(FIGURES, low, high, strict=True)}
 
 
 def bootstrap_share(wins: np.ndarray, asked: np.ndarray, draws: int, seed: int, level: float = 0.95) -> Interval:
