@@ -59,6 +59,7 @@ def print_contrasts(console: Console, result: ContrastResult) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
+    console.print()
     table = Table(title="contrast sets: all true texts above all false texts, in % of items", box=SIMPLE)
     for heading in ("kind", "items", "images", "accuracy", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "kind" else "right", no_wrap=True)
@@ -72,7 +73,5 @@ def print_contrasts(console: Console, result: ContrastResult) -> None:
     console.print(table)
     if missing := result.missing_images:
         names = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
-        console.print(
-            f"  {len(missing):,} images of the contrast sets are not in the split, and {result.items_left_out:,} items "
-            f"are left out: {names}\n"
-        )
+        counts = f"{len(missing):,} (with {result.items_left_out:,} items, which are left out)"
+        console.print(f"  Images that are not in the split: {counts}: {names}\n")
