@@ -73,5 +73,5 @@ def print_contrasts(console: Console, result: ContrastResult) -> None:
     console.print(table)
     if missing := result.missing_images:
         names = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
-        counts = f"{len(missing):,} (with {result.items_left_out:,} items, which are left out)"
-        console.print(f"  Images that are not in the split: {counts}: {names}\n")
+        number = f"{len(missing):,} (with {result.items_left_out:,} items, which are left out)"
+        console.print(f"  Images that are not in the split: {number}: {names}\n")

@@ -78,7 +78,7 @@ def measure_contrasts(
             scores[name] = scores.get(name, 0) + values / len(scorers)
     wins = {name: _find_wins(values, texts, matched) for name, values in scores.items()}
     kinds = {}
-    for kind in dict.fromkeys(item.kind for item in matched.items):
+    for kind in matched.kinds:
         chosen = np.array([item.kind == kind for item in matched.items])
         accuracy = {name: _summarise(won[chosen], image[chosen], draws, seed) for name, won in wins.items()}
         kinds[kind] = ContrastKind(

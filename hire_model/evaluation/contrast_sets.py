@@ -53,14 +53,16 @@ class ContrastItem:
 class MatchedItems:
     """The items whose image is in a split.
 
-    items   I items, sorted by image
-    images  [I] int64, index of each item's image in the split
-    missing ids of the images that are not in the split
-    left_out number of items of missing images
+    items     I items, sorted by image
+    images    [I] int64, index of each item's image in the split
+    kinds     kinds of the items, in the order of the file
+    missing   ids of the images that are not in the split
+    left_out  number of items of missing images
     """
 
     items: list[ContrastItem]
     images: np.ndarray
+    kinds: list[str]
     missing: list[str]
     left_out: int
 
@@ -119,7 +121,8 @@ def match_images(items: Sequence[ContrastItem], split: Split) -> MatchedItems:
             "the contrast set was made for."
         )
     images = np.array([found[item.image] for item in kept], np.int64)
-    return MatchedItems(kept, images, missing, len(items) - len(kept))
+    kinds = list(dict.fromkeys(item.kind for item in items if found[item.image] >= 0))
+    return MatchedItems(kept, images, kinds, missing, len(items) - len(kept))
 
 
 @dataclass(frozen=True)
