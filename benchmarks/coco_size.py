@@ -1,18 +1,18 @@
-"""Memory that training and evaluation take on a data set of COCO's size: 113,287 + 5,000 + 5,000 images.
+"""Measure the memory of training and evaluation on a data set of COCO's size: 113,287 + 5,000 + 5,000 images.
 
     python benchmarks/coco_size.py make DATASET
     python benchmarks/coco_size.py measure DATASET --recipe flickr8k_mini [--steps 30] [--images 50] [--set ...]
     python benchmarks/coco_size.py measure DATASET --whole --set model.object_word=false ...
 
-`make` writes it through `DatasetWriter`: random features (2048 numbers, 36 regions in the mean, 10 to 100), boxes, 50
-relations and five captions an image, about 18 GB. `measure` trains `--steps` steps in a process of its own, with all
-that comes before the first of them, and then scores `--images` images of the dev split against its 25,000 captions, as
-after an epoch. With `--whole` a second process is `hire evaluate --protocol coco-5k` with a report; with all stages on
-two cores take hours for its 125 million pairs, so switch the pair stages off there.
+`make` writes the data set, about 18 GB: random features (2048 numbers; 10 to 100 regions per image, 36 on average),
+boxes, 50 relations and five captions per image. `measure` trains `--steps` steps in a separate process, including all
+preparation, and then scores `--images` images of the dev split against its 25,000 captions, as after an epoch. With
+`--whole` another process runs `hire evaluate --protocol coco-5k` with a report. Its 125 million pairs take hours on two
+cores with all stages, so disable the pair stages.
 
-For each process it prints the peak of resident memory, and the peak of that part which no file stands behind: pages
-mapped from a file go back to the disk when memory is short. A frozen text encoder's states are computed as the recipe
-says; `--made-up-states` writes a file of their size instead, as two cores compute for half an hour.
+Prints for each process the peak of resident memory, and the peak without file-backed pages, which the system can drop
+when memory is short. The states of a frozen text encoder are computed as the recipe states, which takes half an hour on
+two cores; `--made-up-states` writes a random file of the same size instead.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ def make(out: Path, share: float) -> None:
 
     random = np.random.default_rng(0)
     pool = np.abs(random.standard_normal((POOL, FEATURES), np.float32)).astype(np.float16)
-    words, names = _words(), [f"thing {i}" for i in range(CLASSES)]
+    words, names = _load_words(), [f"thing {i}" for i in range(CLASSES)]
     total = sum(int(count * share) for count in IMAGES.values())
     facts: dict[str, Any] = {"feature_dim": FEATURES, "feature_extractor": "random", "classes": names}
     with DatasetWriter(out, name="coco-size", predicates=[f"does {i}" for i in range(PREDICATES)], **facts) as writer:
-        for record in show_progress(_records(random, pool, words, share), "images", total):
+        for record in show_progress(_draw_records(random, pool, words, share), "images", total):
             writer.add(record)
 
 
-def _words() -> list[str]:
-    """Whole English words of MiniLM's word list, so that captions have as many word pieces as real ones."""
-    from hire_model.model.vocabulary import load_from_checkpoint
+def _load_words() -> list[str]:
+    """Return English words of MiniLM's vocabulary, so that captions have a realistic number of word pieces."""
+    from hire_model.model.vocabulary import load_vocabulary
     from hire_model.settings import TextSettings
 
-    known = load_from_checkpoint(TextSettings()).tokenizer.get_vocab()
-    return sorted(word for word in known if word.isascii() and word.isalpha())[:WORDS]
+    vocabulary = load_vocabulary(TextSettings()).tokenizer.get_vocab()
+    return sorted(word for word in vocabulary if word.isascii() and word.isalpha())[:WORDS]
 
 
-def _records(random: np.random.Generator, pool: np.ndarray, words: list[str], share: float) -> Iterator[Any]:
+def _draw_records(random: np.random.Generator, pool: np.ndarray, words: list[str], share: float) -> Iterator[Any]:
     from hire_model.data.writer import ImageRecord
 
     frequency = 1 / np.arange(10, len(words) + 10)
@@ -88,8 +88,8 @@ def _records(random: np.random.Generator, pool: np.ndarray, words: list[str], sh
 
 
 def train(args: argparse.Namespace) -> None:
-    """What `hire train` does up to step `args.steps`, then a part of dev; the model is left in `args.out`."""
-    from hire_model.data.chosen import open_dataset, open_splits
+    """Train like `hire train` up to step `args.steps`, score a part of dev, and save the model in `args.out`."""
+    from hire_model.data.splits import open_dataset, open_splits
     from hire_model.model import artifact, captions
     from hire_model.model.build import build_model
     from hire_model.model.captions import build_caption_bank
@@ -97,38 +97,36 @@ def train(args: argparse.Namespace) -> None:
     from hire_model.settings import resolve
     from hire_model.training.loop import fit
 
-    out, settings = (
-        args.out,
-        resolve(args.recipe, [f"data.path={args.data}", f"train.out={args.out}", *args.set]).settings,
-    )
+    out = args.out
+    settings = resolve(args.recipe, [f"data.path={args.data}", f"train.out={out}", *args.set]).settings
     if args.made_up_states:
-        captions._write_states = _made_up_states
+        captions._write_states = _write_random_states
     splits = open_splits(open_dataset(settings.data), settings.data)
-    model = _stage("statistics", lambda: build_model(settings.model, splits.train))
-    bank = _stage("train captions", lambda: build_caption_bank(model, splits.train.texts))
-    dev_bank = _stage("dev captions", lambda: build_caption_bank(model, splits.dev.texts))
+    model = _run_stage("statistics", lambda: build_model(settings.model, splits.train))
+    bank = _run_stage("train captions", lambda: build_caption_bank(model, splits.train.texts))
+    dev_bank = _run_stage("dev captions", lambda: build_caption_bank(model, splits.dev.texts))
     if settings.train.warm_start:
-        _stage("warm start", lambda: warm_start(model, splits.train, bank, settings.train))
+        _run_stage("warm start", lambda: warm_start(model, splits.train, bank, settings.train))
 
     def on_step(step: int) -> None:
         if step == args.steps:
-            raise _EnoughError
+            raise _StopError
 
     try:
-        _stage("steps", lambda: fit(model, splits.train, bank, settings, dev=lambda _: {}, out=out, digest="",
+        _run_stage("steps", lambda: fit(model, splits.train, bank, settings, dev=lambda _: {}, out=out, digest="",
                                     on_step=on_step))  # fmt: skip
-    except _EnoughError:
-        _report("steps")
-    _stage("dev", lambda: _dev(model, splits.dev, dev_bank, args.images, settings.evaluate.budget_mb << 20))
+    except _StopError:
+        _print_memory("steps")
+    _run_stage("dev", lambda: _score_dev(model, splits.dev, dev_bank, args.images, settings.evaluate.budget_mb << 20))
     artifact.save(model, out / "model")
 
 
-class _EnoughError(Exception):
-    """Enough steps."""
+class _StopError(Exception):
+    """Stops the training after the given number of steps."""
 
 
-def _made_up_states(text: Any, bank: Any, path: Path, shape: tuple[int, int]) -> None:
-    """A file of the size of the real one, in a minute instead of an hour."""
+def _write_random_states(text: Any, bank: Any, path: Path, shape: tuple[int, int]) -> None:
+    """Write a file of the same size as the real one, in a minute instead of an hour."""
     rows = np.random.default_rng(0).standard_normal((4096, shape[1]), np.float32).astype(np.float16)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
@@ -136,47 +134,47 @@ def _made_up_states(text: Any, bank: Any, path: Path, shape: tuple[int, int]) ->
             file.write(rows[: shape[0] - start].tobytes())
 
 
-def _dev(model: Any, split: Any, bank: Any, images: int, budget: int) -> None:
-    """All images encoded, the whole matrix held, and its first `images` rows filled."""
+def _score_dev(model: Any, split: Any, bank: Any, images: int, budget: int) -> None:
+    """Encode all images, allocate the whole matrix, and fill its first `images` rows."""
     from hire_model.scoring.matrix import compute_similarity, encode_images, encode_text_blocks, score_matrix
 
     whole = np.zeros((len(split.images), len(bank)), np.float32)
-    whole += 1  # or its pages would not be there
+    whole += 1  # makes the system allocate its pages
     compute_similarity(model, split.dataset.split(split.name, images), bank, budget, whole[:images])
     with torch.inference_mode():
-        held = encode_images(model.eval(), split)
+        encoded = encode_images(model.eval(), split)
         texts = next(encode_text_blocks(model, bank, [np.arange(TIMED_CAPTIONS)]))
         before = time.monotonic()
-        score_matrix(model, held[slice(0, images)], texts, budget)
+        score_matrix(model, encoded[slice(0, images)], texts, budget)
     rate = images * TIMED_CAPTIONS / (time.monotonic() - before)
-    print(f"{rate:,.0f} pairs/s: {len(held)} x {len(bank)} take {whole.size / rate / 3600:.1f} h", flush=True)
+    print(f"{rate:,.0f} pairs/s: {len(encoded)} x {len(bank)} take {whole.size / rate / 3600:.1f} h", flush=True)
 
 
-def _stage(name: str, work: Any) -> Any:
-    done = work()
-    _report(name)
-    return done
+def _run_stage(name: str, work: Any) -> Any:
+    result = work()
+    _print_memory(name)
+    return result
 
 
-def _report(name: str) -> None:
-    now = memory("self")
+def _print_memory(name: str) -> None:
+    now = read_memory("self")
     print(f"after {name:15} resident {now['VmRSS']:.2f} GB, without files {now['RssAnon']:.2f} GB", flush=True)
 
 
-def memory(process: int | str) -> dict[str, float]:
-    """GB by the names of /proc/PID/status."""
+def read_memory(process: int | str) -> dict[str, float]:
+    """Return the sizes in /proc/PID/status, in GB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return {key: int(value.split()[0]) * 1024 / 1e9 for key, _, value in (line.partition(":") for line in lines)
             if value.strip().endswith(" kB")}  # fmt: skip
 
 
-def watched(name: str, command: list[str]) -> None:
-    """Run `command` and print the peaks of its memory."""
+def run_and_watch(name: str, command: list[str]) -> None:
+    """Run `command` and print its memory peaks."""
     start, process = time.monotonic(), subprocess.Popen(command)
     peaks = {"VmRSS": 0.0, "RssAnon": 0.0}
     while process.poll() is None:
         try:
-            now = memory(process.pid)
+            now = read_memory(process.pid)
         except (FileNotFoundError, ProcessLookupError):
             break
         peaks = {key: max(peak, now.get(key, 0.0)) for key, peak in peaks.items()}
@@ -187,21 +185,21 @@ def watched(name: str, command: list[str]) -> None:
 
 def measure(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        same = [str(args.data), "--recipe", args.recipe, "--steps", str(args.steps), "--images", str(args.images)]
-        same += ["--made-up-states"] * args.made_up_states
-        same += [part for item in args.set for part in ("--set", item)]
-        watched("train", [sys.executable, __file__, "train", *same, "--out", folder])
+        options = [str(args.data), "--recipe", args.recipe, "--steps", str(args.steps), "--images", str(args.images)]
+        options += ["--made-up-states"] * args.made_up_states
+        options += [part for item in args.set for part in ("--set", item)]
+        run_and_watch("train", [sys.executable, __file__, "train", *options, "--out", folder])
         if args.whole:
             options = ["--model", f"{folder}/model", "--data", str(args.data), "--split", "test"]
             options += ["--protocol", "coco-5k", "--report", f"{folder}/report.html"]
-            watched("evaluate", [sys.executable, "-m", "hire_model", "evaluate", *options])
+            run_and_watch("evaluate", [sys.executable, "-m", "hire_model", "evaluate", *options])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("make", "measure", "train"), help="train is for measure's own use")
+    parser.add_argument("what", choices=("make", "measure", "train"), help="'train' is used internally by 'measure'")
     parser.add_argument("data", type=Path)
-    parser.add_argument("--share", type=float, default=1.0, help="make: only so much of it")
+    parser.add_argument("--share", type=float, default=1.0, help="make: share of the images to write")
     parser.add_argument("--recipe", default="flickr8k_mini")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--images", type=int, default=50)

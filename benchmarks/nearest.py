@@ -1,10 +1,10 @@
-"""FAISS over made-up unit vectors: how long flat, IVF and HNSW take to find a shortlist, and how much of it they find.
+"""Measure how long FAISS flat, IVF and HNSW take to find a shortlist among generated vectors, and their recall.
 
     python benchmarks/nearest.py [--items 10000 100000 1000000] [--dim 256] [--shortlist 200] [--threads 2]
 
-The vectors lie near a surface of 32 dimensions, as learned ones do, and a query is an item with noise, as a caption is
-near its picture. One query at a time, as a user asks; the median is given. "Found" is the share of the flat scan's
-shortlist. Memory is that of the index alone: flat and IVF stay on disk and are mapped.
+The unit vectors are close to a subspace of 32 dimensions, like learned ones, and a query is an item with noise, like a
+caption close to its image. Queries are searched one at a time; times are medians. "Found" is the share of the flat
+scan's shortlist. Memory is the size of the index; flat and IVF are memory-mapped.
 """
 
 from __future__ import annotations
@@ -22,39 +22,41 @@ import numpy as np
 INNER = faiss.METRIC_INNER_PRODUCT
 
 
-def vectors(items: int, dim: int, queries: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    plane = random.normal(size=(32, dim)).astype(np.float32)
+def draw_vectors(items: int, dim: int, queries: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    subspace = random.normal(size=(32, dim)).astype(np.float32)
 
-    def placed(latent: np.ndarray) -> np.ndarray:
-        x = latent @ plane + random.normal(size=(len(latent), dim), scale=0.5).astype(np.float32)
+    def project(latent: np.ndarray) -> np.ndarray:
+        x = latent @ subspace + random.normal(size=(len(latent), dim), scale=0.5).astype(np.float32)
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
     latent = random.normal(size=(items, 32)).astype(np.float32)
     near = latent[random.integers(0, items, queries)]
-    return placed(latent), placed(near + random.normal(size=near.shape, scale=0.7).astype(np.float32))
+    return project(latent), project(near + random.normal(size=near.shape, scale=0.7).astype(np.float32))
 
 
-def search_time(find, queries: np.ndarray) -> tuple[float, list[np.ndarray]]:
-    seconds, found = [], []
+def measure_search(find, queries: np.ndarray) -> tuple[float, list[np.ndarray]]:
+    """Return the median milliseconds per query, and the shortlists."""
+    seconds, shortlists = [], []
     for row in range(len(queries)):
-        started = time.perf_counter()
-        found.append(find(queries[row : row + 1]))
-        seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds), found
+        start = time.perf_counter()
+        shortlists.append(find(queries[row : row + 1]))
+        seconds.append(time.perf_counter() - start)
+    return 1000 * statistics.median(seconds), shortlists
 
 
-def share(found: list[np.ndarray], truth: list[np.ndarray]) -> float:
+def compute_recall(found: list[np.ndarray], truth: list[np.ndarray]) -> float:
     return 100 * float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, truth, strict=True)]))
 
 
-def built(kind: str, x: np.ndarray, folder: Path):
-    started = time.perf_counter()
+def build_index(kind: str, x: np.ndarray, folder: Path):
+    """Return the memory-mapped index, the seconds to build it, and its size in bytes."""
+    start = time.perf_counter()
     index = faiss.index_factory(x.shape[1], kind, INNER)
     if not index.is_trained:
         lists = index.nlist
         index.train(x[:: max(1, len(x) // (lists * 40))])
     index.add(x)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - start
     path = folder / "index"
     faiss.write_index(index, str(path))
     mapped = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
@@ -70,7 +72,7 @@ def main() -> None:
     faiss.omp_set_num_threads(args.threads)
     print(f"{'items':>9} {'index':<12} {'effort':>7} {'ms/query':>9} {'found %':>8} {'built s':>8} {'MB':>6}")
     for items in args.items:
-        x, queries = vectors(items, args.dim, args.queries, np.random.default_rng(0))
+        x, queries = draw_vectors(items, args.dim, args.queries, np.random.default_rng(0))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             np.save(folder / "x.npy", x)
@@ -80,19 +82,19 @@ def main() -> None:
                 return faiss.knn(query, x, args.shortlist, metric=INNER)[1][0]
 
             scan(queries[:1])
-            took, truth = search_time(scan, queries)
-            print(f"{items:9,} {'flat':<12} {'':>7} {took:9.2f} {100:8.1f} {0:8.1f} {x.nbytes >> 20:6}", flush=True)
+            ms, truth = measure_search(scan, queries)
+            print(f"{items:9,} {'flat':<12} {'':>7} {ms:9.2f} {100:8.1f} {0:8.1f} {x.nbytes >> 20:6}", flush=True)
             lists = 1 << round(np.log2(4 * items**0.5))
             for kind, efforts in ((f"IVF{lists},Flat", (8, 16, 32, 64, 128)), ("HNSW32,Flat", (200, 400, 800))):
-                index, seconds, size = built(kind, x, folder)
+                index, seconds, size = build_index(kind, x, folder)
                 for effort in efforts:
                     if kind.startswith("IVF"):
                         index.nprobe = effort
                     else:
                         index.hnsw.efSearch = effort
-                    took, found = search_time(lambda q, i=index: i.search(q, args.shortlist)[1][0], queries)
+                    ms, found = measure_search(lambda q, i=index: i.search(q, args.shortlist)[1][0], queries)
                     print(
-                        f"{items:9,} {kind.split(',')[0]:<12} {effort:7} {took:9.2f} {share(found, truth):8.1f} "
+                        f"{items:9,} {kind.split(',')[0]:<12} {effort:7} {ms:9.2f} {compute_recall(found, truth):8.1f} "
                         f"{seconds:8.1f} {size >> 20:6}",
                         flush=True,
                     )

@@ -1,9 +1,9 @@
-"""Pairs scored per second: a loop over captions, one big block, and the blocks of `compute_similarity`, in one run.
+"""Measure scored pairs per second: a loop over captions, one large block, and the blocks of `compute_similarity`.
 
     python benchmarks/score_pairs.py [--images 100] [--captions 500] [--set model.dim=128 ...]
 
-The three run in turn, several times, and the ratio of the medians is what to quote. Random weights and features; the
-arithmetic does not depend on them.
+The three methods run in turn, several times; quote the ratio of the medians. Weights and features are random, as the
+time does not depend on them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.model.hire import Hire
 from hire_model.model.layers import normalize
-from hire_model.model.vocabulary import learn
+from hire_model.model.vocabulary import learn_vocabulary
 from hire_model.scoring.matrix import score_matrix
 from hire_model.settings import resolve
 
 BLOCK = 128
 
 
-def items(model: Hire, images: int, captions: int, regions: int, words: int) -> tuple[EncodedImages, EncodedTexts]:
+def draw_items(model: Hire, images: int, captions: int, regions: int, words: int) -> tuple[EncodedImages, EncodedTexts]:
     size, dim = model.settings.pair_dim or model.settings.dim, model.settings.dim
     lengths = torch.randint(words // 2, words + words // 2, (captions,))
     mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
@@ -36,25 +36,25 @@ def items(model: Hire, images: int, captions: int, regions: int, words: int) -> 
     )
 
 
-def loop(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tensor:
+def score_in_loop(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tensor:
     lengths = texts.mask.sum(dim=1).tolist()
     columns = []
     for row, length in enumerate(lengths):
-        one = EncodedTexts(
+        text = EncodedTexts(
             texts.words[row : row + 1, :length], texts.mask[row : row + 1, :length], texts.summary[row : row + 1]
         )
-        columns.append(model.score(images, one).total)
+        columns.append(model.score(images, text).total)
     return torch.cat(columns, dim=1)
 
 
-def blocks(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tensor:
-    """Score as `compute_similarity` does, without encoding: captions of similar length in one block."""
-    found, lengths = torch.empty(len(images), len(texts)), texts.mask.sum(dim=1)
+def score_in_blocks(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tensor:
+    """Score encoded items like `compute_similarity`: captions of similar length in one block."""
+    scores, lengths = torch.empty(len(images), len(texts)), texts.mask.sum(dim=1)
     for rows in lengths.argsort().split(BLOCK):
-        longest, some = int(lengths[rows].max()), texts[rows]
-        some = EncodedTexts(some.words[:, :longest], some.mask[:, :longest], some.summary)
-        found[:, rows] = torch.from_numpy(score_matrix(model, images, some, 512 << 20))
-    return found
+        longest, block = int(lengths[rows].max()), texts[rows]
+        block = EncodedTexts(block.words[:, :longest], block.mask[:, :longest], block.summary)
+        scores[:, rows] = torch.from_numpy(score_matrix(model, images, block, 512 << 20))
+    return scores
 
 
 def main() -> None:
@@ -73,26 +73,26 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     settings = resolve(None, args.set, {}).settings.model
-    model = Hire(settings, 64, (), learn(["a dog"], settings.text)).eval()
-    images, texts = items(model, args.images, args.captions, args.regions, args.words)
-    ways = {
-        "a loop over captions": lambda: loop(model, images, texts),
+    model = Hire(settings, 64, (), learn_vocabulary(["a dog"], settings.text)).eval()
+    images, texts = draw_items(model, args.images, args.captions, args.regions, args.words)
+    methods = {
+        "a loop over captions": lambda: score_in_loop(model, images, texts),
         "one block": lambda: model.score(images, texts).total,
-        "blocks (similarity)": lambda: blocks(model, images, texts),
+        "blocks (similarity)": lambda: score_in_blocks(model, images, texts),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     with torch.inference_mode():
-        expected = ways["a loop over captions"]()
+        expected = methods["a loop over captions"]()
         for _ in range(args.runs):
-            for name, way in ways.items():
-                started = time.perf_counter()
-                found = way()
-                seconds[name].append(time.perf_counter() - started)
-                torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    pairs, first = args.images * args.captions, statistics.median(seconds["a loop over captions"])
+            for name, method in methods.items():
+                start = time.perf_counter()
+                scores = method()
+                seconds[name].append(time.perf_counter() - start)
+                torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
+    pairs, loop_seconds = args.images * args.captions, statistics.median(seconds["a loop over captions"])
     for name, times in seconds.items():
         median = statistics.median(times)
-        print(f"{name:22} {pairs / median:9,.0f} pairs/s   {first / median:5.2f} x the loop")
+        print(f"{name:22} {pairs / median:9,.0f} pairs/s   {loop_seconds / median:5.2f} x the loop")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""Requests per second and latency of TorchServe with our handler, beside a handler that does nothing and `Scorer`.
+"""Measure requests per second and latency of TorchServe with Hire's handler, an empty handler, and `Scorer` alone.
 
     python benchmarks/serving_load.py DATASET --version champion [--split test] [--seconds 3] [--batch 1] [--json FILE]
 
-DATASET gives 64 images and sentences (repeated, with other numbers, where it has fewer); the version must be packaged
-(`hire package`). Requests ask for 1, 16 or 64 pairs: "ids" of gallery images; "known" images sent along that the server
-has encoded before; "new" ones, of which no two are the same. "nothing" is the ceiling: the same bodies, to a handler
-that returns "{}". One worker with one thread, and this client, share the machine, so everything is measured in one run.
+64 pairs of the split are used; a smaller split is repeated with other texts. The version must be packaged (`hire
+package`). Requests have 1, 16 or 64 pairs with images of one kind:
+
+    ids    ids of images in a gallery
+    known  features that the server has encoded before
+    new    features that no other request has
+
+"nothing" is the upper bound: the same requests to a handler that returns "{}". One worker with one thread and this
+client share the machine, so everything is measured in one run.
 """
 
 from __future__ import annotations
@@ -37,10 +42,10 @@ from hire_model.service.parsing import Request
 from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from hire_model.settings import resolve
-from hire_model.tracking.packages import Archive, find_archive
-from serving import instance, server
+from hire_model.tracking.versions import Archive, find_archive
+from serving import server, torchserve
 from serving.contract import PREDICTIONS
-from serving.instance import Instance
+from serving.torchserve import Server
 
 COUNTS, CONCURRENCY = (1, 16, 64), (1, 8, 32)
 NOTHING = """
@@ -67,40 +72,40 @@ class Row:
     failed: int
 
 
-def bodies(kind: str, pairs: list[tuple[ImageRegions, str]], ids: list[str]) -> Body:
-    """What makes the next request's body."""
+def make_body(kind: str, pairs: list[tuple[ImageRegions, str]], ids: list[str]) -> Body:
+    """Return a function that returns the body of the next request."""
     if kind == "ids":
-        asked: list[dict[str, Any]] = [
+        items: list[dict[str, Any]] = [
             {"image": {"gallery": "load", "id": ids[i % len(ids)]}, "text": text} for i, (_, text) in enumerate(pairs)
         ]
     else:
-        asked = [{"image": json.loads(serialize_image(image)), "text": text} for image, text in pairs]
-    body = json.dumps({"pairs": asked}, separators=(",", ":")).encode()
+        items = [{"image": json.loads(serialize_image(image)), "text": text} for image, text in pairs]
+    body = json.dumps({"pairs": items}, separators=(",", ":")).encode()
     if kind != "new":
         return lambda: body
-    mark, chance = b'"data":"', random.Random(0)
-    starts = [place + len(mark) for place in _places(body, b'"features":')]
+    mark, rng = b'"data":"', random.Random(0)
+    starts = [position + len(mark) for position in _find_all(body, b'"features":')]
 
-    def changed() -> bytes:
+    def change_features() -> bytes:
         new = bytearray(body)
         for start in starts:
-            place = new.index(mark, start - len(mark)) + len(mark)
-            for low in (0, 3, 8, 11):  # within the low bytes of four numbers, so that they stay finite
-                new[place + low] = chance.choice(_LETTERS)
+            data = new.index(mark, start - len(mark)) + len(mark)
+            for low in (0, 3, 8, 11):  # only low bytes of four numbers, so that they stay finite
+                new[data + low] = rng.choice(_LETTERS)
         return bytes(new)
 
-    return changed
+    return change_features
 
 
-def _places(body: bytes, mark: bytes) -> Iterator[int]:
-    place = body.find(mark)
-    while place >= 0:
-        yield place
-        place = body.find(mark, place + 1)
+def _find_all(body: bytes, mark: bytes) -> Iterator[int]:
+    position = body.find(mark)
+    while position >= 0:
+        yield position
+        position = body.find(mark, position + 1)
 
 
-async def load(port: int, token: str, body: Body, clients: int, seconds: float) -> tuple[list[float], int]:
-    """Latencies in ms of the requests that were answered 200, and how many were not."""
+async def send_load(port: int, token: str, body: Body, clients: int, seconds: float) -> tuple[list[float], int]:
+    """Return the latencies in ms of requests with status 200, and the number of other requests."""
     times, failed, end = list[float](), 0, time.perf_counter() + seconds
     head = f"POST {PREDICTIONS} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n"
     head += "Content-Type: application/json\r\n"
@@ -112,10 +117,10 @@ async def load(port: int, token: str, body: Body, clients: int, seconds: float) 
             content = body()
             start = time.perf_counter()
             writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-            said = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"content-length: *(\d+)", said, re.I)
+            reply_head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: *(\d+)", reply_head, re.I)
             await reader.readexactly(int(length[1]) if length else 0)
-            if said.startswith(b"HTTP/1.1 200"):
+            if reply_head.startswith(b"HTTP/1.1 200"):
                 times.append((time.perf_counter() - start) * 1000)
             else:
                 failed += 1
@@ -125,12 +130,12 @@ async def load(port: int, token: str, body: Body, clients: int, seconds: float) 
     return times, failed
 
 
-def measure(what: str, pairs: int, running: Instance, body: Body, clients: int, seconds: float) -> Row:
-    """One cell, after a second of warming up."""
-    token = running.token()
-    asyncio.run(load(running.inference_port, token, body, 1, 1.0))
+def measure(what: str, pairs: int, running: Server, body: Body, clients: int, seconds: float) -> Row:
+    """Measure one row of the table, after a second of warm-up."""
+    token = running.get_token()
+    asyncio.run(send_load(running.inference_port, token, body, 1, 1.0))
     start = time.perf_counter()
-    times, failed = asyncio.run(load(running.inference_port, token, body, clients, seconds))
+    times, failed = asyncio.run(send_load(running.inference_port, token, body, clients, seconds))
     lasted = time.perf_counter() - start
     p50, p95, p99 = np.percentile(times or [np.nan], [50, 95, 99])
     row = Row(what, pairs, clients, len(times), len(times) / lasted, float(p50), float(p95), float(p99), failed)
@@ -139,23 +144,23 @@ def measure(what: str, pairs: int, running: Instance, body: Body, clients: int, 
     return row
 
 
-def inside(service: Service, body: Body, seconds: float) -> dict[str, float]:
-    """Milliseconds (median) that `Service.answer` takes in process, in all and by stage."""
-    spent_in: dict[str, list[float]] = {"all": []}
+def measure_service(service: Service, body: Body, seconds: float) -> dict[str, float]:
+    """Measure the median milliseconds of `Service.answer` in this process, in total and by stage."""
+    times: dict[str, list[float]] = {"all": []}
     end = time.perf_counter() + seconds
     service.answer([Request(body())])
     while time.perf_counter() < end:
-        ask, start = Request(body()), time.perf_counter()
-        [reply], spent = service.answer([ask])
+        request, start = Request(body()), time.perf_counter()
+        [reply], spent = service.answer([request])
         assert reply.status == 200, reply.body
-        spent_in["all"].append((time.perf_counter() - start) * 1000)
+        times["all"].append((time.perf_counter() - start) * 1000)
         for stage, ms in spent.ms.items():
-            spent_in.setdefault(stage, []).append(ms)
-    return {stage: float(np.median(values)) for stage, values in spent_in.items()}
+            times.setdefault(stage, []).append(ms)
+    return {stage: float(np.median(values)) for stage, values in times.items()}
 
 
-def predict(scorer: Scorer, pairs: list[tuple[ImageRegions, str]], seconds: float) -> float:
-    """Milliseconds (median) of `Scorer.predict`, which keeps nothing."""
+def measure_scorer(scorer: Scorer, pairs: list[tuple[ImageRegions, str]], seconds: float) -> float:
+    """Measure the median milliseconds of `Scorer.predict`, which has no cache."""
     times, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 2:
         start = time.perf_counter()
@@ -165,20 +170,25 @@ def predict(scorer: Scorer, pairs: list[tuple[ImageRegions, str]], seconds: floa
 
 
 @contextmanager
-def serving(archive: Path, sha256: str, folder: Path, galleries: Path, batch: int, golden: bool) -> Iterator[Instance]:
-    """A server of `archive`, configured as `hire serve` does but for the batch size."""
-    config = shutil.copytree(instance.CONFIG, folder / "config")
-    text = (config / instance.PROPERTIES).read_text("utf-8")
+def start_server(
+    archive: Path, sha256: str, folder: Path, galleries: Path, batch: int, golden: bool
+) -> Iterator[Server]:
+    """Start a server of `archive`, configured like `hire serve` except for the batch size.
+
+    golden: wait until the server answers the golden requests; otherwise until it answers any request.
+    """
+    config = shutil.copytree(torchserve.CONFIG, folder / "config")
+    text = (config / torchserve.PROPERTIES).read_text("utf-8")
     changed = text.replace('"batchSize": 1, "maxBatchDelay": 1', f'"batchSize": {batch}, "maxBatchDelay": 2')
-    (config / instance.PROPERTIES).write_text(text if batch == 1 else changed)
-    [port] = instance.free_ports(1)
+    (config / torchserve.PROPERTIES).write_text(text if batch == 1 else changed)
+    [port] = torchserve.find_free_ports(1)
     (folder / "server").mkdir()
-    unverified = patch.object(instance, "verify", lambda *_: None)  # the handler that does nothing is in no manifest
-    with patch.object(instance, "CONFIG", config), unverified:
-        running = instance.start(archive, sha256, "1", folder / "server", port=port, galleries=galleries)
+    unverified = patch.object(torchserve, "verify", lambda *_: None)  # the manifest does not list the empty handler
+    with patch.object(torchserve, "CONFIG", config), unverified:
+        running = torchserve.start(archive, sha256, "1", folder / "server", port=port, galleries=galleries)
     try:
         if golden:
-            server.wait(running)
+            server.wait_until_ready(running)
         else:
             _wait(running)
         yield running
@@ -186,27 +196,27 @@ def serving(archive: Path, sha256: str, folder: Path, galleries: Path, batch: in
         running.stop()
 
 
-def _wait(running: Instance) -> None:
+def _wait(running: Server) -> None:
     end = time.monotonic() + server.START_S
     while time.monotonic() < end:
         try:
-            if server.ask(running, {}).status_code == 200:
+            if server.send_request(running, {}).status_code == 200:
                 return
         except Exception:
             time.sleep(0.5)
-    raise SystemExit(running.last_words())
+    raise SystemExit(running.read_log_tail())
 
 
-def nothing_archive(archive: Path, out: Path) -> Path:
-    """The same archive with a handler that does nothing."""
+def write_empty_archive(archive: Path, out: Path) -> Path:
+    """Write a copy of the archive with a handler that does nothing."""
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(out, "w") as new:
         for name in old.namelist():
             new.writestr(name, NOTHING if name == "handler.py" else old.read(name))
     return out
 
 
-def pairs_of(split: Split) -> list[tuple[ImageRegions, str]]:
-    """64 pairs; an image that comes again has another sentence."""
+def draw_pairs(split: Split) -> list[tuple[ImageRegions, str]]:
+    """Return 64 pairs; a repeated image has a different text."""
     count = len(split.images)
     return [
         (split.regions(i % count), f"{split.texts[i % len(split.texts)]}{' again' * (i // count)}") for i in range(64)
@@ -214,35 +224,37 @@ def pairs_of(split: Split) -> list[tuple[ImageRegions, str]]:
 
 
 def run(split: Split, archive: Archive, seconds: float, batch: int, out: Path | None) -> None:
-    """Measure, print, and write `out`."""
-    torch.set_num_threads(1)  # in process, too
+    """Measure, print the results, and write them to `out`."""
+    torch.set_num_threads(1)  # like the server's worker
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        extract(archive.path, place / "unpacked")
-        scorer = Scorer.load(place / "unpacked" / "model")
-        build(scorer.model, split, place / "galleries" / "load", captions=False)
-        pairs, ids = pairs_of(split), [split.image_id(i) for i in range(min(64, len(split.images)))]
-        service = Service.load(place / "unpacked" / "model", galleries=place / "galleries")
-        kinds = {
-            (kind, count): bodies(kind, pairs[:count], ids) for kind in ("ids", "known", "new") for count in COUNTS
+        folder = Path(name)
+        galleries = folder / "galleries"
+        extract(archive.path, folder / "unpacked")
+        scorer = Scorer.load(folder / "unpacked" / "model")
+        build(scorer.model, split, galleries / "load", captions=False)
+        pairs, ids = draw_pairs(split), [split.image_id(i) for i in range(min(64, len(split.images)))]
+        service = Service.load(folder / "unpacked" / "model", galleries=galleries)
+        bodies = {
+            (kind, count): make_body(kind, pairs[:count], ids) for kind in ("ids", "known", "new") for count in COUNTS
         }
-        own = {f"{kind} {count}": inside(service, body, seconds) for (kind, count), body in kinds.items()}
-        plain = {count: predict(scorer, pairs[:count], seconds) for count in COUNTS}
-        print(f"Scorer.predict, ms: {plain}\nService.answer, ms: {json.dumps(own, indent=1)}", flush=True)
+        by_service = {f"{kind} {n}": measure_service(service, body, seconds) for (kind, n), body in bodies.items()}
+        by_scorer = {count: measure_scorer(scorer, pairs[:count], seconds) for count in COUNTS}
+        print(f"Scorer.predict, ms: {by_scorer}\nService.answer, ms: {json.dumps(by_service, indent=1)}", flush=True)
         rows = []
-        (place / "ours").mkdir()
-        with serving(archive.path, archive.sha256, place / "ours", place / "galleries", batch, True) as ours:
-            for (kind, count), body in kinds.items():
-                rows += [measure(kind, count, ours, body, clients, seconds) for clients in CONCURRENCY]
-        (place / "nothing").mkdir()
-        empty = nothing_archive(archive.path, place / "nothing" / "hire.mar")
-        with serving(empty, "", place / "nothing", place / "galleries", batch, False) as nothing:
-            for (kind, count), body in kinds.items():
+        (folder / "ours").mkdir()
+        with start_server(archive.path, archive.sha256, folder / "ours", galleries, batch, True) as running:
+            for (kind, count), body in bodies.items():
+                rows += [measure(kind, count, running, body, clients, seconds) for clients in CONCURRENCY]
+        (folder / "nothing").mkdir()
+        empty = write_empty_archive(archive.path, folder / "nothing" / "hire.mar")
+        with start_server(empty, "", folder / "nothing", galleries, batch, False) as running:
+            for (kind, count), body in bodies.items():
                 if kind != "new":
                     what = f"nothing, {kind}"
-                    rows += [measure(what, count, nothing, body, clients, seconds) for clients in CONCURRENCY]
+                    rows += [measure(what, count, running, body, clients, seconds) for clients in CONCURRENCY]
     if out is not None:
-        out.write_text(json.dumps({"rows": [asdict(row) for row in rows], "service": own, "predict": plain}, indent=1))
+        found = {"rows": [asdict(row) for row in rows], "service": by_service, "predict": by_scorer}
+        out.write_text(json.dumps(found, indent=1))
 
 
 def main() -> None:
@@ -254,10 +266,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    split, archive = (
-        Dataset.open(args.dataset).split(args.split),
-        find_archive(args.version, resolve(None).settings.tracking),
-    )
+    split = Dataset.open(args.dataset).split(args.split)
+    archive = find_archive(args.version, resolve(None).settings.tracking)
     run(split, archive, args.seconds, args.batch, args.json)
 
 

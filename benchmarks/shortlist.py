@@ -1,15 +1,20 @@
-"""How long a shortlist has to be, how often the answer's warning is right, and what a shortlist saves.
+"""Measure how long a shortlist must be, how often the search's warning is right, and the time a shortlist saves.
 
     python benchmarks/shortlist.py measure DATASET MODEL --queries-of dev [--queries 500] [--json FILE]
     python benchmarks/shortlist.py draw FILE... --figure docs/images/shortlist.png
 
-The gallery is every image of the data set, the queries are captions of one split, drawn with a fixed seed. Each query
-is scored against every image once; a shortlist is then the best K by the global head, and its answer is compared with
-that of full scoring. "Lost" is recall of the caption's own image in points; "top10" the share of queries with exactly
-the same ten images; "said" how often a hit lies beyond that share of the shortlist, which is what the answer's note
-says, and "wrong" how many of those top tens differ. --words 4 cuts the captions to their first four words, as users
-ask; 0 does not. Speed is that of `search` on a gallery built for the purpose, the
-ways in turn.
+The gallery has all images of the data set; the queries are captions of one split, drawn with a fixed seed. Each query
+is scored against every image. The shortlist is the best K images by the global head; its results are compared with
+those of full scoring. Columns:
+
+    r1, r5, r10           recall of the caption's own image
+    lost1, lost5, lost10  recall lost against full scoring, in points
+    top1, top10           share of queries with the same first image, the same ten images
+    said0.25              share of queries with a hit beyond 25 % of the shortlist, for which the search warns
+    wrong_said0.25        share of those whose top ten differ; wrong_unsaid0.25: of the others
+
+--words 4 cuts captions to their first four words, like queries of users; 0 does not cut. Speed is measured with
+`search` on a new gallery, the methods in turn.
 """
 
 from __future__ import annotations
@@ -37,24 +42,29 @@ LENGTHS = (10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000)
 DOUBTS = (0.25, 0.5, 0.75)
 
 
-def queries_of(split: Split, asked: Split, count: int) -> tuple[list[str], np.ndarray]:
-    """Captions of `asked`, and for each the row of its image in `split`."""
-    picked = np.random.default_rng(0).permutation(len(asked.captions))[:count]
-    place = {int(image): row for row, image in enumerate(split.images)}
-    return [asked.texts[i] for i in picked], np.array([place[int(asked.images[asked.owner[i]])] for i in picked])
+def draw_queries(gallery: Split, queries: Split, count: int) -> tuple[list[str], np.ndarray]:
+    """Draw captions of `queries`; return them and the rows of their images in `gallery`."""
+    chosen = np.random.default_rng(0).permutation(len(queries.captions))[:count]
+    rows = {int(image): row for row, image in enumerate(gallery.images)}
+    return [queries.texts[i] for i in chosen], np.array([rows[int(queries.images[queries.owner[i]])] for i in chosen])
 
 
 @torch.inference_mode()
-def scores_of(scorer: Scorer, split: Split, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Full scores and those of the global head, each [queries, images]."""
+def compute_scores(scorer: Scorer, split: Split, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Compute full scores and scores of the global head, each [queries, images]."""
     images = matrix.encode_images(scorer.model, split)
     captions = [scorer.encode_texts([text]) for text in texts]
-    full = [matrix.score_matrix(scorer.model, images, one, 512 << 20)[:, 0] for one in show_progress(captions, "score")]
-    return np.stack(full), (torch.cat([one.summary for one in captions]) @ images.summary.T).numpy()
+    full = [
+        matrix.score_matrix(scorer.model, images, text, 512 << 20)[:, 0] for text in show_progress(captions, "score")
+    ]
+    return np.stack(full), (torch.cat([text.summary for text in captions]) @ images.summary.T).numpy()
 
 
-def answers(full: np.ndarray, near: np.ndarray, own: np.ndarray) -> list[dict]:
-    """A row per length of the shortlist."""
+def compare_lengths(full: np.ndarray, near: np.ndarray, own: np.ndarray) -> list[dict]:
+    """Return a row per length of the shortlist.
+
+    full, near: [queries, images] full scores and scores of the global head; own: [queries] row of the query's image.
+    """
     images = full.shape[1]
     order = np.argsort(-near, axis=1, kind="stable")
     truth = np.argsort(-full, axis=1, kind="stable")[:, :10]
@@ -68,65 +78,65 @@ def answers(full: np.ndarray, near: np.ndarray, own: np.ndarray) -> list[dict]:
         row: dict = {
             "length": length,
             "top10": 100 * float(same.mean()),
-            "top1": 100 * _share(found[:, 0] == truth[:, 0]),
+            "top1": 100 * _compute_share(found[:, 0] == truth[:, 0]),
         }
         for k in (1, 5, 10):
-            row[f"r{k}"] = 100 * _share((found[:, :k] == own[:, None]).any(axis=1))
-            row[f"lost{k}"] = 100 * _share((truth[:, :k] == own[:, None]).any(axis=1)) - row[f"r{k}"]
+            row[f"r{k}"] = 100 * _compute_share((found[:, :k] == own[:, None]).any(axis=1))
+            row[f"lost{k}"] = 100 * _compute_share((truth[:, :k] == own[:, None]).any(axis=1)) - row[f"r{k}"]
         deep = best.max(axis=1) + 1
         for share in DOUBTS:
             said = deep > share * length
-            row[f"said{share}"] = 100 * _share(said)
-            row[f"wrong_said{share}"] = 100 * _share(~same[said])
-            row[f"wrong_unsaid{share}"] = 100 * _share(~same[~said])
+            row[f"said{share}"] = 100 * _compute_share(said)
+            row[f"wrong_said{share}"] = 100 * _compute_share(~same[said])
+            row[f"wrong_unsaid{share}"] = 100 * _compute_share(~same[~said])
         rows.append(row)
     return rows
 
 
-def needed(full: np.ndarray, near: np.ndarray, own: np.ndarray) -> list[dict]:
-    """For galleries of several sizes, how long a list has to be to hold the best of full scoring for most queries."""
-    random, images, found = np.random.default_rng(0), full.shape[1], []
-    asked = np.unique(own)
-    others = np.setdiff1d(np.arange(images), asked)
+def find_needed_lengths(full: np.ndarray, near: np.ndarray, own: np.ndarray) -> list[dict]:
+    """Find, for several gallery sizes, the length at which most shortlists contain the best of full scoring."""
+    random, images, rows = np.random.default_rng(0), full.shape[1], []
+    required = np.unique(own)
+    others = np.setdiff1d(np.arange(images), required)
     for size in sorted({images >> shift for shift in range(4)} - {0}):
-        if size < len(asked) + 10:
+        if size < len(required) + 10:
             continue
-        chosen = np.concatenate([asked, random.permutation(others)[: size - len(asked)]])
-        sub, head = full[:, chosen], near[:, chosen]
-        places = np.argsort(np.argsort(-head, axis=1, kind="stable"), axis=1) + 1
-        best = np.argsort(-sub, axis=1, kind="stable")[:, :10]
-        at = np.take_along_axis(places, best, axis=1)
-        found.append(
+        chosen = np.concatenate([required, random.permutation(others)[: size - len(required)]])
+        full_scores, head_scores = full[:, chosen], near[:, chosen]
+        head_ranks = np.argsort(np.argsort(-head_scores, axis=1, kind="stable"), axis=1) + 1
+        best = np.argsort(-full_scores, axis=1, kind="stable")[:, :10]
+        ranks = np.take_along_axis(head_ranks, best, axis=1)
+        rows.append(
             {
                 "images": size,
-                "top1 of 99 %": int(np.quantile(at[:, 0], 0.99)),
-                "top5 of 95 %": int(np.quantile(at[:, :5].max(axis=1), 0.95)),
-                "top10 of 95 %": int(np.quantile(at.max(axis=1), 0.95)),
+                "top1 of 99 %": int(np.quantile(ranks[:, 0], 0.99)),
+                "top5 of 95 %": int(np.quantile(ranks[:, :5].max(axis=1), 0.95)),
+                "top10 of 95 %": int(np.quantile(ranks.max(axis=1), 0.95)),
             }
         )
-    return found
+    return rows
 
 
-def speed(scorer: Scorer, split: Split, texts: list[str], length: int, runs: int) -> dict:
-    """Seconds per query of `search` with a shortlist and with all images, one sentence at a time, and all at once."""
+def measure_speed(scorer: Scorer, split: Split, texts: list[str], length: int, runs: int) -> dict:
+    """Measure seconds per query of `search`: with a shortlist one by one and all at once, and with all images."""
     with tempfile.TemporaryDirectory() as name:
         build(scorer.model, split, Path(name) / "g")
         gallery = Gallery.open(Path(name) / "g")
-        ways = {
+        methods = {
             "shortlist": lambda: [search.search_images(scorer, gallery, [text], 10, length) for text in texts],
             "shortlist, together": lambda: search.search_images(scorer, gallery, texts, 10, length),
             "every image": lambda: search.search_images(scorer, gallery, texts, 10, len(gallery)),
         }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        seconds: dict[str, list[float]] = {method: [] for method in methods}
         for _ in range(runs):
-            for way, call in ways.items():
-                started = time.perf_counter()
+            for method, call in methods.items():
+                start = time.perf_counter()
                 call()
-                seconds[way].append((time.perf_counter() - started) / len(texts))
-    return {way: statistics.median(times) for way, times in seconds.items()}
+                seconds[method].append((time.perf_counter() - start) / len(texts))
+    return {method: statistics.median(times) for method, times in seconds.items()}
 
 
-def _share(hits: np.ndarray) -> float:
+def _compute_share(hits: np.ndarray) -> float:
     return float(hits.mean()) if hits.size else float("nan")
 
 
@@ -134,24 +144,24 @@ def measure(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     data = Dataset.open(args.dataset)
     split, scorer = data.split(""), Scorer.load(args.model)
-    texts, own = queries_of(split, data.split(args.queries_of), args.queries)
+    texts, own = draw_queries(split, data.split(args.queries_of), args.queries)
     texts = [" ".join(text.split()[: args.words or None]) for text in texts]
-    full, near = scores_of(scorer, split, texts)
+    full, near = compute_scores(scorer, split, texts)
     found = {
         "name": f"{data.manifest.name}, {full.shape[1]:,} images" + (f", {args.words} words" if args.words else ""),
         "queries": len(texts),
-        "lengths": answers(full, near, own),
-        "needed": needed(full, near, own),
-        "speed": speed(scorer, split, texts[: args.timed], min(search.SHORTLIST, full.shape[1]), args.runs),
+        "lengths": compare_lengths(full, near, own),
+        "needed": find_needed_lengths(full, near, own),
+        "speed": measure_speed(scorer, split, texts[: args.timed], min(search.SHORTLIST, full.shape[1]), args.runs),
     }
     print(f"{found['name']}, {len(texts)} queries (captions of {args.queries_of})")
     columns = [key for key in found["lengths"][0]]
     for row in [dict(zip(columns, columns, strict=True)), *found["lengths"]]:
         print("  ".join(f"{v:>9}" if isinstance(v, (str, int)) else f"{v:9.2f}" for v in row.values()))
     print(*found["needed"], sep="\n")
-    one = found["speed"]["every image"]
-    for way, seconds in found["speed"].items():
-        print(f"{way:20} {1 / seconds:8.1f} queries/s  {one / seconds:6.2f} x every image")
+    every_image = found["speed"]["every image"]
+    for method, seconds in found["speed"].items():
+        print(f"{method:20} {1 / seconds:8.1f} queries/s  {every_image / seconds:6.2f} x every image")
     if args.json:
         Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
 
@@ -185,18 +195,18 @@ def draw(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    one = commands.add_parser("measure")
-    one.add_argument("dataset")
-    one.add_argument("model")
-    one.add_argument("--queries-of", default="dev")
-    one.add_argument("--json")
+    measure_parser = commands.add_parser("measure")
+    measure_parser.add_argument("dataset")
+    measure_parser.add_argument("model")
+    measure_parser.add_argument("--queries-of", default="dev")
+    measure_parser.add_argument("--json")
     for name, default in (("queries", 500), ("words", 0), ("timed", 20), ("runs", 3), ("threads", 2)):
-        one.add_argument(f"--{name}", type=int, default=default)
-    one.set_defaults(run=measure)
-    two = commands.add_parser("draw")
-    two.add_argument("files", nargs="+")
-    two.add_argument("--figure", required=True)
-    two.set_defaults(run=draw)
+        measure_parser.add_argument(f"--{name}", type=int, default=default)
+    measure_parser.set_defaults(run=measure)
+    draw_parser = commands.add_parser("draw")
+    draw_parser.add_argument("files", nargs="+")
+    draw_parser.add_argument("--figure", required=True)
+    draw_parser.set_defaults(run=draw)
     args = parser.parse_args()
     args.run(args)
 

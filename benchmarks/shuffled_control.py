@@ -1,8 +1,8 @@
-"""The control: train and judge with the pictures dealt to the captions at random. Recall has to be that of chance.
+"""Control experiment: train and evaluate with images assigned to captions at random. Recall must equal chance.
 
     python benchmarks/shuffled_control.py --recipe flickr8k_mini --data DATASET [--set train.epochs=1 ...]
 
-If it is above chance, figures are won by something other than matching: captions that leak, or a wrong rank.
+A recall above chance would come from something other than matching, for example leaked captions or wrong ranks.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from hire_model.data.chosen import Splits, open_dataset, open_splits
+from hire_model.data.splits import Splits, open_dataset, open_splits
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
 from hire_model.evaluation.ranks import compute_chance_recall
 from hire_model.settings import resolve
 from hire_model.workflows.evaluate import score_split
-from hire_model.workflows.fit import fit_model
+from hire_model.workflows.train import fit_model
 
 
-def dealt(split: Split, seed: int) -> Split:
-    """The split with its images in another order, so that each caption has somebody else's."""
+def shuffle_images(split: Split, seed: int) -> Split:
+    """Shuffle the images of the split, so that each caption gets the image of another."""
     return dataclasses.replace(split, images=np.random.default_rng(seed).permutation(split.images))
 
 
@@ -36,7 +36,8 @@ def main() -> None:
     args = parser.parse_args()
     settings = resolve(args.recipe, [f"data.path={args.data}", *args.set]).settings
     splits = open_splits(open_dataset(settings.data), settings.data)
-    splits = Splits(*(dealt(split, seed) for seed, split in enumerate((splits.train, splits.dev, splits.test))))
+    all_splits = (splits.train, splits.dev, splits.test)
+    splits = Splits(*(shuffle_images(split, seed) for seed, split in enumerate(all_splits)))
     with tempfile.TemporaryDirectory() as folder:
         model, _ = fit_model(settings, splits, Path(folder))
     result = protocols.evaluate_matrix(

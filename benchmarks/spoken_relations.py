@@ -1,10 +1,11 @@
-"""How much a data set's captions can gain from its relations: an upper bound that needs no model.
+"""Measure how many captions mention relations: an upper bound, without a model, of the gain from relations.
 
     python benchmarks/spoken_relations.py DATASET [--split test] [--images 500]
 
-Of the captions: how many name two objects of their picture, two that an edge joins, and such an edge in words; how many
-speak of absolute places and sizes. Of those with two joined objects: how many pictures hold all named objects, and how
-many of these the same edges between them (geometric means). Objects are found by the last word of their class.
+Prints the share of captions that name two objects of their image, two that an edge joins, such an edge in words, and
+absolute positions or sizes. For captions with two joined objects it prints how many images have all named objects, and
+how many of these have the same edges between them (geometric means). An object counts as named if the caption contains
+the last word of its class.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import numpy as np
 
 from hire_model.data.store import Dataset
 
-PLACES = re.compile(
+POSITIONS = re.compile(
     r"\b(left|right|top|bottom|middle|cent(er|re)|corner|upper|lower|side|edge|horizon|size|small|big|large|medium|fac\w+)\b"
 )
-SAID = {  # by predicate, what a caption may call it; of one that is not here, its own name
+WORDING = {  # predicate: regular expression of its wording in captions; default: the predicate's name
     "wears": r"wear|head|\bhas\b",
     "holds": r"hold|hand|carr|\bhas\b|grab",
     "above": r"above|over|top",
@@ -40,37 +41,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--images", type=int, default=0, help="only the split's first images")
+    parser.add_argument("--images", type=int, default=0, help="use only this many images of the split; 0: all")
     args = parser.parse_args()
     split = Dataset.open(args.dataset).split(args.split, args.images)
     names, predicates = split.dataset.manifest.classes, split.dataset.manifest.predicates
-    held, edges = list[set[str]](), list[set[tuple[str, str, str]]]()
+    present, edges = list[set[str]](), list[set[tuple[str, str, str]]]()
     for row in range(len(split.images)):
         image = split.regions(row)
-        classes = [names[kind] if kind >= 0 else "" for kind in image.classes]
-        held.append(set(classes) - {""})
+        classes = [names[k] if k >= 0 else "" for k in image.classes]
+        present.append(set(classes) - {""})
         edges.append({(classes[s], predicates[p], classes[o]) for s, p, o in image.relations})
-    named = joined = spoken = placed = 0
-    narrowed: list[tuple[int, int]] = []
+    named = joined = worded = positioned = 0
+    fits: list[tuple[int, int]] = []
     for text, owner in zip(split.texts, split.owner, strict=True):
         words = set(re.findall(r"[a-z]+", text.lower()))
-        objects = {name for name in held[owner] if {name.split()[-1], name.split()[-1] + "s"} & words}
+        objects = {name for name in present[owner] if {name.split()[-1], name.split()[-1] + "s"} & words}
         between = {edge for edge in edges[owner] if edge[0] in objects and edge[2] in objects}
-        placed += bool(PLACES.search(text.lower()))
+        positioned += bool(POSITIONS.search(text.lower()))
         named += len(objects) > 1
         joined += bool(between)
-        spoken += any(re.search(SAID.get(predicate, predicate), text.lower()) for _, predicate, _ in between)
+        worded += any(re.search(WORDING.get(predicate, predicate), text.lower()) for _, predicate, _ in between)
         if between:
-            fitting = [row for row, classes in enumerate(held) if objects <= classes]
-            narrowed.append((len(fitting), sum(between <= edges[row] for row in fitting)))
+            fitting = [row for row, classes in enumerate(present) if objects <= classes]
+            fits.append((len(fitting), sum(between <= edges[row] for row in fitting)))
     total = len(split.texts)
-    shares = {"two objects named": named, "joined by an edge": joined, "the edge in words": spoken}
-    shares |= {"absolute places or sizes": placed}
-    print(
-        f"{total:,} captions of {len(held):,} pictures", *(f"{k} {v / total:.0%}" for k, v in shares.items()), sep=", "
-    )
-    before, after = np.exp(np.log(np.array(narrowed)).mean(axis=0))
-    print(f"of two joined objects: {before:.1f} pictures hold all that is named, {after:.1f} the edges too")
+    counts = {"two objects named": named, "joined by an edge": joined, "the edge in words": worded}
+    counts |= {"absolute positions or sizes": positioned}
+    shares = [f"{name} {count / total:.0%}" for name, count in counts.items()]
+    print(f"{total:,} captions of {len(present):,} images", *shares, sep=", ")
+    before, after = np.exp(np.log(np.array(fits)).mean(axis=0))
+    print(f"captions with two joined objects: {before:.1f} images have all named objects, {after:.1f} also the edges")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Seconds per training step of our loop beside a plain one, in the same run: what checks, clipping,
-Fabric and loading cost on top of the bare arithmetic.
+"""Measure seconds per training step, with Hire's loop and a plain one: the cost of checks, clipping, Fabric, loading.
 
     python benchmarks/train_step.py --data DATASET [--steps 30] [--set model.preset=base ...]
 
-Both train the same model from the same seed on the same batches. `plain` has its batches in memory and does nothing
-but forward, backward and AdamW; `ours, loaded` has the same batches in memory, `ours` reads them from disk.
+Both train the same model from the same seed on the same batches, in one run. `plain` has its batches in memory and does
+only forward, backward and AdamW; `ours, loaded` has the same batches in memory; `ours` reads them from disk.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Item = tuple[BatchPlan, Batch]
 
 
 def time_steps(items: Iterable[Item], step: Callable[[Item], None], device: torch.device) -> list[float]:
-    """Seconds of each step, waiting for the item included."""
+    """Return the seconds of each step, including the wait for the item."""
     seconds, before = [], time.perf_counter()
     for item in items:
         step(item)
@@ -58,17 +57,17 @@ def main(data: str, steps: int, overrides: list[str]) -> None:
     sampler = CaptionSampler(split.owner, train.batch, train.seed)
     augment = Augment(train.seed, train.region_drop, train.word_drop)
     loader = Loader(sampler, PlannedBatches(split, bank, augment), settings.data.workers)
-    held = list(itertools.islice(loader.load_epoch(0), steps + WARM))
+    loaded = list(itertools.islice(loader.load_epoch(0), steps + WARM))
     with tempfile.TemporaryDirectory() as out:
         state = TrainState(make_model(settings, split), settings, fabric, Path(out), "", len(sampler.draw_batches(0)))
 
-        def ours(item: Item) -> None:
+        def run_step(item: Item) -> None:
             train_step(state, *item, hardest=False)
 
         results = {
-            "plain": time_steps(held, make_plain_step(settings, split, fabric.device), fabric.device),
-            "ours, loaded": time_steps(held, ours, fabric.device),
-            "ours": time_steps(itertools.islice(loader.load_epoch(0), steps + WARM), ours, fabric.device),
+            "plain": time_steps(loaded, make_plain_step(settings, split, fabric.device), fabric.device),
+            "ours, loaded": time_steps(loaded, run_step, fabric.device),
+            "ours": time_steps(itertools.islice(loader.load_epoch(0), steps + WARM), run_step, fabric.device),
         }
     print(f"device {fabric.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {train.batch}")
     for name, seconds in results.items():

@@ -1,11 +1,10 @@
-"""What a data set must satisfy, as Great Expectations suites that a person can read and edit."""
+"""Great Expectations suites that a data set must satisfy, as JSON files that people can read and edit."""
 
 from __future__ import annotations
 
 import logging
 import os
 
-# Before Great Expectations is imported anywhere below: no word to anyone about a validation, and a hundred lines of its
-# own less in our log.
+# Must run before Great Expectations is imported: turn off its analytics, and its hundred log lines per validation.
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 logging.getLogger("great_expectations").setLevel(logging.WARNING)

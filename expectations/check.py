@@ -1,4 +1,4 @@
-"""Check data against suites: `validate` checks a data set, `run_suite` one frame for the monitor."""
+"""Check data against suites: `validate` checks a data set, `run_suite` checks one frame for the monitor."""
 
 from __future__ import annotations
 
@@ -17,28 +17,36 @@ if TYPE_CHECKING:
 
 
 def validate(dataset: Path, *, suites: Path | None = None, docs: Path | None = None) -> Validation:
-    """Check the data set in `dataset` against our suites; suites in the folder `suites` replace ours of the same name.
+    """Check a data set against the suites.
 
-    The files, their digests and the references between them are checked first; the content only if these are intact,
-    with one pass over the features. docs: a folder for Great Expectations' data docs. Raises DataError where `dataset`
-    is no data set, or a suite cannot be used.
+    The suite `manifest` runs first: files, digests and references between the tables. The other suites run only if it
+    passes; they need one pass over the features.
+
+    Args:
+        dataset: Folder of the data set.
+        suites: Folder of suites; each replaces the built-in suite of the same name.
+        docs: Folder for Great Expectations data docs; None writes none.
+
+    Raises:
+        DataError: The folder is not a data set, or a suite cannot be used.
+        HireError: The data docs cannot be written.
     """
     dataset = dataset.expanduser()
-    manifest, files = Manifest.read(dataset), find_suites(suites)
+    manifest, paths = Manifest.read(dataset), find_suites(suites)
     if docs is not None:
         _make_folder(docs.expanduser())
     from expectations.runner import SuiteRunner  # takes seconds to import; the errors above are reported before
     from expectations.tables import DatasetTables, build_manifest_table
 
     runner = SuiteRunner()
-    for path in files.values():
+    for path in paths.values():
         build_suite(path)  # report an unusable suite before all features are read
-    results = runner.run(build_manifest_table(dataset, manifest), files["manifest"], {})
+    results = runner.run(build_manifest_table(dataset, manifest), paths["manifest"], {})
     if all(result.ok for result in results):
         tables = DatasetTables(Dataset.open(dataset))
         parameters = tables.parameters
         for name in SUITE_NAMES[1:]:
-            results += runner.run(tables.build(name), files[name], parameters)
+            results += runner.run(tables.build(name), paths[name], parameters)
     if docs is not None:
         runner.write_docs(docs.expanduser(), f"{manifest.name}, version {manifest.digest[:12]}")
     return Validation(manifest.digest, results)
@@ -53,18 +61,17 @@ def run_suite(
     context: tuple[str, ...] = (),
     parameters: Mapping[str, float] | None = None,
 ) -> list[ExpectationResult]:
-    """Check a frame against the suite of that name; the monitor's `RunSuite` (hire_model/monitoring/drift.py)."""
+    """Check a frame against the built-in suite `suite`; implements `hire_model.monitoring.drift.RunSuite`."""
     from expectations.runner import SuiteRunner
-    from expectations.tables import CheckedTable
+    from expectations.tables import SuiteTable
 
-    checked = CheckedTable(table, label, frame, context)
-    return SuiteRunner().run(checked, SUITE_FOLDER / f"{suite}.json", dict(parameters or {}))
+    return SuiteRunner().run(
+        SuiteTable(table, label, frame, context), SUITE_FOLDER / f"{suite}.json", dict(parameters or {})
+    )
 
 
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HireError(
-            f"{folder}: no data docs can be written there: {error.strerror}. Name another folder."
-        ) from error
+        raise HireError(f"{folder}: cannot write data docs here: {error.strerror}. Name another folder.") from error

@@ -1,4 +1,4 @@
-"""`hire data validate` and `hire data profile`; hire_model/cli/main.py finds them by their entry points."""
+"""Commands `hire data validate` and `hire data profile`; hire_model/cli/main.py loads them by entry point."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 def validate(
     dataset: DatasetFolder,
-    docs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write Great Expectations' data docs.")] = None,
+    docs: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write Great Expectations data docs to this folder.")
+    ] = None,
     suites: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Suites to take in place of ours of the same name.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of suites; each replaces the built-in suite of the same name."),
     ] = None,
 ) -> None:
-    """Judge files, captions, images, regions, relations and splits by their suites; exit status 1 on an error."""
+    """Check files, captions, images, regions, relations and splits against suites; exit status 1 on an error."""
     from rich.console import Console
 
     from expectations.check import validate
@@ -39,19 +42,19 @@ def validate(
 
 def profile(
     dataset: DatasetFolder,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the suites; must not have any yet.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the suites; must not contain any yet.")],
 ) -> None:
-    """Propose suites from a data set that is known to be good: ours, with the ranges that its rows keep to."""
+    """Propose suites from a good data set: the built-in suites plus the value ranges of this data set."""
     from expectations.profile import propose_suites
 
-    for learned in propose_suites(dataset, out):
-        typer.echo(learned)
-    typer.echo(f"Written to {out}. Read them, change what was chance, and use them:")
+    for description in propose_suites(dataset, out):
+        typer.echo(description)
+    typer.echo(f"Written to {out}. Review the suites, loosen what is too strict, then run:")
     typer.echo(f"       hire data validate DATASET --suites {out}")
 
 
 def _make_table(results: list[ExpectationResult]) -> Table:
-    """Return a row per expectation, in the order of the suites."""
+    """Return a table with one row per expectation, in the order of the suites."""
     from rich.table import Table
 
     table = Table("table", "expectation", "result")

@@ -1,7 +1,7 @@
-"""Expectations that Great Expectations lacks. Importing this module registers them; do so before a suite is read.
+"""Custom expectations. Importing this module registers them with Great Expectations; import it before building a suite.
 
-Each is a pair of classes, as Great Expectations wants it: a metric that says of every row whether it is good, and the
-expectation of that metric's name, which a suite refers to in snake case.
+Each one is a pair of classes: a metric that marks the good rows, and an expectation that names the metric. A suite
+refers to the expectation by its class name in snake case.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from great_expectations.expectations.metrics.map_metric_provider import (
 
 
 class WordCount(ColumnMapMetricProvider):
-    """True where a text has so many words."""
+    """True for texts whose number of words is in the range."""
 
     condition_metric_name = "column_values.word_count"
     condition_value_keys = ("min_value", "max_value")
 
     @column_condition_partial(engine=PandasExecutionEngine)
     def _pandas(cls, column: pd.Series, min_value: int, max_value: int, **_: Any) -> pd.Series:  # noqa: N805
-        words = [len(text.split()) for text in column]  # .str.split() would hold the words of all texts at once
-        return pd.Series(words, index=column.index, dtype="int64").between(min_value, max_value)
+        counts = [len(text.split()) for text in column]  # .str.split() would hold the words of all texts at once
+        return pd.Series(counts, index=column.index, dtype="int64").between(min_value, max_value)
 
 
 class ExpectColumnValuesToHaveWordCountBetween(ColumnMapExpectation):
-    """Expect each text to have from `min_value` to `max_value` words, divided by white space."""
+    """Expect each text to have from `min_value` to `max_value` words, separated by white space."""
 
     min_value: int
     max_value: int
@@ -42,7 +42,7 @@ class ExpectColumnValuesToHaveWordCountBetween(ColumnMapExpectation):
 
 
 class Mojibake(ColumnMapMetricProvider):
-    """True where a text looks as if it was decoded rightly (ftfy's heuristic), and no character was lost on the way."""
+    """True for texts that look correctly decoded (ftfy's heuristic) and have no replacement character."""
 
     condition_metric_name = "column_values.free_of_mojibake"
 
@@ -53,7 +53,7 @@ class Mojibake(ColumnMapMetricProvider):
 
 
 class ExpectColumnValuesToBeFreeOfMojibake(ColumnMapExpectation):
-    """Expect no text to be garbled by a wrong encoding, as "cafÃ©" is."""
+    """Expect no text to be decoded with a wrong encoding, such as "cafÃ©"."""
 
     map_metric: ClassVar[str] = "column_values.free_of_mojibake"
 
@@ -63,7 +63,7 @@ _PAIR_KEYS = (*ColumnPairMapExpectation.domain_keys, "ignore_row_if")
 
 
 class Different(ColumnPairMapMetricProvider):
-    """True where A and B differ."""
+    """True for rows where A and B differ."""
 
     condition_metric_name = "column_pair_values.different"
     condition_domain_keys = _PAIR_DOMAIN
@@ -75,18 +75,18 @@ class Different(ColumnPairMapMetricProvider):
 
 
 class ExpectColumnPairValuesToDiffer(ColumnPairMapExpectation):
-    """Expect A and B to differ in each row. Rows where either is missing are left out.
+    """Expect A and B to differ in each row. Rows where either is missing are ignored.
 
-    Great Expectations' own expectation of unique values within a record takes a minute for six million rows.
+    Great Expectations' built-in ExpectSelectColumnValuesToBeUniqueWithinRecord takes a minute for six million rows.
     """
 
     ignore_row_if: str = "either_value_is_missing"
     map_metric: ClassVar[str] = "column_pair_values.different"
-    domain_keys = _PAIR_KEYS  # type: ignore[assignment]  # theirs does so too
+    domain_keys = _PAIR_KEYS  # type: ignore[assignment]  # as in the base class
 
 
 class OneOwner(ColumnPairMapMetricProvider):
-    """True where a value of A comes with one value of B only."""
+    """True for rows whose value of A occurs with one value of B only."""
 
     condition_metric_name = "column_pair_values.one_owner"
     condition_domain_keys = _PAIR_DOMAIN
@@ -100,11 +100,11 @@ class OneOwner(ColumnPairMapMetricProvider):
 
 
 class ExpectColumnPairValuesAToHaveOneB(ColumnPairMapExpectation):
-    """Expect no value of column A to occur with two values of column B: no caption text in two splits, for instance.
+    """Expect no value of column A to occur with two values of column B, for example no caption text in two splits.
 
-    Rows where either is missing are left out.
+    Rows where either is missing are ignored.
     """
 
     ignore_row_if: str = "either_value_is_missing"
     map_metric: ClassVar[str] = "column_pair_values.one_owner"
-    domain_keys = _PAIR_KEYS  # type: ignore[assignment]  # theirs does so too
+    domain_keys = _PAIR_KEYS  # type: ignore[assignment]  # as in the base class

@@ -1,4 +1,4 @@
-"""Images that are in two splits: the nearest image of another split, and regions copied from another split."""
+"""Find images that are in two splits: the nearest image of another split, and regions copied from another split."""
 
 from __future__ import annotations
 
@@ -6,32 +6,39 @@ import numpy as np
 import pandas as pd
 
 MAX_OWNERS = 10
-"""A feature vector that stands in more images than this, such as padding, tells nothing of a single one."""
+"""A feature vector that occurs in more images than this, such as padding, is ignored when copies are searched."""
 CODEBOOK_SHARE = 0.1
-"""Where so many of the training split's vectors stand in several of its images, features come from a codebook."""
-_MIN_EQUAL = 3  # so many equal regions are no chance; an image of fewer must be equal in all
+"""Features count as taken from a codebook if more than this share of the training vectors occurs in several images."""
+_MIN_EQUAL = 3  # fewer equal regions may be chance, unless they are all regions of the image
 
 
 def find_nearest(signatures: np.ndarray, splits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each image the nearest one of another split: its row, and how far it is relative to the longer signature.
+    """Find for each image the nearest image of another split.
 
-    signatures [N, D] float32, splits [N] str; gives rows [N] int64 (-1) and distances [N] float64 (inf), where the
-    defaults stand for a data set of one split. Of two splits the smaller one asks the larger, and both ends of a pair
-    know of it. Exact search in blocks: 10,000 against 113,000 images take some ten seconds on two cores.
+    For each pair of splits, the images of the smaller split search the larger one, and both ends of a match record it.
+    The search is exact; 10,000 against 113,000 images take about ten seconds on two cores.
+
+    Args:
+        signatures: [N, D] float32, see `expectations.features.measure_features`.
+        splits: [N] str, the split of each image.
+
+    Returns:
+        rows [N] int64, -1 if there is only one split, and distances [N] float64, relative to the longer of the two
+        signatures, infinite if there is only one split.
     """
     import faiss
 
     rows, distances = np.full(len(splits), -1, np.int64), np.full(len(splits), np.inf)
     members = sorted((np.flatnonzero(splits == name) for name in set(splits.tolist())), key=len)
     lengths = np.linalg.norm(signatures, axis=1).astype(np.float64)
-    for number, asking in enumerate(members):
-        for asked in members[number + 1 :]:
-            _, found = faiss.knn(signatures[asking], signatures[asked], 1)
-            other = asked[found[:, 0]]
-            apart = np.linalg.norm(signatures[asking].astype(np.float64) - signatures[other], axis=1)
-            apart /= np.maximum(np.maximum(lengths[asking], lengths[other]), 1e-12)
-            for here, there in ((asking, other), (other, asking)):
-                order = np.argsort(-apart, kind="stable")  # the nearest of several is written last
+    for number, smaller in enumerate(members):
+        for larger in members[number + 1 :]:
+            _, neighbours = faiss.knn(signatures[smaller], signatures[larger], 1)
+            matches = larger[neighbours[:, 0]]
+            apart = np.linalg.norm(signatures[smaller].astype(np.float64) - signatures[matches], axis=1)
+            apart /= np.maximum(np.maximum(lengths[smaller], lengths[matches]), 1e-12)
+            for here, there in ((smaller, matches), (matches, smaller)):
+                order = np.argsort(-apart, kind="stable")  # of several matches the nearest is written last
                 near = order[apart[order] < distances[here[order]]]
                 distances[here[near]], rows[here[near]] = apart[near], there[near]
     return rows, distances
@@ -40,21 +47,30 @@ def find_nearest(signatures: np.ndarray, splits: np.ndarray) -> tuple[np.ndarray
 def find_copies(
     hashes: np.ndarray, counts: np.ndarray, splits: np.ndarray, reference: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find for each image outside the split `reference` the image of another split that most of its regions come from.
+    """Find for each image outside the reference split the image of another split that shares most of its regions.
 
-    hashes [regions] int64 of `hash_rows`, counts [images] int64 regions per image, splits [images] str. Returns rows
-    [images] int64 (-1: none) and shares [images] float64: the part of the image's regions whose features are equal to
-    those of regions of that image; boxes are not compared. Vectors in more than MAX_OWNERS images do not count, nor
-    fewer than three of them. With features from a codebook, where one vector is in many images, all shares are 0.
+    Regions are equal if their features are equal; boxes are not compared. Vectors that occur in more than MAX_OWNERS
+    images are ignored, and so are fewer than three equal regions. If the features come from a codebook, where one
+    vector occurs in many images, all shares are 0.
+
+    Args:
+        hashes: [regions] int64 of `hash_rows`.
+        counts: [images] int64, regions per image.
+        splits: [images] str.
+        reference: Name of the reference split, usually the training split.
+
+    Returns:
+        rows [images] int64, -1 for none, and shares [images] float64: the share of the image's regions whose features
+        equal those of regions of that other image.
     """
     sources, shares = np.full(len(counts), -1, np.int64), np.zeros(len(counts))
     repeated, owners = _find_repeated(hashes), np.repeat(np.arange(len(counts)), counts)
     regions = pd.DataFrame({"vector": hashes[repeated], "image": owners[repeated]})
-    stands = regions.drop_duplicates()  # a row for each vector and image
-    if _is_codebook(stands, splits == reference, hashes[(splits == reference)[owners]]):
+    occurrences = regions.drop_duplicates()  # a row for each vector and image
+    if _is_codebook(occurrences, splits == reference, hashes[(splits == reference)[owners]]):
         return sources, shares
-    images = stands.groupby("vector")["image"].transform("size")
-    rare = stands[(images > 1) & (images <= MAX_OWNERS)]
+    images = occurrences.groupby("vector")["image"].transform("size")
+    rare = occurrences[(images > 1) & (images <= MAX_OWNERS)]
     pairs = regions[splits[regions["image"]] != reference].merge(rare, on="vector", suffixes=("", "_of"))
     pairs = pairs[splits[pairs["image"]] != splits[pairs["image_of"]]]
     equal = pairs.groupby(["image", "image_of"]).size().reset_index(name="regions")
@@ -66,7 +82,7 @@ def find_copies(
 
 
 def _find_repeated(hashes: np.ndarray) -> np.ndarray:
-    """[regions] bool, which hashes stand more than once; by sorting, which takes 40 MB at COCO's size, and a second."""
+    """Return [regions] bool, which hashes occur more than once. Sorting takes 40 MB and one second at COCO's size."""
     ordered = np.sort(hashes)
     several = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not len(several):
@@ -74,8 +90,11 @@ def _find_repeated(hashes: np.ndarray) -> np.ndarray:
     return several[np.minimum(np.searchsorted(several, hashes), len(several) - 1)] == hashes
 
 
-def _is_codebook(stands: pd.DataFrame, own: np.ndarray, vectors: np.ndarray) -> bool:
-    """Whether vectors of the reference split (own [images] bool) often stand in several of its images."""
-    several = int((stands["vector"][own[stands["image"]]].value_counts() > 1).sum())
-    ordered = np.sort(vectors)  # np.unique makes a hash table of millions of numbers
+def _is_codebook(occurrences: pd.DataFrame, in_reference: np.ndarray, vectors: np.ndarray) -> bool:
+    """Return whether many vectors of the reference split occur in several of its images.
+
+    in_reference: [images] bool, the images of that split; vectors: the hashes of their regions.
+    """
+    several = int((occurrences["vector"][in_reference[occurrences["image"]]].value_counts() > 1).sum())
+    ordered = np.sort(vectors)  # np.unique would build a hash table of millions of numbers
     return several > CODEBOOK_SHARE * (1 + int(np.count_nonzero(ordered[1:] != ordered[:-1])))

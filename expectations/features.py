@@ -1,7 +1,7 @@
-"""What the suites need to know of the features: one pass over the file, block by block, leaves a few numbers a row.
+"""Measure the features in one pass over the file, block by block.
 
-16 GB of features become, per region, a norm, a count of bad numbers and a hash, and per image a signature of 160
-numbers.
+16 GB of features become a norm, a count of non-finite numbers and a hash per region, and a signature of 160 numbers per
+image.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _SEED = 20261123
 
 @dataclass(frozen=True)
 class Measures:
-    """What one pass over the features leaves.
+    """Measurements of the features.
 
-    norms       [regions] float64, Euclidean, of the finite numbers
+    norms       [regions] float64, Euclidean norm of the finite numbers
     bad         [regions] int64, how many numbers are NaN or infinite
-    hashes      [regions] int64, equal where all bytes of the features are
+    hashes      [regions] int64, equal if all bytes of the features are equal
     signatures  [images, 160] float32, see `measure_features`
     """
 
@@ -38,14 +38,14 @@ class Measures:
 
 
 def measure_features(data: Dataset, counts: np.ndarray) -> Measures:
-    """Read the features once, in blocks of 8 MiB, and measure them. counts [images] int64: regions per image.
+    """Read the features once, in blocks of 8 MiB, and measure them. counts: [images] int64, regions per image.
 
-    An image's signature is the mean over its regions of f ⊗ (1, x1, y1, x2, y2), where f [32] is the region's feature
-    in a fixed random projection, which keeps distances well (Johnson and Lindenstrauss, 1984), and the box is 0 where
-    there is none. It does not depend on the order of the regions, but on which of them is where: two scenes of the
-    same things in other places differ. Expects a sound structure (`hire_model.data.verify`).
+    An image's signature is the mean over its regions of f ⊗ (1, x1, y1, x2, y2). f [32] is the region's feature in a
+    fixed random projection, which approximately preserves distances (Johnson and Lindenstrauss, 1984); a missing box
+    counts as 0. The signature does not depend on the order of the regions, but on where each one is: two scenes with
+    the same objects in other positions differ. Expects a sound structure (`hire_model.data.verify`).
     """
-    data = Dataset(data.folder, data.manifest)  # one of our own, so that the boxes go when we are done
+    data = Dataset(data.folder, data.manifest)  # a separate object, so that the boxes are freed at the end
     dim, total = data.features.shape[1], int(counts.sum())
     norms, bad, hashes = np.empty(total, np.float64), np.empty(total, np.int64), np.empty(total, np.int64)
     signatures = np.empty((len(counts), _DIRECTIONS * 5), np.float32)
@@ -56,7 +56,7 @@ def measure_features(data: Dataset, counts: np.ndarray) -> Measures:
         hashes[rows] = hash_rows(stored)
         block = torch.from_numpy(stored).float()
         norm, bad[rows] = torch.linalg.vector_norm(block, dim=1), 0
-        if not torch.isfinite(norm).all():  # a NaN or an infinity shows there; each number is looked at only then
+        if not torch.isfinite(norm).all():  # checking each number is slow and only needed if a norm is not finite
             finite = torch.isfinite(block)
             bad[rows] = (~finite).sum(dim=1).numpy()
             norm = torch.linalg.vector_norm(block.masked_fill_(~finite, 0.0), dim=1)
@@ -70,7 +70,7 @@ def measure_features(data: Dataset, counts: np.ndarray) -> Measures:
 
 
 def _split_into_blocks(counts: np.ndarray, row_bytes: int) -> Iterator[tuple[slice, slice]]:
-    """Images and their rows, whole images of about BLOCK_BYTES at a time."""
+    """Yield (images, rows) of about BLOCK_BYTES each; an image is never split."""
     ends = np.cumsum(counts)
     edges = np.flatnonzero(np.diff(ends * row_bytes // BLOCK_BYTES)) + 1
     bounds = [0, *edges.tolist(), len(counts)]
@@ -80,5 +80,5 @@ def _split_into_blocks(counts: np.ndarray, row_bytes: int) -> Iterator[tuple[sli
 
 
 def hash_rows(rows: np.ndarray) -> np.ndarray:
-    """[n] int64, a hash of each row's bytes; rows [n, F]. Comparable within one process only: Python salts its hash."""
+    """Hash the bytes of each row of `rows` [n, F] to [n] int64. Comparable within one process: Python salts hashes."""
     return np.fromiter((hash(row.tobytes()) for row in rows), np.int64, len(rows))

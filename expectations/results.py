@@ -1,4 +1,4 @@
-"""Results of a validation: one per expectation, and all of them together."""
+"""Results of a validation: one per expectation, and all of a data set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ class ExpectationResult:
     """The result of one expectation.
 
     table        captions, images, regions, relations, splits or manifest
-    expectation  what was expected, in words
-    severity     "error" stops the pipeline, "warning" is reported
-    unexpected   number of rows that are not as expected
-    message      empty if the expectation holds; otherwise file, rows and values, the first few of them
+    expectation  description of the expectation
+    severity     "error" stops the pipeline, "warning" is only reported
+    ok           whether the expectation holds
+    unexpected   number of rows that violate it
+    message      empty if it holds; otherwise file, rows and values, the first few of them
     """
 
     table: str
@@ -36,7 +37,7 @@ class Validation:
 
     @property
     def ok(self) -> bool:
-        """True where no expectation of severity error failed."""
+        """Whether no expectation of severity error failed."""
         return all(result.ok for result in self.results if result.severity == "error")
 
     def failed(self, severity: Severity) -> list[ExpectationResult]:
@@ -44,7 +45,7 @@ class Validation:
         return [result for result in self.results if not result.ok and result.severity == severity]
 
     def summary(self) -> str:
-        """Return one message: what failed, in which file, at which rows, with which values; then the counts."""
+        """Return one message: a line per failed expectation (file, rows, values), then the counts."""
         errors, warnings = self.failed("error"), self.failed("warning")
         lines = [f"{result.severity}: {result.message}" for result in errors + warnings]
         if {result.table for result in self.results} == {"manifest"}:
@@ -53,7 +54,7 @@ class Validation:
         return "\n".join(lines)
 
     def rows(self) -> list[dict[str, str]]:
-        """Return a row per expectation for a table, failures first."""
+        """Return one table row per expectation, failures first."""
         order = sorted(self.results, key=lambda result: (result.ok, result.severity != "error"))
         return [
             {

@@ -17,26 +17,26 @@ from great_expectations.exceptions import SuiteParameterError
 from expectations import data_docs
 from expectations.results import ExpectationResult, Severity
 from expectations.suites import build_suite
-from expectations.tables import CheckedTable
+from expectations.tables import SuiteTable
 from hire_model.errors import DataError
 
-SHOWN = 3
-_LARGE = 100_000  # rows; a collection takes 0.2 s, more than checking a small table
+SHOWN = 3  # rows per message
+_LARGE = 100_000  # rows; a garbage collection takes 0.2 s, longer than checking a small table
 _FORMAT = {"result_format": "BASIC", "partial_unexpected_count": SHOWN, "include_unexpected_rows": True}
 
 
 class SuiteRunner:
-    """Great Expectations' context, in memory, for the tables of one data set."""
+    """Runs suites in an in-memory Great Expectations context; one runner per data set."""
 
     def __init__(self) -> None:
         stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
         self.context = gx.get_context(mode="ephemeral", project_config=DataContextConfig(store_backend_defaults=stores))
         self.context.variables.progress_bars = {"globally": False, "metric_calculations": False}  # type: ignore[assignment]
 
-    def run(self, table: CheckedTable, path: Path, parameters: dict[str, float]) -> list[ExpectationResult]:
+    def run(self, table: SuiteTable, path: Path, parameters: dict[str, float]) -> list[ExpectationResult]:
         """Check `table` against the suite in `path`; the results are in the suite's order.
 
-        Raises DataError where an expectation cannot be evaluated: for example if a column or parameter is missing.
+        Raises DataError if an expectation cannot be evaluated, for example if a column or parameter is missing.
         """
         suite = self.context.suites.add(build_suite(path))
         source = self.context.data_sources.add_pandas("data set")
@@ -48,7 +48,7 @@ class SuiteRunner:
                 batch_parameters={"dataframe": table.frame}, expectation_parameters=parameters, result_format=_FORMAT
             )
         except SuiteParameterError as error:
-            raise DataError(f"{path}: {error}. There are {', '.join(parameters) or 'none in this suite'}.") from error
+            raise DataError(f"{path}: {error}. Known: {', '.join(parameters) or 'none in this suite'}.") from error
         self.context.data_sources.delete("data set")  # its engine would keep the frame as long as the context exists
         if len(table.frame) > _LARGE:
             gc.collect()  # Great Expectations' copies of the frame, 400 MB at COCO's size, are in reference cycles
@@ -57,7 +57,7 @@ class SuiteRunner:
         return [_convert_result(table, path, result) for result in results]
 
     def write_docs(self, folder: Path, heading: str) -> None:
-        """Write data docs of all runs into `folder`; the first page is index.html."""
+        """Write data docs of all runs to `folder`; the first page is index.html."""
         self.context.add_data_docs_site(heading, data_docs.site_settings(folder))  # type: ignore[arg-type]  # a TypedDict that is not public
         self.context.build_data_docs(site_names=[heading])
         data_docs.make_local(folder, heading)
@@ -68,13 +68,13 @@ def _get_config(result: ExpectationValidationResult) -> Any:
     return result.expectation_config
 
 
-def _convert_result(table: CheckedTable, path: Path, result: ExpectationValidationResult) -> ExpectationResult:
-    config, found = _get_config(result), result.result
-    if "unexpected_count" not in found and "observed_value" not in found:
+def _convert_result(table: SuiteTable, path: Path, result: ExpectationValidationResult) -> ExpectationResult:
+    config, details = _get_config(result), result.result
+    if "unexpected_count" not in details and "observed_value" not in details:
         raise DataError(f"{path}: {config.type} {config.kwargs}: {_read_exception(result)}")
     severity: Severity = "error" if config.severity == "critical" else "warning"
-    unexpected = int(found.get("unexpected_count") or 0)
-    message = f"{table.file}: expected that {config.description}; {_describe_rows(table, config.kwargs, found)}"
+    unexpected = int(details.get("unexpected_count") or 0)
+    message = f"{table.label}: expected that {config.description}; {_describe_rows(table, config.kwargs, details)}"
     return ExpectationResult(
         table.name,
         str(config.description),
@@ -92,24 +92,24 @@ def _read_exception(result: ExpectationValidationResult) -> str:
     return str(first.get("exception_message", "no result"))
 
 
-def _describe_rows(table: CheckedTable, kwargs: dict[str, Any], found: dict[str, Any]) -> str:
+def _describe_rows(table: SuiteTable, kwargs: dict[str, Any], details: dict[str, Any]) -> str:
     """Return the number of unexpected rows, and the first few of them with their values."""
-    rows = found.get("unexpected_rows")
+    rows = details.get("unexpected_rows")
     if not isinstance(rows, pd.DataFrame):
-        return f"observed {found.get('observed_value')}"
+        return f"observed {details.get('observed_value')}"
     columns = kwargs.get("column_list") or [kwargs[key] for key in ("column", "column_A", "column_B") if key in kwargs]
-    named = [*columns, *(name for name in table.context if name not in columns)]
+    shown_columns = [*columns, *(name for name in table.context if name not in columns)]
     shown = "; ".join(
         f"row {index}: "
         + ", ".join(
             f"{name} {_shorten(value)}"
-            for name, value in zip(named, row, strict=True)
-            if name in columns or not pd.isna(value)  # there may be no image to name
+            for name, value in zip(shown_columns, row, strict=True)
+            if name in columns or not pd.isna(value)  # a context column may be empty
         )
-        for index, row in zip(rows.index, rows[named].itertuples(index=False), strict=True)
+        for index, row in zip(rows.index, rows[shown_columns].itertuples(index=False), strict=True)
     )
-    more = ", ..." if found["unexpected_count"] > len(rows) else ""
-    return f"not so in {found['unexpected_count']:,} of {found['element_count']:,} rows: {shown}{more}"
+    more = ", ..." if details["unexpected_count"] > len(rows) else ""
+    return f"wrong in {details['unexpected_count']:,} of {details['element_count']:,} rows: {shown}{more}"
 
 
 def _shorten(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Suites as JSON files: find, read and build them."""
+"""Find, read and build suites, which are JSON files."""
 
 from __future__ import annotations
 
@@ -16,24 +16,22 @@ SUITE_NAMES: Final = ("manifest", "captions", "images", "relations", "regions", 
 
 
 def find_suites(folder: Path | None = None) -> dict[str, Path]:
-    """Return the file of each suite, by name: that of `folder` if it has one, otherwise ours.
+    """Return the file of each suite by name: the one in `folder` if it exists there, otherwise the built-in one.
 
-    Raises DataError where the folder is not there, has no suite, or has one of a table that we do not know.
+    Raises DataError if the folder does not exist, contains no suites, or contains a suite of an unknown name.
     """
-    found = {name: SUITE_FOLDER / f"{name}.json" for name in SUITE_NAMES}
+    paths = {name: SUITE_FOLDER / f"{name}.json" for name in SUITE_NAMES}
     if folder is None:
-        return found
-    own = {path.stem: path for path in sorted(folder.expanduser().glob("*.json"))}
-    if not own or (unknown := sorted(own.keys() - found.keys())):
-        what = f"{unknown[0]}.json is no suite" if own else "no suites (*.json) here"
-        raise DataError(
-            f"{folder}: {what}; a suite is called one of {', '.join(f'{name}.json' for name in SUITE_NAMES)}."
-        )
-    return found | own
+        return paths
+    custom = {path.stem: path for path in sorted(folder.expanduser().glob("*.json"))}
+    if not custom or (unknown := sorted(custom.keys() - paths.keys())):
+        what = f"{unknown[0]}.json is not the name of a suite" if custom else "no suites (*.json) here"
+        raise DataError(f"{folder}: {what}. Expected one or more of {', '.join(f'{name}.json' for name in paths)}.")
+    return paths | custom
 
 
 def read_suite(path: Path) -> dict[str, Any]:
-    """Read the suite in `path` as JSON. Raises DataError where it is not a suite."""
+    """Read the suite in `path` as JSON. Raises DataError if it is not a suite."""
     try:
         suite = json.loads(path.read_text("utf-8"))
         for number, item in enumerate(suite["expectations"]):
@@ -45,7 +43,7 @@ def read_suite(path: Path) -> dict[str, Any]:
                     "critical (an error) or warning."
                 )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a suite: {error!r}. Expected what expectations/suites has.") from error
+        raise DataError(f"{path}: not a suite: {error!r}. Expected the format of expectations/suites.") from error
     return suite
 
 
@@ -54,12 +52,12 @@ def build_suite(path: Path) -> ExpectationSuite:
     from great_expectations.core import ExpectationSuite
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    import expectations.custom  # noqa: F401  registers our own
+    import expectations.custom  # noqa: F401  registers the custom expectations
 
     suite, built = read_suite(path), []
     for number, item in enumerate(suite["expectations"]):
         try:
             built.append(ExpectationConfiguration(**item).to_domain_obj())
-        except Exception as error:  # whatever Great Expectations or its pydantic says of it
+        except Exception as error:  # Great Expectations and pydantic raise many types
             raise DataError(f"{path}: expectation {number} ({item['type']}): {error}") from error
     return ExpectationSuite(name=path.stem, expectations=built, notes=suite.get("notes"))

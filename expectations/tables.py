@@ -1,6 +1,6 @@
-"""The tables that the suites check: those of the data set, with extra columns that the expectations need.
+"""The tables that the suites check: the tables of the data set, with extra columns that expectations need.
 
-A frame's index is the row in the file. A suite may name every column; docs/validation.md lists them.
+The index of a frame is the row in the file. A suite may refer to every column; docs/validation.md lists them.
 """
 
 from __future__ import annotations
@@ -22,21 +22,27 @@ from hire_model.data.store import Dataset
 from hire_model.data.verify import verify
 
 NORM_FACTOR = 10.0
-"""How far from the median norm of the reference split a norm may be where no range was learned."""
+"""A norm may differ from the reference split's median by this factor, unless a suite states a range."""
 
 
 @dataclass(frozen=True)
-class CheckedTable:
-    """A frame to check: the suite's name, the file that a message names, and the columns that tell whose a row is."""
+class SuiteTable:
+    """A frame for a suite to check.
+
+    name     name of the suite
+    label    what messages call the table, usually its file
+    frame    the rows
+    context  columns that messages show in addition, to identify a row
+    """
 
     name: str
-    file: str
+    label: str
     frame: pd.DataFrame
     context: tuple[str, ...] = ()
 
 
 class SimilarImages(NamedTuple):
-    """Per image the nearest of another split (row, distance), and the one that it was copied from (row, share)."""
+    """Per image: the nearest image of another split (row, distance) and the one it was copied from (row, share)."""
 
     nearest: np.ndarray
     apart: np.ndarray
@@ -44,8 +50,8 @@ class SimilarImages(NamedTuple):
     shares: np.ndarray
 
 
-def build_manifest_table(folder: Path, manifest: Manifest) -> CheckedTable:
-    """A row per file: what `hire data verify` finds wrong with it, the features' width and type as stored."""
+def build_manifest_table(folder: Path, manifest: Manifest) -> SuiteTable:
+    """Build a row per file: the findings of `hire data verify`, and the features' width and type."""
     findings = verify(folder)
     files = [MANIFEST, *(f"{table}.parquet" for table in TABLES), FEATURES]
     frame = pd.DataFrame({"file": files})
@@ -53,17 +59,17 @@ def build_manifest_table(folder: Path, manifest: Manifest) -> CheckedTable:
     frame["feature_dim"] = [manifest.feature_dim if file == FEATURES else np.nan for file in files]
     frame["feature_dtype"] = [manifest.feature_dtype if file == FEATURES else None for file in files]
     frame["feature_extractor"] = [manifest.feature_extractor if file == FEATURES else None for file in files]
-    return CheckedTable("manifest", MANIFEST, frame, ("file",))
+    return SuiteTable("manifest", MANIFEST, frame, ("file",))
 
 
 class DatasetTables:
-    """The content of one data set, whose structure is sound, as tables. None is kept: build one, check it, drop it."""
+    """Builds the tables of a data set with a sound structure. To save memory, tables are not cached."""
 
     def __init__(self, data: Dataset) -> None:
         self.data = data
 
-    def build(self, name: str) -> CheckedTable:
-        """The table of the suite `name`."""
+    def build(self, name: str) -> SuiteTable:
+        """Build the table of the suite `name`."""
         builders = {
             "captions": self._build_captions,
             "images": self._build_images,
@@ -72,9 +78,9 @@ class DatasetTables:
             "splits": self._build_splits,
         }
         pool = pa.default_memory_pool()
-        pool.release_unused()  # what the table before took
+        pool.release_unused()  # memory of the previous table
         table = builders[name]()
-        pool.release_unused()  # what was only on the way to this one
+        pool.release_unused()  # intermediate memory of this one
         return table
 
     def _read(self, name: str) -> pd.DataFrame:
@@ -86,98 +92,111 @@ class DatasetTables:
 
     @cached_property
     def _reference(self) -> str:
-        """The split that a model learns from: train, or the largest where there is none of that name."""
+        """The reference split: train, or the largest split if there is no train."""
         splits = self._images["split"]
         return "train" if (splits == "train").any() else str(splits.mode()[0])
 
     @cached_property
     def _measures(self) -> tuple[Measures, SimilarImages]:
-        """What the pass over the features leaves, without signatures and hashes; what these say of other splits."""
+        """The measurements of the features, without signatures and hashes, and the similar images found with these."""
         counts, splits = self._images["n_regions"].to_numpy(np.int64), self._images["split"].to_numpy()
-        found = measure_features(self.data, counts)
-        near = find_nearest(found.signatures, splits)
-        related = SimilarImages(*near, *find_copies(found.hashes, counts, splits, self._reference))
-        return replace(found, signatures=found.signatures[:0].copy(), hashes=found.hashes[:0].copy()), related
+        measures = measure_features(self.data, counts)
+        nearest = find_nearest(measures.signatures, splits)
+        similar = SimilarImages(*nearest, *find_copies(measures.hashes, counts, splits, self._reference))
+        measures = replace(measures, signatures=measures.signatures[:0].copy(), hashes=measures.hashes[:0].copy())
+        return measures, similar
 
     @cached_property
     def parameters(self) -> dict[str, float]:
-        """What a suite may write as {"$PARAMETER": name}: what is right for this data set and no other."""
+        """The values that a suite can refer to as {"$PARAMETER": name}; they depend on the data set."""
         norms, images = self._measures[0].norms, self._images
-        own = np.repeat(images["split"].to_numpy() == self._reference, images["n_regions"])
-        middle = float(np.median(norms[own]))
+        in_reference = np.repeat(images["split"].to_numpy() == self._reference, images["n_regions"])
+        median = float(np.median(norms[in_reference]))
         return {
             "classes": len(self.data.manifest.classes),
             "predicates": len(self.data.manifest.predicates),
-            "norm_low": middle / NORM_FACTOR,
-            "norm_high": middle * NORM_FACTOR,
+            "norm_low": median / NORM_FACTOR,
+            "norm_high": median * NORM_FACTOR,
         }
 
-    def _build_captions(self) -> CheckedTable:
-        """caption_id, image, text; image_id and split of the image; `plain`, the text that near duplicates share;
-        `split_copied`, the share of the split's captions that stand, by `plain`, in another split too."""
+    def _build_captions(self) -> SuiteTable:
+        """Build caption_id, image and text, image_id and split of the image, and two more columns.
+
+        plain         the simplified text, equal for near duplicates
+        split_copied  share of the split's captions whose `plain` occurs in another split
+        """
         frame = self._read("captions")
         frame["image_id"] = pd.Categorical.from_codes(frame["image"], self._images["image_id"])
         frame["split"] = pd.Categorical(self._images["split"]).take(frame["image"])
         frame["plain"] = simplify(frame["text"])
         frame["split_copied"] = _compute_copied_shares(frame)
-        return CheckedTable("captions", "captions.parquet", frame, ("image_id", "split"))
+        return SuiteTable("captions", "captions.parquet", frame, ("image_id", "split"))
 
-    def _build_images(self) -> CheckedTable:
-        """The images' columns; n_captions; `lost_picture`, the name of a picture that is not there."""
+    def _build_images(self) -> SuiteTable:
+        """Build the images' columns, n_captions, and `lost_picture`: the name of a picture that does not exist."""
         frame = self._images.copy()
         owners = pq.read_table(self.data.folder / "captions.parquet", columns=["image"])["image"].to_numpy()
         frame["n_captions"] = np.bincount(owners, minlength=len(frame))
         lost = [bool(name) and self.data.picture(row) is None for row, name in enumerate(frame["picture"].fillna(""))]
         frame["lost_picture"] = frame["picture"].where(np.array(lost, bool))
-        return CheckedTable("images", "images.parquet", frame, ("image_id", "split"))
+        return SuiteTable("images", "images.parquet", frame, ("image_id", "split"))
 
-    def _build_regions(self) -> CheckedTable:
-        """The regions' columns; image_id; `norm`, `bad` numbers of the features; `box_parts`, how many of four."""
+    def _build_regions(self) -> SuiteTable:
+        """Build the regions' columns, image_id, and three more.
+
+        norm       Euclidean norm of the features
+        bad        how many of the features are not finite
+        box_parts  how many of the box's four numbers are finite
+        """
         frame = self._read("regions")
-        # Great Expectations compares native 64-bit columns at once, and all others value by value in Python
+        # Great Expectations compares 64-bit columns at once, and all other columns value by value in Python
         frame = frame.astype({name: "int64" if name == "class_id" else "float64" for name in frame.columns})
         frame["box_parts"] = np.isfinite(frame[["x1", "y1", "x2", "y2"]]).sum(axis=1)
         frame["norm"], frame["bad"] = self._measures[0].norms, self._measures[0].bad
         frame["image_id"] = self._repeat_image_ids("n_regions")
-        return CheckedTable("regions", f"regions.parquet, {FEATURES}", frame, ("image_id",))
+        return SuiteTable("regions", f"regions.parquet, {FEATURES}", frame, ("image_id",))
 
-    def _build_relations(self) -> CheckedTable:
-        """The relations' columns; image_id; `n_regions` of the image."""
+    def _build_relations(self) -> SuiteTable:
+        """Build the relations' columns, image_id, and `n_regions` of the image."""
         frame = self._read("relations")
         frame = frame.astype({name: "float64" if name == "score" else "int64" for name in frame.columns})
         counts = self._images["n_regions"].to_numpy(np.int64)
         frame["n_regions"] = np.repeat(counts, self._images["n_relations"])
         frame["image_id"] = self._repeat_image_ids("n_relations")
-        return CheckedTable("relations", "relations.parquet", frame, ("image_id",))
+        return SuiteTable("relations", "relations.parquet", frame, ("image_id",))
 
-    def _build_splits(self) -> CheckedTable:
-        """A row per image: image_id, split, picture; `apart`, how far its features are from the nearest image of
-        another split (0: the same), and `nearest`, which one that is; `copied`, the share of its regions whose features
-        are those of regions of one image of another split (0 in the training split), and `source`, which one."""
-        frame, found = self._images[["image_id", "split", "picture"]].copy(), self._measures[1]
-        frame["apart"], frame["nearest"] = found.apart, self._describe_images(found.nearest)
-        frame["copied"], frame["source"] = found.shares, self._describe_images(found.sources)
-        return CheckedTable("splits", "images.parquet", frame, ("image_id", "split", "nearest", "source"))
+    def _build_splits(self) -> SuiteTable:
+        """Build a row per image: image_id, split, picture, and four more columns.
+
+        apart    distance of its features from the nearest image of another split; 0: equal
+        nearest  that image
+        copied   share of its regions whose features equal those of one image of another split; 0 in the reference split
+        source   that image
+        """
+        frame, similar = self._images[["image_id", "split", "picture"]].copy(), self._measures[1]
+        frame["apart"], frame["nearest"] = similar.apart, self._describe_images(similar.nearest)
+        frame["copied"], frame["source"] = similar.shares, self._describe_images(similar.sources)
+        return SuiteTable("splits", "images.parquet", frame, ("image_id", "split", "nearest", "source"))
 
     def _describe_images(self, rows: np.ndarray) -> list[str | None]:
-        """Images by row, in words; None for a row of -1."""
+        """Describe images by row, id and split; None for row -1."""
         ids, splits = self._images["image_id"].to_numpy(), self._images["split"].to_numpy()
         return [f"row {row}, {ids[row]}, {splits[row]}" if row >= 0 else None for row in rows.tolist()]
 
     def _repeat_image_ids(self, counts: str) -> pd.Categorical:
-        """The image_id of each row of a table of which an image has `counts` rows; one number a row is held."""
+        """Repeat each image_id as often as the image's column `counts` states; categorical to save memory."""
         images = self._images
         return pd.Categorical.from_codes(np.repeat(np.arange(len(images)), images[counts]), images["image_id"])
 
 
 def _compute_copied_shares(frame: pd.DataFrame) -> pd.Series:
-    """Of each row's split the share of rows whose `plain` stands in another split as well."""
+    """Compute for each row the share of its split's rows whose `plain` occurs in another split too."""
     pairs = frame[["plain", "split"]].drop_duplicates()
     shared = frame["plain"].isin(pairs["plain"][pairs["plain"].duplicated()])
     return shared.groupby(frame["split"], observed=True).transform("mean").astype("float64")
 
 
 def simplify(texts: pd.Series) -> pd.Series:
-    """Texts without case, punctuation, articles and spare white space: what near duplicates have in common."""
+    """Remove case, punctuation, articles and extra white space, so that near duplicates become equal."""
     bare = texts.str.lower().str.replace(r"[^\w\s]", " ", regex=True)
     return bare.str.replace(r"\b(a|an|the)\b", " ", regex=True).str.replace(r"\s+", " ", regex=True).str.strip()

@@ -1,4 +1,7 @@
-"""Commands that this package adds to `hire` (pyproject.toml, hire.commands). Prefect is imported inside them."""
+"""The commands `hire flow` and `hire monitor`. pyproject.toml (hire.commands) adds them to `hire`.
+
+Prefect takes seconds to import, so the commands import it only when they run.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from hire_model.cli.options import Recipe, ReportFile, Set, VersionName, collect
 from hire_model.errors import HireError
 
 
-class Name(StrEnum):
+class FlowName(StrEnum):
     """The flows that `hire flow` runs."""
 
     retrain = "retrain"
@@ -26,31 +29,38 @@ class Name(StrEnum):
 
 
 def flow(
-    name: Annotated[Name, typer.Argument(help="retrain is the whole; the others are its parts.")],
+    name: Annotated[FlowName, typer.Argument(help="retrain runs all steps; the others run one step.")],
     recipe: Recipe = "",
     data: Annotated[str, typer.Option(metavar="DATASET", help="Data set folder.")] = "",
     version: VersionName = "",
     set_: Set = None,
-    fresh: Annotated[bool | None, typer.Option("--fresh", help="Train from the beginning in any case.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Stop the training after so many hours.")] = None,
+    fresh: Annotated[bool | None, typer.Option("--fresh", help="Train from the beginning; do not resume.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Stop the training after this many hours.")] = None,
 ) -> None:
-    """Run a flow here and now, on the Prefect server if one is running, on a temporary one otherwise.
+    """Run a flow in this process, with the running Prefect server or a temporary one.
 
-    Exit status: 0 done, 1 the version did not pass the gate, 2 failed.
+    Exit status: 0 success, 1 the gate rejected the version, 2 failure.
     """
-    module = import_module("flows.promote" if name is Name.package else f"flows.{name}")
-    chosen = module.hire if name is Name.retrain else getattr(module, name)
+    module = import_module("flows.promote" if name is FlowName.package else f"flows.{name}")
+    chosen = module.hire if name is FlowName.retrain else getattr(module, name)
 
-    asked = collect_overrides(set_)
-    given: dict[str, Any] = dict(recipe=recipe, data=data, version=version, overrides=asked, fresh=fresh, hours=hours)
-    options = {key: "--set" if key == "overrides" else f"--{key}" for key in given}
-    given = {key: value for key, value in given.items() if value not in (None, "", [])}
-    known = chosen.parameters.properties
-    if unknown := sorted(given.keys() - known.keys()):
-        takes = ", ".join(options[key] for key in known if key in options)
-        raise HireError(f"hire flow {name} takes no {options[unknown[0]]}; it takes {takes}.")
-    state = chosen(**given, return_state=True)
-    state.result()  # raises what the flow raised
+    overrides = collect_overrides(set_)
+    values: dict[str, Any] = {
+        "recipe": recipe,
+        "data": data,
+        "version": version,
+        "overrides": overrides,
+        "fresh": fresh,
+        "hours": hours,
+    }
+    options = {key: "--set" if key == "overrides" else f"--{key}" for key in values}
+    arguments = {key: value for key, value in values.items() if value not in (None, "", [])}
+    accepted = chosen.parameters.properties
+    if unknown := sorted(arguments.keys() - accepted.keys()):
+        valid = ", ".join(options[key] for key in accepted if key in options)
+        raise HireError(f"hire flow {name} has no option {options[unknown[0]]}. Use only: {valid}.")
+    state = chosen(**arguments, return_state=True)
+    state.result()  # raises the error of a failed flow
     from flows.gate import REJECTED
 
     if state.name == REJECTED:
@@ -58,13 +68,13 @@ def flow(
 
 
 def monitor(
-    journal: Annotated[Path, typer.Option(metavar="FOLDER", help="As given to 'hire serve --journal'.")],
-    data: Annotated[str, typer.Option(metavar="DATASET", help="What the model has learned from.")] = "",
-    model: Annotated[str, typer.Option(help="models:/hire@champion, or a model folder; the champion without it.")] = "",
+    journal: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of 'hire serve --journal'.")],
+    data: Annotated[str, typer.Option(metavar="DATASET", help="The data set that the model was trained on.")] = "",
+    model: Annotated[str, typer.Option(help="models:/hire@champion, or a model folder. Default: the champion.")] = "",
     report: ReportFile = None,
     set_: Set = None,
 ) -> None:
-    """Compare what a server was asked with what its model has learned; exit status 1 on drift."""
+    """Compare a server's requests with the data that its model was trained on; exit status 1 on drift."""
     from hire_model.files import check_writable, write_text
     from hire_model.settings import resolve
 
@@ -74,12 +84,12 @@ def monitor(
     from expectations.check import run_suite
     from hire_model.workflows.monitor import monitor as run_monitor
 
-    address = model or f"models:/{settings.tracking.model_name}@champion"
-    found = run_monitor(journal, address, settings, run_suite)
-    typer.echo(found.drift.summary())
-    for row in found.drift.rows():
-        typer.echo(f"  {row['figure']:<30} {row['verdict']:<11} {row['learned']} → {row['asked']}")
+    uri = model or f"models:/{settings.tracking.model_name}@champion"
+    result = run_monitor(journal, uri, settings, run_suite)
+    typer.echo(result.drift.summary())
+    for row in result.drift.rows():
+        typer.echo(f"  {row['statistic']:<30} {row['verdict']:<11} {row['training data']} → {row['journal']}")
     if report:
-        typer.echo(f"Report: {write_text(found.page, report)}")
-    if found.drift.verdict == "drift":
+        typer.echo(f"Report: {write_text(result.page, report)}")
+    if result.drift.verdict == "drift":
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Flow `evaluate`: recall of a registered version and of the champion on the same split."""
+"""Flow `evaluate`: measure the recall of a registered version and of the champion on the same split."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from typing import Any
 from prefect import flow, task
 from prefect.context import TaskRunContext
 
-from flows.keys import hash_code, hash_folder, read_data_state
 from flows.parameters import Data, Overrides, Recipe, Version, resolve_settings
-from flows.prefect_support import NOTIFY, RETRY_IO, show_link, show_recall
+from flows.prefect_support import (
+    NOTIFY,
+    RETRY_IO,
+    hash_code,
+    hash_folder,
+    read_data_state,
+    show_link,
+    show_recall,
+)
 from hire_model.evaluation.result import Result
 from hire_model.settings import Settings
 from hire_model.settings.fingerprint import hash_json
@@ -18,15 +25,19 @@ from hire_model.settings.fingerprint import hash_json
 
 @flow(name="evaluate", log_prints=True)
 def evaluate(version: Version = "champion", recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) -> Result:
-    """Evaluate a version and the champion on the evaluation split of the recipe; artifacts: table, curve, reports.
+    """Evaluate a version and the champion on the evaluation split. Artifacts: recall table, recall curve, reports.
 
-    Returns the version's figures. Raises HireError if there is no such version, split or data set.
+    Returns:
+        The figures of the version.
+
+    Raises:
+        HireError: the version, the split or the data set does not exist.
     """
     settings = resolve_settings(recipe, data, overrides).settings
     results = {}
     for name, (uri, folder) in fetch_models(settings, version).items():
         slug = name.replace(" ", "-")
-        key = _hash_inputs(folder, settings)[:8]  # other data or settings make another page
+        key = _hash_inputs(folder, settings)[:8]  # one page per model, data and settings
         page = settings.train.out.parent / "evaluated" / f"{slug}-{key}.html"
         figures = evaluate_model.with_options(refresh_cache=not page.is_file())(uri, folder, settings, page)
         results[name] = Result.model_validate(figures)
@@ -36,24 +47,24 @@ def evaluate(version: Version = "champion", recipe: Recipe = "", data: Data = ""
 
 
 nightly = evaluate.with_options(name="hire", **NOTIFY)
-"""The same flow under the name `hire`, for the deployment hire/evaluate."""
+"""The flow of the deployment hire/evaluate: Prefect names a deployment FLOW/DEPLOYMENT."""
 
 
 @task(name="fetch models", timeout_seconds=3600, **RETRY_IO)
 def fetch_models(settings: Settings, version: str) -> dict[str, tuple[str, Path]]:
-    """Return 'version 4' -> (address, folder) of `version`, and of the champion if it is another version."""
+    """Return the name ('version 4') -> (URI, folder) of `version`, and of the champion if that is another version."""
     from hire_model.tracking import registry, versions
 
     chosen, champion = versions.find(settings.tracking, version), versions.find_champion(settings.tracking)
     models = {f"version {chosen.number}": chosen}
     if champion is not None and champion.number != chosen.number:
         models[f"champion {champion.number}"] = champion
-    return {name: (one.uri, registry.fetch(one.uri, settings.tracking)) for name, one in models.items()}
+    return {name: (model.uri, registry.fetch(model.uri, settings.tracking)) for name, model in models.items()}
 
 
 def _hash_inputs(folder: Path, settings: Settings) -> str:
     """Return a digest of what the figures depend on: the model, the data, the evaluation settings, the code."""
-    from hire_model.data.chosen import open_dataset
+    from hire_model.data.splits import open_dataset
 
     data = read_data_state(open_dataset(settings.data).folder)
     options = settings.evaluate.model_dump(mode="json"), settings.data.evaluation_split
@@ -65,7 +76,7 @@ def _make_cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 
 @task(
-    name="judge",
+    name="evaluate model",
     log_prints=True,
     cache_key_fn=_make_cache_key,
     persist_result=True,
@@ -74,9 +85,9 @@ def _make_cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     **RETRY_IO,
 )
 def evaluate_model(uri: str, folder: Path, settings: Settings, page: Path) -> dict[str, Any]:
-    """Return the figures (`Result` as JSON) of the model at `uri` with its files in `folder`; write the report `page`.
+    """Return the figures (`Result` as JSON) of the model `uri`, stored in `folder`; write the report to `page`.
 
-    Cached until the model, the data, the evaluation settings or the code change.
+    The result is cached until the model, the data, the evaluation settings or the code change.
     """
     from hire_model.workflows import evaluate as workflow
 

@@ -1,4 +1,4 @@
-"""Flow `gate`: check whether a version may become the champion. The reasons are an artifact and tags of the version."""
+"""Flow `gate`: decide whether a version may become the champion."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from flows.prefect_support import RETRY_IO, show_markdown, show_table
 from hire_model.gate import Decision
 from hire_model.settings import Settings
 
-REJECTED = "Rejected"  # the name of the final state: the flow has completed, and the gate rejected the version
+REJECTED = "Rejected"
+"""Name of the final state (type Completed) if the gate rejected the version."""
 
 
 @flow(name="gate", log_prints=True)
 def gate(version: Version = "challenger", recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) -> Decision:
-    """Check a version against the rules (settings gate.*) and the champion; artifacts: the decision, its rules.
+    """Check a version against the rules (settings gate.*) and the champion. Artifacts: the decision, a table of rules.
 
-    Returns the decision. If the version is rejected, the final state is Completed with the name 'Rejected'. Raises
-    HireError if there is no such version, split or data set.
+    Returns:
+        The decision. If it rejects the version, the final state is Completed with the name 'Rejected'.
+
+    Raises:
+        HireError: the version, the split or the data set does not exist.
     """
     decision = decide_promotion(resolve_settings(recipe, data, overrides).settings, version)
     show_markdown("gate", decision.markdown())
@@ -30,7 +34,7 @@ def gate(version: Version = "challenger", recipe: Recipe = "", data: Data = "", 
 
 
 def make_rejected_state(decision: Decision) -> Any:
-    """Return the final state of a flow whose gate rejected the version; a calling flow gets the decision itself."""
+    """Return the final state 'Rejected' for a flow. A flow that calls it as a subflow gets `decision` as its result."""
     return Completed(name=REJECTED, message=_explain(decision), data=decision)
 
 
@@ -40,7 +44,7 @@ def _explain(decision: Decision) -> str:
 
 @task(name="decide", log_prints=True, timeout_seconds=6 * 3600, **RETRY_IO)
 def decide_promotion(settings: Settings, version: str) -> Decision:
-    """Return the decision, which is also written to the version's tags and run."""
+    """Measure the version, decide, and write the decision to the version's tags and to its run."""
     from hire_model.workflows import gate as workflow
 
     return workflow.gate(settings, version).decision

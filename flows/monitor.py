@@ -18,7 +18,9 @@ from hire_model.settings import Settings
 from hire_model.settings.fingerprint import hash_json
 from hire_model.workflows.monitor import MonitorResult
 
-DRIFT = "Drift"  # the name of the final state: the flow has completed, and found drift
+DRIFT = "Drift"
+"""Name of the final state (type Completed) if the flow found drift."""
+
 RETRAIN = "hire/retrain"
 
 
@@ -31,32 +33,36 @@ def monitor(
     overrides: Overrides = (),
     retrain: Retrain = False,
 ) -> Any:
-    """Compare a server's journal with the data of its version; artifacts: the table, a link to the report.
+    """Compare a server's journal with the training data of its version. Artifacts: the table, a link to the report.
 
-    Returns the verdict: 'no drift' or 'too few' pairs; on drift the final state is Completed with the name 'Drift'.
-    Raises HireError if there is no such journal, version or data set.
+    Returns:
+        The verdict: 'no drift', 'too few' (pairs to compare) or 'drift'. On drift the final state is Completed with the
+        name 'Drift'.
+
+    Raises:
+        HireError: the journal, the version or the data set does not exist.
     """
     settings = resolve_settings(recipe, data, overrides).settings
-    found = compare_journal(Path(journal), settings, version)
-    page = write_text(found.page, settings.train.out.parent / "monitored" / "drift.html")
-    show_table("drift", found.drift.rows(), found.drift.verdict)
+    result = compare_journal(Path(journal), settings, version)
+    page = write_text(result.page, settings.train.out.parent / "monitored" / "drift.html")
+    show_table("drift", result.drift.rows(), result.drift.verdict)
     show_link("drift-report", page, "Report of the monitor")
-    print(found.drift.summary())
-    if found.drift.verdict != "drift":
-        return found.drift.verdict
-    message = found.drift.summary()
+    message = result.drift.summary()
+    print(message)
+    if result.drift.verdict != "drift":
+        return result.drift.verdict
     if retrain:
-        message += f"\nStarted {start_retrain(found, recipe, data, overrides)}."
-    return Completed(name=DRIFT, message=message, data=found.drift.verdict)
+        message += f"\nStarted {start_retrain(result, recipe, data, overrides)}."
+    return Completed(name=DRIFT, message=message, data=result.drift.verdict)
 
 
 watch = monitor.with_options(name="hire", **NOTIFY)
-"""The same flow under the name `hire`, for the deployment hire/monitor."""
+"""The flow of the deployment hire/monitor: Prefect names a deployment FLOW/DEPLOYMENT."""
 
 
 @task(name="compare journal and data", timeout_seconds=3600, **RETRY_IO)
 def compare_journal(journal: Path, settings: Settings, version: str) -> MonitorResult:
-    """Compare the journal with the data of the model `version` of the registry."""
+    """Compare the journal with the training data of the registered model `version`."""
     from expectations.check import run_suite
     from hire_model.tracking import versions
     from hire_model.workflows.monitor import monitor
@@ -64,19 +70,20 @@ def compare_journal(journal: Path, settings: Settings, version: str) -> MonitorR
     return monitor(journal, versions.find(settings.tracking, version).uri, settings, run_suite)
 
 
-def start_retrain(found: MonitorResult, recipe: str, data: str, overrides: Overrides) -> str:
-    """Start the deployment hire/retrain without waiting for its end; return the run's name.
+def start_retrain(result: MonitorResult, recipe: str, data: str, overrides: Overrides) -> str:
+    """Start the deployment hire/retrain without waiting for it; return the name of its run.
 
-    It starts once for each model and data: while drift lasts, the same training would give the same model again. Raises
-    HireError if there is no such deployment.
+    Each combination of model, data and parameters starts it only once. A second run would train the same model again.
+    Raises HireError if the deployment does not exist.
     """
-    parameters = {"recipe": recipe, "data": data, "overrides": list(overrides)}
-    given = {key: value for key, value in parameters.items() if value}
-    once = hash_json("retrain", found.weights, found.digest, given)
+    options = {"recipe": recipe, "data": data, "overrides": list(overrides)}
+    parameters = {key: value for key, value in options.items() if value}
+    key = hash_json("retrain", result.weights, result.digest, parameters)
     try:
-        run: Any = run_deployment(RETRAIN, parameters=given, timeout=0, idempotency_key=once, as_subflow=False)
+        run: Any = run_deployment(RETRAIN, parameters=parameters, timeout=0, idempotency_key=key, as_subflow=False)
     except ObjectNotFound as error:
         raise HireError(
-            f"There is drift, but no deployment {RETRAIN} to start. Deploy it, with server and worker: 'make pipeline'."
+            f"{RETRAIN}: the monitor found drift, but the Prefect server has no such deployment to start. Run "
+            "'make pipeline', which deploys it and starts a server and a worker, then run the monitor again."
         ) from error
     return f"{RETRAIN}, run {run.name}"

@@ -1,6 +1,7 @@
-"""The parameters that flows share, each with its description for Prefect's form, and how they become settings.
+"""The parameters that flows share, and how they become settings.
 
-The descriptions are JSON schemas, as Prefect drops the description of a pydantic `Field` inside `Annotated`.
+Prefect's form shows each parameter with its description. The descriptions are JSON schemas, because Prefect drops the
+description of a pydantic `Field` inside `Annotated`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ Recipe = Annotated[
     str,
     _describe(
         "string",
-        "What is trained and how: a recipe by name (synthetic, flickr8k_mini, codraw, paper), or the path of a TOML "
-        "file. Empty where only defaults and the settings below count.",
+        "Recipe: a name (synthetic, flickr8k_mini, codraw, paper) or the path of a TOML file. Empty: the default "
+        "settings, changed only by the overrides.",
         "synthetic",
     ),
 ]
@@ -31,8 +32,8 @@ Data = Annotated[
     str,
     _describe(
         "string",
-        "Folder of the data set on the worker's machine, as 'hire data import' makes it. Empty: the recipe's, or else "
-        "relational scenes, which are drawn where they are not there yet.",
+        "Folder of a data set on the worker's machine, as 'hire data import' writes it. Empty: the recipe's data set, "
+        "or relational scenes, which are generated if they do not exist.",
         "datasets/f30k",
     ),
 ]
@@ -40,7 +41,7 @@ Overrides = Annotated[
     Sequence[str],
     _describe(
         "array",
-        "Single settings that differ from the recipe, one KEY=VALUE each. 'hire config show' lists them all.",
+        "Settings that differ from the recipe, one KEY=VALUE each. 'hire config show' lists all settings.",
         ["train.epochs=5", "train.seed=1"],
         items={"type": "string"},
     ),
@@ -49,7 +50,7 @@ Version = Annotated[
     str,
     _describe(
         "string",
-        "A version of the registered model: its number, or challenger, champion or previous.",
+        "Version of the registered model: a number, or the alias challenger, champion or previous.",
         "challenger",
     ),
 ]
@@ -57,8 +58,8 @@ Fresh = Annotated[
     bool,
     _describe(
         "boolean",
-        "Train from the beginning, even where an interrupted or finished training with the same data, settings and "
-        "code could be taken up.",
+        "Train from the beginning, even if a training with the same data, settings and code was interrupted or has "
+        "finished.",
     ),
 ]
 Hours = Annotated[
@@ -66,7 +67,7 @@ Hours = Annotated[
     Field(gt=0),
     _describe(
         "number",
-        "The training is stopped after so many hours; the same run, started again, goes on from its checkpoint.",
+        "Stop the training after this many hours. The same run, started again, resumes from the checkpoint.",
         exclusiveMinimum=0,
     ),
 ]
@@ -74,7 +75,7 @@ Journal = Annotated[
     str,
     _describe(
         "string",
-        "Folder on the worker's machine that the server writes its journal to ('hire serve --journal FOLDER').",
+        "Folder on the worker's machine with the journal of a server ('hire serve --journal FOLDER').",
         "runs/journal",
     ),
 ]
@@ -82,12 +83,12 @@ Retrain = Annotated[
     bool,
     _describe(
         "boolean",
-        "On drift, start the deployment hire/retrain with the recipe, data and settings given here; once for each "
-        "model and data set.",
+        "On drift, start the deployment hire/retrain with this recipe, data and overrides, once for each model and "
+        "data set.",
     ),
 ]
 
 
 def resolve_settings(recipe: str = "", data: str = "", overrides: Sequence[str] = ()) -> ResolvedSettings:
-    """Resolve a flow's parameters to settings; the environment counts below them, as on the command line."""
+    """Return the settings of a flow: default < recipe < environment < `data` < `overrides`."""
     return resolve(recipe or None, [*([f"data.path={data}"] if data else []), *overrides])

@@ -1,6 +1,6 @@
-"""What the flows need from Prefect beyond @flow and @task: artifacts, retries, notifications, and workarounds.
+"""What the flows need from Prefect beyond @flow and @task: artifacts, retries, cache keys, notifications, workarounds.
 
-Importing this module routes the project's log lines to Prefect and makes forked processes end normally.
+Importing this module sends the project's log lines to Prefect and removes Prefect's exit calls from forked processes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +37,18 @@ from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import exponential_backoff
 from sqlalchemy.exc import OperationalError
 
+from hire_model.data.schema import MANIFEST, hash_file
+from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.evaluation.result import KS, Result
+from hire_model.settings.fingerprint import hash_json
 from hire_model.tracking.lease import PromotionBusy
 
 # --- Artifacts: what a run shows in Prefect ---
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, str]], description: str) -> None:
-    """Show a table with a column per key of its rows."""
+    """Show a table with one column per key of its rows."""
     create_table_artifact([dict(row) for row in rows], key=key, description=description)
 
 
@@ -58,17 +63,17 @@ def show_link(key: str, path: Path, description: str) -> None:
 
 
 def show_progress(key: str, description: str) -> Callable[[float], None]:
-    """Show a progress bar at 0; the returned function moves it to a share in 0-1."""
+    """Show an empty progress bar. Return the function that sets it, from 0 to 1."""
     bar: Any = create_progress_artifact(0.0, key=key, description=description)
 
-    def move(share: float) -> None:
+    def set_progress(share: float) -> None:
         update_progress_artifact(bar, 100 * share)
 
-    return move
+    return set_progress
 
 
 def show_recall(results: Mapping[str, Result]) -> None:
-    """Show the recall of models by name: a table with 95 % intervals, and the curve over K."""
+    """Show the recall of each named model: a table with 95 % intervals, and the curve over K."""
     from hire_model.evaluation.plots import plot_recall_points
 
     first = next(iter(results.values()))
@@ -76,8 +81,8 @@ def show_recall(results: Mapping[str, Result]) -> None:
     show_table("recall", [_recall_row(name, result) for name, result in results.items()], title)
     picture = io.BytesIO()
     plot_recall_points(results).savefig(picture, format="png", dpi=110, facecolor="white")
-    address = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()  # so no file server is needed
-    create_image_artifact(address, key="recall-curve", description=f"Recall@K, {title}")
+    url = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()  # needs no file server
+    create_image_artifact(url, key="recall-curve", description=f"Recall@K, {title}")
 
 
 def _recall_row(name: str, result: Result) -> dict[str, str]:
@@ -100,10 +105,10 @@ _TRANSIENT_CODES = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}  # MLfl
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether `error`, or an error that caused it, is an I/O fault that a retry may not meet.
+    """Return whether `error`, or an error that caused it, is an I/O fault that may be gone at the next try.
 
-    A missing file, a full disk, a wrong setting and data that fail validation do not go away, so they do not count;
-    neither does a task's own time-out.
+    A missing file, a full disk, a wrong setting and invalid data stay as they are, so they are not transient. The
+    timeout of a task is not transient either: the next try would take as long.
     """
     return any(
         (isinstance(cause, _TRANSIENT) and not isinstance(cause, TaskRunTimeoutError))
@@ -130,19 +135,57 @@ RETRY_IO: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": _should_retry,
 }
-"""For @task: three retries after 5, 10 and 20 seconds (plus up to half as much again), if `is_transient`."""
+"""For @task: up to three retries of a transient fault, after 5, 10 and 20 seconds, each up to 50 % longer."""
 
 
-# --- Notification: the end of a run, sent to a webhook. Off until a Prefect block of type Webhook is 'hire-notify' ---
+# --- Cache keys: what a cached result or a finished training depends on ---
+
+_CODE_SUFFIXES = (".py", ".toml", ".json")
+
+
+@cache
+def hash_code(*packages: str) -> str:
+    """Return the digest of the source, recipes and suites in `packages`."""
+    files: dict[str, str] = {}
+    for package in packages:
+        spec = find_spec(package)
+        assert spec and spec.submodule_search_locations
+        folder = Path(spec.submodule_search_locations[0])
+        paths = [path for path in folder.rglob("*") if path.suffix in _CODE_SUFFIXES]
+        files |= {f"{package}/{path.relative_to(folder)}": hash_file(path).sha256 for path in paths}
+    return hash_json(files)
+
+
+def hash_folder(folder: Path) -> str:
+    """Return the digest of the names and bytes of all files in `folder`."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return hash_json({str(path.relative_to(folder)): hash_file(path).sha256 for path in paths})
+
+
+def read_data_state(folder: Path) -> list[Any]:
+    """Return the digest of the data set in `folder`, and the size and modification time of each of its files.
+
+    Size and time reveal a file that was changed without updating the manifest. Hashing every file would take as long as
+    the work that the cache saves.
+    """
+    manifest = Dataset.open(folder).manifest
+    files = []
+    for name in [MANIFEST, *sorted(manifest.files)]:
+        stat = (folder / name).stat()
+        files.append((name, (stat.st_size, stat.st_mtime_ns)))
+    return [manifest.digest, files]
+
+
+# --- Notification: a webhook is called when a run ends, if Prefect has a Webhook block named 'hire-notify' ---
 
 WEBHOOK_BLOCK = "hire-notify"
 _log = logging.getLogger("hire_model.flows")
 
 
 async def notify(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Send flow, run, state and message as JSON. A webhook that fails is a warning: it must not fail the run.
+    """Send flow, run, state and message as JSON. If the webhook fails, log a warning; the run must not fail.
 
-    Prefect fixes the names of the parameters: for a killed run it passes them by name.
+    Do not rename the parameters: for a killed run, Prefect passes them as keyword arguments.
     """
     try:
         hook: Any = await Webhook.aload(WEBHOOK_BLOCK)
@@ -154,23 +197,27 @@ async def notify(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> 
         async with asyncio.timeout(20):
             (await hook.call(body)).raise_for_status()
     except Exception as error:
-        _log.warning("The webhook of block %s took no word of this run: %s", WEBHOOK_BLOCK, error)
+        _log.warning(
+            "The end of this run was not reported: the webhook of Prefect block '%s' failed: %s. Check its URL.",
+            WEBHOOK_BLOCK,
+            error,
+        )
 
 
 NOTIFY: dict[str, Any] = {"on_completion": [notify], "on_failure": [notify], "on_crashed": [notify]}
 """For @flow: call `notify` when a run ends."""
 
 
-# --- Logs: the project's own log lines go to the run, and a HireError shows its message without a traceback ---
+# --- Logs: the project's log lines go to the run, and a HireError is logged without a traceback ---
 
 _LOGGERS = ("hire_model", "expectations")
 
 
 class TracebackFilter(logging.Filter):
-    """Replace the traceback of a HireError, which Prefect logs for every failure, by its message."""
+    """Replace the traceback of a HireError by its message; Prefect logs a traceback for every failure."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change the record if it has a HireError; always return True."""
+        """Change a record that has a HireError. Return True, so every record is logged."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HireError):
             record.msg, record.args, record.exc_info = str(error), (), None
@@ -178,7 +225,7 @@ class TracebackFilter(logging.Filter):
 
 
 def send_logs_to_prefect() -> None:
-    """Send our loggers' lines to the run that they arise in, and filter the loggers of runs."""
+    """Send the lines of the project's loggers to the current run, and filter tracebacks from Prefect's loggers."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
@@ -192,12 +239,12 @@ def send_logs_to_prefect() -> None:
 
 
 def remove_exit_calls() -> None:
-    """Remove the calls that Prefect makes when the interpreter ends, in a process that was just forked.
+    """Remove Prefect's exit calls from a process that was just forked, so that it can end with status 0.
 
-    Prefect's services for logs and events (3.8) drain their queues then. In a forked process their threads are gone: an
-    assertion fails and the process ends with status 1, whatever it did.
+    At exit, Prefect's services for logs and events (3.8) drain their queues. A forked process does not have their
+    threads, so an assertion fails and the process ends with status 1.
     """
-    calls: list = threading._threading_atexits  # type: ignore[attr-defined]  # there is no public list of them
+    calls: list = threading._threading_atexits  # type: ignore[attr-defined]  # no public list exists
     calls[:] = [call for call in calls if not call.func.__module__.startswith("prefect.")]
 
 

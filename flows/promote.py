@@ -14,15 +14,19 @@ from hire_model.settings import Settings, TrackingSettings
 
 Out = Annotated[
     Path,
-    WithJsonSchema({"type": "string", "format": "path", "description": "Folder on the worker that takes the archive."}),
+    WithJsonSchema({"type": "string", "format": "path", "description": "Folder on the worker's machine for archives."}),
 ]
 
 
 @flow(name="promote", log_prints=True)
 def promote(version: Version = "challenger", recipe: Recipe = "", overrides: Overrides = ()) -> str:
-    """Move the alias 'champion' to the version, and 'previous' to the old champion. Return the champion's number.
+    """Move the alias 'champion' to the version, and 'previous' to the old champion. Artifact: a summary.
 
-    Raises HireError for a version that has not passed the gate against the present champion.
+    Returns:
+        The number of the champion.
+
+    Raises:
+        HireError: the version has not passed the gate against the current champion.
     """
     summary, champion = move_aliases(resolve_settings(recipe, overrides=overrides).settings.tracking, version)
     show_markdown("promotion", summary)
@@ -37,7 +41,7 @@ def package(
     overrides: Overrides = (),
     out: Out = Path("runs/archives"),
 ) -> Path:
-    """Build and check the archive of a version. Return its path; the artifact 'package' has path and SHA-256."""
+    """Build and verify the archive of a version. Return its path. Artifact: path and SHA-256."""
     path, digest = build_archive(resolve_settings(recipe, overrides=overrides).settings, version, out)
     show_markdown("package", f"`{path}`\n\nSHA-256 `{digest}`")
     print(f"{path}, SHA-256 {digest}")
@@ -46,11 +50,11 @@ def package(
 
 @task(name="move aliases", timeout_seconds=600, **RETRY_IO)
 def move_aliases(settings: TrackingSettings, version: str) -> tuple[str, str]:
-    """Promote; return a summary and the champion's number. A second call changes nothing."""
+    """Promote the version; return a summary and the champion's number. A second call changes nothing."""
     from hire_model.tracking import promotion
 
-    done = promotion.promote(settings, version)
-    return done.summary(), done.champion
+    result = promotion.promote(settings, version)
+    return result.summary(), result.champion
 
 
 @task(name="build the archive", log_prints=True, timeout_seconds=3600, **RETRY_IO)
@@ -59,5 +63,6 @@ def build_archive(settings: Settings, version: str, out: Path) -> tuple[Path, st
     import serving
     from hire_model.packaging import archive
 
-    done = archive.package(version, settings, Path(str(serving.__file__)).with_name("handler.py"), out.resolve())
-    return done.path, done.sha256
+    handler = Path(str(serving.__file__)).with_name("handler.py")
+    built = archive.package(version, settings, handler, out.resolve())
+    return built.path, built.sha256

@@ -1,4 +1,4 @@
-"""Flow `hire`, the picture of the system: from a data set to a champion that can be served."""
+"""Flow `hire`, the whole pipeline: from a data set to a champion that can be served."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def hire(
 ) -> Any:
     """Validate, train, evaluate, gate, promote, package.
 
-    Data that fail validation end the run as Failed before anything is trained. A version that does not pass the gate
-    ends it as Completed with the name 'Rejected': the champion stays, and nothing is packaged.
+    If the data fail validation, the run ends as Failed and nothing is trained. If the gate rejects the version, the run
+    ends as Completed with the name 'Rejected': the champion stays the same and nothing is packaged.
     """
     with hold_lock(resolve_settings(recipe, data, overrides).settings):
         validate(recipe, data, overrides)

@@ -1,4 +1,4 @@
-"""Flow `validate`: check a data set against the suites in expectations/suites. A failure ends the retrain."""
+"""Flow `validate`: check a data set against the suites in expectations/suites."""
 
 from __future__ import annotations
 
@@ -9,29 +9,38 @@ from typing import Any
 from prefect import flow, task
 from prefect.context import TaskRunContext
 
-from flows.keys import hash_code, read_data_state
 from flows.parameters import Data, Overrides, Recipe, resolve_settings
-from flows.prefect_support import RETRY_IO, show_table
+from flows.prefect_support import RETRY_IO, hash_code, read_data_state, show_table
 from hire_model.errors import DataError
 from hire_model.settings.fingerprint import hash_json
 
 
 @flow(name="validate", log_prints=True)
 def validate(recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) -> Path:
-    """Check a data set; the artifact 'validation' has the table. Return its folder; raise DataError if it fails."""
+    """Check a data set. Artifact: the table of expectations.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        DataError: an expectation with severity 'error' fails.
+    """
     folder = find_dataset(recipe, data, overrides)
-    found = check_dataset(folder)
-    show_table("validation", found["rows"], f"Data set {folder}, digest {found['digest'][:16]}")
-    print(found["summary"])
-    if not found["ok"]:
-        raise DataError(f"{folder} does not pass validation, nothing was trained:\n{found['summary']}")
+    result = check_dataset(folder)
+    show_table("validation", result["rows"], f"Data set {folder}, digest {result['digest'][:16]}")
+    print(result["summary"])
+    if not result["ok"]:
+        raise DataError(
+            f"{folder} does not pass validation, nothing was trained. Correct these errors and start again:\n"
+            f"{result['summary']}"
+        )
     return folder
 
 
 @task(name="find the data set", timeout_seconds=3600, **RETRY_IO)
 def find_dataset(recipe: str, data: str, overrides: Sequence[str]) -> Path:
-    """Return the data set's folder. If no data set is named, generate the relational scenes where they are missing."""
-    from hire_model.data.chosen import open_dataset
+    """Return the folder of the data set. If none is set, generate relational scenes unless they exist."""
+    from hire_model.data.splits import open_dataset
 
     settings = resolve_settings(recipe, data, overrides).settings.data
     return settings.path or open_dataset(settings).folder
@@ -51,8 +60,8 @@ def _make_cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     **RETRY_IO,
 )
 def check_dataset(folder: Path) -> dict[str, Any]:
-    """Return the validation as JSON: ok, digest, summary, rows. Cached until data, suites or code change."""
+    """Return the validation as JSON: ok, digest, summary, rows. It is cached until data, suites or code change."""
     from expectations import check
 
-    found = check.validate(folder)
-    return {"ok": found.ok, "digest": found.digest, "summary": found.summary(), "rows": found.rows()}
+    result = check.validate(folder)
+    return {"ok": result.ok, "digest": result.digest, "summary": result.summary(), "rows": result.rows()}

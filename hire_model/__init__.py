@@ -1,6 +1,6 @@
 """Hire: image-text matching over detected regions, boxes and scene graphs.
 
-The names below load torch only when they are first used, so that `hire --help` answers at once.
+The public names load torch only when they are first used, so that `hire --help` starts at once.
 """
 
 import os
@@ -14,9 +14,9 @@ if TYPE_CHECKING:  # for type checkers and the API reference
     from hire_model.scoring.scorer import Scorer
     from hire_model.tracking.registry import fetch
 
-# Read by GNU OpenMP when torch is loaded: how often a thread asks whether the others are done before it sleeps. Its own
-# 300,000 turns take cores from whatever else runs, and a busy machine then trains a tenth as fast; these cost an idle
-# one two per cent (docs/results.md).
+# GNU OpenMP reads this when torch is loaded: how often a waiting thread polls before it sleeps. The default of 300,000
+# polls occupies cores that other processes need: training on a busy machine is ten times slower. 1,000 polls cost 2 %
+# on an idle machine (docs/experiments/speed.md).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

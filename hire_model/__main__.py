@@ -1,4 +1,4 @@
-"""`python -m hire_model` is the command `hire`."""
+"""Run the command `hire` with `python -m hire_model`."""
 
 from hire_model.cli.main import run
 

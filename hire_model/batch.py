@@ -1,7 +1,9 @@
-"""The few dataclasses that everything passes: shapes are documented here, once.
+"""Dataclasses of tensors that all packages exchange. Their shapes are documented here.
 
-Letters: B images, C captions, R regions of the longest image in the batch, L word pieces of the longest caption,
-E relations of all images in the batch together, F input feature size, D embedding size.
+Letters in shapes: B images, C captions, R regions of the largest image in the batch, L word pieces of the longest
+caption, E relations of all images in the batch, F input feature size, D embedding size (model.dim), P size of the pair
+stages (model.pair_dim, or D if that is 0), K edge maps of the graphs, H size of the text encoder's states, d size of a
+relation role.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 class _TensorGroup:
-    """A dataclass of tensors that move to a device together."""
+    """Base of dataclasses whose tensors move to a device together."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """Return the same with every tensor on `device`."""
+        """Return a copy with every tensor on `device`."""
         moved = {
             f.name: value.to(device, non_blocking=non_blocking)
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
@@ -29,7 +31,7 @@ class _TensorGroup:
 
     @property
     def nbytes(self) -> int:
-        """Size of its tensors in bytes."""
+        """Size of all tensors in bytes."""
         values = (getattr(self, f.name) for f in dataclasses.fields(self))  # type: ignore[arg-type]
         return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
@@ -38,14 +40,15 @@ class _TensorGroup:
 class Regions(_TensorGroup):
     """Detected regions of B images, padded to R.
 
-    features   [B, R, F] float32, zero where padded
-    boxes      [B, R, 4] float32, x1 y1 x2 y2 as fractions of width and height, zero where `boxed` is False
-    mask       [B, R] bool, True for a real region
-    boxed      [B, R] bool, True where the region has a box
-    classes    [B, R] int64, -1 where unknown or padded
-    relations  [E, 4] int64, rows (image within the batch, subject, predicate, object); subject and object are
-               region indices
-    relation_scores [E] float32 in 0-1
+    Attributes:
+        features: [B, R, F] float32, zero where padded.
+        boxes: [B, R, 4] float32, x1 y1 x2 y2 as fractions of width and height, zero where `boxed` is False.
+        mask: [B, R] bool, True for a real region.
+        boxed: [B, R] bool, True where the region has a box.
+        classes: [B, R] int64, -1 where unknown or padded.
+        relations: [E, 4] int64, rows (image within the batch, subject, predicate, object). Subject and object are
+            region indices.
+        relation_scores: [E] float32 in 0-1.
     """
 
     features: Tensor
@@ -64,9 +67,10 @@ class Regions(_TensorGroup):
 class Tokens(_TensorGroup):
     """Word pieces of C captions, padded to L.
 
-    ids     [C, L] int64, 0 where padded
-    mask    [C, L] bool, True for a real word piece (special tokens included)
-    states  [C, L, H] float32: token states of a frozen encoder if they were computed beforehand, else None
+    Attributes:
+        ids: [C, L] int64, 0 where padded.
+        mask: [C, L] bool, True for a real word piece, special tokens included.
+        states: [C, L, H] float32, precomputed token states of a frozen encoder; None if there are none.
     """
 
     ids: Tensor
@@ -79,12 +83,13 @@ class Tokens(_TensorGroup):
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImages(_TensorGroup):
-    """The result of `Hire.encode_image`: everything that scoring needs of an image, computed once per image.
+    """The result of `Hire.encode_image`: all image data that scoring needs, computed once per image.
 
-    regions  [B, R, P] after the implicit and explicit relations, in the space in which pairs are compared
-    mask     [B, R] bool
-    summary  [B, D] unit vector, g_I
-    edges    [B, K, R, R] what runs from one region to another, None where the model does not match relations
+    Attributes:
+        regions: [B, R, P] after the implicit and explicit relations, in the space of the pair stages.
+        mask: [B, R] bool.
+        summary: [B, D] unit vector, g_I.
+        edges: [B, K, R, R] weights of the graph edges; None if the model does not match relations.
     """
 
     regions: Tensor
@@ -101,15 +106,15 @@ class EncodedImages(_TensorGroup):
 
     def extract(self, row: int) -> EncodedImages:
         """Return image `row` without padding, as a copy that does not keep the others in memory."""
-        own, n = slice(row, row + 1), int(self.mask[row].sum())
-        edges = None if self.edges is None else self.edges[own, :, :n, :n].clone()
+        item, n = slice(row, row + 1), int(self.mask[row].sum())
+        edges = None if self.edges is None else self.edges[item, :, :n, :n].clone()
         return EncodedImages(
-            self.regions[own, :n].clone(), self.mask[own, :n].clone(), self.summary[own].clone(), edges
+            self.regions[item, :n].clone(), self.mask[item, :n].clone(), self.summary[item].clone(), edges
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence[EncodedImages]) -> EncodedImages:
-        """Concatenate the images of all parts, padded to the longest. A single part is returned as it is."""
+        """Concatenate the images of all parts, padded to the longest. A single part is returned unchanged."""
         if len(parts) == 1:
             return parts[0]
         regions, mask = _pad_blocks([part.regions for part in parts]), _pad_blocks([part.mask for part in parts])
@@ -126,12 +131,14 @@ class EncodedImages(_TensorGroup):
 
 @dataclasses.dataclass(frozen=True)
 class EncodedTexts(_TensorGroup):
-    """The result of `Hire.encode_text`: everything that scoring needs of a caption, computed once per caption.
+    """The result of `Hire.encode_text`: all caption data that scoring needs, computed once per caption.
 
-    words    [C, L, P]
-    mask     [C, L] bool
-    summary  [C, D] unit vector, g_T
-    roles    [C, L, 2Kd] what each word is at either end of a relation, None where the model does not match relations
+    Attributes:
+        words: [C, L, P].
+        mask: [C, L] bool.
+        summary: [C, D] unit vector, g_T.
+        roles: [C, L, 2Kd] vectors of each word as subject and as object of a relation; None if the model does not
+            match relations.
     """
 
     words: Tensor
@@ -148,13 +155,15 @@ class EncodedTexts(_TensorGroup):
 
     def extract(self, row: int) -> EncodedTexts:
         """Return caption `row` without padding, as a copy that does not keep the others in memory."""
-        own, n = slice(row, row + 1), int(self.mask[row].sum())
-        roles = None if self.roles is None else self.roles[own, :n].clone()
-        return EncodedTexts(self.words[own, :n].clone(), self.mask[own, :n].clone(), self.summary[own].clone(), roles)
+        item, n = slice(row, row + 1), int(self.mask[row].sum())
+        roles = None if self.roles is None else self.roles[item, :n].clone()
+        return EncodedTexts(
+            self.words[item, :n].clone(), self.mask[item, :n].clone(), self.summary[item].clone(), roles
+        )
 
     @classmethod
     def concatenate(cls, parts: Sequence[EncodedTexts]) -> EncodedTexts:
-        """Concatenate the captions of all parts, padded to the longest. A single part is returned as it is."""
+        """Concatenate the captions of all parts, padded to the longest. A single part is returned unchanged."""
         if len(parts) == 1:
             return parts[0]
         words, mask = _pad_blocks([part.words for part in parts]), _pad_blocks([part.mask for part in parts])
@@ -173,9 +182,10 @@ def _pad_blocks(blocks: Sequence[Tensor]) -> Tensor:
 class Scores:
     """Scores of B images against C captions.
 
-    total    [B, C] what ranks: the pair score and the global head, weighted
-    pair     [B, C] S, of the stages that see both sides
-    globals  [B, C] S_g = <g_I, g_T>; None without the global head
+    Attributes:
+        total: [B, C] the score that ranks: weighted mean of `pair` and `globals`.
+        pair: [B, C] S, the result of the pair stages.
+        globals: [B, C] S_g = <g_I, g_T>; None without the global head.
     """
 
     total: Tensor
@@ -194,5 +204,5 @@ class Batch:
         return len(self.regions)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return the same with every tensor on `device`."""
+        """Return a copy with every tensor on `device`."""
         return Batch(self.regions.to(device, non_blocking), self.tokens.to(device, non_blocking))

@@ -1,20 +1,20 @@
-"""The one exception that a user's mistake raises: its message says what, where, what was expected and what to do."""
+"""Errors that a user can fix. Each message names what is wrong, where, what was expected and what to do."""
 
-GO_ON = "the same command with --resume (of 'mlflow run': with -P resume=yes)"
-"""How a training goes on, for messages that say so."""
+RESUME_COMMAND = "the same command with --resume (for 'mlflow run': with -P resume=yes)"
+"""How to continue a training; part of several messages."""
 
 
 class HireError(Exception):
-    """A fault that the user can mend. The command line prints the message alone and exits with status 2."""
+    """An error that the user can fix. The command line prints only the message and exits with status 2."""
 
 
 class DataError(HireError):
-    """A fault in data: the message names the file, the row and the field, and what was expected there."""
+    """An error in data. The message names the file, the row, the field and the expected value."""
 
 
 class SettingsError(HireError):
-    """A fault in the settings: an unknown key, a value of the wrong kind, or values that contradict each other."""
+    """An error in the settings: an unknown key, a value of the wrong type, or values that contradict each other."""
 
 
-class TrainingStopped(HireError):  # noqa: N818  what happened, and no error where a user asked for it
-    """Training ended early but in order: the message names the checkpoint and the line that goes on from it."""
+class TrainingStopped(HireError):  # noqa: N818  an interruption by the user, not an error
+    """The training was interrupted. The message names the checkpoint and how to continue from it."""

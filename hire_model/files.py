@@ -1,4 +1,4 @@
-"""Write files atomically: a file is complete, or it does not appear."""
+"""Write files atomically: other processes see the complete file or no file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hire_model.errors import HireError
 
 @contextmanager
 def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """Yield an empty file beside `path` for the caller to fill; then flush it to the disk and rename it to `path`.
+    """Yield an empty temporary file in the folder of `path`; on exit, flush it to disk and rename it to `path`.
 
-    After an exception the new file is removed and an old file at `path` stays. The parent folder is created. `mode`
-    sets the permissions of the file.
+    An exception removes the temporary file and leaves an existing file at `path` unchanged. The parent folder is
+    created if needed. `mode`: permissions of the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
@@ -33,7 +33,7 @@ def atomic_write(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 def write_text(text: str, path: str | Path) -> Path:
-    """Write `text` to `path` atomically and return the path. Raises HireError if the file cannot be written."""
+    """Write `text` to `path` atomically and return the path. Raise HireError if the file cannot be written."""
     path = Path(path).expanduser()
     try:
         with atomic_write(path) as partial:
@@ -44,7 +44,7 @@ def write_text(text: str, path: str | Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Raise HireError if no file can be written at `path`. Call it before long work whose result goes there."""
+    """Raise HireError if no file can be written at `path`. Call it before long work that writes its result there."""
     folder = next(parent for parent in path.expanduser().absolute().parents if parent.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise HireError(f"{path}: cannot be written. Choose the path of a file in a folder that you can write to.")

@@ -1,7 +1,9 @@
 """The promotion gate: a pure function from measured evidence to a decision with its reasons.
 
-All rules are checked, even after one has failed, so that one decision lists everything to fix. A limit of 0 means no
+All rules are checked, even after one has failed, so that a decision lists everything to fix. A limit of 0 means no
 limit: the figure is only reported. A rule with a limit fails if its figure was not measured.
+
+Field names of the models are the keys of decision.json; `RuleResult.name` is part of a tag of the version.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from hire_model.evaluation.result import Interval
 from hire_model.evaluation.speed import Speed
 from hire_model.settings import GateSettings
 
-KINDS = ("shuffle", "swap", "colour", "negation")
-CHANGES = {
-    "shuffle": "its words shuffled",
-    "swap": "subject and object exchanged",
-    "colour": "two colours exchanged",
+CONTRAST_TEXTS = {  # changed captions that the true caption must score above
+    "shuffle": "shuffled words",
+    "swap": "swapped subject and object",
+    "colour": "swapped colours",
     "negation": "its negation",
 }
+KINDS = tuple(CONTRAST_TEXTS)
 
 
 class _Frozen(BaseModel):
@@ -30,7 +32,7 @@ class _Frozen(BaseModel):
 
 
 class Conditions(_Frozen):
-    """The data and protocol of a measurement; two figures are compared only if all of these are equal."""
+    """The data and the protocol of a measurement. Two figures are compared only if all fields are equal."""
 
     data: str
     digest: str
@@ -40,11 +42,16 @@ class Conditions(_Frozen):
 
 
 class Evidence(_Frozen):
-    """What was measured of one version. `ground` holds the conditions of the measurement.
+    """What was measured of a version.
 
-    figures    as of `Result.metrics`: "full/rsum", "full/t2i_r1", ... of each protocol
-    behaviour  by kind of contrast; a kind is missing if the data have too few captions for it
-    megabytes  10^6 bytes of the model folder
+    Attributes:
+        version: number of the version.
+        ground: conditions of the measurement.
+        figures: "full/rsum", "full/t2i_r1", ... of each protocol, as in `Result.metrics`.
+        behaviour: by kind of contrast; a kind is missing if the data have too few captions for it.
+        calibration: None if not measured, like speed and megabytes.
+        megabytes: size of the model folder in 10^6 bytes.
+        facts: facts about the code and the machine.
     """
 
     version: str
@@ -58,23 +65,38 @@ class Evidence(_Frozen):
 
 
 class Comparison(_Frozen):
-    """Challenger less champion in rSum, with the interval of a paired bootstrap over the same images."""
+    """rSum of the challenger and of the champion on the same images.
+
+    Attributes:
+        champion: number of the champion's version.
+        ground: conditions of both measurements.
+        interval: of the difference, by a paired bootstrap over the images.
+        champion_scored: False if the champion's ranks were stored by an earlier gate.
+    """
 
     champion: str
     ground: Conditions
     challenger_rsum: float
     champion_rsum: float
     interval: Interval
-    champion_scored: bool  # False: an earlier gate stored its ranks under the same conditions
+    champion_scored: bool
 
     @property
     def difference(self) -> float:
-        """rSum of the challenger less that of the champion."""
+        """Return the rSum of the challenger minus that of the champion."""
         return self.challenger_rsum - self.champion_rsum
 
 
 class RuleResult(_Frozen):
-    """The result of one rule: whether it holds, what was measured, and its limit ("" for none)."""
+    """The result of one rule.
+
+    Attributes:
+        name: identifies the rule.
+        ok: whether the rule holds.
+        measured: the figure, as text.
+        limit: the limit, as text; "" if there is none.
+        words: the reason, as text.
+    """
 
     name: str
     ok: bool
@@ -84,12 +106,12 @@ class RuleResult(_Frozen):
 
     @property
     def verdict(self) -> str:
-        """'failed', 'passed', or 'reported' for a figure without a limit."""
+        """Return 'failed', 'passed', or 'reported' for a figure without a limit."""
         return "failed" if not self.ok else "passed" if self.limit else "reported"
 
 
 class Decision(_Frozen):
-    """Whether a version may become the champion, and why."""
+    """Whether a version may become the champion, and why. champion: its number, or "" if there is none."""
 
     version: str
     champion: str = ""
@@ -99,7 +121,7 @@ class Decision(_Frozen):
 
     @property
     def passed(self) -> bool:
-        """Whether no rule failed."""
+        """Return whether no rule failed."""
         return not self.failed_rules()
 
     def failed_rules(self) -> tuple[RuleResult, ...]:
@@ -112,7 +134,7 @@ class Decision(_Frozen):
 
     def summary(self) -> str:
         """Return the decision in a sentence."""
-        against = f"against version {self.champion}" if self.champion else "with no champion to beat"
+        against = f"against version {self.champion}" if self.champion else "with no champion to compare with"
         ground = self.evidence.ground
         where = f"on {ground.data} ({ground.split}, {ground.images} images, digest {ground.digest[:16]}), {against}"
         limited = sum(result.verdict != "reported" for result in self.checks)
@@ -123,14 +145,14 @@ class Decision(_Frozen):
     def rows(self) -> list[dict[str, str]]:
         """Return a row per rule, for a table."""
         return [
-            {"rule": result.name, "measured": result.measured, "asked for": result.limit, "verdict": result.verdict}
+            {"rule": result.name, "measured": result.measured, "limit": result.limit, "verdict": result.verdict}
             for result in self.checks
         ]
 
     def markdown(self) -> str:
         """Return the whole decision as Markdown."""
-        heads = list(self.rows()[0])
-        table = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in self.rows())]
+        headings = list(self.rows()[0])
+        table = [headings, ["---"] * len(headings), *(list(row.values()) for row in self.rows())]
         verdict = "passed" if self.passed else "did not pass"
         lines = [f"# Gate: version {self.version} {verdict}", "", self.summary(), ""]
         lines += [f"- {reason}" for reason in self.reasons()] + ([""] if not self.passed else [])
@@ -139,7 +161,7 @@ class Decision(_Frozen):
 
 
 def decide(evidence: Evidence, comparison: Comparison | None, rules: GateSettings) -> Decision:
-    """Check `evidence` against `rules`. comparison: with the champion; None if there is none yet."""
+    """Check `evidence` against `rules`. comparison: with the champion, or None if there is no champion yet."""
     checks = (
         *_check_recall(evidence.figures, rules.minimums),
         _check_champion(evidence.ground, comparison, rules.max_drop),
@@ -154,67 +176,69 @@ def decide(evidence: Evidence, comparison: Comparison | None, rules: GateSetting
 
 
 def _check_recall(figures: Mapping[str, float], minimums: Mapping[str, float]) -> Iterator[RuleResult]:
-    for key, least in minimums.items():
-        yield _at_least(f"recall {key}", figures.get(key), least, "{:.1f}")
+    for key, minimum in minimums.items():
+        yield _check_minimum(f"recall {key}", figures.get(key), minimum, "{:.1f}")
 
 
 def _check_champion(ground: Conditions, comparison: Comparison | None, max_drop: float) -> RuleResult:
-    """Fail if the whole interval of the difference is below zero, or the loss itself exceeds `max_drop`."""
+    """Fail if the whole interval of the difference is below 0, or the loss exceeds `max_drop`."""
     name = "no worse than the champion"
     if comparison is None:
         return RuleResult(
-            name=name, ok=True, measured="no champion", limit="", words="there is no champion to beat yet"
+            name=name, ok=True, measured="no champion", limit="", words="there is no champion to compare with yet"
         )
     against = f"version {comparison.champion}"
     if comparison.ground != ground:
-        words = f"{against} was measured on other data, split or protocol: {comparison.ground} instead of {ground}"
+        words = f"{against} was measured with other data, split or protocol: {comparison.ground} instead of {ground}"
         return RuleResult(name=name, ok=False, measured="not comparable", limit="the same data", words=words)
     low, high = comparison.interval
     measured = f"{comparison.difference:+.1f} rSum ({low:+.1f} to {high:+.1f})"
-    limit = "an interval that reaches 0" + (f", a loss of at most {max_drop:g}" if max_drop else "")
+    limit = "interval reaches 0" + (f", loss at most {max_drop:g}" if max_drop else "")
     faults = []
     if high < 0:
-        faults.append("it stays worse when the images are drawn again")
+        faults.append("the whole interval is below 0")
     if max_drop and comparison.difference < -max_drop:
-        faults.append(f"it lost more than {max_drop:g} points")
+        faults.append(f"the loss is more than {max_drop:g} points")
     ours, theirs = comparison.challenger_rsum, comparison.champion_rsum
-    words = f"rSum {ours:.1f} against {theirs:.1f} of {against}: {measured}" + "".join(f"; {f}" for f in faults)
+    words = f"rSum {ours:.1f}, {against} has {theirs:.1f}: {measured}" + "".join(f"; {f}" for f in faults)
     return RuleResult(name=name, ok=not faults, measured=measured, limit=limit, words=words)
 
 
-def _check_behaviour(found: Mapping[str, Behaviour], rules: GateSettings) -> Iterator[RuleResult]:
+def _check_behaviour(measured: Mapping[str, Behaviour], rules: GateSettings) -> Iterator[RuleResult]:
     for kind in KINDS:
-        share = found[kind].share if kind in found else None
-        check = _at_least(f"above {CHANGES[kind]}", share, getattr(rules, f"min_{kind}"), "{:.1f} %")
-        if kind in found:
-            low, high = found[kind].interval
-            note = f"{check.measured} ({low:.1f} to {high:.1f}) of {found[kind].captions} captions"
-            check = check.model_copy(update={"measured": note})
-        yield check
+        behaviour, minimum = measured.get(kind), getattr(rules, f"min_{kind}")
+        share = behaviour.share if behaviour else None
+        result = _check_minimum(f"true caption above {CONTRAST_TEXTS[kind]}", share, minimum, "{:.1f} %")
+        if behaviour:
+            low, high = behaviour.interval
+            text = f"{result.measured} ({low:.1f} to {high:.1f}) of {behaviour.captions} captions"
+            result = result.model_copy(update={"measured": text})
+        yield result
 
 
-def _check_calibration(found: Calibration | None, max_ece: float) -> RuleResult:
-    return _at_most("calibration error", found.ece if found else None, max_ece, "{:.3f}")
+def _check_calibration(measured: Calibration | None, max_ece: float) -> RuleResult:
+    return _check_maximum("calibration error", measured.ece if measured else None, max_ece, "{:.3f}")
 
 
 def _check_costs(evidence: Evidence, rules: GateSettings) -> Iterator[RuleResult]:
-    timed = evidence.speed
-    yield _at_most("time for a pair", timed.pair_ms if timed else None, rules.max_pair_ms, "{:.0f} ms")
-    query = _at_most("time for a query", timed.query_ms if timed else None, rules.max_query_ms, "{:.0f} ms")
-    yield query.model_copy(update={"measured": f"{query.measured}, {timed.gallery} images"}) if timed else query
-    yield _at_most("size", evidence.megabytes, rules.max_mb, "{:.0f} MB")
+    speed = evidence.speed
+    yield _check_maximum("time for a pair", speed.pair_ms if speed else None, rules.max_pair_ms, "{:.0f} ms")
+    query = _check_maximum("time for a query", speed.query_ms if speed else None, rules.max_query_ms, "{:.0f} ms")
+    yield query.model_copy(update={"measured": f"{query.measured}, {speed.gallery} images"}) if speed else query
+    yield _check_maximum("size", evidence.megabytes, rules.max_mb, "{:.0f} MB")
 
 
-def _at_least(name: str, value: float | None, least: float, form: str) -> RuleResult:
-    return _bounded(name, value, least, form, "at least", value is not None and value >= least)
+def _check_minimum(name: str, value: float | None, minimum: float, form: str) -> RuleResult:
+    return _make_result(name, value, minimum, form, "at least", value is not None and value >= minimum)
 
 
-def _at_most(name: str, value: float | None, most: float, form: str) -> RuleResult:
-    return _bounded(name, value, most, form, "at most", value is not None and value <= most)
+def _check_maximum(name: str, value: float | None, maximum: float, form: str) -> RuleResult:
+    return _make_result(name, value, maximum, form, "at most", value is not None and value <= maximum)
 
 
-def _bounded(name: str, value: float | None, bound: float, form: str, words: str, holds: bool) -> RuleResult:
+def _make_result(name: str, value: float | None, bound: float, form: str, relation: str, holds: bool) -> RuleResult:
+    """Make the result of a rule. form: format of the figure; bound: 0 for no limit, then the rule always holds."""
     measured = "not measured" if value is None else form.format(value)
-    limit = f"{words} {form.format(bound)}" if bound else ""
-    says = f"{measured}, asked for is {limit}" if limit else f"{measured}, no limit is set"
-    return RuleResult(name=name, ok=holds or not bound, measured=measured, limit=limit, words=says)
+    limit = f"{relation} {form.format(bound)}" if bound else ""
+    reason = f"{measured}, expected {limit}" if limit else f"{measured}, no limit is set"
+    return RuleResult(name=name, ok=holds or not bound, measured=measured, limit=limit, words=reason)

@@ -1,4 +1,4 @@
-"""Show progress with rate and time left: a bar on a terminal, plain lines elsewhere."""
+"""Show progress with rate and remaining time: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from hire_model.stopping import raise_if_signalled
 
 T = TypeVar("T")
 Status = Callable[[], str] | None
-_SECONDS_BETWEEN_LINES = 10.0
-_MIN_SECONDS_BETWEEN_LINES = 1.0
+_MIN_SECONDS_BETWEEN_LINES = 1.0  # a loop that ends within a second prints only its final line
 
 
 def show_progress(
     iterable: Iterable[T], description: str, total: int | None = None, status: Status = None
 ) -> Iterator[T]:
-    """Yield from `iterable`, and print progress, rate and remaining time to stderr.
+    """Yield the items of `iterable` and print progress, rate and remaining time to stderr.
 
-    A terminal shows one bar. Otherwise a line is printed every ten seconds or ten per cent, and one at the end. Between
-    two items, a signal that should end the command ends it (see `hire_model.stopping`).
+    A terminal shows one bar. Otherwise one line is printed every 10 %, at most one per second, and one at the end.
+    A received SIGINT or SIGTERM ends the loop before the next item (see `hire_model.stopping`).
 
     Args:
         iterable: the items
-        description: what is being done, the start of the bar or line
-        total: number of items; defaults to len(iterable) if it has a length
-        status: called for a short text to show at the end, such as the current loss
+        description: the task; start of the bar or line
+        total: number of items; default: `len(iterable)`, if it has a length. Without a total only the final line is
+            printed.
+        status: function that returns a short text for the end of the bar or line, such as the current loss
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
@@ -49,17 +49,17 @@ def _show_bar(iterable: Iterable[T], description: str, total: int | None, status
 
 def _print_lines(iterable: Iterable[T], description: str, total: int | None, status: Status) -> Iterator[T]:
     start = last = time.monotonic()
-    done = printed = 0
+    done = printed_tenths = 0
     for item in iterable:
         yield item
         done += 1
         now = time.monotonic()
-        tenth = total is not None and (done - printed) * 10 >= total and now - last >= _MIN_SECONDS_BETWEEN_LINES
-        if (tenth or now - last >= _SECONDS_BETWEEN_LINES) and done != total:
+        tenths = done * 10 // total if total else 0
+        if printed_tenths < tenths < 10 and now - last >= _MIN_SECONDS_BETWEEN_LINES:
             _print_line(description, done, total, now - start, status)
-            last, printed = now, done
+            last, printed_tenths = now, tenths
     if done:
-        _print_line(description, done, total, time.monotonic() - start, status)
+        _print_line(description, done, done if total else None, time.monotonic() - start, status)
 
 
 def _print_line(description: str, done: int, total: int | None, seconds: float, status: Status) -> None:
@@ -74,7 +74,6 @@ def _print_line(description: str, done: int, total: int | None, seconds: float, 
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds as m:ss, or as h:mm:ss from one hour on."""
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
+    """Return seconds as m:ss, from one hour as h:mm:ss."""
+    hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

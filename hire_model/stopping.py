@@ -1,7 +1,7 @@
-"""End a command on Ctrl-C and SIGTERM, even if a library swallows the exception that they raise.
+"""End a command on Ctrl-C and SIGTERM, even if a library suppresses the exception that the signal raises.
 
-Python raises the exception in whatever code the main thread runs. Compiled code that cannot pass it on (numpy's
-Generator.choice, a destructor) drops it, and the command would continue.
+Python raises the exception in the code that the main thread runs at that moment. Compiled code that cannot propagate it
+(numpy's Generator.choice, a destructor) drops it, and the command would continue.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ _received: int | None = None
 
 
 def install_signal_handlers() -> None:
-    """Make SIGTERM and SIGINT end this process by an exception, so that it removes its half-written folders."""
+    """Make SIGTERM and SIGINT end this process by an exception, so that it removes its incomplete folders."""
     signal.signal(signal.SIGTERM, _record_and_raise)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if it is ignored, as by `nohup &`
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # `nohup command &` ignores SIGINT: keep that
         signal.signal(signal.SIGINT, _record_and_raise)
 
 

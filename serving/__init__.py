@@ -1,6 +1,6 @@
-"""Thin adapters over the scorer: TorchServe, LitServe, a client, a demo page, and one contract."""
+"""Serve the model over HTTP with TorchServe or LitServe. Also the Python client, the demo page and openapi.json."""
 
 from pathlib import Path
 
 HANDLER = Path(__file__).with_name("handler.py")
-"""TorchServe's adapter, which travels in the archive."""
+"""The handler of TorchServe. `hire package` puts it into the archive."""

@@ -1,4 +1,4 @@
-"""`HireClient` and its asyncio twin: typed answers, typed errors, a deadline, and retries until the deadline.
+"""The Python clients `HireClient` and `AsyncHireClient`: typed answers and errors, a deadline, and retries.
 
     with HireClient(Path("runs/serve")) as client:           # the server of `hire serve` on this machine
         client.search("scenes", ["a dog on a sofa"])
@@ -94,7 +94,7 @@ class AsyncHireClient:
     async def score(self, pairs: Pairs, *, deadline: float | None = None) -> PairsAnswer:
         """Return a score for each (image, sentence) pair."""
         body = messages.encode_body(PairsRequest, pairs=messages.encode_pairs(pairs))
-        return await self._transport.send(PREDICTIONS, body, messages.reader(PairsAnswer), deadline)
+        return await self._transport.send(PREDICTIONS, body, messages.make_reader(PairsAnswer), deadline)
 
     async def matrix(
         self, images: Iterable[Image], texts: Sequence[str], *, deadline: float | None = None
@@ -103,7 +103,7 @@ class AsyncHireClient:
         body = messages.encode_body(
             MatrixRequest, images=messages.encode_images(images), texts=messages.check_texts(texts)
         )
-        return await self._transport.send(PREDICTIONS, body, messages.reader(MatrixAnswer), deadline)
+        return await self._transport.send(PREDICTIONS, body, messages.make_reader(MatrixAnswer), deadline)
 
     async def rank(
         self, images: Iterable[Image], texts: Sequence[str], *,
@@ -114,7 +114,7 @@ class AsyncHireClient:
             MatrixRequest, images=messages.encode_images(images), texts=messages.check_texts(texts), top_k=top_k,
             rank=rank,
         )  # fmt: skip
-        return await self._transport.send(PREDICTIONS, body, messages.reader(RankedAnswer), deadline)
+        return await self._transport.send(PREDICTIONS, body, messages.make_reader(RankedAnswer), deadline)
 
     async def search(
         self, gallery: str, texts: Sequence[str] | None = None, images: Iterable[Image] | None = None, *,
@@ -129,12 +129,12 @@ class AsyncHireClient:
             top_k=top_k,
             shortlist=shortlist,
         )
-        return await self._transport.send(PREDICTIONS, body, messages.reader(SearchAnswer), deadline)
+        return await self._transport.send(PREDICTIONS, body, messages.make_reader(SearchAnswer), deadline)
 
     async def explain(self, pairs: Pairs, *, deadline: float | None = None) -> ExplanationAnswer:
         """Explain the score of each pair: words, weights per region, contributions."""
         body = messages.encode_body(PairsRequest, pairs=messages.encode_pairs(pairs))
-        return await self._transport.send(EXPLANATIONS, body, messages.reader(ExplanationAnswer), deadline)
+        return await self._transport.send(EXPLANATIONS, body, messages.make_reader(ExplanationAnswer), deadline)
 
     async def health(self, *, deadline: float = PING_S) -> bool:
         """Return whether the server reports itself healthy within the deadline."""
@@ -164,7 +164,7 @@ def _blocking(
 class HireClient:
     """Blocking client: `AsyncHireClient` on an event loop in its own thread, with the same methods.
 
-    The event loop enforces the deadline whatever the server does. Instances may be shared between threads, but not
+    The event loop enforces the deadline even if the server hangs. Instances may be shared between threads, but not
     used after a fork.
     """
 

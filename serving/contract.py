@@ -1,6 +1,6 @@
-"""The contract over HTTP: the models of hire_model.service.contract, the paths, and openapi.json made of both.
+"""The HTTP contract: paths, and openapi.json, generated from the models of hire_model.service.contract.
 
-`python -m serving.contract` writes the file anew; a test fails where it is stale.
+Run `python -m serving.contract` after a change of the models. A test fails if openapi.json is out of date.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ OPENAPI = Path(__file__).with_name("openapi.json")
 _REF = "#/components/schemas/{model}"
 _Answers = PairsAnswer | MatrixAnswer | RankedAnswer | SearchAnswer
 _MEANINGS = {
-    "400": "malformed: the JSON path says where; or, from the server before the model, no valid token",
+    "400": "malformed request, with the JSON path of the error; or an invalid token, in the form of the server",
     "404": "no such gallery, gallery image or model version",
-    "413": "more than a request may ask for; where the body itself is too large, without a body",
-    "500": "the request met a worker that ended; try again",
-    "503": "too many requests are waiting, or the request took too long; try again later",
-    "507": "the worker is gone or out of memory; try again",
+    "413": "above a limit; the answer has no body if the request body itself is too large",
+    "500": "the worker ended during the request; retry",
+    "503": "too many requests are waiting, or the request took too long; retry later",
+    "507": "the worker has ended or is out of memory; retry",
 }
 
 
 class ServerFault(BaseModel):
-    """What the server says where a request never reached the model."""
+    """Error of the server for a request that did not reach the model."""
 
     code: int
     type: str
-    message: str = Field(description="in words")
+    message: str = Field(description="for the user")
 
 
-def openapi() -> dict[str, Any]:
-    """The OpenAPI 3.1 document."""
+def build_openapi() -> dict[str, Any]:
+    """Build the OpenAPI 3.1 document."""
     adapters: list[tuple[str, Literal["validation", "serialization"], TypeAdapter[Any]]] = [
         ("prediction", "validation", PREDICTION_BODY),
         ("explanation", "validation", EXPLANATION_BODY),
@@ -54,18 +54,25 @@ def openapi() -> dict[str, Any]:
         ("explained", "serialization", TypeAdapter(ExplanationAnswer)),
         ("fault", "serialization", TypeAdapter(Fault | ServerFault)),
     ]
-    found, rest = TypeAdapter.json_schemas(adapters, ref_template=_REF)
-    schemas = {key: schema for (key, _), schema in found.items()}
-    faults = {status: {"description": words, "content": _json(schemas["fault"])} for status, words in _MEANINGS.items()}
-    score = _operation("score", "Scores, rankings or a search", schemas["prediction"], schemas["answer"], faults)
-    explain = _operation("explain", "Why pairs score as they do", schemas["explanation"], schemas["explained"], faults)
+    by_key, definitions = TypeAdapter.json_schemas(adapters, ref_template=_REF)
+    schemas = {key: schema for (key, _), schema in by_key.items()}
+    faults = {
+        status: {"description": meaning, "content": _describe_json(schemas["fault"])}
+        for status, meaning in _MEANINGS.items()
+    }
+    score = _describe_operation(
+        "score", "Score pairs, rank, or search a gallery", schemas["prediction"], schemas["answer"], faults
+    )
+    explain = _describe_operation(
+        "explain", "Explain the scores of pairs", schemas["explanation"], schemas["explained"], faults
+    )
     version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "HIRE: image-text matching over regions",
             "version": "1",
-            "description": "An image is its regions, or one of a gallery. Higher scores are better matches.",
+            "description": "An image is a list of regions, or an image of a gallery. A higher score is a better match.",
         },
         "security": [{"token": []}],
         "paths": {
@@ -76,29 +83,31 @@ def openapi() -> dict[str, Any]:
             EXPLANATIONS: {"post": explain},
         },
         "components": {
-            "schemas": rest["$defs"],
+            "schemas": definitions["$defs"],
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
-def _operation(name: str, summary: str, request: object, answer: object, faults: dict[str, Any]) -> dict[str, Any]:
+def _describe_operation(
+    name: str, summary: str, request: object, answer: object, faults: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "operationId": name,
         "summary": summary,
-        "requestBody": {"required": True, "content": _json(request)},
-        "responses": {"200": {"description": "An answer", "content": _json(answer)}, **faults},
+        "requestBody": {"required": True, "content": _describe_json(request)},
+        "responses": {"200": {"description": "The answer", "content": _describe_json(answer)}, **faults},
     }
 
 
-def _json(schema: object) -> dict[str, Any]:
+def _describe_json(schema: object) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def text() -> str:
-    """The document as it lies in openapi.json."""
-    return json.dumps(openapi(), indent=1) + "\n"
+def format_openapi() -> str:
+    """Return the text of openapi.json."""
+    return json.dumps(build_openapi(), indent=1) + "\n"
 
 
 if __name__ == "__main__":
-    write_text(text(), OPENAPI)
+    write_text(format_openapi(), OPENAPI)

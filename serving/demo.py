@@ -1,8 +1,12 @@
-"""`hire demo`: a page for the browser, over the same `Service` as the servers. Nothing can be changed through it.
+"""The web page of `hire demo`. It uses the same `Service` as the servers and offers no way to change anything.
 
-Only its user gets in. It listens on 127.0.0.1; each address begins with a token that is new at every start, so that
-neither other users of the machine nor other pages in the browser can ask it anything; and a Host header that is not
-this machine is refused, so that no foreign name can be made to lead here. Nothing on the page comes from elsewhere.
+Access is limited to the user who started it:
+
+- It listens on 127.0.0.1 only.
+- Each address starts with a token that is new at every start. Other users of the machine and other web pages do not
+  have it.
+- A Host header other than 127.0.0.1 or localhost is refused, against DNS rebinding.
+- The page loads nothing from other servers.
 """
 
 from __future__ import annotations
@@ -31,13 +35,13 @@ from hire_model.settings import TrackingSettings
 from hire_model.tracking.registry import fetch
 from serving.contract import EXPLANATIONS, PREDICTIONS
 
-GALLERY = "gallery"  # its name in requests, whatever its folder is called
+GALLERY = "gallery"  # name of the gallery in requests; its folder may have another name
 HOST = "127.0.0.1"
 PAGE = Path(__file__).parent / "page"
 FILES = ("style.css", "page.js", "api.js", "draw.js", "words.js")
-SHOWN = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # what a browser shows as a picture, and cannot run
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # a browser shows them and cannot run them
 BODY_BYTES = 1 << 20
-SAMPLE = 12  # pictures to begin with
+SAMPLE = 12  # pictures shown at the start
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -50,7 +54,7 @@ HEADERS = {
 
 
 class GalleryFacts(BaseModel):
-    """What the page says of the gallery. sample: ids of a few images, spread over it."""
+    """Facts of the gallery. `sample`: ids of a few images, evenly spaced."""
 
     name: str
     split: str
@@ -61,7 +65,7 @@ class GalleryFacts(BaseModel):
 
 
 class Relation(BaseModel):
-    """One edge; subject and object are regions of the image."""
+    """One relation of the scene graph. `subject` and `object` are region indices."""
 
     subject: int
     predicate: str
@@ -70,7 +74,10 @@ class Relation(BaseModel):
 
 
 class ImageFacts(BaseModel):
-    """What the page draws. Width and height are 0 where unknown; boxes are x1 y1 x2 y2 in 0-1, null without one."""
+    """What the page draws of an image.
+
+    Width and height are pixels, 0 if unknown. A box is x1, y1, x2, y2 in 0-1, or null if the region has none.
+    """
 
     id: str
     width: int
@@ -82,57 +89,68 @@ class ImageFacts(BaseModel):
 
 
 def run(model: str, folder: Path, port: int, tracking: TrackingSettings) -> None:
-    """Serve the page until interrupted. model: its address or folder, that which encoded the gallery where empty.
+    """Serve the page until interrupted.
 
-    Raises HireError: no such model or gallery, or not of each other; a port that is taken.
+    Args:
+        model: Address or folder of the model. Empty: the model that encoded the gallery.
+        folder: The gallery.
+        port: Port on 127.0.0.1; 0 selects a free one.
+        tracking: Where registered models are.
+
+    Raises:
+        HireError: No such model or gallery, another model encoded the gallery, or the port is in use.
     """
     gallery = Gallery.open(folder)
     address = model or gallery.manifest.address
-    limits = Limits(pairs=max(Limits.pairs, len(gallery), len(gallery.captions or ())))  # a search may score them all
+    # One search may score every picture or caption.
+    limits = Limits(pairs=max(Limits.pairs, len(gallery), len(gallery.captions or ())))
     service = Service.load(fetch(address, tracking), name=address, limits=limits)
     service.galleries.add(GALLERY, gallery)
     token = secrets.token_urlsafe(16)
     try:
         listening = socket.create_server((HOST, port))
     except OSError as error:
-        raise HireError(f"Port {port} cannot be used: {error.strerror}. Name another: hire demo --port N") from error
+        raise HireError(f"Port {port} cannot be used: {error.strerror}. Choose another: hire demo --port N") from error
     config = uvicorn.Config(
-        application(service, gallery, token),
+        build_app(service, gallery, token),
         log_level="warning",
         access_log=False,
         proxy_headers=False,
         timeout_graceful_shutdown=3,
     )
-    print(f"{len(gallery):,} pictures of {gallery.manifest.data.name}. Open in a browser (Ctrl+C ends it):", flush=True)
+    print(f"{len(gallery):,} pictures of {gallery.manifest.data.name}. Open in a browser (Ctrl+C to stop):", flush=True)
     print(f"  http://{HOST}:{listening.getsockname()[1]}/{token}/", flush=True)
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def application(service: Service, gallery: Gallery, token: str) -> FastAPI:
-    """The page and what it asks for, all below /`token`/; `service` must know `gallery` as GALLERY."""
+def build_app(service: Service, gallery: Gallery, token: str) -> FastAPI:
+    """Build the application: the page and its API, all below /TOKEN/.
 
-    def enter(given: str) -> None:
-        if not secrets.compare_digest(given.encode(errors="replace"), token.encode()):
+    `gallery` must be one of the galleries of `service`, under the name GALLERY.
+    """
+
+    def check_token(sent: str) -> None:
+        if not secrets.compare_digest(sent.encode(errors="replace"), token.encode()):
             raise HTTPException(404)
 
     app = FastAPI(openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    app.middleware("http")(_with_headers)
-    router = APIRouter(prefix="/{given}", dependencies=[Depends(enter)])
-    _add_page(router)
-    _add_gallery(router, gallery, service.facts.name)
-    _add_service(router, service)
+    app.middleware("http")(_add_headers)
+    router = APIRouter(prefix="/{sent}", dependencies=[Depends(check_token)])
+    _add_page_routes(router)
+    _add_gallery_routes(router, gallery, service.facts.name)
+    _add_service_routes(router, service)
     app.include_router(router)
     return app
 
 
-async def _with_headers(request: HttpRequest, answer: Callable[[HttpRequest], Awaitable[Response]]) -> Response:
-    response = await answer(request)
+async def _add_headers(request: HttpRequest, respond: Callable[[HttpRequest], Awaitable[Response]]) -> Response:
+    response = await respond(request)
     response.headers.update(HEADERS)
     return response
 
 
-def _add_page(router: APIRouter) -> None:
+def _add_page_routes(router: APIRouter) -> None:
     @router.get("/")
     def index() -> FileResponse:
         return FileResponse(PAGE / "index.html")
@@ -144,11 +162,11 @@ def _add_page(router: APIRouter) -> None:
         return FileResponse(PAGE / name)
 
 
-def _add_gallery(router: APIRouter, gallery: Gallery, model: str) -> None:
-    def row_of(id: str) -> int:
+def _add_gallery_routes(router: APIRouter, gallery: Gallery, model: str) -> None:
+    def find_row(id: str) -> int:
         row = gallery.find(id)
         if row is None:
-            raise HTTPException(404, "There is no such picture in the gallery.")
+            raise HTTPException(404, "The gallery has no such picture.")
         return row
 
     @router.get("/gallery")
@@ -166,37 +184,37 @@ def _add_gallery(router: APIRouter, gallery: Gallery, model: str) -> None:
 
     @router.get("/image")
     def image(id: str) -> ImageFacts:
-        return image_facts(gallery, row_of(id))
+        return describe_image(gallery, find_row(id))
 
     @router.get("/picture")
     def picture(id: str) -> FileResponse:
-        path = shown_picture(gallery, row_of(id))
+        path = find_picture(gallery, find_row(id))
         if path is None:
             raise HTTPException(404, "This image has no picture.")
         return FileResponse(path, content_disposition_type="inline")
 
 
-def _add_service(router: APIRouter, service: Service) -> None:
-    async def reply(request: HttpRequest, explain: bool) -> Response:
+def _add_service_routes(router: APIRouter, service: Service) -> None:
+    async def answer(request: HttpRequest, explain: bool) -> Response:
         body = bytearray()
         async for part in request.stream():
             body += part
             if len(body) > BODY_BYTES:
-                raise HTTPException(413, f"The request is longer than {BODY_BYTES:,} bytes.")
-        [answer], _ = await run_in_threadpool(service.answer, [Request(body, explain)])
-        return Response(answer.body, answer.status, media_type="application/json")
+                raise HTTPException(413, f"The request is larger than {BODY_BYTES:,} bytes.")
+        [reply], _ = await run_in_threadpool(service.answer, [Request(body, explain)])
+        return Response(reply.body, reply.status, media_type="application/json")
 
     @router.post(PREDICTIONS)
     async def predict(request: HttpRequest) -> Response:
-        return await reply(request, explain=False)
+        return await answer(request, explain=False)
 
     @router.post(EXPLANATIONS)
     async def explain(request: HttpRequest) -> Response:
-        return await reply(request, explain=True)
+        return await answer(request, explain=True)
 
 
-def image_facts(gallery: Gallery, row: int) -> ImageFacts:
-    """What is drawn of image `row`."""
+def describe_image(gallery: Gallery, row: int) -> ImageFacts:
+    """Return what the page draws of image `row`."""
     layout, data = gallery.layout(row), gallery.manifest.data
     width, height = gallery.size(row)
     edges = zip(layout.relations.tolist(), layout.relation_scores.tolist(), strict=True)
@@ -204,7 +222,7 @@ def image_facts(gallery: Gallery, row: int) -> ImageFacts:
         id=str(gallery.ids[row]),
         width=width,
         height=height,
-        picture=shown_picture(gallery, row) is not None,
+        picture=find_picture(gallery, row) is not None,
         boxes=[None if np.isnan(box).any() else box.tolist() for box in layout.boxes],
         classes=[data.classes[number] if number >= 0 else "" for number in layout.classes.tolist()],
         relations=[
@@ -214,10 +232,13 @@ def image_facts(gallery: Gallery, row: int) -> ImageFacts:
     )
 
 
-def shown_picture(gallery: Gallery, row: int) -> Path | None:
-    """The picture of image `row` if a browser can show it. A gallery made by others must not name other files."""
+def find_picture(gallery: Gallery, row: int) -> Path | None:
+    """Return the picture of image `row`, or None if a browser cannot show it.
+
+    Also None if the path leaves the picture folder: the gallery may come from someone else.
+    """
     path = gallery.picture(row)
-    if path is None or path.suffix.lower() not in SHOWN:
+    if path is None or path.suffix.lower() not in PICTURE_SUFFIXES:
         return None
     inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(gallery.folder / PICTURES))
     return path if inside else None

@@ -1,7 +1,7 @@
-"""TorchServe's adapter: bytes in, `Service.answer`, strings out. This file travels in the archive.
+"""Handler for TorchServe: pass request bodies to `Service.answer` and return its replies. Part of the archive.
 
-TorchServe wants exactly one class in this file, and imports it by its bare name, so everything else is imported by its
-full name. Its base handler is not used: that sets float32 precision, loads pickles unsafely and pulls in captum.
+TorchServe requires exactly one class in this file and imports the file as `handler`, so it has no relative imports.
+TorchServe's base handler is not used: it changes the float32 precision, loads pickles unsafely and imports captum.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Content Too La
 
 
 class HireHandler:
-    """One model, one worker, one thread."""
+    """Handler of one worker process: one model, one thread."""
 
     def initialize(self, context: Any) -> None:
-        """Load the model, digests checked, and score the golden pairs. What is raised here keeps it from serving."""
-        torch.set_num_threads(1)  # a second busy thread costs more than it brings on a shared machine
+        """Verify and load the model, and check its golden pairs. After an exception the worker does not serve."""
+        torch.set_num_threads(1)  # a second thread per worker makes a shared machine slower
         self.service = open_service(Path(context.system_properties["model_dir"]))
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
-        """An answer per request, in order, each with its own status. Never raises."""
+        """Answer each request in order, each with its own status. Never raises."""
         requests = [
             Request(
-                _body(item),
+                _get_body(item),
                 explain=context.get_request_header(i, "explain") == "True",
                 probe=context.get_request_header(i, PROBE) == "1",
             )
@@ -43,18 +43,18 @@ class HireHandler:
         for i, reply in enumerate(replies):
             context.set_response_status(reply.status, PHRASES[reply.status], i)
             context.set_response_content_type(i, "application/json")
-        _count(context, timings)
+        _add_metrics(context, timings)
         return [reply.body for reply in replies]
 
 
-def _body(item: dict[str, Any]) -> bytes | bytearray | str:
-    """The body as it came: the server is told not to decode JSON (serving/config). A form has other names: no body."""
+def _get_body(item: dict[str, Any]) -> bytes | bytearray | str:
+    """Return the undecoded body (decode_input_request=false in serving/config). Return no body for a form."""
     body = item.get("body", item.get("data"))
     return body if isinstance(body, bytes | bytearray | str) else b""
 
 
-def _count(context: Any, timings: Timings) -> None:
-    """Metrics of serving/config/metrics.yaml. A fault here must not cost a request its answer."""
+def _add_metrics(context: Any, timings: Timings) -> None:
+    """Add to the metrics of serving/config/metrics.yaml. An error is only logged, so the requests are answered."""
     if context.metrics is None:
         return
     try:
@@ -72,4 +72,4 @@ def _count(context: Any, timings: Timings) -> None:
         for stage, ms in timings.ms.items():
             context.metrics.add_counter(f"Hire{stage.capitalize()}Milliseconds", round(ms, 3))
     except Exception:
-        log.exception("Metrics were not counted")
+        log.exception("Cannot add the metrics")

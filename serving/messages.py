@@ -30,7 +30,7 @@ class ClientError(HireError):
 
 
 class BadRequest(ClientError):  # noqa: N818
-    """Malformed, or does not fit the model; found by the server, or before sending (status 0)."""
+    """The request is malformed or does not fit the model. Raised by the server, or before sending (status 0)."""
 
 
 class NotFound(ClientError):  # noqa: N818
@@ -62,8 +62,8 @@ _ERRORS: dict[int, type[ClientError]] = {
 }  # fmt: skip
 
 
-def reader(kind: type[Message]) -> Callable[[int, bytes], Message]:
-    """Return a function of status and body that parses an answer of `kind`, or raises the error it stands for."""
+def make_reader(kind: type[Message]) -> Callable[[int, bytes], Message]:
+    """Return a function of status and body that parses an answer of `kind`, or raises the matching error."""
 
     def read(status: int, content: bytes) -> Message:
         if status != 200:
@@ -72,7 +72,9 @@ def reader(kind: type[Message]) -> Callable[[int, bytes], Message]:
             return kind.model_validate_json(content)
         except ValidationError as error:
             text = content[:100].decode("utf-8", "replace")
-            raise ClientError(f"the answer is no {kind.__name__}: {text!r}. Is this a Hire server?", status) from error
+            raise ClientError(
+                f"the answer is not a {kind.__name__}: {text!r}. Is this a Hire server?", status
+            ) from error
 
     return read
 
@@ -89,7 +91,7 @@ def read_model_facts(status: int, content: bytes) -> ModelFacts:
     error = to_error(status, content)
     if type(error) is not BadRequest:
         raise error
-    model = reader(Fault)(200, content).model
+    model = make_reader(Fault)(200, content).model
     if model is None:
         raise ClientError("the server does not name its model.", status)
     return model
@@ -106,7 +108,7 @@ def to_error(status: int, content: bytes) -> ClientError:
 
 
 def encode_body(kind: type[BaseModel], **fields: Any) -> bytes:
-    """Return the JSON of a request of `kind`. Raises BadRequest for what no server would accept."""
+    """Return the JSON of a request of `kind`. Raises BadRequest if it violates the contract."""
     try:
         return kind.model_validate(fields).model_dump_json(exclude_none=True).encode()
     except ValidationError as error:
@@ -114,12 +116,12 @@ def encode_body(kind: type[BaseModel], **fields: Any) -> bytes:
 
 
 def encode_pairs(pairs: Pairs) -> list[dict[str, Any]]:
-    """Return (image, sentence) pairs as the request wants them. Raises BadRequest with the JSON path."""
+    """Convert (image, sentence) pairs to their form in a request. Raises BadRequest with the JSON path."""
     return [{"image": _encode_image(image, f"pairs[{i}].image"), "text": text} for i, (image, text) in enumerate(pairs)]
 
 
 def encode_images(images: Iterable[Image]) -> list[ImagePayload | StoredImage]:
-    """Return images as the request wants them. Raises BadRequest with the JSON path."""
+    """Convert images to their form in a request. Raises BadRequest with the JSON path."""
     return [_encode_image(image, f"images[{i}]") for i, image in enumerate(images)]
 
 
@@ -141,9 +143,9 @@ def _encode_image(image: Image, path: str) -> ImagePayload | StoredImage:
 
 def _to_bad_request(error: ValidationError, path: str) -> BadRequest:
     fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = format_path(fault["loc"])
-    where = f"{path}.{place}" if path and place else path or place
-    return BadRequest(fault["msg"].removeprefix("Value error, "), 0, where)
+    inner = format_path(fault["loc"])
+    full_path = f"{path}.{inner}" if path and inner else path or inner
+    return BadRequest(fault["msg"].removeprefix("Value error, "), 0, full_path)
 
 
 def _parse_object(content: bytes) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""`hire serve`: one server in force, its golden pairs scored through it, and the change to another without a gap.
+"""What `hire serve` does: start a server, check it with the golden pairs, and replace the current one without downtime.
 
-The folder (runs/serve) holds a folder per server, the link `current` to the one in force, and `upstream.conf` for the
-proxy. Another version is started beside the one in force, on other ports; when its golden pairs are right, `current`
-and `upstream.conf` are exchanged, the proxy is told, and the old server ends after it has answered what it had taken.
-A client that reads `current` anew before it tries again loses no request, nor does any client behind the proxy.
+The folder (runs/serve) has a subfolder per server, the link `current` to the current one, and `upstream.conf` for the
+nginx proxy. To replace a server:
+
+1. Start the new server beside the current one, on other ports, and check its scores for the golden pairs.
+2. Replace `current` and `upstream.conf`, and make nginx reload.
+3. Stop the old server when its open requests are answered.
+
+No request is lost if the client uses the proxy, or reads `current` again before it retries.
 """
 
 from __future__ import annotations
@@ -31,24 +35,24 @@ from hire_model.files import write_text
 from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import GOLDEN, Golden, verify
 from hire_model.service.contract import PROBE
-from hire_model.tracking.packages import Archive
+from hire_model.tracking.versions import Archive
 from serving.contract import PREDICTIONS
-from serving.instance import RECORD, Instance, ServeError, free_ports, is_free, start
+from serving.torchserve import RECORD, ServeError, Server, find_free_ports, is_free, start
 
 log = logging.getLogger(__name__)
-EXAMPLE = "example.json"  # a request, for the curl line
-TOKEN, TARGETS = "token.conf", "targets.json"  # for the proxy, and for Prometheus (serving/deploy)
+EXAMPLE = "example.json"  # a request body to try with curl
+TOKEN, TARGETS = "token.conf", "targets.json"  # for nginx and for Prometheus (serving/deploy)
 CURRENT, UPSTREAM, PROXY_PID = "current", "upstream.conf", "nginx.pid"
 
 START_S = 180.0
-DRAIN_S = 16.0  # a request is answered within 15 s, or never
+DRAIN_S = 16.0  # the server answers a request within 15 s or fails it
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a running server is."""
+    """State of a running server. Memory is resident megabytes; `worker_mb` has one entry per worker process."""
 
-    instance: Instance
+    server: Server
     healthy: bool
     memory_mb: float
     worker_mb: list[float]
@@ -62,16 +66,20 @@ def serve(
     workers: int | None = None,
     galleries: Path | None = None,
     journal: JournalSettings | None = None,
-) -> Instance:
-    """Put the version of `archive` in force, and return once its golden pairs were scored right through the server.
+) -> Server:
+    """Serve `archive` as the current server of `folder`. Return when it scores its golden pairs correctly.
 
-    What is None stays as it is at the server in force; a first server has one worker, no galleries and no journal.
-    Raises HireError: no Java, a tampered archive, a server that does not come up or scores differently, or that cannot
-    use a gallery where another is in force; that one then stays so. A first server only warns of such a gallery.
+    Arguments that are None keep the values of the running server. Without one, the default is one worker, no galleries
+    and no journal.
+
+    Raises:
+        HireError: No Java, a tampered archive, or a server that does not start or scores differently. Also if it cannot
+            use one of the galleries and replaces another server, which then stays current; a first server only logs
+            a warning.
     """
     verify(archive.path, archive.sha256)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _alone(folder):
+    with _lock(folder):
         return _replace(archive, folder, port, workers, galleries, journal)
 
 
@@ -82,200 +90,199 @@ def _replace(
     workers: int | None,
     galleries: Path | None,
     journal: JournalSettings | None,
-) -> Instance:
-    old = current(folder)
+) -> Server:
+    old = find_current(folder)
     if old is not None:
         workers, galleries, journal = workers or old.workers, galleries or old.galleries, journal or old.journal
     if galleries and not galleries.is_dir():
         raise ServeError(f"{galleries}: no such folder. Name one: hire serve --galleries FOLDER.")
-    chosen = port if is_free(port) else free_ports(1)[0]
-    if old is None and chosen != port:
-        raise ServeError(f"Port {port} is taken by another program. Name a free one: hire serve --port {chosen}")
-    place = Path(tempfile.mkdtemp(prefix=f"v{archive.version.number}-", dir=folder))
+    free_port = port if is_free(port) else find_free_ports(1)[0]
+    if old is None and free_port != port:
+        raise ServeError(f"Port {port} is used by another program. Name a free one: hire serve --port {free_port}")
+    new_folder = Path(tempfile.mkdtemp(prefix=f"v{archive.version.number}-", dir=folder))
     try:
         new = start(
-            archive.path,
-            archive.sha256,
-            archive.version.number,
-            place,
-            port=chosen,
-            workers=workers or 1,
-            galleries=galleries,
-            journal=journal,
-        )
+            archive.path, archive.sha256, archive.version.number, new_folder, port=free_port, workers=workers or 1,
+            galleries=galleries, journal=journal,
+        )  # fmt: skip
         try:
-            wait(new)
+            wait_until_ready(new)
             _check_galleries(new, galleries, first=old is None)
-            _announce(new)
+            _write_access_files(new)
         except BaseException:
             new.stop()
             raise
     except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(new_folder, ignore_errors=True)
         raise
-    _switch(folder, new)
+    _make_current(folder, new)
     if old is not None:
         _drain(old)
-    _end_all(folder, but=new)
+    _stop_all(folder, keep=new)
     return new
 
 
-def stop(folder: Path) -> list[Instance]:
-    """End all servers of `folder`, and return them when they have ended."""
+def stop(folder: Path) -> list[Server]:
+    """Stop all servers of `folder`. Return them when they have ended."""
     if not folder.is_dir():
         return []
-    with _alone(folder):
+    with _lock(folder):
         (folder / CURRENT).unlink(missing_ok=True)
-        return _end_all(folder)
+        return _stop_all(folder)
 
 
-def status(folder: Path) -> Status | None:
-    """How the server in force is; None where none is running. Memory is resident megabytes."""
-    running = current(folder)
-    process = running.process() if running else None
-    if running is None or process is None:
+def get_status(folder: Path) -> Status | None:
+    """Return the state of the current server, or None if no server is running."""
+    server = find_current(folder)
+    process = server.find_process() if server else None
+    if server is None or process is None:
         return None
     workers = [child.memory_info().rss / 1e6 for child in process.children(recursive=True)]
-    return Status(running, healthy(running), process.memory_info().rss / 1e6 + sum(workers), workers)
+    return Status(server, is_healthy(server), process.memory_info().rss / 1e6 + sum(workers), workers)
 
 
-def current(folder: Path) -> Instance | None:
-    """The server in force, if it runs."""
-    return _read(folder / CURRENT)
+def find_current(folder: Path) -> Server | None:
+    """Return the current server of `folder` if it is running."""
+    return _read_record(folder / CURRENT)
 
 
-def _read(place: Path) -> Instance | None:
+def _read_record(server_folder: Path) -> Server | None:
     try:
-        found = Instance.model_validate_json((place / RECORD).read_text("utf-8"))
+        server = Server.model_validate_json((server_folder / RECORD).read_text("utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ServeError(f"{place / RECORD}: no record of a server: {error}. Delete {place}.") from error
-    return found if found.process() else None
+        message = f"{server_folder / RECORD}: not the record of a server: {error}. Delete {server_folder}."
+        raise ServeError(message) from error
+    return server if server.find_process() else None
 
 
-def wait(instance: Instance, seconds: float = START_S) -> float:
-    """Request for the golden pairs until they are right; returns the largest difference to their known scores.
+def wait_until_ready(server: Server, seconds: float = START_S) -> float:
+    """Send the golden pairs until the server answers. Return the largest difference to their known scores.
 
-    Raises ServeError where they come out wrong, or do not come within `seconds`.
+    Raises ServeError if a score is wrong, the server ends, or there is no answer within `seconds`.
     """
-    golden = golden_of(instance)
-    end, said = time.monotonic() + seconds, "nothing yet"
+    golden = read_golden(server)
+    end, last = time.monotonic() + seconds, "no answer yet"
     while time.monotonic() < end:
-        if instance.process() is None:
-            raise ServeError(f"The server ended while starting. Its last words:\n{instance.last_words()}")
+        if server.find_process() is None:
+            raise ServeError(f"The server ended while starting. The end of its logs:\n{server.read_log_tail()}")
         try:
-            answer = ask(instance, golden.request, probe=True)
-        except (httpx.TransportError, ServeError) as error:  # not listening yet, or no tokens yet
-            said = str(error)
+            answer = send_request(server, golden.request, probe=True)
+        except (httpx.TransportError, ServeError) as error:  # it does not listen yet, or has no tokens yet
+            last = str(error)
         else:
             if answer.status_code == 200:
-                apart = golden.measure_difference(answer.json()["scores"])
-                if apart <= Golden.TOLERANCE:
-                    return apart
-                raise ServeError(f"The server scores the golden pairs off by {apart:.1e}. It was stopped.")
-            said = f"{answer.status_code} {answer.text[:300]}"
+                difference = golden.measure_difference(answer.json()["scores"])
+                if difference <= Golden.TOLERANCE:
+                    return difference
+                message = f"Wrong scores for the golden pairs: the difference is {difference:.1e}."
+                raise ServeError(f"{message} The server was stopped.")
+            last = f"{answer.status_code} {answer.text[:300]}"
         time.sleep(0.2)
-    raise ServeError(f"No golden pair was scored within {seconds:.0f} s; last: {said}\n{instance.last_words()}")
+    message = f"The server did not score its golden pairs within {seconds:.0f} s. The last answer: {last}"
+    raise ServeError(f"{message}\n{server.read_log_tail()}")
 
 
-def ask(
-    instance: Instance, request: object, path: str = PREDICTIONS, timeout: float = 20.0, probe: bool = False
+def send_request(
+    server: Server, request: object, path: str = PREDICTIONS, timeout: float = 20.0, probe: bool = False
 ) -> httpx.Response:
-    """One request with a token. A probe is not written to the server's journal."""
-    headers = {"Authorization": f"Bearer {instance.token()}"} | ({PROBE: "1"} if probe else {})
-    return httpx.post(f"{instance.address}{path}", json=request, headers=headers, timeout=timeout)
+    """Send one request with a token. The server does not record a probe in its journal."""
+    headers = {"Authorization": f"Bearer {server.get_token()}"} | ({PROBE: "1"} if probe else {})
+    return httpx.post(f"{server.address}{path}", json=request, headers=headers, timeout=timeout)
 
 
-def _check_galleries(new: Instance, folder: Path | None, *, first: bool) -> None:
-    """Have the server `new` open every gallery in `folder`: one belongs to the model that has encoded it."""
-    for manifest in sorted(folder.glob(f"*/{MANIFEST}")) if folder else []:
-        answer = ask(new, {"gallery": manifest.parent.name, "texts": ["a"], "top_k": 1}, probe=True)
+def _check_galleries(new: Server, galleries: Path | None, *, first: bool) -> None:
+    """Check that the server `new` can open every gallery: a gallery fits only the model that encoded it."""
+    for manifest in sorted(galleries.glob(f"*/{MANIFEST}")) if galleries else []:
+        gallery = manifest.parent
+        answer = send_request(new, {"gallery": gallery.name, "texts": ["a"], "top_k": 1}, probe=True)
         if answer.status_code == HTTPStatus.NOT_FOUND:
             message = (
-                f"{manifest.parent}: version {new.version} cannot use this gallery, as another model encoded it, or it "
-                f"is damaged. Build one: hire gallery build DATASET --model models:/NAME/{new.version} "
-                f"--out FOLDER/{manifest.parent.name}, then hire serve --galleries FOLDER."
+                f"{gallery}: version {new.version} cannot use this gallery: another model encoded it, or it is "
+                f"damaged. Build one: hire gallery build DATASET --model models:/NAME/{new.version} "
+                f"--out FOLDER/{gallery.name}, then hire serve --galleries FOLDER."
             )
             if not first:
-                raise ServeError(f"{message} The version that was served still is.")
-            log.warning("%s Until then it is refused.", message)
+                raise ServeError(f"{message} The previous version is still served.")
+            log.warning("%s Until then, requests for this gallery are refused.", message)
 
 
-def healthy(instance: Instance) -> bool:
-    """Whether its golden pairs come out right, now."""
+def is_healthy(server: Server) -> bool:
+    """Return whether the server scores its golden pairs correctly at the moment."""
+    golden = read_golden(server)
     try:
-        answer = ask(instance, golden_of(instance).request, probe=True)
+        answer = send_request(server, golden.request, probe=True)
     except (httpx.HTTPError, ServeError):
         return False
-    return (
-        answer.status_code == 200
-        and golden_of(instance).measure_difference(answer.json()["scores"]) <= Golden.TOLERANCE
-    )
+    return answer.status_code == 200 and golden.measure_difference(answer.json()["scores"]) <= Golden.TOLERANCE
 
 
-def golden_of(instance: Instance) -> Golden:
-    """The golden request of the archive that it serves, and the scores."""
-    with zipfile.ZipFile(instance.folder / "store" / "hire.mar") as archive:
+def read_golden(server: Server) -> Golden:
+    """Return the golden request of the served archive, with its scores."""
+    with zipfile.ZipFile(server.folder / "store" / "hire.mar") as archive:
         return Golden.model_validate_json(archive.read(GOLDEN))
 
 
-def _announce(new: Instance) -> None:
-    """Write into its folder, which is its owner's alone, what curl, the proxy and Prometheus need of it."""
-    write_text(json.dumps(golden_of(new).request), new.folder / EXAMPLE)
-    write_text(f'proxy_set_header Authorization "Bearer {new.token()}";\n', new.folder / TOKEN)
-    target = {"targets": [f"127.0.0.1:{new.metrics_port}"], "labels": {"version": new.version}}
-    write_text(json.dumps([target]) + "\n", new.folder / TARGETS)
+def _write_access_files(server: Server) -> None:
+    """Write the files that curl, the proxy and Prometheus use into the server's folder, which only its owner can read.
+
+    `get_token` writes header.txt.
+    """
+    write_text(json.dumps(read_golden(server).request), server.folder / EXAMPLE)
+    write_text(f'proxy_set_header Authorization "Bearer {server.get_token()}";\n', server.folder / TOKEN)
+    target = {"targets": [f"127.0.0.1:{server.metrics_port}"], "labels": {"version": server.version}}
+    write_text(json.dumps([target]) + "\n", server.folder / TARGETS)
 
 
-def _switch(folder: Path, new: Instance) -> None:
-    """Exchange `current` and the proxy's upstream, each in one step, and tell the proxy if there is one."""
+def _make_current(folder: Path, new: Server) -> None:
+    """Replace `current` and the upstream of the proxy, each atomically. Make nginx reload if it is running."""
     link = folder / f".{CURRENT}.{os.getpid()}"
     link.symlink_to(new.folder.name, target_is_directory=True)
     os.replace(link, folder / CURRENT)
     write_text(f"server 127.0.0.1:{new.inference_port};\n", folder / UPSTREAM)
     try:
         proxy = psutil.Process(int((folder / PROXY_PID).read_text("utf-8")))
-        if proxy.name() == "nginx":  # a file that was left behind may name anybody
-            proxy.send_signal(signal.SIGHUP)  # it reads its configuration anew
+        if proxy.name() == "nginx":  # an old pid file may contain the pid of another program
+            proxy.send_signal(signal.SIGHUP)  # reload the configuration
     except (FileNotFoundError, psutil.Error, ValueError) as error:
-        log.debug("No proxy was told: %s", error)
+        log.debug("No proxy was reloaded: %s", error)
 
 
-def _drain(old: Instance) -> None:
-    """Wait while somebody is connected to the old server, but no longer than an answer can take."""
+def _drain(old: Server) -> None:
+    """Wait until no client is connected to the old server, at most DRAIN_S seconds."""
     end = time.monotonic() + DRAIN_S
-    process = old.process()
-    while process is not None and time.monotonic() < end and _connected(process, old.inference_port):
+    process = old.find_process()
+    while process is not None and time.monotonic() < end and _has_connections(process, old.inference_port):
         time.sleep(0.2)
 
 
-def _connected(process: psutil.Process, port: int) -> bool:
+def _has_connections(process: psutil.Process, port: int) -> bool:
     try:
-        open_ = process.net_connections("tcp")
+        connections = process.net_connections("tcp")
     except psutil.Error:
         return False
-    return any(c.status == psutil.CONN_ESTABLISHED and c.laddr and c.laddr.port == port for c in open_)
+    return any(c.status == psutil.CONN_ESTABLISHED and c.laddr and c.laddr.port == port for c in connections)
 
 
-def _end_all(folder: Path, but: Instance | None = None) -> list[Instance]:
-    """End whatever runs, also what a killed `hire serve` left behind; keep the logs of the last one that ended."""
-    places = sorted(folder.glob("v*-*"), key=lambda place: place.stat().st_mtime)
-    others = [place for place in places if but is None or place.name != but.folder.name]
-    running = [found for place in others if (found := _read(place)) is not None]
-    for one in running:
-        one.stop()
-        shutil.rmtree(one.folder / "store", ignore_errors=True)
-    for place in others[:-1]:
-        shutil.rmtree(place, ignore_errors=True)
+def _stop_all(folder: Path, keep: Server | None = None) -> list[Server]:
+    """Stop all servers but `keep`, also those that a killed `hire serve` did not stop. Keep the newest old logs."""
+    all_folders = sorted(folder.glob("v*-*"), key=lambda path: path.stat().st_mtime)
+    folders = [path for path in all_folders if keep is None or path.name != keep.folder.name]
+    running = [server for path in folders if (server := _read_record(path)) is not None]
+    for server in running:
+        server.stop()
+        shutil.rmtree(server.folder / "store", ignore_errors=True)
+    for path in folders[:-1]:
+        shutil.rmtree(path, ignore_errors=True)
     return running
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One `hire serve` at a time changes what is in force."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Let only one `hire serve` at a time change the current server."""
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout as error:
-        raise ServeError(f"Another 'hire serve' is at work in {folder}. Wait until it has ended.") from error
+        raise ServeError(f"Another 'hire serve' is running in {folder}. Wait until it has ended.") from error

@@ -1,4 +1,4 @@
-"""How requests reach the server: one connection pool, one token, one retry rule."""
+"""Send requests to a server: one connection pool, one token, one retry rule."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Transport:
                 raise
             return await self._request(newer, path, body, read)
         except Unavailable:
-            self._endpoint = None  # another version may be served by now, on another port
+            self._endpoint = None  # the current server may have changed, with another port
             raise
 
     async def _find_endpoint(self) -> _Endpoint:
@@ -122,13 +122,13 @@ def _endpoint_finder(server: str | Path, token: Token) -> Callable[[], _Endpoint
 
 def _find_local_server(folder: Path) -> _Endpoint:
     """Find the current server in a folder of `hire serve`. Raises Unavailable, which is retried: it may be changing."""
-    from serving.server import current
+    from serving.server import find_current
 
     try:
-        running = current(folder)
+        running = find_current(folder)
         if running is None:
-            raise Unavailable(f"{folder}: no server is running there. Start one: hire serve --folder {folder}")
-        return _Endpoint(running.address, running.token())
+            raise Unavailable(f"{folder}: no server of this folder is running. Start one: hire serve --folder {folder}")
+        return _Endpoint(running.address, running.get_token())
     except (httpx.HTTPError, HireError) as error:
         raise Unavailable(str(error)) from error
 
@@ -137,4 +137,4 @@ def _read_token(file: Path) -> str:
     try:
         return str(json.loads(file.read_text("utf-8"))["inference"]["key"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Unauthorized(f"{file}: no token can be read: {error!r}; expected the server's key_file.json.") from error
+        raise Unauthorized(f"{file}: cannot read the token: {error!r}; expected the server's key_file.json.") from error

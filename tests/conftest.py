@@ -1,8 +1,8 @@
-"""Fixtures shared by all tests, and how tests are marked and grouped.
+"""Fixtures for all tests, and rules that mark and group tests.
 
-`make test` runs two processes. A group of tests always runs in one process, so that its fixtures are built once: each
-folder that starts servers is a group, and elsewhere each file. `make test-fast` leaves out tests marked `live` or
-`slow`; a test is slow if it uses one of SLOW_FIXTURES or says so itself.
+`make test` runs two processes. All tests of a group run in the same process, so that shared fixtures are built once.
+A group is a folder that starts servers, or a single file elsewhere. `make test-fast` skips tests marked `live` or
+`slow`. A test that uses one of SLOW_FIXTURES is marked `slow`.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded: one thread per process is faster here
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # torch reads it when it is loaded; one thread per process is faster here
 
-import hire_model  # noqa: F401  # before torch: it sets OpenMP's spin count
+import hire_model  # noqa: F401  # import before torch, because it sets the spin count of OpenMP
 
 if TYPE_CHECKING:
     from registered import RegisteredModel
 
 ROOT = Path(__file__).parent.parent
-SERVER_FOLDERS = ("flows", "serving")  # in this order: the longest group starts first
+SERVER_FOLDERS = ("flows", "serving", "tracking")  # in this order: the longest group starts first
 SLOW_FIXTURES = {"registered_model"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow tests and assign each test to its group; server groups come first."""
+    """Mark slow tests, assign each test to its group, and sort the server groups first."""
     groups: dict[str, list[pytest.Item]] = {folder: [] for folder in SERVER_FOLDERS}
     for item in items:
         path = item.path.relative_to(ROOT / "tests")
@@ -41,16 +43,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Return the folder of real data, or skip."""
+    """Return the folder of real data. Skip the test if there is none."""
     folder = Path(os.environ.get("HIRE_SHARED_DATA") or ROOT.parent / "shared" / "data")
     if not (folder / "README.md").is_file():
-        pytest.skip(f"no real data at {folder.name}/; put it beside the checkout or name it in HIRE_SHARED_DATA")
+        pytest.skip(
+            f"no real data in {folder.name}/; put it beside the checkout, or set HIRE_SHARED_DATA to its folder"
+        )
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Relational scenes: 24 train, 8 dev, 8 test images."""
+    """Generate relational scenes: 24 train, 8 dev and 8 test images."""
     from hire_model.data.synthetic import generate
 
     out = tmp_path_factory.mktemp("data") / "tiny"
@@ -61,6 +65,6 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def registered_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> RegisteredModel:
     """Train and register one tiny model for all tests that need a registered version."""
-    from registered import register
+    from registered import train_and_register
 
-    return register(tiny_dataset, tmp_path_factory.mktemp("registered"), {"data.test": "test"})
+    return train_and_register(tiny_dataset, tmp_path_factory.mktemp("registered"), {"data.test": "test"})

@@ -1,4 +1,4 @@
-"""Tiny ablations: the variants, the records of finished trials, and wrong edges."""
+"""Tiny ablations: variants, records of trials, and wrong edges."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import resolve
-from hire_model.workflows import fit as fitting
+from hire_model.workflows import train as workflow
 
 TINY = ["model.preset=tiny", "data.test=test", "train.epochs=1", "train.batch=8", "train.threads=1"]
 
@@ -46,7 +46,7 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Variants and seeds in the order in which they are trained."""
+    """Return the list of trials (variant and seed), filled in the order of their training."""
     calls: list[str] = []
     real = ablation.train_trial
 
@@ -67,8 +67,7 @@ def _study(data: Path, out: Path, *more: str, seeds: tuple[int, ...] = (0,)) -> 
 
 
 def _model_settings(overrides: dict[str, str], recipe: str = "synthetic") -> dict[str, Any]:
-    found = resolve(recipe, [f"{k}={v}" for k, v in overrides.items()], environ={}).settings.model
-    return found.model_dump()
+    return resolve(recipe, [f"{k}={v}" for k, v in overrides.items()], environ={}).settings.model.model_dump()
 
 
 def test_each_variant_differs_from_its_reference_in_its_own_stage_alone() -> None:
@@ -81,8 +80,8 @@ def test_each_variant_differs_from_its_reference_in_its_own_stage_alone() -> Non
     for variant in stages.VARIANTS:
         if variant.name in ("base", "full"):
             continue
-        mine, reference = by_name[variant.name], by_name[variant.reference]
-        changed = {key for key in mine if mine[key] != reference[key]}
+        values, reference = by_name[variant.name], by_name[variant.reference]
+        changed = {key for key in values if values[key] != reference[key]}
         assert changed == stage_of.get(variant.name.removeprefix(variant.reference)[1:], {"graphs"}), variant.name
     base = by_name["base"]
     switches = ("image_implicit", "object_word", "object_sentence", "word_image", "relation_match")
@@ -120,7 +119,7 @@ def test_a_second_call_trains_only_the_missing_trials(tiny_dataset: Path, tmp_pa
     assert change.mean == pytest.approx(rows["base+object-word"].rsum.mean - rows["base"].rsum.mean)
 
 
-def test_a_seed_gives_the_same_figures_again(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_two_runs_with_a_seed_give_the_same_figures(tiny_dataset: Path, tmp_path: Path) -> None:
     tables = [stages.run(_study(tiny_dataset, tmp_path / name, seeds=(3,)), ["base"]) for name in "ab"]
     figures = [table.rows[0].model_dump(exclude={"seconds_per_epoch"}) for table in tables]
     assert figures[0] == figures[1]
@@ -129,11 +128,11 @@ def test_a_seed_gives_the_same_figures_again(tiny_dataset: Path, tmp_path: Path)
 def test_an_interrupted_trial_resumes_from_its_checkpoint(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = _study(tiny_dataset, tmp_path / "cut", "train.epochs=2")
-    whole = stages.run(dataclasses.replace(study, out=tmp_path / "whole"), ["base"])
-    real, losses = fitting.fit, []
+    study = _study(tiny_dataset, tmp_path / "interrupted", "train.epochs=2")
+    complete = stages.run(dataclasses.replace(study, out=tmp_path / "complete"), ["base"])
+    real, losses = workflow.fit, []
 
-    def cut(*arguments: Any, **options: Any) -> Any:
+    def fit_interrupted(*arguments: Any, **options: Any) -> Any:
         def stop(record: Any) -> None:
             losses.append(record.loss)
             if len(losses) == 1:
@@ -141,15 +140,15 @@ def test_an_interrupted_trial_resumes_from_its_checkpoint(
 
         return real(*arguments, **options | {"on_epoch": stop})
 
-    monkeypatch.setattr(fitting, "fit", cut)
-    with pytest.raises(TrainingStopped, match=r"'base' with seed 0.*same command goes on"):
+    monkeypatch.setattr(workflow, "fit", fit_interrupted)
+    with pytest.raises(TrainingStopped, match=r"'base' with seed 0.*same command continues"):
         stages.run(study, ["base"])
     resumed = stages.run(study, ["base"])
     assert len(losses) == 2, "the first epoch is not trained again"
-    assert resumed.rows[0].rsum == whole.rows[0].rsum and resumed.rows[0].dev_rsum == whole.rows[0].dev_rsum
+    assert resumed.rows[0].rsum == complete.rows[0].rsum and resumed.rows[0].dev_rsum == complete.rows[0].dev_rsum
 
 
-def test_a_torn_line_loses_only_its_own_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_line_loses_only_its_own_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = RecordFile(tmp_path / "deep" / "records.jsonl", TrialRecord)
     file.append(TrialRecord(key="a", variant="x", seed=0))
     with file.path.open("a") as lines:
@@ -179,14 +178,14 @@ def split(tiny_dataset: Path) -> Split:
 
 @pytest.fixture(scope="module")
 def model(tiny_dataset: Path) -> Hire:
-    """Untrained, but with graphs that change something: the fusion begins as zero."""
+    """Build an untrained model whose graphs have an effect; without this, their fusion is initialised to zero."""
     torch.manual_seed(0)
-    found = build_model(
+    model = build_model(
         resolve("synthetic", TINY, environ={}).settings.model, Dataset.open(tiny_dataset).split("train")
     )
-    assert found.explicit is not None
-    torch.nn.init.normal_(found.explicit.fuse.weight)
-    return found.eval()
+    assert model.explicit is not None
+    torch.nn.init.normal_(model.explicit.fuse.weight)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +193,7 @@ def regions(split: Split) -> Regions:
     return collate_regions([split.regions(i) for i in range(len(split.images))])
 
 
-def _encoded(model: Hire, regions: Regions) -> torch.Tensor:
+def _encode(model: Hire, regions: Regions) -> torch.Tensor:
     with torch.inference_mode():
         return model.encode_image(regions).regions
 
@@ -209,31 +208,31 @@ def test_share_zero_changes_nothing_and_the_hook_is_removed_afterwards(
         assert np.array_equal(compute_similarity(model, split, bank), plain)
     with perturb_edges(model, kind, 1.0, seed=1):
         assert not np.allclose(compute_similarity(model, split, bank), plain)
-    assert np.array_equal(compute_similarity(model, split, bank), plain), "the hook is gone"
+    assert np.array_equal(compute_similarity(model, split, bank), plain), "the hook is removed"
 
 
 def test_dropping_all_edges_equals_empty_adjacency_matrices(
     model: Hire, regions: Regions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with perturb_edges(model, "dropped", 1.0, seed=0) as tally:
-        dropped = _encoded(model, regions)
+        dropped = _encode(model, regions)
     assert tally.shares == (1.0, 1.0)
     assert model.explicit is not None
     real = model.explicit.build_graphs
     monkeypatch.setattr(model.explicit, "build_graphs", lambda r: [torch.zeros_like(a) for a in real(r)])
-    assert torch.equal(dropped, _encoded(model, regions))
+    assert torch.equal(dropped, _encode(model, regions))
 
 
 def test_stage_1_gets_the_original_boxes(model: Hire, regions: Regions) -> None:
     seen: list[Regions] = []
     handle = model.regions.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with perturb_edges(model, "dropped", 1.0, seed=0):
-        _encoded(model, regions)
+        _encode(model, regions)
     handle.remove()
     assert seen[0] is regions
 
 
-def _hit(regions: Regions, kind: perturb.Kind, share: float, seed: int) -> tuple[Regions, Tally]:
+def _perturb(regions: Regions, kind: perturb.Kind, share: float, seed: int) -> tuple[Regions, Tally]:
     tally = Tally()
     rngs = [np.random.default_rng([seed, row]) for row in range(len(regions))]
     return perturb.perturb_regions(regions, kind, share, rngs, tally), tally
@@ -242,39 +241,42 @@ def _hit(regions: Regions, kind: perturb.Kind, share: float, seed: int) -> tuple
 @settings(max_examples=25, deadline=None)
 @given(share=st.floats(0, 1), seed=st.integers(0, 2**32))
 def test_shuffling_keeps_labels_scores_and_the_set_of_boxes(regions: Regions, share: float, seed: int) -> None:
-    found, _ = _hit(regions, "shuffled", share, seed)
-    assert torch.equal(found.relations[:, [0, 2]], regions.relations[:, [0, 2]])
-    assert torch.equal(found.relation_scores, regions.relation_scores)
-    image, subject, _, object_ = found.relations.unbind(1)
-    assert found.mask[image, subject].all() and found.mask[image, object_].all() and (subject != object_).all()
-    assert torch.equal(found.boxed, regions.boxed)
-    for mine, before in zip(found.boxes, regions.boxes, strict=True):
-        assert sorted(mine.tolist()) == sorted(before.tolist()), "boxes change places within their image"
-    again, _ = _hit(regions, "shuffled", share, seed)
-    assert torch.equal(again.relations, found.relations) and torch.equal(again.boxes, found.boxes)
+    perturbed, _ = _perturb(regions, "shuffled", share, seed)
+    assert torch.equal(perturbed.relations[:, [0, 2]], regions.relations[:, [0, 2]])
+    assert torch.equal(perturbed.relation_scores, regions.relation_scores)
+    image, subject, _, object_ = perturbed.relations.unbind(1)
+    assert perturbed.mask[image, subject].all() and perturbed.mask[image, object_].all() and (subject != object_).all()
+    assert torch.equal(perturbed.boxed, regions.boxed)
+    for after, before in zip(perturbed.boxes, regions.boxes, strict=True):
+        assert sorted(after.tolist()) == sorted(before.tolist()), "boxes are permuted within their image"
+    again, _ = _perturb(regions, "shuffled", share, seed)
+    assert torch.equal(again.relations, perturbed.relations) and torch.equal(again.boxes, perturbed.boxes)
 
 
 @settings(max_examples=25, deadline=None)
 @given(shares=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted), seed=st.integers(0, 2**32))
 def test_a_larger_share_also_drops_the_edges_of_a_smaller_one(regions: Regions, shares: list[float], seed: int) -> None:
-    (few, little), (many, much) = (_hit(regions, "dropped", share, seed) for share in shares)
-    assert {tuple(r) for r in many.relations.tolist()} <= {tuple(r) for r in few.relations.tolist()}
-    assert not (many.boxed & ~few.boxed).any()
-    assert little.relations_hit <= much.relations_hit and little.pairs_hit <= much.pairs_hit
-    assert len(regions.relations) - len(many.relations) == much.relations_hit
+    (small, small_tally), (large, large_tally) = (_perturb(regions, "dropped", share, seed) for share in shares)
+    assert {tuple(r) for r in large.relations.tolist()} <= {tuple(r) for r in small.relations.tolist()}
+    assert not (large.boxed & ~small.boxed).any()
+    assert (
+        small_tally.relations_changed <= large_tally.relations_changed
+        and small_tally.pairs_changed <= large_tally.pairs_changed
+    )
+    assert len(regions.relations) - len(large.relations) == large_tally.relations_changed
 
 
 def test_shuffling_all_moves_every_box(regions: Regions) -> None:
-    found, _ = _hit(regions, "shuffled", 1.0, 0)
+    perturbed, _ = _perturb(regions, "shuffled", 1.0, 0)
     several = regions.boxed & (regions.boxed.sum(dim=1, keepdim=True) > 1)
-    assert several.any() and (found.boxes != regions.boxes).any(dim=2)[several].all()
-    assert (found.relations != regions.relations).any(dim=1).float().mean() > 0.8
+    assert several.any() and (perturbed.boxes != regions.boxes).any(dim=2)[several].all()
+    assert (perturbed.relations != regions.relations).any(dim=1).float().mean() > 0.8
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
-def test_the_share_hit_is_the_requested_one_on_average(regions: Regions, kind: perturb.Kind, share: float) -> None:
-    shares = np.array([_hit(regions, kind, share, seed)[1].shares for seed in range(60)])
+def test_the_changed_share_is_the_requested_one_on_average(regions: Regions, kind: perturb.Kind, share: float) -> None:
+    shares = np.array([_perturb(regions, kind, share, seed)[1].shares for seed in range(60)])
     assert shares.mean(axis=0) == pytest.approx([share, share], abs=0.03)
 
 
@@ -285,21 +287,21 @@ def test_images_without_edges_or_boxes_do_not_change() -> None:
         relations=torch.zeros(0, 4, dtype=torch.int64), relation_scores=torch.zeros(0),
     )  # fmt: skip
     for kind in KINDS:
-        found, tally = _hit(bare, kind, 1.0, 0)
-        assert tally == Tally() and len(found.relations) == 0 and not found.boxed.any()
+        perturbed, tally = _perturb(bare, kind, 1.0, 0)
+        assert tally == Tally() and len(perturbed.relations) == 0 and not perturbed.boxed.any()
 
 
-def test_the_edges_hit_do_not_depend_on_the_batch_size(model: Hire, split: Split) -> None:
+def test_the_changed_edges_do_not_depend_on_the_batch_size(model: Hire, split: Split) -> None:
     bank = build_caption_bank(model, split.texts)
     with perturb_edges(model, "shuffled", 0.5, seed=4):
-        whole = compute_similarity(model, split, bank)
+        one_batch = compute_similarity(model, split, bank)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hire_model.scoring.matrix._ENCODE_BLOCK", 3)
         with perturb_edges(model, "shuffled", 0.5, seed=4):
-            assert np.allclose(compute_similarity(model, split, bank), whole, atol=1e-5)
+            assert np.allclose(compute_similarity(model, split, bank), one_batch, atol=1e-5)
 
 
-def test_edges_are_evaluated_once_plotted_and_recorded(
+def test_a_second_run_of_edges_trains_nothing_and_gives_the_same_table(
     tiny_dataset: Path, tmp_path: Path, trained: list[str], split: Split
 ) -> None:
     study = _study(tiny_dataset, tmp_path)
@@ -314,7 +316,7 @@ def test_edges_are_evaluated_once_plotted_and_recorded(
     assert all((tmp_path / f"edges.{ending}").stat().st_size for ending in ("json", "md", "svg", "png"))
     assert (tmp_path / "edges-change.svg").stat().st_size
     (tmp_path / "edges.jsonl").unlink()
-    assert edges.run(study).cells == table.cells, "judged again from the models that are kept"
+    assert edges.run(study).cells == table.cells, "evaluated again with the stored models"
     edges.run(study)
     assert len(trained) == 2
 
@@ -322,11 +324,11 @@ def test_edges_are_evaluated_once_plotted_and_recorded(
 # On the command line
 
 
-def test_the_commands_pass_their_options_on(tiny_dataset: Path, tmp_path: Path, trained: list[str]) -> None:
-    given = ["--data", str(tiny_dataset), "--set", " ".join(TINY), "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, ["ablate", "stages", *given, "--seeds", "2,2", "--only", "base"])
+def test_the_ablate_commands_use_their_options(tiny_dataset: Path, tmp_path: Path, trained: list[str]) -> None:
+    options = ["--data", str(tiny_dataset), "--set", " ".join(TINY), "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["ablate", "stages", *options, "--seeds", "2,2", "--only", "base"])
     assert done.exit_code == 0, done.output
     assert trained == ["base 2"]
     assert "base" in done.output and "stages.md" in done.output
-    wrong = CliRunner().invoke(app, ["ablate", "edges", *given, "--seeds", "one"])
+    wrong = CliRunner().invoke(app, ["ablate", "edges", *options, "--seeds", "one"])
     assert isinstance(wrong.exception, SettingsError) and "whole numbers" in str(wrong.exception)

@@ -1,4 +1,4 @@
-"""The documentation: relative links resolve, and the site builds without warnings and without external assets."""
+"""The documentation: relative links resolve, and the site builds without warnings and external assets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXTERNAL = re.compile(
 
 
 def _anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    """Return the anchors that GitHub and the site create for the headings of a page."""
     headings = _HEADING.findall(_FENCE.sub("", page.read_text("utf-8")))
     plain = (re.sub(r"[^\w\s-]", "", heading.lower()).strip() for heading in headings)
     return {re.sub(r"\s+", "-", heading) for heading in plain}
@@ -45,7 +45,7 @@ def test_every_relative_link_resolves(page: Path) -> None:
             assert anchor in _anchors(target), link
 
 
-def _page(path: str) -> SimpleNamespace:
+def _make_page(path: str) -> SimpleNamespace:
     return SimpleNamespace(file=SimpleNamespace(src_uri=path))
 
 
@@ -79,12 +79,12 @@ def test_the_contract_page_lists_every_message_once(hooks: ModuleType) -> None:
         ("data.md", "[a](https://arxiv.org)", "[a](https://arxiv.org)"),
     ],
 )
-def test_a_link_leads_to_the_page_on_the_site(hooks: ModuleType, page: str, link: str, expected: str) -> None:
-    assert hooks.on_page_markdown(link, page=_page(page)) == expected
+def test_links_are_changed_to_the_pages_of_the_site(hooks: ModuleType, page: str, link: str, expected: str) -> None:
+    assert hooks.on_page_markdown(link, page=_make_page(page)) == expected
 
 
 def test_a_list_directly_below_a_sentence_becomes_a_list(hooks: ModuleType) -> None:
-    assert hooks.on_page_markdown("Files:\n- a\n- b", page=_page("data.md")) == "Files:\n\n- a\n- b"
+    assert hooks.on_page_markdown("Files:\n- a\n- b", page=_make_page("data.md")) == "Files:\n\n- a\n- b"
 
 
 @pytest.mark.live

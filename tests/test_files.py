@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files are complete or absent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "new" / "states.npy"
     with atomic_write(path, 0o600) as partial:
         partial.write_bytes(b"half")
-        assert not path.exists() and partial.suffix == ".npy"  # or numpy would write elsewhere
+        assert not path.exists() and partial.suffix == ".npy"  # np.save adds a missing suffix
     assert path.read_bytes() == b"half" and path.stat().st_mode & 0o777 == 0o600
     assert list(path.parent.iterdir()) == [path]
 
@@ -39,7 +39,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     inside = write_text("", tmp_path / "file") / "figures.json"
     with pytest.raises(HireError, match="cannot be written"):
         write_text("x", inside)

@@ -1,4 +1,4 @@
-"""The README's commands, as they stand there: every fenced block below a line <!-- test --> is run, in order."""
+"""Run the commands of the README: every code block after a line `<!-- test -->`, in order."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ SMALL = {
     "HIRE_MODEL__PRESET": "tiny",
     "HIRE_EVALUATE__BOOTSTRAP": "20",
     "HIRE_EVALUATE__EXAMPLES": "1",
-    "HIRE_GATE__MIN_SHUFFLE": "0",  # an epoch on 64 pictures teaches no order of words
+    "HIRE_GATE__MIN_SHUFFLE": "0",  # one epoch on 64 pictures is too short to learn word order
     "HIRE_GATE__MAX_ECE": "1",
 }
 _BLOCK = re.compile(r"<!-- test -->\n```(sh|python)\n(.*?)```", re.DOTALL)
 
 
-def _blocks() -> list[tuple[str, str]]:
+def _read_blocks() -> list[tuple[str, str]]:
     return _BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
 
 
-def test_there_are_commands_to_run() -> None:
-    text = "".join(body for _, body in _blocks())
+def test_the_readme_has_the_main_commands() -> None:
+    text = "".join(body for _, body in _read_blocks())
     for command in ("mlflow run . -e train", "hire data synth", "hire train", "hire evaluate", "hire package"):
         assert command in text
     assert "Scorer.load" in text
 
 
 @pytest.mark.live
-def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_succeed(tmp_path: Path) -> None:
     work = tmp_path / "hire"
     work.mkdir()
     for name in ("MLproject", "python_env.yaml", "requirements.lock", "hire_model"):
@@ -47,16 +47,19 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "HIRE_"))}
     env |= SMALL | {"MLFLOW_ENV_ROOT": str(tmp_path / "envs"), "DO_NOT_TRACK": "true"}
     _register(work, env)
-    shell, python = ("".join(body for kind, body in _blocks() if kind == wanted) for wanted in ("sh", "python"))
-    for command in (["bash", "-euxc", shell], [sys.executable, "-c", python]):  # one shell, as a reader has it
+    shell, python = ("".join(body for kind, body in _read_blocks() if kind == wanted) for wanted in ("sh", "python"))
+    for command in (
+        ["bash", "-euxc", shell],
+        [sys.executable, "-c", python],
+    ):  # one shell for all commands, as for a reader
         done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, timeout=500, check=False)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    for left in ("figures.json", "report.html", "runs/latest/model/config.json", "mlflow.db"):
-        assert (work / left).is_file(), left
+    for output in ("figures.json", "report.html", "runs/latest/model/config.json", "mlflow.db"):
+        assert (work / output).is_file(), output
 
 
 def _register(work: Path, env: dict[str, str]) -> None:
-    """What `make setup` does, for the folder of this test."""
+    """Register the environment for the folder of this test, as `make setup` does."""
     spec = importlib.util.spec_from_file_location("register_mlflow_env", ROOT / "scripts" / "register_mlflow_env.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

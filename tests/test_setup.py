@@ -1,4 +1,4 @@
-"""The two commands: what `make` would run, the set-up script, and MLflow's environment for the project."""
+"""`make train`, the setup script, and the environment that MLflow uses for the project."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 TOOLS = ("bash", "sh", "cat", "cksum", "tr", "dirname", "mktemp", "grep", "rm", "mkdir", "chmod")
 
 
-def _script(name: str) -> ModuleType:
+def _load_script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -25,63 +25,63 @@ def _script(name: str) -> ModuleType:
     return module
 
 
-def test_conda_holds_the_pins_of_the_lock_and_java() -> None:
+def test_conda_yaml_has_the_pins_of_the_lock_and_java() -> None:
     lock = (ROOT / "requirements.lock").read_text().split()
     *conda, pip = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
-    assert pip["pip"] == lock, "requirements.lock has changed: make conda.yaml"
+    assert pip["pip"] == lock, "requirements.lock has changed: run make conda.yaml"
     assert "openjdk=17" in conda and "python=3.11" in conda
 
 
-def test_the_lock_is_portable() -> None:
+def test_the_lock_has_only_portable_pins() -> None:
     for pin in (ROOT / "requirements.lock").read_text().split():
         assert "+" not in pin and "://" not in pin and not pin.startswith("nvidia"), pin
 
 
-def test_the_lock_holds_what_the_project_names() -> None:
+def test_the_lock_has_every_dependency_of_the_project() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
+    dependencies = sum(project["optional-dependencies"].values(), project["dependencies"])
     pinned = {pin.partition("==")[0] for pin in (ROOT / "requirements.lock").read_text().split()}
-    assert set(wanted) <= pinned
+    assert set(dependencies) <= pinned
 
 
-def test_make_train_runs_exactly_that() -> None:
-    plain = {
+def test_make_train_runs_the_setup_and_mlflow_run() -> None:
+    environ = {
         key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))
-    }  # of `make test`
-    make = subprocess.run(["make", "-n", "train"], cwd=ROOT, env=plain, capture_output=True, text=True, check=True)
+    }  # set by `make test`
+    make = subprocess.run(["make", "-n", "train"], cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
     setup, command, *_ = make.stdout.strip().splitlines()
     assert setup == "scripts/setup.sh"
     assert command.endswith('.venv/bin:$PATH" mlflow run . -e train')
 
 
-def test_the_project_names_one_environment() -> None:
+def test_mlproject_has_one_environment_and_all_entry_points() -> None:
     project = yaml.safe_load((ROOT / "MLproject").read_text())
     assert project["python_env"] == "python_env.yaml"
-    assert "conda_env" not in project and "docker_env" not in project, "MLflow refuses a project with two"
+    assert "conda_env" not in project and "docker_env" not in project, "MLflow refuses a project with two environments"
     assert set(project["entry_points"]) == {"train", "evaluate", "validate", "package"}
 
 
-# --- scripts/setup.sh, with stand-ins for Python and pip that only note what they are asked to do
+# --- scripts/setup.sh, with fake Python and pip that only record their arguments
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of what the set-up reads, with bin/ as the only PATH, and no Python on it yet."""
+    """Copy the files that the setup reads. The only folder on PATH is bin/, without a Python."""
     for name in ("requirements.lock", "pyproject.toml", "python_env.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "bin").mkdir()
     for tool in TOOLS:
-        found = shutil.which(tool)
-        assert found, tool
-        (tmp_path / "bin" / tool).symlink_to(found)
+        path = shutil.which(tool)
+        assert path, tool
+        (tmp_path / "bin" / tool).symlink_to(path)
     return tmp_path
 
 
-def _python(project: Path, name: str, works: bool = True, venv: bool = True) -> None:
-    """A stand-in for Python: makes .venv/bin/python a copy of itself, and notes its arguments in calls."""
+def _add_python(project: Path, name: str, works: bool = True, venv: bool = True) -> None:
+    """Add a fake Python, which copies itself to .venv/bin/python and appends its arguments to the file `calls`."""
     make_venv = 'mkdir -p .venv/bin && cat "$0" >.venv/bin/python && chmod +x .venv/bin/python'
     text = f"""#!/bin/sh
 [ "$1" = -c ] && exit {0 if works else 1}
@@ -101,86 +101,86 @@ esac
     path.chmod(0o755)
 
 
-def _setup(project: Path, **environ: str) -> tuple[int, str, list[str]]:
-    """Exit status, what was said, and what the stand-ins were asked to do."""
+def _run_setup(project: Path, **environ: str) -> tuple[int, str, list[str]]:
+    """Run the setup. Return its exit status, its output, and the recorded calls."""
     (project / "calls").write_text("")
     env = {"PATH": str(project / "bin"), "HOME": str(project), "MLFLOW_ENV_ROOT": str(project / "envs")} | environ
     done = subprocess.run(["scripts/setup.sh"], cwd=project, env=env, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr, (project / "calls").read_text().splitlines()
 
 
-def test_setup_installs_once_and_then_nothing(project: Path) -> None:
-    _python(project, "python3.11")
-    status, said, calls = _setup(project)
-    assert status == 0, said
+def test_setup_installs_only_once(project: Path) -> None:
+    _add_python(project, "python3.11")
+    status, output, calls = _run_setup(project)
+    assert status == 0, output
     steps = ["-m venv", "requirements.lock", "--no-deps", "register_mlflow_env"]
     assert [next(step for step in steps if step in call) for call in calls] == steps
-    assert _setup(project) == (0, "", [])
+    assert _run_setup(project) == (0, "", [])
 
 
-def test_setup_follows_the_lock(project: Path) -> None:
-    _python(project, "python3.11")
-    _setup(project)
+def test_setup_installs_again_after_the_lock_changed(project: Path) -> None:
+    _add_python(project, "python3.11")
+    _run_setup(project)
     with (project / "requirements.lock").open("a") as lock:
         lock.write("one-more==1.0\n")
-    calls = _setup(project)[2]
+    calls = _run_setup(project)[2]
     assert any("requirements.lock" in call for call in calls)
-    assert not any("-m venv" in call for call in calls), "the environment that is there is kept"
+    assert not any("-m venv" in call for call in calls), "the existing environment was created again"
 
 
-def test_setup_goes_on_where_an_install_broke_off(project: Path) -> None:
-    _python(project, "python3.11")
-    _setup(project)
+def test_setup_repeats_an_interrupted_install(project: Path) -> None:
+    _add_python(project, "python3.11")
+    _run_setup(project)
     (project / ".venv" / ".installed").unlink()
-    assert any("requirements.lock" in call for call in _setup(project)[2])
+    assert any("requirements.lock" in call for call in _run_setup(project)[2])
 
 
-def test_setup_registers_again_where_mlflow_lost_its_environment(project: Path) -> None:
-    _python(project, "python3.11")
-    _setup(project)
+def test_setup_registers_again_if_the_environment_of_mlflow_was_deleted(project: Path) -> None:
+    _add_python(project, "python3.11")
+    _run_setup(project)
     shutil.rmtree(project / "envs")
-    calls = _setup(project)[2]
+    calls = _run_setup(project)[2]
     assert len(calls) == 1 and "register_mlflow_env" in calls[0]
 
 
-def test_setup_passes_over_a_python_that_does_not_run(project: Path) -> None:
-    _python(project, "python3.11", works=False)  # pyenv's shim of a version that is not chosen
-    _python(project, "python3")
-    status, said, calls = _setup(project)
-    assert status == 0, said
+def test_setup_skips_a_python_that_does_not_run(project: Path) -> None:
+    _add_python(project, "python3.11", works=False)  # such as the pyenv shim of an inactive version
+    _add_python(project, "python3")
+    status, output, calls = _run_setup(project)
+    assert status == 0, output
     assert calls[0].startswith("python3 -m venv")
 
 
-def test_setup_takes_the_python_it_is_given(project: Path) -> None:
-    _python(project, "python3.11")
-    _python(project, "mine")
-    assert _setup(project, PYTHON="mine")[2][0].startswith("mine -m venv")
+def test_setup_uses_the_python_of_the_environment_variable(project: Path) -> None:
+    _add_python(project, "python3.11")
+    _add_python(project, "mine")
+    assert _run_setup(project, PYTHON="mine")[2][0].startswith("mine -m venv")
 
 
-def test_setup_says_what_to_do_without_python(project: Path) -> None:
-    status, said, _ = _setup(project)
+def test_without_python_setup_prints_what_to_install(project: Path) -> None:
+    status, output, _ = _run_setup(project)
     assert status != 0
-    assert "Install Python 3.11" in said
+    assert "Install Python 3.11" in output
 
 
-def test_setup_manages_without_ensurepip(project: Path) -> None:
-    _python(project, "python3.11", venv=False)
-    status, said, calls = _setup(project)
-    assert status == 0, said
+def test_setup_works_without_ensurepip(project: Path) -> None:
+    _add_python(project, "python3.11", venv=False)
+    status, output, calls = _run_setup(project)
+    assert status == 0, output
     assert any("--without-pip" in call for call in calls)
     assert any("-m pip --python .venv/bin/python install" in call for call in calls)
 
 
-# --- MLflow's environment
+# --- the environment of MLflow
 
 
-def test_activate_says_so_where_the_environment_is_gone(tmp_path: Path) -> None:
+def test_activate_fails_with_advice_if_the_environment_was_deleted(tmp_path: Path) -> None:
     script = tmp_path / "activate"
-    script.write_text(_script("register_mlflow_env").activate_script(tmp_path / "it's gone"))
+    script.write_text(_load_script("register_mlflow_env").activate_script(tmp_path / "it's deleted"))
     done = subprocess.run(
-        ["bash", "-c", f"source {script} && echo went on"], capture_output=True, text=True, check=False
+        ["bash", "-c", f"source {script} && echo continued"], capture_output=True, text=True, check=False
     )
-    assert done.returncode != 0 and "went on" not in done.stdout
+    assert done.returncode != 0 and "continued" not in done.stdout
     assert "make setup" in done.stderr
 
 
@@ -188,13 +188,13 @@ def test_activate_says_so_where_the_environment_is_gone(tmp_path: Path) -> None:
 def test_mlflow_uses_the_registered_interpreter_and_installs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one place where private functions of MLflow are relied on: does `mlflow run` look where we wrote?"""
+    """Check that `mlflow run` reads the environment that we register. The script relies on private code of MLflow."""
     work, envs, tools = tmp_path / "work", tmp_path / "envs", tmp_path / "bin"
     work.mkdir()
     tools.mkdir()
     for name in ("bash", "git"):  # neither pyenv nor conda nor mlflow is on PATH
-        if found := shutil.which(name):
-            (tools / name).symlink_to(found)
+        if path := shutil.which(name):
+            (tools / name).symlink_to(path)
     for name in ("python_env.yaml", "requirements.lock"):
         shutil.copy(ROOT / name, work)
     (work / "MLproject").write_text(
@@ -202,12 +202,12 @@ def test_mlflow_uses_the_registered_interpreter_and_installs_nothing(
         '    command: python -c \'import sys; open("prefix", "w").write(sys.prefix)\'\n'
     )
     monkeypatch.setenv("MLFLOW_ENV_ROOT", str(envs))
-    prefix = tmp_path / "a place with blanks"
+    prefix = tmp_path / "a folder with spaces"
     (prefix / "bin").mkdir(parents=True)
     interpreter = prefix / "bin" / "python"
     interpreter.write_text(f'#!/bin/bash\nexec "{sys.executable}" "$@"\n')
     interpreter.chmod(0o755)
-    folder = _script("register_mlflow_env").register(work, prefix)
+    folder = _load_script("register_mlflow_env").register(work, prefix)
     assert (prefix / ".mlflow-environment").read_text().strip() == folder.name
 
     env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "PYENV", "CONDA", "HIRE"))}
@@ -216,4 +216,4 @@ def test_mlflow_uses_the_registered_interpreter_and_installs_nothing(
     done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert (work / "prefix").read_text() == sys.prefix
-    assert [path.name for path in envs.iterdir()] == [folder.name], "MLflow made an environment of its own"
+    assert [path.name for path in envs.iterdir()] == [folder.name], "MLflow created another environment"

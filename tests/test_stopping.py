@@ -1,4 +1,4 @@
-"""A signal ends a command, whatever a library does with its exception."""
+"""A signal ends a command, even if a library suppresses its exception."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from hire_model import stopping
 from hire_model.progress import show_progress
 
-BOTH = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @pytest.fixture(autouse=True)
-def _as_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _install_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(stopping, "_received", None)
-    before = {kind: signal.getsignal(kind) for kind in BOTH}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # as a terminal's command finds it
+    before = {kind: signal.getsignal(kind) for kind in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a command that a terminal starts
     stopping.install_signal_handlers()
     yield
     for kind, handler in before.items():
@@ -26,7 +26,9 @@ def _as_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("kind", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_swallowed_stop_ends_the_loop_before_the_next_item(kind: signal.Signals, error: type[BaseException]) -> None:
+def test_a_suppressed_signal_ends_the_loop_before_the_next_item(
+    kind: signal.Signals, error: type[BaseException]
+) -> None:
     seen = []
     with pytest.raises(error) as caught:
         for item in show_progress(range(5), "counting"):
@@ -38,7 +40,7 @@ def test_a_swallowed_stop_ends_the_loop_before_the_next_item(kind: signal.Signal
     assert kind == signal.SIGINT or caught.value.code == 128 + kind
 
 
-def test_a_command_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
+def test_a_command_that_ignores_sigint_still_ignores_it() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stopping.install_signal_handlers()
     signal.raise_signal(signal.SIGINT)

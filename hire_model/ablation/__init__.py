@@ -1,1 +1,1 @@
-"""Train variants of one recipe and compare them: stages on and off, and wrong edges. Nothing goes to MLflow."""
+"""Train variants of a recipe and compare them: stages on and off, and wrong edges. Nothing is logged to MLflow."""

@@ -1,4 +1,4 @@
-"""Check the paper's claim: with implicit relations first, missing and wrong explicit edges do less harm.
+"""Test the paper's claim: a model with implicit relations loses less when explicit edges are missing or wrong.
 
 The model is trained on the true edges, with and without stage 3 on regions. It is then evaluated with a growing share
 of its edges dropped or shuffled.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -40,7 +40,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class Point(BaseModel):
-    """A model's figures with a share (0-1) of its edges hit. relations, pairs: the shares that were really hit."""
+    """The figures of a model with a share (0-1) of its edges changed. relations, pairs: the shares really changed."""
 
     kind: Kind
     share: float
@@ -50,16 +50,21 @@ class Point(BaseModel):
 
 
 class EdgeRecord(TrialRecord):
-    """All points of one model. Share 0 has a point for each kind, with the same figures."""
+    """All points of a model. Share 0 has a point for each kind, with the same figures."""
 
     dev_rsum: float
     points: list[Point]
 
 
 class Cell(BaseModel):
-    """A variant at a share.
+    """The figures of a variant at a share, over its seeds.
 
-    rsums: of each seed; lost: rSum against that of share 0, seed by seed; relations, pairs: really hit, 0-1
+    Attributes:
+        share: requested share of changed edges, 0-1.
+        rsums: rSum of each seed, in the order of `seeds`.
+        lost: rSum minus that at share 0, per seed.
+        relations: share of relations really changed, 0-1; pairs: the same for pairs of boxes.
+        metrics: all metrics by name.
     """
 
     variant: str
@@ -83,10 +88,10 @@ class EdgeTable(BaseModel):
 
 
 def run(study: Study) -> EdgeTable:
-    """Run the trials that edges.jsonl does not hold yet; write edges.md, edges.json and the plots after each one.
+    """Run the trials that are not yet in edges.jsonl; write edges.md, edges.json and the plots after each one.
 
-    Trained models are kept in models/. Raises HireError for wrong settings before anything is trained, among them a
-    model without graphs; TrainingStopped after Ctrl-C: the same call goes on.
+    Trained models are stored in models/. Raise HireError for wrong settings, such as a model without graphs, before
+    anything is trained; TrainingStopped after Ctrl-C: the same call continues.
     """
     trials = study.plan(VARIANTS)
     if trials[0].settings.model.graphs == "none":
@@ -107,7 +112,7 @@ def run(study: Study) -> EdgeTable:
 
 
 def evaluate_points(model: Hire, split: Split, settings: Settings) -> list[Point]:
-    """Evaluate `model` on `split` at each kind and share. train.seed decides which edges are hit."""
+    """Evaluate `model` on `split` for each kind and share. train.seed determines which edges are changed."""
     points: list[Point] = []
     with torch.inference_mode():
         bank = build_caption_bank(model, split.texts)
@@ -127,7 +132,7 @@ def evaluate_points(model: Hire, split: Split, settings: Settings) -> list[Point
 
 
 def _load_or_train(trial: Trial, study: Study) -> tuple[Hire, float]:
-    """Return the trial's model and its dev rSum; load it if an earlier call trained it."""
+    """Return the trial's model and its dev rSum. Load the model if an earlier call trained it, else train it."""
     folder = study.out / "models" / trial.key
     if (folder / artifact.CONFIG).is_file():
         dev_rsum = artifact.read_config(folder)["facts"]["dev_rsum"]
@@ -141,13 +146,13 @@ def _load_or_train(trial: Trial, study: Study) -> tuple[Hire, float]:
 
 
 def _build_table(study: Study, trials: Sequence[Trial], records: Mapping[str, EdgeRecord]) -> EdgeTable:
-    """Build the table of the records so far."""
+    """Build the table of the trials that are done."""
     settings = trials[0].settings
     done = [(trial.variant, records[trial.key]) for trial in trials if trial.key in records]
     cells = []
     for variant, _ in VARIANTS:
-        mine = [record for name, record in done if name == variant]
-        cells += [_build_cell(variant, kind, share, mine) for kind in KINDS for share in SHARES if mine]
+        selected = [record for name, record in done if name == variant]
+        cells += [_build_cell(variant, kind, share, selected) for kind in KINDS for share in SHARES if selected]
     origin = study.describe_origin(settings, [point.result for _, record in done for point in record.points])
     return EdgeTable(origin=origin, graphs=settings.model.graphs, cells=cells)
 
@@ -166,51 +171,43 @@ def _build_cell(variant: str, kind: Kind, share: float, records: Sequence[EdgeRe
         lost=Spread.of(lost),
         relations=Spread.of(point.relations for point in points),
         pairs=Spread.of(point.pairs for point in points),
-        metrics={name: Spread.of(one[name] for one in metrics) for name in metrics[0]},
+        metrics={name: Spread.of(values[name] for values in metrics) for name in metrics[0]},
     )
 
 
 def make_tables(table: EdgeTable) -> list[Table]:
-    """Make the tables to print and write: rSum, how much of it is lost, and what was really hit."""
-    columns = [(variant, kind) for variant, _ in VARIANTS for kind in KINDS]
+    """Make the tables to print and write: rSum, its change, and the share of edges really changed."""
     cells = {(cell.variant, cell.kind, cell.share): cell for cell in table.cells}
-    there = [column for column in columns if (*column, 0.0) in cells]
-    headings = ["edges hit", *(", ".join(column) for column in there)]
+    columns = [(variant, kind) for variant, _ in VARIANTS for kind in KINDS if (variant, kind, 0.0) in cells]
+    headings = ["edges changed", *(", ".join(column) for column in columns)]
 
-    def rows(text: str) -> list[list[str]]:
-        picked = [(f"{100 * s:.0f} %", [cells[(*column, s)] for column in there]) for s in SHARES]
-        if text == "rsum":
-            return [[name, *(cell.rsum.text() for cell in row)] for name, row in picked]
-        if text == "lost":
-            return [[name, *(cell.lost.text(sign=True) for cell in row)] for name, row in picked[1:]]
-        hit = [
-            [name, *(f"{100 * c.relations.mean:.0f} / {100 * c.pairs.mean:.0f}" for c in row)] for name, row in picked
-        ]
-        return hit[1:]
+    def make_rows(shares: Sequence[float], form: Callable[[Cell], str]) -> list[list[str]]:
+        return [[f"{100 * s:.0f} %", *(form(cells[(*column, s)]) for column in columns)] for s in shares]
 
-    note = (
-        f"model.graphs={table.graphs}; edges are hit in the evaluation only, all models were trained on the true edges."
-    )
+    note = f"model.graphs={table.graphs}; edges are changed in the evaluation only, after training on the true edges."
+    rsums = make_rows(SHARES, lambda cell: cell.rsum.text())
+    losses = make_rows(SHARES[1:], lambda cell: cell.lost.text(sign=True))
+    changed = make_rows(SHARES[1:], lambda c: f"{100 * c.relations.mean:.0f} / {100 * c.pairs.mean:.0f}")
     return [
-        Table("rSum against the share of explicit edges that are dropped or shuffled", headings, rows("rsum"), note),
-        Table("Change of rSum against 0 %, seed by seed", headings, rows("lost")),
-        Table("Really hit, in %: relations / pairs of boxes", headings, rows("hit")),
+        Table("rSum by the share of explicit edges that are dropped or shuffled", headings, rsums, note),
+        Table("Change of rSum from 0 %, per seed", headings, losses),
+        Table("Edges really changed, in %: relations / pairs of boxes", headings, changed),
     ]
 
 
 def _write_files(table: EdgeTable, out: Path) -> None:
     write_text(table.model_dump_json(indent=1) + "\n", out / "edges.json")
-    images = "![rSum against the share of edges hit](edges.svg)\n\n![Its change against 0 %](edges-change.svg)"
+    images = "![rSum by the share of edges changed](edges.svg)\n\n![Its change from 0 %](edges-change.svg)"
     parts = [table.origin.markdown(), images, *(part.markdown() for part in make_tables(table))]
     write_text("\n\n".join(parts) + "\n", out / "edges.md")
-    level: dict[str, dict[float, list[float]]] = {}
-    change: dict[str, dict[float, list[float]]] = {}
+    rsums: dict[str, dict[float, list[float]]] = {}
+    changes: dict[str, dict[float, list[float]]] = {}
     for cell in table.cells:
         name = f"{cell.variant}, {cell.kind}"
-        level.setdefault(name, {})[cell.share] = cell.rsums
-        whole = level[name][0.0]
-        change.setdefault(name, {})[cell.share] = [a - b for a, b in zip(cell.rsums, whole, strict=True)]
-    for file, lines, label in (("edges", level, "rSum"), ("edges-change", change, "change of rSum against 0 %")):
+        rsums.setdefault(name, {})[cell.share] = cell.rsums
+        at_zero = rsums[name][0.0]
+        changes.setdefault(name, {})[cell.share] = [a - b for a, b in zip(cell.rsums, at_zero, strict=True)]
+    for file, lines, label in (("edges", rsums, "rSum"), ("edges-change", changes, "change of rSum from 0 %")):
         figure = plots.plot_robustness(lines, label)
         for ending in ("svg", "png"):
             plots.save_plot(figure, out / f"{file}.{ending}")

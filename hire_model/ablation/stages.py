@@ -1,6 +1,6 @@
-"""The table of stages: each stage alone on top of none, all of them, and all but each one.
+"""Compare stages: `base` has none, `base+X` has one, `full` has all, and `full-X` has all but one.
 
-A variant is compared with its reference, seed by seed: what a stage adds to `base`, and what `full` loses without it.
+Each variant is compared with its reference per seed: what a stage adds to `base`, and what `full` loses without it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from hire_model.files import write_text
 _GRAPHS, _IMPLICIT = "model.graphs", "model.image_implicit"
 _WORD, _SENTENCE, _IMAGE = "model.object_word", "model.object_sentence", "model.word_image"
 _MATCH = "model.relation_match"
-# Stage 3 on words is switched off with stage 3 on regions; where it is on, the recipe's model.text_implicit decides.
+# Stage 3 on words is off if stage 3 on regions is off; else model.text_implicit of the recipe applies.
 _NO_IMPLICIT = {_IMPLICIT: "false", "model.text_implicit": "off"}
-# Both directions are scored, whatever the recipe says: stage 7 on regions is inactive in a t2i model.
+# All variants score both directions, because stage 7 on regions is inactive in a t2i model.
 _BOTH = {"model.direction": "both"}
 _NONE = _NO_IMPLICIT | _BOTH | {_GRAPHS: "none", _WORD: "false", _SENTENCE: "false", _IMAGE: "false", _MATCH: "false"}
 _ALL = _BOTH | {_IMPLICIT: "true", _GRAPHS: "both", _WORD: "true", _SENTENCE: "true", _IMAGE: "true", _MATCH: "true"}
@@ -41,7 +41,7 @@ _IMPLICIT_ALONE = {key: value for key, value in _NONE.items() if key != "model.t
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings over the recipe's, and the variant to compare with ('' for none)."""
+    """Settings that override the recipe, and the name of the variant to compare with ("" for none)."""
 
     name: str
     overrides: dict[str, str]
@@ -72,7 +72,7 @@ VARIANTS = (
 
 
 class StageRecord(TrialRecord):
-    """The figures of one trial. best_epoch counts from 1; result: on the evaluation split."""
+    """The figures of a trial. best_epoch: counts from 1; result: on the evaluation split."""
 
     dev_rsum: float
     best_epoch: int
@@ -83,7 +83,7 @@ class StageRecord(TrialRecord):
 
 
 class Row(BaseModel):
-    """A variant over its seeds. change: of rSum against `reference`, seed by seed; None without a common seed."""
+    """The figures of a variant over its seeds. change: rSum minus that of `reference` per seed; None without any."""
 
     variant: str
     overrides: dict[str, str]
@@ -106,10 +106,10 @@ class StageTable(BaseModel):
 
 
 def run(study: Study, only: Sequence[str] = ()) -> StageTable:
-    """Run the trials that stages.jsonl does not hold yet; write stages.md and stages.json after each one.
+    """Run the trials that are not yet in stages.jsonl; write stages.md and stages.json after each one.
 
-    only: names of variants; all if empty. Raises HireError for wrong settings before anything is trained, and
-    TrainingStopped after Ctrl-C: the same call goes on.
+    only: names of variants; all if empty. Raise HireError for wrong settings before anything is trained, and
+    TrainingStopped after Ctrl-C: the same call continues.
     """
     variants = select_variants(only)
     trials = study.plan([(variant.name, variant.overrides) for variant in variants])
@@ -127,13 +127,13 @@ def run(study: Study, only: Sequence[str] = ()) -> StageTable:
 
 
 def select_variants(only: Sequence[str]) -> tuple[Variant, ...]:
-    """Return the variants of these names in the table's order, or all. Raises HireError naming the nearest name."""
-    known = {variant.name: variant for variant in VARIANTS}
+    """Return the variants with these names, or all, in the order of `VARIANTS`. Raise HireError for an unknown name."""
+    names = [variant.name for variant in VARIANTS]
     for name in only:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise HireError(f"--only {name}: no such variant; there are {', '.join(known)}.{hint}")
+            raise HireError(f"--only {name}: no such variant; there are {', '.join(names)}.{hint}")
     return tuple(variant for variant in VARIANTS if not only or variant.name in only)
 
 
@@ -151,12 +151,12 @@ def _run_trial(trial: Trial, study: Study, split: Split) -> StageRecord:
         parameters=sum(weight.numel() for weight in model.parameters()),
         result=evaluate_model(model, trial.settings, split),
     )
-    shutil.rmtree(folder)  # the checkpoints of sixteen variants and more are not worth their space
+    shutil.rmtree(folder)  # the checkpoints of all variants would need much space
     return record
 
 
 def _build_table(study: Study, trials: Sequence[Trial], records: Mapping[str, StageRecord]) -> StageTable:
-    """Build the table of the records so far."""
+    """Build the table of the trials that are done."""
     done = {(trial.variant, trial.seed): records[trial.key] for trial in trials if trial.key in records}
     by_variant = {v.name: {seed: r for (name, seed), r in done.items() if name == v.name} for v in VARIANTS}
     rows = [_build_row(variant, by_variant) for variant in VARIANTS if by_variant[variant.name]]
@@ -184,7 +184,7 @@ def _build_row(variant: Variant, by_variant: Mapping[str, Mapping[int, StageReco
 
 
 def make_tables(table: StageTable) -> list[Table]:
-    """Make the tables to print and write: rSum and what a stage changes; recalls and what it costs."""
+    """Make the tables to print and write: rSum and its change; recalls, time and size."""
     sums, recalls = [], []
     for row in table.rows:
         sums.append(
@@ -192,9 +192,8 @@ def make_tables(table: StageTable) -> list[Table]:
         )
         means = [f"{spread.mean:.1f}" for spread in (*row.i2t, *row.t2i, row.seconds_per_epoch)]
         recalls.append([row.variant, *means, f"{row.parameters:,}"])
-    note = (
-        "Change of rSum seed by seed: of base+… and full against base, of full-… against full."
-        + _list_missing_seeds(table)
+    note = "Change of rSum per seed: base+… and full are compared with base, full-… with full." + _list_missing_seeds(
+        table
     )
     headings = ["variant", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "s/epoch", "weights"]
     return [
@@ -204,5 +203,5 @@ def make_tables(table: StageTable) -> list[Table]:
 
 
 def _list_missing_seeds(table: StageTable) -> str:
-    lacking = [f"{row.variant} ({len(row.seeds)})" for row in table.rows if len(row.seeds) < len(table.origin.seeds)]
-    return f" Fewer seeds than asked for: {', '.join(lacking)}." if lacking else ""
+    incomplete = [f"{row.variant} ({len(row.seeds)})" for row in table.rows if len(row.seeds) < len(table.origin.seeds)]
+    return f" Fewer seeds than requested: {', '.join(incomplete)}." if incomplete else ""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Spread(BaseModel):
-    """The mean over the seeds, the lowest and the highest."""
+    """The mean, the lowest and the highest value over the seeds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -21,18 +21,18 @@ class Spread(BaseModel):
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
         """Return the spread of one or more values."""
-        found = list(values)
-        return cls(mean=sum(found) / len(found), low=min(found), high=max(found))
+        numbers = list(values)
+        return cls(mean=sum(numbers) / len(numbers), low=min(numbers), high=max(numbers))
 
     def text(self, digits: int = 1, sign: bool = False) -> str:
-        """Format as '301.2 (298.0 to 304.1)', or as one value if there is no spread; `sign` writes +3.1."""
+        """Format as '301.2 (298.0 to 304.1)', or as one value if all are equal. sign: write +3.1 for 3.1."""
         form = f"{'+' if sign else ''}.{digits}f"
         mean, low, high = (format(value, form) for value in (self.mean, self.low, self.high))
         return mean if low == high else f"{mean} ({low} to {high})"
 
 
 class Origin(BaseModel):
-    """Where the figures come from; the head of each file."""
+    """The origin of the figures, written at the top of each file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,7 +53,7 @@ class Origin(BaseModel):
         return "\n".join(
             [
                 f"- command: `{self.command}`",
-                f"- recipe `{self.recipe}`, settings over it: {settings}",
+                f"- recipe `{self.recipe}`, overrides: {settings}",
                 f"- data: {self.data}, digest `{self.data_digest[:16]}`; split {self.split}, protocol {self.protocol}",
                 f"- seeds: {', '.join(map(str, self.seeds))}; each cell is their mean (lowest to highest)",
                 f"- machine: {'; '.join(self.machines)}; code {self.code}",
@@ -63,7 +63,7 @@ class Origin(BaseModel):
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows of text; the first column names the row."""
+    """A table of text; the first column has the names of the rows."""
 
     title: str
     headings: Sequence[str]
@@ -71,7 +71,7 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
-        """Format in Markdown, with numbers aligned right."""
+        """Format as Markdown, with all columns but the first aligned right."""
         rule = ["---", *["---:"] * (len(self.headings) - 1)]
         lines = [f"| {' | '.join(cells)} |" for cells in (self.headings, rule, *self.rows)]
         return "\n".join([f"## {self.title}", "", *lines, *(["", self.note] if self.note else [])])

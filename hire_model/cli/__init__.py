@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line `hire`: one module per group of commands."""

@@ -1,4 +1,4 @@
-"""`hire ablate`: which stage brings what, and what missing and wrong edges do."""
+"""`hire ablate`: measure the effect of each stage, and of missing and wrong edges."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Train variants of a recipe and compare them.", no_args_is_help=True)
 
-Seeds = Annotated[str, typer.Option(help="Each variant is trained with each of these seeds.")]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Where results go; what is there already is not done again.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, separated by commas. Each variant is trained once per seed.")]
+Out = Annotated[
+    Path, typer.Option(metavar="DIR", help="Folder of the results. Variants with results there are skipped.")
+]
 
 
 @app.command()
@@ -29,9 +31,9 @@ def stages(
     set_: Set = None,
     seeds: Seeds = "0,1,2",
     out: Out = Path("runs/ablation"),
-    only: Annotated[str, typer.Option(help="Names of variants, separated by commas; all without it.")] = "",
+    only: Annotated[str, typer.Option(help="Names of variants, separated by commas. Default: all.")] = "",
 ) -> None:
-    """Each stage alone on top of none, all of them, and all but each one. Interrupted, the same line goes on."""
+    """Train with no stage, each stage alone, all stages, and all but one. Run it again to continue."""
     study = _open_study(recipe, data, set_, seeds, out)
     from hire_model.ablation import stages as ablation
 
@@ -47,7 +49,7 @@ def edges(
     seeds: Seeds = "0,1,2",
     out: Out = Path("runs/ablation"),
 ) -> None:
-    """Recall against 0-100 % of dropped and of shuffled explicit edges, with and without the implicit stage."""
+    """Measure recall with 0-100 % of the explicit edges dropped or shuffled, with and without the implicit stage."""
     study = _open_study(recipe, data, set_, seeds, out)
     from hire_model.ablation import edges as ablation
 
@@ -59,23 +61,23 @@ def edges(
 def _open_study(recipe: str, data: str, set_: list[str] | None, seeds: str, out: Path) -> Study:
     from hire_model.settings import resolve
 
-    given = collect_overrides(set_, data__path=data)
-    settings = resolve(recipe, given).settings
-    wanted = _parse_seeds(seeds)
-    from hire_model.ablation.study import Study  # imports torch: only after the settings are checked
-    from hire_model.data.chosen import open_dataset
+    overrides = collect_overrides(set_, data__path=data)
+    settings = resolve(recipe, overrides).settings
+    seed_list = _parse_seeds(seeds)
+    from hire_model.ablation.study import Study  # imports torch, so import it after the settings are checked
+    from hire_model.data.splits import open_dataset
 
-    return Study(recipe, given, wanted, out, open_dataset(settings.data))
+    return Study(recipe, overrides, seed_list, out, open_dataset(settings.data))
 
 
 def _parse_seeds(text: str) -> list[int]:
-    """'0,1,2' as numbers, each once. Raises SettingsError."""
+    """Parse '0,1,2' to a list without duplicates. Raise SettingsError if it is invalid."""
     try:
         seeds = list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise SettingsError(f"--seeds {text}: expected whole numbers separated by commas, such as 0,1,2.") from None
     if min(seeds) < 0:
-        raise SettingsError(f"--seeds {text}: a seed is 0 or more.")
+        raise SettingsError(f"--seeds {text}: expected seeds of at least 0.")
     return seeds
 
 

@@ -1,4 +1,4 @@
-"""`hire config`: the settings as they come out, and where each came from."""
+"""`hire config`: show the resolved settings and their origins."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import typer
 
 from hire_model.cli.options import Recipe, Set, collect_overrides
 
-app = typer.Typer(help="Look at the settings.", no_args_is_help=True)
+app = typer.Typer(help="Show the settings.", no_args_is_help=True)
 
 
 @app.command()
 def show(
     recipe: Recipe = "",
     set_: Set = None,
-    changed: Annotated[bool, typer.Option("--changed", help="Only what is not a default.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Show only keys that were set; omit defaults.")] = False,
 ) -> None:
-    """Print each key, its value, and the layer that set it: default, preset, recipe, environment or command line."""
+    """Print each key, its value and its origin: default, preset, recipe, environment or command line."""
     from rich.console import Console
     from rich.table import Table
 
@@ -32,4 +32,4 @@ def show(
     console = Console(soft_wrap=True)
     console.print(table)
     for key, why in resolved.settings.model.inactive_stages.items():
-        console.print(f"{key} is on and does nothing, as {why}.", highlight=False)
+        console.print(f"{key} is on, but has no effect, because {why}.", highlight=False)

@@ -43,11 +43,11 @@ def contrasts(
     if out.expanduser().exists() and not overwrite:
         raise HireError(f"{out}: exists already. Choose another --out, or replace it with --overwrite.")
     if not split:
-        raise HireError("split: no name is given; 'hire data show' lists those of a data set.")
+        raise HireError("split: the name is empty; 'hire data show' lists the splits of a data set.")
     chosen = Dataset.open(dataset).split(split, limit)
     items = make_contrasts(chosen)
     if not items:
-        raise HireError(f"{dataset}: no rule changes a caption of split '{split}'. The rules are made for English.")
+        raise HireError(f"{dataset}: no rule applies to a caption of split '{split}'. The rules are made for English.")
     write_contrasts(items, out)
     for kind in RULES:
         typer.echo(f"  {kind:<10} {sum(item.kind == kind for item in items):>7,} items")

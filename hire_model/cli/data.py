@@ -1,4 +1,4 @@
-"""`hire data`: make, import, check and look at data sets."""
+"""`hire data`: generate, import, check and show data sets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ app = typer.Typer(
 
 @app.command()
 def synth(
-    out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
-    train: Annotated[int, typer.Option(min=0, help="Training images.")] = 4000,
-    dev: Annotated[int, typer.Option(min=0, help="Dev images.")] = 200,
-    test: Annotated[int, typer.Option(min=0, help="Test images.")] = 200,
+    out: Annotated[Path, typer.Option(help="Folder of the new data set; must not exist.")],
+    train: Annotated[int, typer.Option(min=0, help="Number of training images.")] = 4000,
+    dev: Annotated[int, typer.Option(min=0, help="Number of dev images.")] = 200,
+    test: Annotated[int, typer.Option(min=0, help="Number of test images.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same data set.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw relational scenes: pictures, captions, detections and relations, without any download."""
+    """Generate relational scenes: pictures, captions, detections and relations, without a download."""
     from hire_model.data.synthetic import generate
 
     generate(out, train=train, dev=dev, test=test, seed=seed, overwrite=overwrite)
@@ -41,9 +41,9 @@ def synth(
 
 @app.command()
 def verify(dataset: DatasetFolder) -> None:
-    """Check that a data set is whole: digests, columns, what points where; exit with status 1 if there is an error.
+    """Check that a data set is complete: digests, columns, indices. Exit with status 1 if there is an error.
 
-    'hire data validate' does this first, and then judges the content.
+    'hire data validate' does the same, and then checks the content.
     """
     from hire_model.data.verify import verify
 
@@ -57,7 +57,7 @@ def verify(dataset: DatasetFolder) -> None:
 
 @app.command()
 def show(dataset: DatasetFolder) -> None:
-    """What a data set holds: counts, version, vocabularies, and one image with its captions."""
+    """Show counts, version, vocabularies, and one image with its captions."""
     from rich.console import Console
 
     from hire_model.data.store import Dataset
@@ -69,7 +69,7 @@ def show(dataset: DatasetFolder) -> None:
 
 
 def print_written(out: Path) -> None:
-    """Print the counts of a data set that was just written, and what to type next."""
+    """Print the counts of a new data set and the next commands."""
     from rich.console import Console
 
     from hire_model.data.schema import Manifest
@@ -78,12 +78,12 @@ def print_written(out: Path) -> None:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.print(_make_count_table(manifest))
     console.print(f"Written to {out}, version {manifest.digest[:12]}.")
-    typed = shlex.quote(str(out))
-    console.print(f"Next:  hire data validate {typed}\n       hire train --data {typed}")
+    argument = shlex.quote(str(out))
+    console.print(f"Next:  hire data validate {argument}\n       hire train --data {argument}")
 
 
 def _make_count_table(manifest: Manifest) -> Table:
-    """Images, captions, regions and relations per split."""
+    """Return a table of images, captions, regions and relations per split."""
     from rich.table import Table
 
     table = Table("split", title=manifest.name)
@@ -105,9 +105,9 @@ def _make_fact_table(manifest: Manifest) -> Table:
         ("features", features),
         ("classes", _list_names(manifest.classes)),
         ("predicates", _list_names(manifest.predicates)),
-        ("source", manifest.source or "not said"),
-        ("licence", manifest.licence or "not said"),
-        ("made", manifest.created),
+        ("source", manifest.source or "unknown"),
+        ("licence", manifest.licence or "unknown"),
+        ("created", manifest.created),
     ):
         table.add_row(name, value)
     return table
@@ -118,20 +118,20 @@ def _list_names(names: tuple[str, ...]) -> str:
 
 
 def _make_sample_table(data: Dataset) -> Table:
-    """The first image of the first split: captions, regions and relations."""
+    """Return a table of the first image of the first split: captions, regions and relations."""
     from rich.table import Table
 
     split = data.split(next(iter(data.manifest.splits)))
     regions, names, predicates = split.regions(0), data.manifest.classes, data.manifest.predicates
-    things = [names[c] if c >= 0 else "?" for c in regions.classes.tolist()]
+    labels = [names[c] if c >= 0 else "?" for c in regions.classes.tolist()]
     table = Table(show_header=False, title=f"image {split.image_id(0)} of split {split.name}")
     for text, owner in zip(split.texts, split.owner.tolist(), strict=True):
         if owner == 0:
             table.add_row("caption", text)
-    table.add_row("regions", f"{len(things)}: {', '.join(things[:12])}{', ...' if len(things) > 12 else ''}")
+    table.add_row("regions", f"{len(labels)}: {', '.join(labels[:12])}{', ...' if len(labels) > 12 else ''}")
     for subject, predicate, object_ in regions.relations[:8].tolist():
         table.add_row(
-            "relation", f"{things[subject]} ({subject}) {predicates[predicate]} {things[object_]} ({object_})"
+            "relation", f"{labels[subject]} ({subject}) {predicates[predicate]} {labels[object_]} ({object_})"
         )
     picture = split.picture(0)
     table.add_row("picture", str(picture) if picture else "none")

@@ -1,4 +1,4 @@
-"""`hire gallery` and `hire search`: encode a data set once, then find its pictures by sentences."""
+"""`hire gallery` and `hire search`: encode a data set once, then search its pictures with sentences."""
 
 from __future__ import annotations
 
@@ -16,47 +16,49 @@ if TYPE_CHECKING:
     from hire_model.gallery.store import Gallery
     from hire_model.scoring.scorer import Scorer
 
-app = typer.Typer(help="Encode data sets once, for searching.", no_args_is_help=True)
-_MODEL = "models:/hire@champion, another address of the registry, or a model folder"
+app = typer.Typer(help="Encode data sets for search.", no_args_is_help=True)
+_MODEL = "Registry address such as models:/hire@champion, or a model folder"
 
 
 @app.command()
 def build(
     dataset: DatasetFolder,
-    split: Annotated[str, typer.Option(help="Only this split; all of them without it.")] = "",
+    split: Annotated[str, typer.Option(help="Encode only this split. Default: all splits.")] = "",
     model: Annotated[str, typer.Option(help=f"{_MODEL}.")] = "models:/hire@champion",
-    out: Annotated[Path | None, typer.Option(help="Folder to write; galleries/DATASET without it.")] = None,
-    captions: Annotated[bool, typer.Option("--captions", help="Also captions, to be found by images.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the gallery. Default: galleries/DATASET.")] = None,
+    captions: Annotated[bool, typer.Option("--captions", help="Also encode captions, for search by image.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Encode every image once. The same line again does nothing, or goes on where it was interrupted."""
+    """Encode every image of a data set once. The same command continues an interrupted build."""
     from hire_model.data.store import Dataset
 
-    chosen = Dataset.open(dataset).split(split)
+    images = Dataset.open(dataset).split(split)
     from hire_model.gallery.building import build
 
     folder = out or GALLERIES / dataset.expanduser().resolve().name
     scorer = _load_scorer(model)
     address = str(Path(model).resolve()) if Path(model).is_dir() else model
-    built = build(scorer.model, chosen, folder, address=address, captions=captions, overwrite=overwrite)
-    items = f"{built.encoded:,} items encoded" if built.encoded else "up to date, nothing to do"
+    result = build(scorer.model, images, folder, address=address, captions=captions, overwrite=overwrite)
+    items = f"{result.encoded:,} items encoded" if result.encoded else "up to date, nothing to do"
     typer.echo(f"{folder}: {items}.\nNext:  hire search 'a dog' --gallery {folder}")
 
 
 @app.command("list")
-def list_(folder: Annotated[Path, typer.Argument(help="A folder of galleries.")] = GALLERIES) -> None:
-    """The galleries in a folder, with model and data."""
-    rows = [["gallery", "data set", "split", "images", "captions", "model", "made"]]
+def list_(folder: Annotated[Path, typer.Argument(help="Folder that contains galleries.")] = GALLERIES) -> None:
+    """List the galleries in a folder with model and data."""
+    rows = [["gallery", "data set", "split", "images", "captions", "model", "created"]]
     for path, manifest in _list_galleries(folder).items():
         captions = f"{manifest.captions.items:,}" if manifest.captions else "none"
         counts = [f"{manifest.images.items:,}", captions, f"{manifest.address} {manifest.model[:12]}"]
         rows.append([str(path), manifest.data.name, manifest.split or "all", *counts, manifest.created])
-    typer.echo(_align(rows) if rows[1:] else f"{folder}: no gallery here. Make one with 'hire gallery build DATASET'.")
+    typer.echo(
+        _align(rows) if rows[1:] else f"{folder}: no gallery here. Create one with 'hire gallery build DATASET'."
+    )
 
 
 @app.command()
 def show(gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="Folder of the gallery.")]) -> None:
-    """What a gallery holds, every file checked against its digest."""
+    """Check every file against its digest, and show the content of a gallery."""
     from hire_model.gallery.store import Gallery
 
     typer.echo(_align(_describe(Gallery.open(find_gallery(gallery)))))
@@ -65,23 +67,25 @@ def show(gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="Folder
 def search(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Sentences, each in quotes.")],
     gallery: GalleryFolder = GALLERIES,
-    top: Annotated[int, typer.Option(min=1, help="How many pictures to show for each sentence.")] = 10,
-    shortlist: Annotated[int, typer.Option(min=0, help="Images to score pairwise; 0 takes the default.")] = 0,
-    model: Annotated[str, typer.Option(help=f"{_MODEL}; the one that encoded the gallery without it.")] = "",
+    top: Annotated[int, typer.Option(min=1, help="Number of pictures to show per sentence.")] = 10,
+    shortlist: Annotated[
+        int, typer.Option(min=0, help="Number of images to re-rank with the pair stages; 0 uses the default.")
+    ] = 0,
+    model: Annotated[str, typer.Option(help=f"{_MODEL}. Default: the model that encoded the gallery.")] = "",
 ) -> None:
-    """Find the pictures of a gallery that fit a sentence."""
+    """Find the pictures of a gallery that match a sentence."""
     from hire_model.gallery.store import Gallery
 
     if not all(text.strip() for text in texts):
-        raise HireError("TEXT: a sentence is empty. Say what to look for, in quotes.")
-    found = Gallery.open(find_gallery(gallery))
-    scorer = _load_scorer(model or found.manifest.address)
+        raise HireError("TEXT: a sentence is empty. Expected a description of the picture, in quotes.")
+    opened = Gallery.open(find_gallery(gallery))
+    scorer = _load_scorer(model or opened.manifest.address)
     from hire_model.gallery.search import SHORTLIST, search_images
 
-    answers = search_images(scorer, found, texts, top, shortlist or max(SHORTLIST, top))
-    for text, answer in zip(texts, answers, strict=True):
-        typer.echo(f"{text}\n{_align(_tabulate_hits(answer, found))}")
-        typer.echo(f"{answer.reranked:,} of {len(found):,} images scored. {answer.note}".rstrip() + "\n")
+    results = search_images(scorer, opened, texts, top, shortlist or max(SHORTLIST, top))
+    for text, result in zip(texts, results, strict=True):
+        typer.echo(f"{text}\n{_align(_tabulate_hits(result, opened))}")
+        typer.echo(f"{result.reranked:,} of {len(opened):,} images scored. {result.note}".rstrip() + "\n")
 
 
 def _load_scorer(address: str) -> Scorer:
@@ -97,25 +101,27 @@ def _load_scorer(address: str) -> Scorer:
 def _list_galleries(folder: Path) -> dict[Path, GalleryManifest]:
     from hire_model.gallery.format import GalleryManifest
 
-    found = {}
+    galleries = {}
     for path in sorted(folder.expanduser().glob("*/manifest.json")):
         try:
-            found[path.parent] = GalleryManifest.read(path.parent)
+            galleries[path.parent] = GalleryManifest.read(path.parent)
         except HireError:
-            continue  # a data set, say
-    return found
+            continue  # a manifest of something else, such as a data set
+    return galleries
 
 
 def find_gallery(folder: Path) -> Path:
-    """`folder` itself if it is a gallery, or the only gallery in it. Raises HireError for none, or several."""
+    """Return `folder` if it is a gallery, else the only gallery in it. Raise HireError if there are none or several."""
     if (folder.expanduser() / "manifest.json").is_file():
         return folder
     found = list(_list_galleries(folder))
     if len(found) == 1:
         return found[0]
     if not found:
-        raise HireError(f"{folder}: no gallery here. Make one with 'hire gallery build DATASET', or name its folder.")
-    raise HireError(f"{folder} holds {len(found)} galleries; name one: {', '.join(map(str, found))}.")
+        raise HireError(
+            f"{folder}: no gallery here. Create one with 'hire gallery build DATASET', or give the folder of a gallery."
+        )
+    raise HireError(f"{folder}: contains {len(found)} galleries. Choose one: {', '.join(map(str, found))}.")
 
 
 def _describe(gallery: Gallery) -> list[list[str]]:
@@ -127,21 +133,21 @@ def _describe(gallery: Gallery) -> list[list[str]]:
         "data set": f"{manifest.data.name}, split {manifest.split or 'all'}, version {manifest.data.digest}",
         "model": f"{manifest.address}, {manifest.model}",
         "numbers": f"{manifest.images.size} per region, {manifest.dim} per summary",
-        "size": f"{size / 1e6:,.1f} MB in {len(manifest.files)} files, all as in the manifest",
-        "made": manifest.created,
+        "size": f"{size / 1e6:,.1f} MB in {len(manifest.files)} files, all match the manifest",
+        "created": manifest.created,
     }
     return [[name, value] for name, value in facts.items()]
 
 
-def _tabulate_hits(answer: GalleryResult, gallery: Gallery) -> list[list[str]]:
+def _tabulate_hits(result: GalleryResult, gallery: Gallery) -> list[list[str]]:
     rows = [["rank", "id", "score", "shortlist", "picture"]]
-    for rank, hit in enumerate(answer.hits, 1):
-        place = "all" if hit.place is None else str(hit.place)
-        rows.append([str(rank), hit.id, f"{hit.score:.4f}", place, str(gallery.picture(hit.row) or "none")])
+    for rank, hit in enumerate(result.hits, 1):
+        shortlist_rank = "all" if hit.place is None else str(hit.place)
+        rows.append([str(rank), hit.id, f"{hit.score:.4f}", shortlist_rank, str(gallery.picture(hit.row) or "none")])
     return rows
 
 
 def _align(rows: list[list[str]]) -> str:
-    """The rows as aligned columns, never cut: a path is there to be copied."""
+    """Return the rows as aligned columns. Cells are never truncated, so that paths can be copied."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -1,4 +1,4 @@
-"""`hire data import`: one command per published layout; what they share is asked for once, in `Common`."""
+"""`hire data import`: one command per published layout. `Common` defines the options that all of them share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hire_model.errors import DataError
 if TYPE_CHECKING:
     from hire_model.data.importers.base import Source
 
-app = typer.Typer(help="Turn a published layout into a data set of this project.", no_args_is_help=True)
+app = typer.Typer(help="Convert a published layout to a data set.", no_args_is_help=True)
 
 
 class Dtype(StrEnum):
@@ -30,14 +30,14 @@ class Dtype(StrEnum):
 
 
 class Restval(StrEnum):
-    """What becomes of COCO's split restval."""
+    """What to do with the images of COCO's split restval."""
 
     train = "train"
     drop = "drop"
 
 
 class Frame(StrEnum):
-    """What Scene-Graph-Benchmark's boxes are measured in."""
+    """The picture whose pixels the boxes of Scene-Graph-Benchmark refer to."""
 
     resized = "resized"
     original = "original"
@@ -47,34 +47,44 @@ class Frame(StrEnum):
 class Common:
     """The options of every import command."""
 
-    out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")]
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; repeatable. Default: all.")] = None
-    pictures: Annotated[Path | None, typer.Option(help="Folder of the pictures; linked, not copied.")] = None
-    name: Annotated[str, typer.Option(help="Name of the data set. Default: that of --out.")] = ""
-    extractor: Annotated[str, typer.Option(help="What made the features; part of the data set's version.")] = "unknown"
-    licence: Annotated[str, typer.Option(help="Licence of the data, for the manifest.")] = ""
+    out: Annotated[Path, typer.Option(help="Folder of the new data set; must not exist.")]
+    split: Annotated[list[str] | None, typer.Option(help="Import only this split; repeatable. Default: all.")] = None
+    pictures: Annotated[Path | None, typer.Option(help="Folder of the pictures. It is linked, not copied.")] = None
+    name: Annotated[str, typer.Option(help="Name of the data set. Default: name of the folder.")] = ""
+    extractor: Annotated[str, typer.Option(help="Detector or encoder of the features; part of the version.")] = (
+        "unknown"
+    )
+    licence: Annotated[str, typer.Option(help="Licence of the data, stored in the manifest.")] = ""
     dtype: Annotated[Dtype, typer.Option(help="Number format of the stored features.")] = Dtype.float16
     overwrite: Overwrite = False
-    sgb: Annotated[Path | None, typer.Option(help="Relations: Scene-Graph-Benchmark's custom_prediction.json.")] = None
-    vg: Annotated[Path | None, typer.Option(help="Relations: Visual Genome's relationships.json.")] = None
+    sgb: Annotated[
+        Path | None, typer.Option(help="Import relations from this custom_prediction.json of Scene-Graph-Benchmark.")
+    ] = None
+    vg: Annotated[Path | None, typer.Option(help="Import relations from this relationships.json of Visual Genome.")] = (
+        None
+    )
     graph_images: Annotated[
         Path | None,
-        typer.Option(help="--sgb: custom_data_info.json, by default the one beside it; --vg: image_data.json."),
+        typer.Option(help="With --sgb: custom_data_info.json, default: beside it. With --vg: image_data.json."),
     ] = None
     graph_frame: Annotated[
-        Frame, typer.Option(help="--sgb: its boxes are those of the resized picture (600/1000) or of the original.")
+        Frame, typer.Option(help="With --sgb: boxes are in pixels of the resized (600/1000) or the original picture.")
     ] = Frame.resized
     graph_iou: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Least overlap (IoU) of a graph's box with a region.")
+        float, typer.Option(min=0.01, max=1, help="Minimum overlap (IoU) of a box of the graph with a region.")
     ] = 0.5
-    graph_top: Annotated[int, typer.Option(min=1, help="At most so many relations per image, the best.")] = 50
-    graph_words: Annotated[int, typer.Option(min=1, help="--vg: the so many most frequent predicates are kept.")] = 50
+    graph_top: Annotated[int, typer.Option(min=1, help="Maximum number of relations per image; the best are kept.")] = (
+        50
+    )
+    graph_words: Annotated[
+        int, typer.Option(min=1, help="With --vg: number of predicates to keep, most frequent first.")
+    ] = 50
 
 
 def _add_common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command`, whose last parameter is `common`, the fields of Common as options of its own."""
+    """Replace the last parameter of `command`, `common`, by one option per field of Common."""
     hints = get_type_hints(Common, include_extras=True)
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "common"]
+    specific = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "common"]
     shared = [
         inspect.Parameter(
             field.name,
@@ -90,7 +100,7 @@ def _add_common_options(command: Callable[..., None]) -> Callable[..., None]:
         common = Common(**{field.name: values.pop(field.name) for field in fields(Common)})  # type: ignore[arg-type]
         command(**values, common=common)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in specific] + shared
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapper
@@ -102,10 +112,12 @@ CaptionFile = Annotated[
 FirstOption = Annotated[
     int,
     typer.Option(
-        "--captions-per-image", min=0, help="Only an image's first so many captions; 5 for protocol coco-5k. 0: all."
+        "--captions-per-image", min=0, help="Number of captions to keep per image; 5 for protocol coco-5k. 0: all."
     ),
 ]
-RestvalOption = Annotated[Restval, typer.Option(help="COCO's restval: into train, as papers do, or left out.")]
+RestvalOption = Annotated[
+    Restval, typer.Option(help="Images of COCO's split restval: add to train, as papers do, or drop.")
+]
 
 
 @app.command()
@@ -113,12 +125,12 @@ RestvalOption = Annotated[Restval, typer.Option(help="COCO's restval: into train
 def scan(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with {split}_ims.npy, {split}_caps.txt.")],
     captions_per_image: Annotated[
-        str, typer.Option(help="ids: row numbers in {split}_ids.txt; a number: so many per image; auto: find out.")
+        str, typer.Option(help="auto, ids ({split}_ids.txt has the image row of each caption), or a number.")
     ] = "auto",
     *,
     common: Common,
 ) -> None:
-    """SCAN / VSE-infinity *_precomp folders."""
+    """Import a SCAN / VSE-infinity *_precomp folder."""
     from hire_model.data.importers.scan import open_scan
 
     _import(open_scan(source, splits=common.split or (), captions_per_image=captions_per_image), common)
@@ -134,14 +146,14 @@ def butd_tsv(
     *,
     common: Common,
 ) -> None:
-    """Bottom-up-attention TSV; captions and splits come from a file of their own."""
+    """Import bottom-up-attention TSV files, with captions and splits from a captions file."""
     from hire_model.data.importers.base import Notes
     from hire_model.data.importers.butd_tsv import open_butd_tsv
     from hire_model.data.importers.captions import read_captions
 
     notes = Notes()
-    known = read_captions(captions, common.split or (), restval.value, notes, first)
-    _import(open_butd_tsv(source, known, notes), common)
+    captioned = read_captions(captions, common.split or (), restval.value, notes, first)
+    _import(open_butd_tsv(source, captioned, notes), common)
 
 
 @app.command()
@@ -151,11 +163,13 @@ def npz(
     captions: CaptionFile,
     restval: RestvalOption = Restval.train,
     first: FirstOption = 0,
-    classes: Annotated[Path | None, typer.Option(help="Text file with the name of each class id, one a line.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Text file with the name of each class id, one per line.")
+    ] = None,
     *,
     common: Common,
 ) -> None:
-    """One npz file per image; captions and splits come from a file of their own."""
+    """Import one npz file per image, with captions and splits from a captions file."""
     from hire_model.data.importers.base import Notes
     from hire_model.data.importers.captions import read_captions
     from hire_model.data.importers.files import read_vocabulary
@@ -163,8 +177,71 @@ def npz(
 
     notes = Notes()
     names = read_vocabulary(classes, notes) if classes else ()
-    known = read_captions(captions, common.split or (), restval.value, notes, first)
-    _import(open_npz(source, known, notes, names), common)
+    captioned = read_captions(captions, common.split or (), restval.value, notes, first)
+    _import(open_npz(source, captioned, notes, names), common)
+
+
+class CaptionsFormat(StrEnum):
+    """Layout of a captions file of pictures."""
+
+    auto = "auto"
+    csv = "csv"
+    tsv = "tsv"
+    jsonl = "jsonl"
+    coco = "coco"
+    karpathy = "karpathy"
+    token = "token"
+    hf = "hf"
+
+
+@app.command()
+def images(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of pictures; folders right below count too.")
+    ],
+    captions: Annotated[
+        Path, typer.Option(help="CSV, TSV, JSON lines, COCO, Karpathy, Flickr token file, or imagefolder.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
+    captions_format: Annotated[
+        CaptionsFormat, typer.Option(help="Layout of --captions. Default: recognised from the content.")
+    ] = CaptionsFormat.auto,
+    detector: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="ONNX file of a YOLOX detector. Default: regions of a grid.")
+    ] = None,
+    shares: Annotated[
+        str, typer.Option(metavar="TRAIN,DEV,TEST", help="Sizes of the splits, if --captions has none.")
+    ] = "80,10,10",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed makes other splits.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes. Default: one per CPU core, at most 8.", show_default=False)
+    ] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if a picture is missing or cannot be used.")] = False,
+    name: Annotated[str, typer.Option(help="Name of the data set. Default: that of --out.")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the data, for the manifest.")] = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """A folder of pictures with a captions file. Run it again to continue, or to add new pictures."""
+    import os
+
+    from hire_model.data.images.importing import ImageImport, import_images
+    from hire_model.data.images.splits import Shares
+    from hire_model.data.importers.base import Target
+
+    job = ImageImport(
+        folder,
+        captions,
+        captions_format.value,
+        detector,
+        Shares.parse(shares),
+        seed,
+        workers or min(os.cpu_count() or 1, 8),
+        strict,
+    )
+    _, notes = import_images(job, Target(out, name, licence=licence, overwrite=overwrite))
+    for sentence in notes.sentences():
+        typer.echo(f"  {sentence}")
+    print_written(out)
 
 
 def _import(source: Source, common: Common) -> None:
@@ -181,11 +258,11 @@ def _import(source: Source, common: Common) -> None:
 
 
 def _add_relations(source: Source, common: Common) -> Source:
-    """The source with the graph that --sgb or --vg names, if one does."""
+    """Return the source with relations from --sgb or --vg, if one of them is set."""
     if not (common.sgb or common.vg):
         return source
     if common.sgb and common.vg:
-        raise DataError("--sgb and --vg both name a graph. Expected one of them.")
+        raise DataError("--sgb and --vg are both set. Expected only one of them.")
     from hire_model.data.importers.graph import GraphOptions, add_graphs, read_sgb, read_vg
 
     options = GraphOptions(

@@ -1,4 +1,4 @@
-"""The command `hire`. Commands import torch, MLflow and the like when they run, so that --help answers at once."""
+"""The command `hire`. Commands import torch, MLflow and other large packages when they run, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -39,25 +39,26 @@ for command in (
 
 
 def _add_commands_of_other_packages() -> None:
-    """Add the commands of expectations, flows and serving (pyproject.toml, hire.commands).
+    """Add the commands of expectations, flows and serving (entry points `hire.commands` in pyproject.toml).
 
-    "data.validate" is a command of the group `data`. Entry points keep hire_model from importing these packages.
+    "data.validate" is the command `validate` of the group `data`. Entry points are used because hire_model must not
+    import these packages.
     """
     groups = {"": app, "data": data.app}
     for point in sorted(entry_points(group="hire.commands"), key=lambda point: point.name):
         group, _, name = point.name.rpartition(".")
-        found = point.load()
-        if isinstance(found, typer.Typer):
-            groups[group].add_typer(found, name=name)
+        command = point.load()
+        if isinstance(command, typer.Typer):
+            groups[group].add_typer(command, name=name)
         else:
-            groups[group].command(name)(found)
+            groups[group].command(name)(command)
 
 
 _add_commands_of_other_packages()
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"hire {__version__}")
         raise typer.Exit
 
@@ -69,16 +70,16 @@ Version = Annotated[
 
 @app.callback()
 def _configure_logging(debug: Debug = False, version: Version = False) -> None:
-    """Set up logging before each command. `run` looks for --debug itself, as it needs it after a failure too."""
+    """Configure logging before each command. `run` reads --debug from sys.argv, because it needs it after an error."""
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("matplotlib", "PIL", "urllib3", "git", "httpx", "fsspec", "lightning_fabric", "faiss"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def run() -> None:
-    """Run the command line. An error that the user can fix is one message on stderr and exit status 2.
+    """Run the command line. An error that the user can fix prints one message to stderr and exits with status 2.
 
-    With --debug the traceback is shown.
+    With --debug, the traceback is shown.
     """
     install_signal_handlers()
     try:
@@ -88,7 +89,7 @@ def run() -> None:
             raise
         print(f"hire: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # a full disk, a folder without permission: errors without a message of our own
+    except OSError as error:  # such as a full disk or a missing permission
         if "--debug" in sys.argv:
             raise
         print(f"hire: {error}. ('hire --debug ...' shows the traceback.)", file=sys.stderr)

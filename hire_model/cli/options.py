@@ -1,4 +1,4 @@
-"""Options that several commands share, and what all commands do with them."""
+"""Options that several commands share, and helpers for commands."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-Recipe = Annotated[str, typer.Option(help="Recipe name (see hire_model/recipes), or path of a TOML file.")]
+Recipe = Annotated[str, typer.Option(help="Name of a recipe (see hire_model/recipes), or path of a TOML file.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any settings key; repeatable. See 'hire config show'."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set a settings key; repeatable. 'hire config show' lists the keys."
+    ),
 ]
 Data = Annotated[
-    str, typer.Option(metavar="DATASET", help="Data set folder. Default: the relational scenes, which are generated.")
+    str, typer.Option(metavar="DATASET", help="Data set folder. Default: relational scenes, generated on first use.")
 ]
 DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="Data set folder.")]
-VersionName = Annotated[str, typer.Option(help="Version number, or alias: champion, challenger or previous.")]
-Protocol = Annotated[str, typer.Option(help="full, f30k-1k, coco-5k or coco-1k-5fold.")]
+VersionName = Annotated[str, typer.Option(help="Version number or alias: champion, challenger or previous.")]
+Protocol = Annotated[str, typer.Option(help="Evaluation protocol: full, f30k-1k, coco-5k or coco-1k-5fold.")]
 Limit = Annotated[int, typer.Option(min=0, help="Use only the first N images of the split; 0 uses all.")]
-ReportFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report, one HTML file.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
-GalleryFolder = Annotated[Path, typer.Option(metavar="FOLDER", help="Gallery folder, or a folder with one gallery.")]
+ReportFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report to this HTML file.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
+GalleryFolder = Annotated[
+    Path, typer.Option(metavar="FOLDER", help="Gallery folder, or a folder that contains one gallery.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-# MLproject has string parameters and no flags: it passes --resume-{resume}, where resume is "yes" or "no".
+# MLproject has only string parameters, no flags: it passes --resume-{resume}, where resume is "yes" or "no".
 Resume = Annotated[
     bool,
     typer.Option(
@@ -35,21 +39,21 @@ Resume = Annotated[
 ]
 
 GALLERIES = Path("galleries")
-"""Default folder of galleries."""
+"""Default folder that contains galleries."""
 
 
 def collect_overrides(items: list[str] | None, **options: str | int) -> list[str]:
-    """Return KEY=VALUE for each option that was given, then those of --set, which take precedence.
+    """Return KEY=VALUE for each option that is set, then the pairs of --set, which take precedence.
 
-    One --set may hold several pairs, separated by spaces: `mlflow run -P set="train.lr=1e-3 train.seed=1"` passes them
-    this way.
+    One --set can hold several pairs, separated by spaces: `mlflow run -P set="train.lr=1e-3 train.seed=1"` passes them
+    this way. `options`: settings keys with `__` for the dot, and their values.
     """
-    named = [f"{key.replace('__', '.')}={value}" for key, value in options.items() if value]
-    return named + [part for item in items or [] for part in re.split(r"\s+(?=[a-z_.]+=)", item.strip()) if part]
+    pairs = [f"{key.replace('__', '.')}={value}" for key, value in options.items() if value]
+    return pairs + [part for item in items or [] for part in re.split(r"\s+(?=[a-z_.]+=)", item.strip()) if part]
 
 
 def make_ordered_group(*order: str) -> type[TyperGroup]:
-    """Return a command group whose help lists the commands in `order`, then all others."""
+    """Return a command group whose help lists the commands in `order`, then all other commands."""
 
     class OrderedGroup(TyperGroup):
         def list_commands(self, ctx: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""`hire gate`, `promote`, `rollback`, `registry show`, `card`: from a trained version to the one in force, and back."""
+"""`hire gate`, `promote`, `rollback`, `registry show`, `card`: evaluate, promote and describe registered versions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from hire_model.tracking.promotion import Promotion
     from hire_model.tracking.versions import Version
 
-app = typer.Typer(help="Look at the registered model.", no_args_is_help=True)
-NOT_PASSED = 1  # exit status; 2 is an error, as everywhere
+app = typer.Typer(help="Show the registered model.", no_args_is_help=True)
+NOT_PASSED = 1  # exit status; errors exit with 2
 
 
 def _check_reason(reason: str) -> str:
-    """A reason, kept from being the option that follows: `--force --help` would promote. Raises BadParameter."""
+    """Return `reason`. Raise BadParameter if it is the next option: `--force --help` must not promote."""
     if reason.startswith("-"):
-        raise typer.BadParameter(f"'{reason}' looks like an option; expected the reason, in words.")
+        raise typer.BadParameter(f"'{reason}' looks like an option. Expected a reason in words.")
     return reason
 
 
@@ -32,20 +32,20 @@ def gate(
     version: VersionName = "challenger",
     data: Data = "",
     split: Annotated[
-        str, typer.Option(help="Split to evaluate; by default data.test of the recipe, else data.dev.")
+        str, typer.Option(help="Split to evaluate. Default: data.test of the recipe, else data.dev.")
     ] = "",
     protocol: Protocol = "",
     limit: Limit = 0,
     recipe: Recipe = "synthetic",
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the decision as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the decision to this JSON file.")] = None,
     set_: Set = None,
 ) -> None:
-    """Judge a version by the rules of the settings, and against the champion. Exit status 1: it did not pass."""
+    """Evaluate a version, and check it against the rules and the champion. Exit with status 1 if it fails."""
     from hire_model.settings import resolve
 
     settings = resolve(recipe, collect_overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
     from hire_model.files import write_text
-    from hire_model.workflows import gate as workflow  # imports torch: only after the settings are checked
+    from hire_model.workflows import gate as workflow  # imports torch, so import it after the settings are checked
 
     decision = workflow.gate(settings, version, split, limit).decision
     if json:
@@ -58,7 +58,10 @@ def gate(
 def promote(
     version: VersionName = "challenger",
     force: Annotated[
-        str, typer.Option(metavar="REASON", help="Promote without a passed gate; recorded.", callback=_check_reason)
+        str,
+        typer.Option(
+            metavar="REASON", help="Promote without a passed gate. The reason is recorded.", callback=_check_reason
+        ),
     ] = "",
     set_: Set = None,
 ) -> None:
@@ -66,54 +69,62 @@ def promote(
     settings = _resolve_tracking(set_)
     from hire_model.tracking import promotion
 
-    done = promotion.promote(settings, version, force)
-    print(done.summary())
-    _print_serving_steps(done, settings)
+    result = promotion.promote(settings, version, force)
+    print(result.summary())
+    _print_serving_steps(result, settings)
 
 
 def rollback(
     reason: Annotated[
-        str, typer.Option(metavar="TEXT", help="Noted on the version that goes out of force.", callback=_check_reason)
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="Reason, recorded on the version that is no longer the champion.",
+            callback=_check_reason,
+        ),
     ] = "",
     set_: Set = None,
 ) -> None:
-    """Make the version that the champion replaced the champion again; what is served changes with 'hire serve'."""
+    """Make the previous champion the champion again. Servers use it after the next 'hire serve'."""
     settings = _resolve_tracking(set_)
     from hire_model.tracking import promotion
 
-    done = promotion.roll_back(settings, reason)
-    print(done.summary())
-    print(f"Version {done.previous} is not promoted again before it passes another 'hire gate'.")
-    _print_serving_steps(done, settings)
+    result = promotion.roll_back(settings, reason)
+    print(result.summary())
+    print(f"Version {result.previous} must pass 'hire gate' again before it can be promoted.")
+    _print_serving_steps(result, settings)
 
 
 @app.command()
 def show(set_: Set = None) -> None:
-    """Print the versions, the newest first, with aliases, recall and decision."""
+    """Print the versions, newest first, with aliases, recall and gate decision."""
     settings = _resolve_tracking(set_)
     from rich.console import Console
 
     from hire_model.tracking import promotion, versions
 
-    found = versions.list_versions(settings)
+    listed = versions.list_versions(settings)
     console = Console(highlight=False)
-    if not found:
-        console.print(f"'{settings.model_name}' has no version yet; 'hire train' registers one.")
+    if not listed:
+        console.print(f"'{settings.model_name}' has no versions. 'hire train' registers one.")
         return
-    console.print(_make_table(settings.model_name, found))
+    console.print(_make_table(settings.model_name, listed))
     for line in promotion.list_promotions(settings):
         console.print(f"  {line}", soft_wrap=True, style="dim")
 
 
 def card(
-    model: Annotated[str, typer.Option(help="A version's number, an alias, or a model folder.")] = "champion",
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there instead of printing it.")] = None,
+    model: Annotated[str, typer.Option(help="Version number, alias, or model folder.")] = "champion",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the card to this file instead of printing it.")
+    ] = None,
     ablation: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="stages.json of 'hire ablate stages' on the same data.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Include results of 'hire ablate stages' on the same data: stages.json."),
     ] = None,
     set_: Set = None,
 ) -> None:
-    """Print or write the model card, with the decision of the gate if there is one."""
+    """Print or write the model card. It includes the gate decision, if there is one."""
     settings = _resolve_tracking(set_)
     from hire_model.files import write_text
     from hire_model.model_card.card import make_card
@@ -131,17 +142,17 @@ def _resolve_tracking(set_: list[str] | None) -> TrackingSettings:
     return resolve(None, collect_overrides(set_)).settings.tracking
 
 
-def _print_serving_steps(done: Promotion, settings: TrackingSettings) -> None:
-    """What makes a server answer by the new champion, where one of the two was packaged and hence may be served."""
-    from hire_model.tracking import packages, versions
+def _print_serving_steps(result: Promotion, settings: TrackingSettings) -> None:
+    """Print the commands that make a server use the new champion, if the new or the old one was packaged."""
+    from hire_model.tracking import versions
 
-    numbers = [number for number in (done.champion, done.previous) if number]
-    archived = [number for number in numbers if packages.PATH in versions.find(settings, number).tags]
-    if not done.changed or not archived:
+    numbers = [number for number in (result.champion, result.previous) if number]
+    archived = [number for number in numbers if versions.ARCHIVE_PATH in versions.find(settings, number).tags]
+    if not result.changed or not archived:
         return
-    print("\nA server goes on with the version that it has. Next:")
-    if done.champion not in archived:
-        print(f"  hire package --version {done.champion}")
+    print("\nA running server keeps its version. Next:")
+    if result.champion not in archived:
+        print(f"  hire package --version {result.champion}")
     print("  hire serve")
 
 
@@ -163,27 +174,27 @@ def _print_decision(decision: Decision, settings: TrackingSettings) -> None:
         console.print(f"\nNext:\n  hire promote --version {decision.version}", soft_wrap=True)
 
 
-def _make_table(name: str, found: list[Version]) -> Table:
+def _make_table(name: str, listed: list[Version]) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from hire_model.tracking.versions import DECISION, JUDGED_AGAINST, RSUM
+    from hire_model.tracking.versions import COMPARED_WITH, DECISION, RSUM
 
     table = Table(title=name, box=SIMPLE)
-    for heading in ("version", "aliases", "rSum", "gate", "against", "judged on", "run"):
-        # A narrow terminal may wrap what the version was judged on, never cut an alias off.
-        table.add_column(heading, no_wrap=heading != "judged on")
-    for one in found:
-        tags = one.tags
+    for heading in ("version", "aliases", "rSum", "gate", "against", "data", "run"):
+        # A narrow terminal wraps only the data column, so that aliases are never truncated.
+        table.add_column(heading, no_wrap=heading != "data")
+    for version in listed:
+        tags = version.tags
         trained = next((value for key, value in tags.items() if key.endswith(".rsum") and key != RSUM), "")
-        ground = tags.get("gate.split", tags.get("split", ""))
+        split = tags.get("gate.split", tags.get("split", ""))
         table.add_row(
-            one.number,
-            "\n".join(one.aliases),
+            version.number,
+            "\n".join(version.aliases),
             tags.get(RSUM, trained),
-            tags.get(DECISION, "not judged"),
-            tags.get(JUDGED_AGAINST, ""),
-            f"{ground}, {tags.get('gate.data.digest', tags.get('data.digest', ''))[:8]}",
-            one.run_id[:8],
+            tags.get(DECISION, "none"),
+            tags.get(COMPARED_WITH, ""),
+            f"{split}, {tags.get('gate.data.digest', tags.get('data.digest', ''))[:8]}",
+            version.run_id[:8],
         )
     return table

@@ -25,15 +25,17 @@ _RECALLS = ("r1", "r5", "r10")
 def train(
     recipe: Recipe = "synthetic",
     data: Data = "",
-    epochs: Annotated[int, typer.Option(min=0, help="Short for --set train.epochs=N; 0 keeps the recipe's.")] = 0,
+    epochs: Annotated[
+        int, typer.Option(min=0, help="Same as --set train.epochs=N; 0 uses the value of the recipe.")
+    ] = 0,
     set_: Set = None,
     resume: Resume = False,
 ) -> None:
-    """Train a model, evaluate it on the test split, and register it with MLflow."""
+    """Train a model, evaluate it on the test split, and register it in MLflow."""
     from hire_model.settings import resolve
 
     resolved = resolve(recipe, collect_overrides(set_, data__path=data, train__epochs=epochs))
-    from hire_model.workflows import train as workflow  # imports torch: only after the settings are checked
+    from hire_model.workflows import train as workflow  # imports torch, so import it after the settings are checked
 
     print_training(workflow.train(resolved, name=Path(recipe).stem, resume=resume))
 
@@ -41,18 +43,20 @@ def train(
 def evaluate(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="models:/hire@challenger, or a model folder; repeat it to average an ensemble."),
+        typer.Option(
+            help="Registry address or model folder; repeat for an ensemble. Default: models:/hire@challenger."
+        ),
     ] = None,
     data: Data = "",
     split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
     protocol: Protocol = "",
     limit: Limit = 0,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results to this JSON file.")] = None,
     report: ReportFile = None,
     contrasts: ContrastFiles = None,
     set_: Set = None,
 ) -> None:
-    """Evaluate a model, or an ensemble of several, on a split."""
+    """Evaluate a model, or an ensemble of models, on a split."""
     from hire_model.files import check_writable
     from hire_model.settings import resolve
 
@@ -66,7 +70,7 @@ def evaluate(
 
 
 def print_training(outcome: TrainOutcome | None) -> None:
-    """Print the figures of a training and what to type next. `outcome` is None in all processes but the first."""
+    """Print the results of a training and the next commands. Only the first process has an `outcome`."""
     from rich.console import Console
 
     if outcome is None:
@@ -86,7 +90,7 @@ def print_training(outcome: TrainOutcome | None) -> None:
 
 
 def print_evaluation(outcome: EvaluationOutcome) -> None:
-    """Print the figures of an evaluation and the files that it wrote."""
+    """Print the results of an evaluation and the files that it wrote."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
@@ -97,7 +101,7 @@ def print_evaluation(outcome: EvaluationOutcome) -> None:
 
 
 def make_recall_table(result: Result, split: str) -> Table:
-    """Return the figures of one protocol as a table with a row per direction."""
+    """Return the results of one protocol as a table with one row per direction."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -109,8 +113,8 @@ def make_recall_table(result: Result, split: str) -> Table:
         recall = [f"{getattr(direction, key):.1f}" for key in _RECALLS]
         table.add_row(name, *recall, f"{direction.median:g}", f"{direction.mean:.1f}")
         if direction.intervals:
-            spread = ["{:.1f}-{:.1f}".format(*direction.intervals[key]) for key in _RECALLS]
-            table.add_row("", *spread, style="dim")
+            intervals = ["{:.1f}-{:.1f}".format(*direction.intervals[key]) for key in _RECALLS]
+            table.add_row("", *intervals, style="dim")
     return table
 
 

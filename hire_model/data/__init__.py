@@ -1,1 +1,1 @@
-"""The data layer: one format on disk, what writes it, what reads it."""
+"""The data format of the project: store, writer, importers and generated data."""

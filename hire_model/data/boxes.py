@@ -1,4 +1,7 @@
-"""What boxes say of each other. All functions take boxes [B, R, 4] as x1 y1 x2 y2 fractions and give [B, R, R]."""
+"""Geometry of pairs of boxes.
+
+All functions take boxes [B, R, 4], x1 y1 x2 y2 as fractions of width and height, and return [B, R, R].
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from torch import Tensor
 SPATIAL_LABELS = ("inside", "covers", "overlap", *(f"direction {k}" for k in range(8)))
 
 
-def iou(boxes: Tensor) -> Tensor:
-    """Intersection over union of each two boxes; 0 where both are empty."""
+def compute_iou(boxes: Tensor) -> Tensor:
+    """Return the intersection over union of each pair of boxes; 0 if both are empty."""
     a, b = boxes[:, :, None], boxes[:, None]
     low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     both = (high - low).clamp(min=0).prod(dim=-1)
@@ -19,18 +22,19 @@ def iou(boxes: Tensor) -> Tensor:
     return both / (area[:, :, None] + area[:, None] - both).clamp(min=1e-9)
 
 
-def offsets(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance and angle (-pi..pi, image axes: y grows downwards) from the centre of box i to that of box j."""
+def compute_offsets(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return distance and angle (-pi..pi, y grows downwards) from the centre of box i to the centre of box j."""
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2
     delta = centres[:, None] - centres[:, :, None]  # [B, i, j, 2]
     return delta.norm(dim=-1), torch.atan2(delta[..., 1], delta[..., 0])
 
 
-def spatial_labels(boxes: Tensor) -> Tensor:
-    """The 11 spatial relations of ReGAT (Li et al. 2019, section 3.2; labels of Yao et al. 2018): int64, -1 for none.
+def label_spatial_relations(boxes: Tensor) -> Tensor:
+    """Return the index in SPATIAL_LABELS of the relation of box i to box j, int64, -1 for no relation.
 
-    0 inside, 1 covers, 2 overlap (IoU of at least 0.5), 3-10 the direction in sectors of 45 degrees where the
-    centres are nearer than half of the image's diagonal. The diagonal is -1. Read as: i is <label> j.
+    These are the 11 spatial relations of ReGAT (Li et al. 2019, section 3.2; labels of Yao et al. 2018): 0 inside,
+    1 covers, 2 overlap (IoU of at least 0.5), 3-10 the direction in sectors of 45 degrees if the centres are closer
+    than half of the image diagonal. The diagonal of the result is -1.
     """
     x1, y1, x2, y2 = boxes.unbind(-1)
     inside = (
@@ -39,11 +43,11 @@ def spatial_labels(boxes: Tensor) -> Tensor:
         & (x2[:, :, None] <= x2[:, None])
         & (y2[:, :, None] <= y2[:, None])
     )
-    distance, angle = offsets(boxes)
-    # In fractions of width and height the diagonal is sqrt(2), whatever the picture's shape.
+    distance, angle = compute_offsets(boxes)
+    # In fractions of width and height, the image diagonal is sqrt(2) for any aspect ratio.
     sector = (torch.floor((angle + math.pi) / (math.pi / 4)).long() % 8) + 3
     labels = sector.where(distance < math.sqrt(2) / 2, torch.full_like(sector, -1))
-    labels = torch.where(iou(boxes) >= 0.5, torch.full_like(labels, 2), labels)
+    labels = torch.where(compute_iou(boxes) >= 0.5, torch.full_like(labels, 2), labels)
     labels = torch.where(inside.transpose(1, 2), torch.ones_like(labels), labels)
     labels = torch.where(inside, torch.zeros_like(labels), labels)
     return labels.diagonal_scatter(labels.new_full(labels.shape[:2], -1), dim1=1, dim2=2)

@@ -1,4 +1,4 @@
-"""From stored rows to padded batches."""
+"""Make padded batches of stored rows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hire_model.batch import Regions, Tokens
 from hire_model.data.store import ImageRegions, read_rows
 
 
-def collate_regions(images: Sequence[ImageRegions], map_predicates: np.ndarray | None = None) -> Regions:
-    """Pad the regions of B images to the longest.
+def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | None = None) -> Regions:
+    """Pad the regions of B images to the largest number of regions.
 
-    map_predicates [predicates of the data set] int64: the model's index of each predicate, -1 where the model does not
-    know it (that relation is then left out); None if both use the same list.
+    predicate_map: [predicates of the data set] int64, the index of each predicate in the vocabulary of the model, or -1
+    if the model has no such predicate; relations with -1 are removed. None if both use the same vocabulary.
     """
     longest, dim = max(len(image.features) for image in images), images[0].features.shape[1]
     shape = (len(images), longest)
@@ -28,11 +28,11 @@ def collate_regions(images: Sequence[ImageRegions], map_predicates: np.ndarray |
         count = len(image.features)
         features[row, :count] = image.features
         mask[row, :count] = True
-        known = ~np.isnan(image.boxes).any(axis=1)
-        boxed[row, :count] = known
-        boxes[row, :count][known] = image.boxes[known]
+        has_box = ~np.isnan(image.boxes).any(axis=1)
+        boxed[row, :count] = has_box
+        boxes[row, :count][has_box] = image.boxes[has_box]
         classes[row, :count] = image.classes
-        relations, scores = renumber_predicates(image.relations, image.relation_scores, map_predicates)
+        relations, scores = renumber_predicates(image.relations, image.relation_scores, predicate_map)
         edges.append(np.concatenate([np.full((len(relations), 1), row), relations], axis=1))
         edge_scores.append(scores)
     return Regions(
@@ -47,27 +47,26 @@ def collate_regions(images: Sequence[ImageRegions], map_predicates: np.ndarray |
 
 
 def renumber_predicates(
-    relations: np.ndarray, scores: np.ndarray, map_predicates: np.ndarray | None
+    relations: np.ndarray, scores: np.ndarray, predicate_map: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return relations [e, 3] int64 with the model's predicate indices, and their scores.
+    """Return relations [e, 3] int64 with the predicate indices of the model, and their scores.
 
-    Relations whose predicate is unknown to the model are left out.
-    map_predicates as in `collate_regions`.
+    Relations with a predicate that the model does not have are removed. `predicate_map` is that of `collate_regions`.
     """
     relations = relations.astype(np.int64)
-    if map_predicates is None or not len(relations):
+    if predicate_map is None or not len(relations):
         return relations, scores
-    relations[:, 1] = map_predicates[relations[:, 1]]
+    relations[:, 1] = predicate_map[relations[:, 1]]
     known = relations[:, 1] >= 0
     return relations[known], scores[known]
 
 
 class CaptionBank:
-    """The word pieces of all captions of a split, tokenised once, and a frozen encoder's states of them if there are.
+    """The word pieces of all captions of a split, and optionally their states from a frozen encoder.
 
     ids      [all word pieces] int32, one caption after the other
-    offsets  [captions + 1] int64, where each begins
-    states   [all word pieces, H] float16, mapped from disk, or None
+    offsets  [captions + 1] int64, index in `ids` at which each caption begins
+    states   [all word pieces, H] float16, memory-mapped, or None
     """
 
     def __init__(self, ids: np.ndarray, offsets: np.ndarray, states: np.memmap | None = None) -> None:
@@ -75,7 +74,7 @@ class CaptionBank:
 
     @classmethod
     def from_lists(cls, ids: Iterable[Sequence[int]]) -> CaptionBank:
-        """A bank of captions that are given as lists of word piece ids; none of the lists is kept."""
+        """Build a bank from lists of word piece ids. The lists themselves are not kept in memory."""
         flat, offsets = array("i"), array("q", [0])
         for caption in ids:
             flat.extend(caption)
@@ -87,11 +86,11 @@ class CaptionBank:
 
     @property
     def lengths(self) -> np.ndarray:
-        """[captions] int64, word pieces of each."""
+        """[captions] int64, number of word pieces per caption."""
         return np.diff(self.offsets)
 
     def tokens(self, rows: Sequence[int] | np.ndarray) -> Tokens:
-        """The captions `rows`, padded to the longest of them."""
+        """Return the captions `rows`, padded to the longest of them."""
         spans = [(int(self.offsets[row]), int(self.offsets[row + 1])) for row in rows]
         shape = (len(spans), max(end - start for start, end in spans))
         ids, mask = np.zeros(shape, np.int64), np.zeros(shape, bool)

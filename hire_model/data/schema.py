@@ -1,14 +1,14 @@
-"""The project's own data format: five files in a folder, described once here and written nowhere else.
+"""The data format: the files in the folder of a data set.
 
-    manifest.json      what the data set is: counts, vocabularies, extractor, SHA-256 of each file, digest
-    images.parquet     a row per image
-    captions.parquet   a row per caption
-    regions.parquet    a row per region, in the order of features.npy
-    relations.parquet  a row per relation
-    features.npy       [regions, F] float16 or float32, memory-mapped, never read whole
-    pictures/          the pictures themselves (a folder or a link), if there are any; not part of the digest
+    manifest.json      counts, vocabularies, feature extractor, size and SHA-256 of each file
+    images.parquet     one row per image
+    captions.parquet   one row per caption
+    regions.parquet    one row per region, in the order of features.npy
+    relations.parquet  one row per relation
+    features.npy       [regions, F] float16 or float32, memory-mapped, never loaded as a whole
+    pictures/          optional: the pictures (a folder or a link to one); not part of the digest
 
-Rows of one image are contiguous in regions and relations, and images keep the order they were written in.
+The rows of one image are contiguous in regions and relations. Images keep the order in which they were written.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ PICTURES = "pictures"
 
 IMAGES = pa.schema(
     [
-        ("image_id", pa.string()),  # the source's own name, unique within the data set
+        ("image_id", pa.string()),  # name of the image in the source, unique in the data set
         ("split", pa.string()),
-        ("width", pa.int32()),  # pixels; 0 where unknown
+        ("width", pa.int32()),  # pixels; 0 if unknown
         ("height", pa.int32()),
         ("first_region", pa.int64()),  # row of the image's first region in regions.parquet and features.npy
         ("n_regions", pa.int32()),
         ("first_relation", pa.int64()),
         ("n_relations", pa.int32()),
-        ("picture", pa.string()),  # file below pictures/, null if there is none
+        ("picture", pa.string()),  # path below pictures/, null without a picture
     ]
 )
 CAPTIONS = pa.schema([("caption_id", pa.string()), ("image", pa.int64()), ("text", pa.string())])
 REGIONS = pa.schema(
     [
-        ("x1", pa.float32()),  # fractions of the width and height in 0-1; NaN where the region has no box
+        ("x1", pa.float32()),  # fractions of width and height, 0 to 1; NaN if the region has no box
         ("y1", pa.float32()),
         ("x2", pa.float32()),
         ("y2", pa.float32()),
-        ("class_id", pa.int32()),  # index into manifest.classes, -1 where unknown
-        ("score", pa.float32()),  # the detector's confidence in 0-1, NaN where unknown
+        ("class_id", pa.int32()),  # index into manifest.classes, -1 if unknown
+        ("score", pa.float32()),  # confidence of the detector, 0 to 1, NaN if unknown
     ]
 )
 RELATIONS = pa.schema(
     [
-        ("subject", pa.int32()),  # region index within the image
+        ("subject", pa.int32()),  # index of the region within the image
         ("predicate", pa.int32()),  # index into manifest.predicates
         ("object", pa.int32()),
         ("score", pa.float32()),
@@ -65,7 +65,7 @@ TABLES = {"images": IMAGES, "captions": CAPTIONS, "regions": REGIONS, "relations
 
 
 class SplitCounts(BaseModel):
-    """How much one split holds."""
+    """Number of images, captions, regions and relations of one split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,9 +85,9 @@ class FileFacts(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a data set is. `digest` is its version: of its files' bytes and its vocabularies.
+    """Description of a data set. `digest` is its version.
 
-    Another version of pyarrow may write other bytes for the same content, and so gives another digest.
+    Two versions of pyarrow can write different bytes for the same content; then the digests differ too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,7 +95,7 @@ class Manifest(BaseModel):
     format: Literal[1] = FORMAT
     name: str
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    source: str = ""  # how it was made, in words; not part of the digest
+    source: str = ""  # free text: how the data set was made; not part of the digest
     licence: str = ""
     feature_extractor: str
     feature_dim: int
@@ -107,17 +107,17 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over everything but name, time, source and licence, in canonical JSON."""
+        """SHA-256 of the manifest without name, time, source and licence, as canonical JSON."""
         facts = self.model_dump(exclude={"name", "created", "source", "licence"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest of `folder`. Raises DataError where there is none or it is not one of ours."""
+        """Read the manifest of `folder`. Raise DataError if it is missing or invalid."""
         path = folder / MANIFEST
         if not path.is_file():
             raise DataError(
-                f"{folder}: no data set here ({MANIFEST} is missing). Make one with 'hire data synth --out {folder}' "
+                f"{folder}: no data set here ({MANIFEST} is missing). Create one with 'hire data synth --out {folder}' "
                 f"or 'hire data import scan SOURCE --out {folder}'."
             )
         try:
@@ -126,11 +126,11 @@ class Manifest(BaseModel):
             raise DataError(f"{path}: not a manifest of format {FORMAT}: {error}") from error
         except ValidationError as error:
             fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"])) or "the whole"
+            where = ".".join(map(str, fault["loc"])) or "top level"
             raise DataError(f"{path}: not a manifest of format {FORMAT}: {where}: {fault['msg']}.") from error
 
 
 def hash_file(path: Path) -> FileFacts:
-    """Return size and SHA-256 of a file, which is read as a stream."""
+    """Return size and SHA-256 of a file. The file is read in blocks."""
     with path.open("rb") as file:
         return FileFacts(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())

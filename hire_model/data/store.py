@@ -1,4 +1,4 @@
-"""Reading a data set: tables in memory, features mapped from disk."""
+"""Read a data set: tables are loaded into memory, features are memory-mapped."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hire_model.errors import DataError
 
 
 def read_rows(mapped: np.memmap, first: int, count: int) -> np.ndarray:
-    """[count, F], rows of a mapped npy file [n, F] from `first` on, read from disk.
+    """Read rows `first` to `first + count` of a mapped npy file [n, F] from disk, and return them [count, F].
 
-    A mapping's pages would stay resident: 16 GB after a pass over COCO's features.
+    Reading through the mapping would keep its pages resident: 16 GB after one pass over the features of COCO.
     """
     width, kind = mapped.shape[1], mapped.dtype
     offset = mapped.offset + int(first) * width * kind.itemsize
@@ -24,19 +24,26 @@ def read_rows(mapped: np.memmap, first: int, count: int) -> np.ndarray:
 
 
 def all_finite(features: np.ndarray) -> bool:
-    """Whether no number is NaN or infinite, twelve times as fast as numpy, which widens half precision for that."""
+    """Return whether no number is NaN or infinite.
+
+    For float16 this is twelve times as fast as np.isfinite, which converts half precision first.
+    """
     if features.dtype == np.float16:
-        exponent = np.uint16(0x7C00)  # all its bits are set in infinities and NaN, and in nothing else
+        exponent = np.uint16(0x7C00)  # all these bits are set exactly in infinities and NaN
         return not ((features.view(np.uint16) & exponent) == exponent).any()
     return bool(np.isfinite(features).all())
 
 
 @dataclass(frozen=True)
 class ImageRegions:
-    """The regions of one image, r of them, as views where possible.
+    """The r regions and e relations of one image, as views if possible.
 
-    features [r, F] as stored, boxes [r, 4] float32 with NaN rows where there is no box, classes [r] int32,
-    scores [r] float32, relations [e, 3] int32 (subject, predicate, object), relation_scores [e] float32
+    features         [r, F] as stored
+    boxes            [r, 4] float32; a row of NaN for a region without a box
+    classes          [r] int32
+    scores           [r] float32
+    relations        [e, 3] int32: subject, predicate, object
+    relation_scores  [e] float32
     """
 
     features: np.ndarray
@@ -48,7 +55,7 @@ class ImageRegions:
 
 
 class Dataset:
-    """A folder in the project's format. Opening it reads the tables; features stay on disk."""
+    """A data set on disk. Each table column is read at its first use; features stay on disk."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
@@ -56,20 +63,21 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: str | Path) -> Dataset:
-        """Open `folder`. Raises DataError if it is no data set, or a file is missing or of the wrong size.
+        """Open `folder`. Raise DataError if it is no data set, or a file is missing or has the wrong size.
 
-        Sizes are compared with the manifest here; digests only by `hire data verify`, as that reads every byte.
+        This compares only file sizes with the manifest. `hire data verify` also compares digests, which reads every
+        byte.
         """
         folder = Path(folder).expanduser()
         manifest = Manifest.read(folder)
         for name, facts in manifest.files.items():
             path = folder / name
             if not path.is_file():
-                raise DataError(f"{path}: named in the manifest, but missing. Make or import the data set again.")
+                raise DataError(f"{path}: listed in the manifest, but missing. Generate or import the data set again.")
             if path.stat().st_size != facts.bytes:
                 raise DataError(
-                    f"{path}: {path.stat().st_size} bytes, but the manifest says {facts.bytes}: the file is damaged "
-                    "or was changed. Make or import the data set again."
+                    f"{path}: {path.stat().st_size} bytes. Expected {facts.bytes}, as in the manifest: the file is "
+                    "damaged or was changed. Generate or import the data set again."
                 )
         return cls(folder, manifest)
 
@@ -85,25 +93,25 @@ class Dataset:
 
     @cached_property
     def features(self) -> np.memmap:
-        """[regions, F], mapped from disk. Every page that is touched counts as resident memory: see `read_rows`."""
+        """[regions, F], memory-mapped. Every page that is read counts as resident memory; see `read_rows`."""
         try:
             return np.load(self.folder / FEATURES, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.folder / FEATURES}: not a whole npy file: {error}") from error
+            raise DataError(f"{self.folder / FEATURES}: not a valid npy file: {error}") from error
 
     @cached_property
     def boxes(self) -> np.ndarray:
-        """[regions, 4] float32 fractions, NaN rows where there is no box."""
+        """[regions, 4] float32 fractions; a row of NaN for a region without a box."""
         return self._columns("regions", "x1", "y1", "x2", "y2")
 
     @cached_property
     def classes(self) -> np.ndarray:
-        """[regions] int32, -1 where unknown."""
+        """[regions] int32, -1 if unknown."""
         return self._table("regions", "class_id")
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """[regions] float32, NaN where unknown."""
+        """[regions] float32, NaN if unknown."""
         return self._table("regions", "score")
 
     @cached_property
@@ -136,7 +144,7 @@ class Dataset:
 
     @cached_property
     def caption_images(self) -> np.ndarray:
-        """[captions] int64, row of each caption's image."""
+        """[captions] int64, row of the image of each caption."""
         return self._table("captions", "image")
 
     @cached_property
@@ -145,21 +153,21 @@ class Dataset:
 
     @cached_property
     def image_sizes(self) -> np.ndarray:
-        """[images, 2] int32, width and height in pixels, 0 where unknown."""
+        """[images, 2] int32, width and height in pixels, 0 if unknown."""
         return self._columns("images", "width", "height")
 
     def picture(self, image: int) -> Path | None:
-        """The picture file of image row `image`, None if it has none or the file is not there."""
+        """Return the picture file of image row `image`, None if it has no picture or the file does not exist."""
         name = self._pictures[image]
         path = self.folder / PICTURES / name if name else None
         return path if path and path.is_file() else None
 
     def regions(self, image: int) -> ImageRegions:
-        """The regions and relations of image row `image`."""
+        """Return the regions and relations of image row `image`."""
         return replace(self.layout(image), features=read_rows(self.features, *self._spans[image, :2]))
 
     def layout(self, image: int) -> ImageRegions:
-        """The same with features of shape [r, 0]: what is drawn and named; the features are not read."""
+        """Return the regions and relations of image row `image` without reading its features: their shape is [r, 0]."""
         first, count, first_relation, relations = self._spans[image]
         rows, edges = slice(first, first + count), slice(first_relation, first_relation + relations)
         return ImageRegions(
@@ -172,14 +180,14 @@ class Dataset:
         )
 
     def split(self, name: str, limit: int = 0) -> Split:
-        """The images and captions of split `name`, only the first `limit` images if `limit` is not 0.
+        """Return split `name`, or all images if `name` is empty.
 
-        An empty name takes the images of all splits.
+        A `limit` above 0 keeps only the first `limit` images. Raise DataError if the split does not exist.
         """
         images = np.flatnonzero((self._image_splits == name) | (not name))
         if not len(images):
-            known = ", ".join(sorted(self.manifest.splits)) or "none at all"
-            raise DataError(f"{self.folder}: no split '{name}'; it has {known}.")
+            existing = ", ".join(sorted(self.manifest.splits)) or "none"
+            raise DataError(f"{self.folder}: no split '{name}'. Existing splits: {existing}.")
         images = images[: limit or None]
         local = np.full(len(self._image_splits), -1, np.int64)
         local[images] = np.arange(len(images))
@@ -192,9 +200,9 @@ class Dataset:
 class Split:
     """One split of a data set.
 
-    images    [N] int64, rows of the data set's images table
+    images    [N] int64, rows of the images table
     captions  [M] int64, rows of the captions table
-    owner     [M] int64, index into `images` of each caption's image
+    owner     [M] int64, index into `images` of the image of each caption
     """
 
     dataset: Dataset
@@ -205,27 +213,27 @@ class Split:
 
     @cached_property
     def texts(self) -> list[str]:
-        """The captions' texts, M of them."""
+        """The M caption texts."""
         return self.dataset.caption_texts[self.captions].tolist()
 
     def regions(self, index: int) -> ImageRegions:
-        """The regions of the split's image `index`."""
+        """Return the regions and relations of image `index` of the split."""
         return self.dataset.regions(int(self.images[index]))
 
     def image_id(self, index: int) -> str:
-        """The source's name of the split's image `index`."""
+        """Return the id of image `index` of the split."""
         return str(self.dataset.image_ids[self.images[index]])
 
     def picture(self, index: int) -> Path | None:
-        """The picture of the split's image `index`, if there is one."""
+        """Return the picture file of image `index` of the split, None if there is none."""
         return self.dataset.picture(int(self.images[index]))
 
     @property
     def region_counts(self) -> np.ndarray:
-        """[N] int64, regions per image."""
+        """[N] int64, number of regions per image."""
         return self.dataset._spans[self.images, 1]
 
     @property
     def relation_counts(self) -> np.ndarray:
-        """[N] int64, relations per image."""
+        """[N] int64, number of relations per image."""
         return self.dataset._spans[self.images, 3]

@@ -1,6 +1,6 @@
-"""Whether a data set is whole: its bytes are those it was written with, and what points somewhere points right.
+"""Check that a data set is complete and unchanged, and that all indices between its files are valid.
 
-What the content is worth (captions, boxes, features, leaks between splits) is judged by the suites in `expectations/`.
+The suites in `expectations/` check the content: captions, boxes, features, leaks between splits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAY_BE_NULL = ("picture",)
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: in which file, what is wrong, how often, and where first."""
+    """One fault: the file, what is wrong, the number of rows and the first row."""
 
     file: str
     message: str
@@ -34,46 +34,46 @@ class Finding:
 
 
 def verify(folder: str | Path) -> list[Finding]:
-    """All findings on the data set in `folder`; an empty list means that it is whole.
+    """Return all faults of the data set in `folder`; an empty list if it is complete.
 
-    Reads every byte for the digests, then the columns of the tables that point into other files. A folder without a
-    manifest is a finding too.
+    This reads every byte to compute the digests, then the table columns that point into other files. A missing manifest
+    is a finding too.
     """
     folder = Path(folder).expanduser()
     try:
         manifest = Manifest.read(folder)
     except DataError as error:
         return [Finding("manifest.json", str(error))]
-    found = list(_check_files(folder, manifest)) or list(_check_schemas(folder))
-    if not found:
+    findings = list(_check_files(folder, manifest)) or list(_check_schemas(folder))
+    if not findings:
         data = Dataset(folder, manifest)
-        found = [*_check_names(manifest), *_check_images(data), *_check_features(data)]
-    return found
+        findings = [*_check_names(manifest), *_check_images(data), *_check_features(data)]
+    return findings
 
 
 def _check_files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
-    """Missing files, and files that are not what the manifest says."""
+    """Yield a finding for each file that is missing or differs from the manifest."""
     for name in [*(f"{table}.parquet" for table in TABLES), FEATURES]:
         path, facts = folder / name, manifest.files.get(name)
         if facts is None:
-            yield Finding(name, "not named in the manifest. Make or import the data set again.")
+            yield Finding(name, "not listed in the manifest. Generate or import the data set again.")
         elif not path.is_file():
-            yield Finding(name, "named in the manifest, but missing. Make or import the data set again.")
+            yield Finding(name, "listed in the manifest, but missing. Generate or import the data set again.")
         elif path.stat().st_size != facts.bytes:
-            yield Finding(name, f"{path.stat().st_size:,} bytes; the manifest says {facts.bytes:,}.")
+            yield Finding(name, f"{path.stat().st_size:,} bytes. Expected {facts.bytes:,}, as in the manifest.")
         elif hash_file(path).sha256 != facts.sha256:
-            yield Finding(name, "SHA-256 differs from the manifest's: the content was changed or damaged.")
+            yield Finding(name, "SHA-256 differs from the manifest: the content was changed or damaged.")
 
 
 def _check_schemas(folder: Path) -> Iterator[Finding]:
     for name, schema in TABLES.items():
         try:
-            have = pq.read_schema(path := folder / f"{name}.parquet")
+            actual = pq.read_schema(path := folder / f"{name}.parquet")
         except (OSError, pa.ArrowException) as error:
             yield Finding(f"{name}.parquet", f"not a Parquet file: {error}")
             continue
-        if not have.equals(schema):
-            yield Finding(f"{name}.parquet", f"columns are {have.names}; expected {schema.names}, same types.")
+        if not actual.equals(schema):
+            yield Finding(f"{name}.parquet", f"columns are {actual.names}. Expected {schema.names}, same types.")
             continue
         for column in schema.names:
             values = pq.read_table(path, columns=[column])[column]
@@ -82,7 +82,7 @@ def _check_schemas(folder: Path) -> Iterator[Finding]:
 
 
 def _report_rows(file: str, bad: np.ndarray, what: str, values: Sequence[Any] | np.ndarray) -> Iterator[Finding]:
-    """One finding for all rows where `bad` is True, with the first of the values at fault."""
+    """Yield one finding for all rows where `bad` is True; it quotes the first wrong value."""
     rows = np.flatnonzero(bad)
     if len(rows):
         first = f"first row {rows[0]}: {values[rows[0]]}"
@@ -98,7 +98,7 @@ def _check_names(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _check_images(data: Dataset) -> Iterator[Finding]:
-    """Ids, spans that lie end to end, and the manifest's counts."""
+    """Check ids, that the spans of regions and relations are contiguous, and the counts in the manifest."""
     file = "images.parquet"
     ids, spans = data.image_ids, data._spans
     seen = Counter(ids.tolist())
@@ -111,36 +111,36 @@ def _check_images(data: Dataset) -> Iterator[Finding]:
         yield from _report_rows(file, spans[:, first] != starts[:-1], f"{column} out of order", spans[:, first])
         rows = pq.read_metadata(data.folder / f"{name}.parquet").num_rows
         if rows != starts[-1]:
-            yield Finding(f"{name}.parquet", f"{rows:,} rows; the images name {starts[-1]:,}.")
+            yield Finding(f"{name}.parquet", f"{rows:,} rows. Expected {starts[-1]:,}, as in the images table.")
     owners = data.caption_images
-    lost = (owners < 0) | (owners >= len(ids))
-    yield from _report_rows("captions.parquet", lost, "a caption whose image is not there", owners)
-    if not lost.any():
+    orphaned = (owners < 0) | (owners >= len(ids))
+    yield from _report_rows("captions.parquet", orphaned, "a caption whose image does not exist", owners)
+    if not orphaned.any():
         yield from _check_counts(data)
 
 
 def _check_counts(data: Dataset) -> Iterator[Finding]:
     splits, spans, owners = data._image_splits, data._spans, data.caption_images
     for name in sorted({*data.manifest.splits, *splits.tolist()}):
-        own = splits == name
-        have = SplitCounts(
-            images=int(own.sum()),
-            captions=int(own[owners].sum()),
-            regions=int(spans[own, 1].sum()),
-            relations=int(spans[own, 3].sum()),
+        in_split = splits == name
+        counted = SplitCounts(
+            images=int(in_split.sum()),
+            captions=int(in_split[owners].sum()),
+            regions=int(spans[in_split, 1].sum()),
+            relations=int(spans[in_split, 3].sum()),
         )
-        said = data.manifest.splits.get(name)
-        if have != said:
-            yield Finding("manifest.json", f"split '{name}': the tables hold {have!r}, the manifest {said!r}.")
+        stated = data.manifest.splits.get(name)
+        if counted != stated:
+            yield Finding("manifest.json", f"split '{name}': the tables hold {counted!r}, the manifest {stated!r}.")
 
 
 def _check_features(data: Dataset) -> Iterator[Finding]:
-    """Shape and dtype of the features."""
+    """Check shape and dtype of the features."""
     try:
         shape, dtype = data.features.shape, data.features.dtype
     except DataError as error:
         yield Finding(FEATURES, str(error))
         return
-    wanted = (int(data._spans[:, 1].sum()), data.manifest.feature_dim)
-    if shape != wanted or dtype != data.manifest.feature_dtype:
-        yield Finding(FEATURES, f"{dtype} {shape}; expected {data.manifest.feature_dtype} {wanted}.")
+    expected = (int(data._spans[:, 1].sum()), data.manifest.feature_dim)
+    if shape != expected or dtype != data.manifest.feature_dtype:
+        yield Finding(FEATURES, f"{dtype} {shape}. Expected {data.manifest.feature_dtype} {expected}.")

@@ -1,4 +1,4 @@
-"""Write a data set image by image. One block of rows is in memory, and the folder appears only when it is complete."""
+"""Write a data set image by image, with one block of rows in memory. The folder appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -26,10 +26,14 @@ _HEADER_BYTES = 128
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image as an importer hands it over.
+    """One image that an importer passes to the writer.
 
-    features [r, F]; boxes [r, 4] fractions in 0-1 with NaN rows where unknown, None if there are none;
-    classes [r] int, None if unknown; scores [r], None if unknown; relations: (subject, predicate, object, score)
+    features   [r, F]
+    boxes      [r, 4] fractions in 0-1, a row of NaN for a region without a box; None if no region has one
+    classes    [r] int, None if unknown
+    scores     [r], None if unknown
+    relations  (subject, predicate, object, score) each
+    width, height  pixels, 0 if unknown
     """
 
     image_id: str
@@ -48,7 +52,7 @@ class ImageRecord:
 
 @dataclass
 class _Table:
-    """One Parquet file, written in groups of rows."""
+    """A Parquet file that is written in groups of rows."""
 
     name: str
     folder: Path
@@ -77,11 +81,12 @@ class _Table:
 
 
 class DatasetWriter:
-    """Writes one data set into a folder beside `out`, and moves it to `out` when it is complete.
+    """Write a data set into a temporary folder beside `out`, and rename it to `out` when it is complete.
 
-    Use as a context manager; leaving it without an exception publishes the folder, an exception removes it.
-    Raises DataError if `out` is there and `overwrite` is not said, or is something else than a data set, and where the
-    folder cannot be written.
+    Use it as a context manager. Without an exception, its exit renames the folder; an exception removes the folder.
+
+    Raises:
+        DataError: `out` exists and `overwrite` is False, `out` is not a data set, or the folder cannot be written.
     """
 
     def __init__(
@@ -99,7 +104,7 @@ class DatasetWriter:
         overwrite: bool = False,
     ) -> None:
         self.out = Path(out).expanduser()
-        if self.out.is_symlink():  # what it leads to is replaced, not the link
+        if self.out.is_symlink():  # replace the target of the link, not the link
             self.out = self.out.resolve()
         if self.out.exists():
             _check_replaceable(self.out, overwrite)
@@ -137,30 +142,33 @@ class DatasetWriter:
                 return
             except BaseException as fault:
                 error = fault
-        with contextlib.suppress(OSError):  # what waits to be written has no room either
+        with contextlib.suppress(OSError):  # closing flushes a buffer, which fails on a full disk
             self.features.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         raise self._make_write_error(error) if isinstance(error, OSError) else error
 
     def _make_write_error(self, error: OSError) -> DataError:
-        return DataError(f"{self.out}: cannot be written: {error}. Make room or name another place; nothing is left.")
+        return DataError(
+            f"{self.out}: cannot be written: {error}. Free disk space or choose another folder. The "
+            "incomplete data set was removed."
+        )
 
     @property
     def pictures(self) -> Path:
-        """The folder for pictures, made when first asked for."""
+        """The folder for pictures. The first access creates it."""
         folder = self.folder / PICTURES
         folder.mkdir(exist_ok=True)
         return folder
 
     def link_pictures(self, folder: str | Path) -> None:
-        """Point pictures/ at a folder that exists already; nothing is copied."""
+        """Make pictures/ a link to an existing folder. Nothing is copied."""
         folder = Path(folder).expanduser().resolve()
         if not folder.is_dir():
             raise DataError(f"--pictures {folder}: no such folder.")
         (self.folder / PICTURES).symlink_to(folder, target_is_directory=True)
 
     def add(self, record: ImageRecord) -> None:
-        """Append one image. Raises DataError naming the image and the field at fault."""
+        """Append one image. A DataError names the image and the field that is wrong."""
         features = self._check(record)
         regions = len(features)
         boxes = np.full((regions, 4), np.nan, np.float32) if record.boxes is None else record.boxes
@@ -188,13 +196,13 @@ class DatasetWriter:
         self.tables["relations"].add(subject=subjects, predicate=predicates, object=objects, score=confidences)
         self.features.write(features.tobytes())
         counts = self.splits.setdefault(record.split, dict.fromkeys(SplitCounts.model_fields, 0))
-        for key, more in (("images", 1), ("captions", len(ids)), ("regions", regions), ("relations", len(subjects))):
-            counts[key] += more
+        for key, added in (("images", 1), ("captions", len(ids)), ("regions", regions), ("relations", len(subjects))):
+            counts[key] += added
 
     def _check(self, record: ImageRecord) -> np.ndarray:
         where, dim = f"image '{record.image_id}'", self.facts["feature_dim"]
         if record.image_id in self.image_ids:
-            raise DataError(f"{where}: this id was written before; each image needs an id of its own.")
+            raise DataError(f"{where}: this id was already written. Expected a unique id for each image.")
         self.image_ids.add(record.image_id)
         if record.features.ndim != 2 or record.features.shape[1] != dim or not len(record.features):
             raise DataError(f"{where}: features have shape {record.features.shape}, expected [1 or more, {dim}].")
@@ -202,26 +210,31 @@ class DatasetWriter:
             features = np.ascontiguousarray(record.features, self.facts["feature_dtype"])
         if not all_finite(features):
             region = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-            lost = np.isfinite(record.features[region]).all()
-            kind = "is NaN or infinite" if not lost else "does not fit float16 (--dtype float32 keeps it)"
-            raise DataError(f"{where}, region {region}: a feature {kind}. Expected finite numbers.")
+            too_large = np.isfinite(record.features[region]).all()
+            fault = "is too large for float16 (use --dtype float32)" if too_large else "is NaN or infinite"
+            raise DataError(f"{where}, region {region}: a feature {fault}. Expected finite numbers.")
         regions = len(features)
         for name in ("boxes", "classes", "scores"):
             values = getattr(record, name)
             if values is not None and len(values) != regions:
-                raise DataError(f"{where}: {len(values)} {name} for {regions} regions.")
+                raise DataError(f"{where}: {len(values)} {name} for {regions} regions. Expected one per region.")
         for subject, predicate, object_, _ in record.relations:
             if not (0 <= subject < regions and 0 <= object_ < regions):
-                raise DataError(f"{where}: relation ({subject}, {predicate}, {object_}) leaves the {regions} regions.")
+                raise DataError(
+                    f"{where}: relation ({subject}, {predicate}, {object_}) names a region that does not exist. "
+                    f"Expected 0 to {regions - 1}."
+                )
             if not 0 <= predicate < len(self.facts["predicates"]):
-                raise DataError(f"{where}: predicate {predicate} is none of {len(self.facts['predicates'])}.")
+                raise DataError(
+                    f"{where}: unknown predicate {predicate}. Expected 0 to {len(self.facts['predicates']) - 1}."
+                )
         return features
 
     def _finish(self) -> None:
         for table in self.tables.values():
             table.close()
         if not self.image_ids:
-            raise DataError(f"{self.out}: not one image to write.")
+            raise DataError(f"{self.out}: no image was written. Expected at least one.")
         self._write_header()
         names = [f"{name}.parquet" for name in TABLES] + [FEATURES]
         self.manifest = Manifest(
@@ -234,7 +247,7 @@ class DatasetWriter:
         replace_folder(self.folder, self.out)
 
     def _write_header(self) -> None:
-        """Fill in the npy header (format 1.0), for which room was left, now that the number of rows is known."""
+        """Write the npy header (format 1.0) into the reserved bytes, now that the number of rows is known."""
         shape = (self.tables["regions"].count, self.facts["feature_dim"])
         descr = np.lib.format.dtype_to_descr(np.dtype(self.facts["feature_dtype"]))
         text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
@@ -245,21 +258,20 @@ class DatasetWriter:
 
 
 def replace_folder(folder: Path, out: Path) -> None:
-    """Rename a complete `folder` to `out`. An old folder at `out` is moved away first and deleted afterwards."""
+    """Rename a complete `folder` to `out`. A folder that exists at `out` is moved away first and then deleted."""
     if out.exists():
-        away = Path(
-            tempfile.mkdtemp(prefix=f"{folder.name}.old.", dir=folder.parent)
-        )  # unique: a killed run may leave one
-        os.replace(out, away / out.name)
+        # A unique name, because a killed run may have left such a folder.
+        old = Path(tempfile.mkdtemp(prefix=f"{folder.name}.old.", dir=folder.parent))
+        os.replace(out, old / out.name)
         os.replace(folder, out)
-        shutil.rmtree(away)
+        shutil.rmtree(old)
     else:
         os.replace(folder, out)
 
 
 def _check_replaceable(out: Path, overwrite: bool) -> None:
-    """Only a data set, or an empty folder, is ever deleted for a new one."""
+    """Raise DataError unless `out` is a data set or an empty folder, and `overwrite` is True."""
     if not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is not a data set; --overwrite replaces only data sets. Name another folder.")
+        raise DataError(f"{out}: not a data set; --overwrite replaces only data sets. Choose another folder.")
     if not overwrite:
-        raise DataError(f"{out} exists already. Name another folder, or say --overwrite to replace it.")
+        raise DataError(f"{out}: already exists. Choose another folder, or add --overwrite to replace it.")

@@ -1,1 +1,1 @@
-"""Evaluate a similarity matrix: ranks, named protocols, intervals, slices, plots and the report."""
+"""Evaluate a model: ranks and recall under named protocols, intervals, slices, plots, the report, and other tests."""

@@ -65,12 +65,10 @@ def measure_contrasts(
     """
     images, image = np.unique(matched.images, return_inverse=True)
     texts = _flatten(matched, image)
-    has_relations = bool(split.relation_counts[images].any())
-    blind = _draw_other_images(image, len(images), seed)
     rows = {"model": texts.image}
-    if blind is not None:
-        rows["blind"] = np.repeat(blind, np.diff([*texts.true, len(texts.text)]))
-    if has_relations:
+    if len(images) > 1:
+        rows["blind"] = _draw_other_images(texts, image, len(images), seed)
+    if split.relation_counts[images].any():
         rows["no_relations"] = texts.image
     scores: dict[str, np.ndarray] = {}
     for scorer in scorers:
@@ -109,12 +107,10 @@ def _flatten(matched: MatchedItems, image: np.ndarray) -> _Texts:
     )
 
 
-def _draw_other_images(image: np.ndarray, count: int, seed: int) -> np.ndarray | None:
-    """Draw for each item one of the `count` images that is not its own; None if there is only one image."""
-    if count < 2:
-        return None
-    step = np.random.default_rng(seed).integers(1, count, len(image))
-    return (image + step) % count
+def _draw_other_images(texts: _Texts, image: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw for each item one of the `count` images that is not its own, and return it for each text [T]."""
+    other = (image + np.random.default_rng(seed).integers(1, count, len(image))) % count
+    return np.repeat(other, np.diff([*texts.true, len(texts.text)]))
 
 
 def _score(

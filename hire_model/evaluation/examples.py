@@ -1,4 +1,4 @@
-"""The report's examples: queries that were answered best and worst, what was found for them, and why."""
+"""Choose example queries for the report, best and worst, with their results and explanations."""
 
 from __future__ import annotations
 
@@ -7,49 +7,27 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hire_model.evaluation.protocols import Ranks
 from hire_model.evaluation.ranks import NO_QUERY
-from hire_model.scoring.explain import MARKS
+from hire_model.scoring.explain import MARKS, Explanation
 
 if TYPE_CHECKING:
     from hire_model.data.store import Split
 
-SIDE = 420  # pixels of the longer side: enough to see, and about 30 kB each
-TOP = 3
+SIDE = 420  # pixels of the longer side; about 30 kB per picture
+TOP = 3  # results per query
 _CANDIDATES = 200
 _LINKS = 8
-
-
-class Explanation(Protocol):
-    """Why a pair has its score: words, weights [words, regions] with rows summing to 1, contributions [words]."""
-
-    @property
-    def words(self) -> Sequence[str]:
-        """The words, and `MARKS` for what the marks of start and end bring."""
-
-    @property
-    def weights(self) -> np.ndarray:
-        """How much each word attends to each region."""
-
-    @property
-    def contributions(self) -> np.ndarray:
-        """What each word adds to the score; they sum to it."""
-
-    @property
-    def score(self) -> float:
-        """The pair's score."""
-
-
 Explain = Callable[[int, int], Explanation]
 
 
 @dataclass(frozen=True)
 class Box:
-    """A region's box in the picture's pixels, and its name: class and number."""
+    """A region's box in pixels of the shown picture; `label` is its class and number."""
 
     region: int
     label: str
@@ -61,7 +39,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is drawn of one image. `uri` is its picture as a data: address, None for an empty canvas."""
+    """An image as shown in the report. `uri` is its picture as a data: URL; None for an empty canvas."""
 
     image: int
     name: str
@@ -73,7 +51,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Word:
-    """A word, what it adds to the score (`strength` 0-1 of the pair's strongest), its regions as 'region:weight'."""
+    """A word of an explained caption.
+
+    contribution  what the word adds to the score
+    strength      0-1, relative to the pair's strongest word
+    regions       the regions it attends to, as 'region:weight' separated by spaces
+    """
 
     text: str
     contribution: float
@@ -83,7 +66,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Link:
-    """The static form of a word's attention: its strongest region and the weight in percent."""
+    """A word, the region it attends to most, and the weight in percent; shown without scripts."""
 
     word: str
     region: str
@@ -92,10 +75,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Match:
-    """One result: caption `text` with its place in the query's list."""
+    """One result of a query: a caption or an image's caption, with its rank."""
 
     text: str
-    place: int
+    rank: int
     score: float
     relevant: bool
     words: tuple[Word, ...] = ()
@@ -104,7 +87,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Panel:
-    """A scene and the results shown beside it: several captions for an image query, one for a caption query."""
+    """A scene and the results shown with it: several captions for an image query, one for a caption query."""
 
     scene: Scene
     matches: tuple[Match, ...]
@@ -112,7 +95,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Example:
-    """One query. `query` is the caption, or the image's name."""
+    """One query with its results.
+
+    direction  'i2t' or 't2i'
+    verdict    'best' or 'worst'
+    query      the caption, or the image's name
+    rank       rank of the best relevant item
+    gallery    number of items searched
+    """
 
     direction: str
     verdict: str
@@ -125,44 +115,43 @@ class Example:
 def choose_examples(
     similarity: np.ndarray, split: Split, ranks: Ranks, explain: Explain | None, count: int
 ) -> Iterator[Example]:
-    """`count` examples: best and worst of both directions, alike in number, one per image in each group.
+    """Yield `count` examples: about equally many of best and worst in both directions, one per image in each group.
 
-    Best: lowest rank, then the largest lead over the best wrong item (sought among 200 queries, not all). Worst:
-    highest rank, and never rank 1, so a perfect model has none.
+    Best: lowest rank, then the largest lead over the best wrong item (among 200 candidates). Worst: highest rank, but
+    never rank 1, so a perfect model has none.
     """
-    found = _Finder(similarity, split, ranks, explain)
+    builder = _ExampleBuilder(similarity, split, ranks, explain)
     shares = [(count + 3 - i) // 4 for i in range(4)]
     for (direction, verdict), share in zip(
         (("t2i", "worst"), ("i2t", "worst"), ("t2i", "best"), ("i2t", "best")), shares, strict=True
     ):
-        for query in found.choose_queries(direction, verdict)[:share]:
-            yield found.build_example(direction, verdict, query)
+        for query in builder.choose_queries(direction, verdict)[:share]:
+            yield builder.build_example(direction, verdict, query)
 
 
 @dataclass(frozen=True)
-class _Finder:
+class _ExampleBuilder:
     similarity: np.ndarray
     split: Split
     ranks: Ranks
     explain: Explain | None
 
     def choose_queries(self, direction: str, verdict: str) -> list[int]:
-        """The queries of that kind, the most telling first, one per image."""
+        """Return the best or worst queries in order, one per image."""
         ranks, owner = getattr(self.ranks, direction), self.split.owner
         if verdict == "worst":
             order = [int(query) for query in np.argsort(-ranks, kind="stable") if ranks[query] > 1]
         else:
-            asked = np.flatnonzero(ranks != NO_QUERY)
-            first = asked[np.argsort(ranks[asked], kind="stable")]
-            low = first[ranks[first] == ranks[first[0]]]
-            some = low[np.linspace(0, len(low) - 1, min(len(low), _CANDIDATES)).astype(int)]
-            order = sorted((int(query) for query in some), key=lambda query: -self._measure_lead(direction, query))
+            queries = np.flatnonzero(ranks != NO_QUERY)
+            lowest = queries[ranks[queries] == ranks[queries].min()]
+            candidates = lowest[np.linspace(0, len(lowest) - 1, min(len(lowest), _CANDIDATES)).astype(int)]
+            order = sorted(map(int, candidates), key=lambda query: -self._measure_lead(direction, query))
         first_of_image = {query if direction == "i2t" else int(owner[query]): query for query in reversed(order)}
         chosen = set(first_of_image.values())
         return [query for query in order if query in chosen]
 
     def rank_items(self, direction: str, query: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Items in the query's fold from best to worst, ties with irrelevant ones first, their scores and relevance."""
+        """Return the items of the query's fold from best to worst (ties: irrelevant first), scores and relevance."""
         owner, fold = self.split.owner, self.ranks.fold
         if direction == "i2t":
             items = np.flatnonzero(fold[owner] == fold[query])
@@ -180,11 +169,11 @@ class _Finder:
     def build_example(self, direction: str, verdict: str, query: int) -> Example:
         items, scores, relevant = self.rank_items(direction, query)
         best = int(np.argmax(relevant))
-        places = [*range(min(TOP, len(items))), *([best] if best >= TOP else [])]
-        pairs = [(query, int(items[p])) if direction == "i2t" else (int(items[p]), query) for p in places]
+        shown = [*range(min(TOP, len(items))), *([best] if best >= TOP else [])]
+        pairs = [(query, int(items[k])) if direction == "i2t" else (int(items[k]), query) for k in shown]
         matches = [
-            self.build_match(image, caption, place + 1, float(scores[place]), bool(relevant[place]))
-            for place, (image, caption) in zip(places, pairs, strict=True)
+            self.build_match(image, caption, k + 1, float(scores[k]), bool(relevant[k]))
+            for k, (image, caption) in zip(shown, pairs, strict=True)
         ]
         if direction == "i2t":
             panels = [Panel(load_scene(self.split, query), tuple(matches))]
@@ -194,58 +183,62 @@ class _Finder:
             text = self.split.texts[query]
         return Example(direction, verdict, text, best + 1, len(items), tuple(panels))
 
-    def build_match(self, image: int, caption: int, place: int, score: float, relevant: bool) -> Match:
+    def build_match(self, image: int, caption: int, rank: int, score: float, relevant: bool) -> Match:
         text = self.split.texts[caption]
         if self.explain is None:
-            return Match(text, place, score, relevant)
-        why = self.explain(image, caption)
-        links = find_strongest_links(why, label_regions(self.split, image))
-        return Match(text, place, score, relevant, tuple(explain_words(why)), tuple(links))
+            return Match(text, rank, score, relevant)
+        explanation = self.explain(image, caption)
+        links = find_strongest_links(explanation, label_regions(self.split, image))
+        return Match(text, rank, score, relevant, tuple(explain_words(explanation)), tuple(links))
 
 
-def explain_words(why: Explanation) -> Iterator[Word]:
-    """The words for display, without the tokenizer's own marks."""
-    strongest = float(np.abs(why.contributions).max()) or 1.0
-    for text, weights, contribution in zip(why.words, why.weights, why.contributions, strict=True):
+def explain_words(explanation: Explanation) -> Iterator[Word]:
+    """Yield the words for display, without the start and end token."""
+    strongest = float(np.abs(explanation.contributions).max()) or 1.0
+    columns = (explanation.words, explanation.weights, explanation.contributions)
+    for text, weights, contribution in zip(*columns, strict=True):
         if text == MARKS:
             continue
         top = [int(region) for region in np.argsort(-weights)[:5]]
         regions = " ".join(f"{region}:{weights[region]:.3f}" for region in top if weights[region] >= 0.001)
-        share = abs(float(contribution)) / strongest
-        yield Word(text, float(contribution), share, regions)
+        strength = abs(float(contribution)) / strongest
+        yield Word(text, float(contribution), strength, regions)
 
 
-def find_strongest_links(why: Explanation, labels: Sequence[str]) -> Iterator[Link]:
-    """For the words that contribute most, in the caption's order: the region each attends to most."""
-    telling = [i for i in np.argsort(-np.abs(why.contributions)) if why.words[i] != MARKS][:_LINKS]
-    for i in sorted(telling):
-        region = int(np.argmax(why.weights[i]))
-        yield Link(why.words[i], labels[region], round(100 * float(why.weights[i][region])))
+def find_strongest_links(explanation: Explanation, labels: Sequence[str]) -> Iterator[Link]:
+    """Yield the region that each of the most contributing words attends to most, in the caption's order."""
+    words = explanation.words
+    strongest = [i for i in np.argsort(-np.abs(explanation.contributions)) if words[i] != MARKS][:_LINKS]
+    for i in sorted(strongest):
+        weights = explanation.weights[i]
+        region = int(np.argmax(weights))
+        yield Link(words[i], labels[region], round(100 * float(weights[region])))
 
 
 def load_scene(split: Split, image: int) -> Scene:
-    """The split's image `image`; a picture that cannot be read becomes a canvas, as a report must not fail for it."""
+    """Load an image of the split for display; without a readable picture it gets an empty canvas."""
     path = split.picture(image)
-    found = _shrink_to_jpeg(path) if path else None
-    uri, width, height = found or (None, *_fit_canvas(split, image))
+    picture = _shrink_to_jpeg(path) if path else None
+    uri, width, height = picture or (None, *_fit_canvas(split, image))
     labels, boxes = label_regions(split, image), []
     for i, (x1, y1, x2, y2) in enumerate(split.regions(image).boxes):
         if np.isfinite([x1, y1, x2, y2]).all():
             corner = round(float(x1 * width), 1), round(float(y1 * height), 1)
             size = round(float((x2 - x1) * width), 1), round(float((y2 - y1) * height), 1)
             boxes.append(Box(i, labels[i], *corner, *size))
-    boxes.sort(key=lambda box: -box.width * box.height)  # small boxes above large ones, so that each can be pointed at
+    boxes.sort(key=lambda box: -box.width * box.height)  # small boxes are drawn last, so that the mouse reaches them
     return Scene(image, split.image_id(image), uri, width, height, tuple(boxes))
 
 
 def label_regions(split: Split, image: int) -> list[str]:
-    """A name for each region of an image: its class, if known, and its number."""
+    """Return a name for each region of an image: its class, or "region", and its number."""
     names = split.dataset.manifest.classes
-    kinds = split.regions(image).classes
-    return [f"{names[kind]} {i}" if 0 <= kind < len(names) else f"region {i}" for i, kind in enumerate(kinds)]
+    ids = split.regions(image).classes
+    return [f"{names[k]} {i}" if 0 <= k < len(names) else f"region {i}" for i, k in enumerate(ids)]
 
 
 def _shrink_to_jpeg(path: Path) -> tuple[str, int, int] | None:
+    """Return the picture as a data: URL, its width and its height; None if it cannot be read."""
     from PIL import Image
 
     try:
@@ -261,6 +254,7 @@ def _shrink_to_jpeg(path: Path) -> tuple[str, int, int] | None:
 
 
 def _fit_canvas(split: Split, image: int) -> tuple[int, int]:
+    """Return width and height of a canvas with the image's aspect ratio, or 4:3 if its size is unknown."""
     width, height = (int(side) for side in split.dataset.image_sizes[split.images[image]])
     if width <= 0 or height <= 0:
         return SIDE, SIDE * 3 // 4

@@ -1,4 +1,4 @@
-"""Plots for the reports and the docs, drawn with matplotlib, as inline SVG or as files."""
+"""Draw plots for the reports and the docs with matplotlib, as inline SVG or as files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GRID = "#1f2328", "#c9d1d9"
-BLUE, ORANGE, GREEN, PINK = "#2a7fc4", "#d5601a", "#12957a", "#b8609a"  # apart for every common colour blindness
+BLUE, ORANGE, GREEN, PINK = "#2a7fc4", "#d5601a", "#12957a", "#b8609a"  # distinguishable with common colour blindness
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hire",
@@ -47,18 +47,18 @@ _STYLE: Any = {
 }
 
 
-def plot_recall(ranks: Ranks, owner: np.ndarray, most: int = 50) -> Figure:
-    """R@K for K from 1 to `most` (or the gallery's size) in both directions, dotted where a random order would lie."""
+def plot_recall(ranks: Ranks, owner: np.ndarray, max_k: int = 50) -> Figure:
+    """Plot R@K for K from 1 to `max_k` (or the gallery's size) in both directions; dotted: a random order."""
     gallery = int(np.bincount(ranks.fold).max())
-    ks = np.arange(1, min(most, gallery) + 1)
+    ks = np.arange(1, min(max_k, gallery) + 1)
     in_fold = ranks.fold[owner] == 0
     by_chance = compute_chance_recall(owner[in_fold], gallery, ks)
     with apply_style():
         figure, axes = make_canvas(6.4, 3.7)
         directions = (("image → text", ranks.i2t, BLUE, "-"), ("text → image", ranks.t2i, ORANGE, "--"))
-        for (label, found, colour, dash), chance in zip(directions, by_chance, strict=True):
-            asked = np.sort(found[found != NO_QUERY])
-            recall = 100 * np.searchsorted(asked, ks, side="right") / len(asked)
+        for (label, all_ranks, colour, dash), chance in zip(directions, by_chance, strict=True):
+            query_ranks = np.sort(all_ranks[all_ranks != NO_QUERY])
+            recall = 100 * np.searchsorted(query_ranks, ks, side="right") / len(query_ranks)
             axes.plot(ks, recall, dash, color=colour, label=label)
             axes.plot(ks, chance, ":", color=colour, linewidth=1.3, label=f"chance, {label}")
         axes.set(xlabel="K", ylabel="recall@K in %", ylim=(0, 102), xlim=(ks[0] - 0.3, ks[-1] + 0.3))
@@ -68,20 +68,20 @@ def plot_recall(ranks: Ranks, owner: np.ndarray, most: int = 50) -> Figure:
 
 
 def plot_recall_points(results: Mapping[str, Result]) -> Figure:
-    """R@1, R@5 and R@10 of models by name, a panel per direction; bars are the 95 % intervals, where there are any."""
+    """Plot R@1, R@5 and R@10 of models by name, a panel per direction; bars are the 95 % intervals, if any."""
     from matplotlib.figure import Figure
 
     with apply_style():
         figure = Figure(figsize=(7.2, 3.7), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for axes, title, side in zip(panels, ("image → text", "text → image"), ("i2t", "t2i"), strict=True):
-            for place, ((name, result), colour) in enumerate(zip(results.items(), (BLUE, ORANGE), strict=False)):
+            for number, ((name, result), colour) in enumerate(zip(results.items(), (BLUE, ORANGE), strict=False)):
                 direction = getattr(result, side)
                 values = np.array([getattr(direction, f"r{k}") for k in KS])
                 ends = np.array([direction.intervals.get(f"r{k}", (v, v)) for k, v in zip(KS, values, strict=True)])
                 spread = np.clip([values - ends[:, 0], ends[:, 1] - values], 0, None)
                 axes.errorbar(
-                    np.arange(len(KS)) + 0.06 * place, values, spread, marker="o", color=colour, capsize=3, label=name
+                    np.arange(len(KS)) + 0.06 * number, values, spread, marker="o", color=colour, capsize=3, label=name
                 )
             axes.set(title=title, xlabel="K", ylim=(0, 102))
             axes.set_xticks(range(len(KS)), [str(k) for k in KS])
@@ -91,9 +91,9 @@ def plot_recall_points(results: Mapping[str, Result]) -> Figure:
 
 
 def plot_training(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Mean training loss and dev rSum per epoch, one above the other.
+    """Plot mean training loss and dev rSum per epoch.
 
-    `history` has a row per complete epoch: 'epoch' counted from 0, 'loss', and 'dev' with 'rsum'.
+    history: a row per complete epoch with 'epoch' counted from 0, 'loss', and 'dev' with 'rsum'.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -118,11 +118,11 @@ def plot_training(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def plot_robustness(lines: Mapping[str, Mapping[float, Sequence[float]]], ylabel: str = "rSum") -> Figure:
-    """Recall against the share of explicit edges that was dropped or shuffled.
+    """Plot recall against the share of explicit edges that were dropped or shuffled.
 
-    `lines` maps a name such as 'with the implicit stage, dropped' to {share in 0-1: values of the seeds}. Names that
-    begin alike up to the comma share a colour, those that end alike share a dash; the band runs from the lowest to the
-    highest seed.
+    lines: maps a name such as 'with the implicit stage, dropped' to {share in 0-1: values of the seeds}. Names with the
+    same text before the comma have the same colour, names with the same text after it the same dash. The band is the
+    range over the seeds.
     """
     heads = list(dict.fromkeys(name.split(",")[0] for name in lines))
     tails = list(dict.fromkeys(name.split(",", 1)[-1] for name in lines))
@@ -144,33 +144,36 @@ def plot_robustness(lines: Mapping[str, Mapping[float, Sequence[float]]], ylabel
     return figure
 
 
-def plot_two_samples(learned: np.ndarray, asked: np.ndarray) -> Figure:
-    """Shares in % of the values of two samples: steps for numbers, bars for kinds (str), the most frequent first."""
+def plot_two_samples(reference: np.ndarray, journal: np.ndarray) -> Figure:
+    """Plot shares in % of the values of two samples: a histogram of numbers, or bars of the most frequent names."""
     with apply_style():
         figure, axes = make_canvas(4.8, 2.8)
-        named = (("learned", learned, BLUE, "-"), ("asked", asked, ORANGE, "--"))
-        if learned.dtype.kind in "fi":
-            both = np.concatenate([learned, asked])
+        samples = (("training data", reference, BLUE, "-"), ("journal", journal, ORANGE, "--"))
+        if reference.dtype.kind in "fi":
+            both = np.concatenate([reference, journal])
             step = np.ceil(max(1.0, np.ptp(both) / 24))
-            whole = np.arange(both.min() - 0.5, both.max() + step + 0.5, step)  # counts: no bin without a whole number
+            whole = np.arange(both.min() - 0.5, both.max() + step + 0.5, step)  # each bin contains a whole number
             edges = whole if (both == both.round()).all() else np.histogram_bin_edges(both, 24)
-            for label, sample, colour, dash in named:
+            for label, sample, colour, dash in samples:
                 share = 100 * np.histogram(sample, edges)[0] / len(sample)
                 axes.stairs(share, edges, color=colour, linestyle=dash, linewidth=2, label=label)
         else:
-            kinds, counts = np.unique(np.concatenate([learned, asked]), return_counts=True)
-            kinds = kinds[np.argsort(-counts, kind="stable")][:12]
-            for shift, (label, sample, colour, _) in zip((-0.2, 0.2), named, strict=True):
-                share = np.array([100 * (sample == kind).mean() for kind in kinds])
-                axes.bar(np.arange(len(kinds)) + shift, share, 0.4, color=colour, label=label)
-            axes.set_xticks(range(len(kinds)), kinds.tolist(), rotation=40, ha="right")
+            names, counts = np.unique(np.concatenate([reference, journal]), return_counts=True)
+            names = names[np.argsort(-counts, kind="stable")][:12]
+            for shift, (label, sample, colour, _) in zip((-0.2, 0.2), samples, strict=True):
+                share = np.array([100 * (sample == name).mean() for name in names])
+                axes.bar(np.arange(len(names)) + shift, share, 0.4, color=colour, label=label)
+            axes.set_xticks(range(len(names)), names.tolist(), rotation=40, ha="right")
         axes.set_ylabel("share in %")
         add_legend_above(axes, 2)
     return figure
 
 
 def render_svg(figure: Figure, label: str) -> str:
-    """The figure as an <svg> element for HTML: scales with the page, takes its ink from the page, names no address."""
+    """Render the figure as an <svg> element for HTML that uses the page's width and colours and has no URLs.
+
+    label: description for screen readers.
+    """
     with apply_style():
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True)
@@ -183,29 +186,29 @@ def render_svg(figure: Figure, label: str) -> str:
 
 
 def save_plot(figure: Figure, path: str | Path) -> None:
-    """Write the figure to a .png or .svg file on a white ground; the same figure gives the same bytes."""
+    """Write the figure to a .png or .svg file with white background; the same figure gives the same bytes."""
     with apply_style():
         metadata = {"Date": None} if str(path).endswith(".svg") else None
         figure.savefig(path, dpi=160, facecolor="white", metadata=metadata)
 
 
 def apply_style() -> Any:
-    """Return a context in which matplotlib draws in our style."""
+    """Return a context in which matplotlib uses the style of Hire's plots."""
     import matplotlib
 
     return matplotlib.rc_context(_STYLE)
 
 
 def make_canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """Make a figure of one panel; width and height in inches."""
-    from matplotlib.figure import Figure  # without pyplot: no window, no global state, safe in threads
+    """Make a figure with one panel; width and height in inches."""
+    from matplotlib.figure import Figure  # not pyplot, which has global state and is not thread-safe
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def add_legend_above(axes: Axes, columns: int) -> None:
-    """Put the legend above the panel, in `columns` columns."""
+    """Add a legend above the panel, in `columns` columns."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, handlelength=2.6)
 
 

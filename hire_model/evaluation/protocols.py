@@ -1,4 +1,4 @@
-"""Protocols as data, and the evaluation of a similarity matrix under one; results carry the protocol's name."""
+"""Evaluate a similarity matrix under a named protocol, which states the number of images, captions and folds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hire_model.evaluation.result import KS, Direction, Interval, Result
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a matrix is evaluated. 0 images or captions per image: whatever the split holds."""
+    """How a matrix is evaluated. 0 images or captions per image: as many as the split has."""
 
     name: str
     images: int = 0
@@ -36,7 +36,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The mean of the matrices of `models` models; `evaluate_matrix` writes that number into its result."""
+    """The mean of the similarity matrices of `models` models."""
 
     matrix: np.ndarray
     models: int
@@ -44,9 +44,11 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks under a protocol: each query within its own fold.
+    """Ranks under a protocol, each within the fold of the query.
 
-    i2t [N] and t2i [M] int64 as of `rank_matrix`; fold [N] int64, the fold of each image
+    i2t   [N] int64, see `rank_matrix`
+    t2i   [M] int64
+    fold  [N] int64, the fold of each image
     """
 
     i2t: np.ndarray
@@ -57,10 +59,10 @@ class Ranks:
 def average_matrices(*matrices: np.ndarray) -> Ensemble:
     """Average two or more similarity matrices [N, M] of different models. Raises HireError if shapes differ."""
     if len(matrices) < 2:
-        raise HireError(f"An ensemble of {len(matrices)}: give the matrices of two models or more.")
+        raise HireError(f"An ensemble of {len(matrices)}: expected the matrices of two models or more.")
     shapes = {matrix.shape for matrix in matrices}
     if len(shapes) > 1:
-        raise HireError(f"An ensemble of matrices of shapes {sorted(shapes)}: all must be over the same split.")
+        raise HireError(f"An ensemble of matrices of shapes {sorted(shapes)}: all must be of the same split.")
     mean = np.zeros(matrices[0].shape, np.float32)
     for matrix in matrices:
         mean += matrix
@@ -69,40 +71,40 @@ def average_matrices(*matrices: np.ndarray) -> Ensemble:
 
 
 def find_protocol(protocol: str | Protocol) -> Protocol:
-    """Return the protocol of that name. Raises HireError naming those there are, the nearest first."""
+    """Return the protocol of that name. Raises HireError with the known names and the most similar one."""
     if isinstance(protocol, Protocol):
         return protocol
     if protocol not in PROTOCOLS:
         near = difflib.get_close_matches(protocol, PROTOCOLS, 1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise HireError(f"No protocol '{protocol}'; there are {', '.join(PROTOCOLS)}.{hint}")
+        raise HireError(f"No protocol '{protocol}'. Known: {', '.join(PROTOCOLS)}.{hint}")
     return PROTOCOLS[protocol]
 
 
 def check_fit(owner: np.ndarray, images: int, protocol: str | Protocol) -> Protocol:
-    """The protocol, if a split of so many images with captions `owner` [M] fits it; cheap, so ask before scoring.
+    """Return the protocol if a split of `images` images with captions `owner` [M] fits it. Call it before scoring.
 
-    Raises HireError saying what the split holds, what the protocol expects, and which protocol takes any split.
+    Raises HireError with what the split has, what the protocol expects, and which protocol accepts any split.
     """
     protocol = find_protocol(protocol)
     each = protocol.captions_per_image
     if not len(owner):
         raise HireError(
-            f"Protocol '{protocol.name}' has nothing to ask: the split holds no caption, for {images} images. Choose a "
-            "split with captions."
+            f"Protocol '{protocol.name}' needs captions, but the split has {images} images and no captions. Choose "
+            "another split."
         )
     counts = np.bincount(owner, minlength=images)
     fault = ""
     if protocol.images and images != protocol.images:
-        fault = f"the split holds {images} images with {len(owner)} captions"
+        fault = f"the split has {images} images with {len(owner)} captions"
     elif each and (counts != each).any():
         image = int(np.flatnonzero(counts != each)[0])
         fault = f"image {image} has {counts[image]} captions, and the split {len(owner)} in all"
     if fault:
         raise HireError(
             f"Protocol '{protocol.name}' expects {protocol.images} images with {each} captions each "
-            f"({protocol.images * each} in all), but {fault}. Choose the split it is made for, import it with "
-            f"--captions-per-image {each}, or take protocol 'full', which judges any split."
+            f"({protocol.images * each} in all), but {fault}. Choose the split it is defined for, import it with "
+            f"--captions-per-image {each}, or use protocol 'full', which accepts any split."
         )
     if images % protocol.folds:
         raise HireError(f"Protocol '{protocol.name}' has {protocol.folds} folds, which do not divide {images} images.")
@@ -110,7 +112,7 @@ def check_fit(owner: np.ndarray, images: int, protocol: str | Protocol) -> Proto
 
 
 def rank_under_protocol(similarity: np.ndarray, owner: np.ndarray, protocol: str | Protocol) -> Ranks:
-    """Ranks of the matrix [N, M] under a protocol: folds are contiguous blocks of images, each with its captions."""
+    """Compute ranks of the matrix [N, M] under a protocol. A fold is a contiguous block of images with its captions."""
     images, owner = len(similarity), np.asarray(owner)
     protocol = check_fit(owner, images, protocol)
     if protocol.folds == 1:
@@ -119,8 +121,8 @@ def rank_under_protocol(similarity: np.ndarray, owner: np.ndarray, protocol: str
     i2t, t2i = np.empty(images, np.int64), np.empty(len(owner), np.int64)
     for start in range(0, images, size):
         rows = slice(start, start + size)
-        mine = np.flatnonzero((owner >= start) & (owner < start + size))
-        i2t[rows], t2i[mine] = rank_matrix(np.asarray(similarity[rows])[:, mine], owner[mine] - start)
+        columns = np.flatnonzero((owner >= start) & (owner < start + size))
+        i2t[rows], t2i[columns] = rank_matrix(np.asarray(similarity[rows])[:, columns], owner[columns] - start)
     return Ranks(i2t, t2i, np.arange(images) // size)
 
 
@@ -132,11 +134,20 @@ def evaluate_matrix(
     seed: int = 0,
     ranks: Ranks | None = None,
 ) -> Result:
-    """Both directions' R@1, R@5, R@10 (0-100), median and mean rank, rSum, with 95 % bootstrap intervals.
+    """Compute R@1, R@5, R@10 (0-100), median and mean rank of both directions, rSum, and 95 % bootstrap intervals.
 
-    similarity [N, M], rows images, columns captions; owner [M]; `bootstrap` resamplings of images together with their
-    captions, 0 for none; `ranks` if `rank_under_protocol` has been asked already. Folds are averaged.
-    Raises HireError if the split does not fit the protocol, for wrong shapes and for NaN.
+    Folds are averaged.
+
+    Args:
+        similarity: [N, M], rows images, columns captions.
+        owner: [M] row of each caption's image.
+        protocol: A protocol or its name.
+        bootstrap: Number of resamplings of images with their captions; 0 for no intervals.
+        seed: Seed of the resampling.
+        ranks: Result of `rank_under_protocol` for the same arguments, if already computed.
+
+    Raises:
+        HireError: The split does not fit the protocol, shapes are wrong, or the matrix contains NaN.
     """
     matrix, models = (similarity.matrix, similarity.models) if isinstance(similarity, Ensemble) else (similarity, 1)
     protocol, owner = find_protocol(protocol), np.asarray(owner)
@@ -144,10 +155,10 @@ def evaluate_matrix(
     i2t, t2i = _summarise_direction(ranks.i2t, ranks.fold), _summarise_direction(ranks.t2i, ranks.fold[owner])
     rsum_interval: Interval | None = None
     if bootstrap:
-        found = bootstrap_intervals(ranks.i2t, ranks.t2i, owner, ranks.fold, bootstrap, seed)
-        i2t = i2t.model_copy(update={"intervals": {f"r{k}": found[f"i2t_r{k}"] for k in KS}})
-        t2i = t2i.model_copy(update={"intervals": {f"r{k}": found[f"t2i_r{k}"] for k in KS}})
-        rsum_interval = found["rsum"]
+        intervals = bootstrap_intervals(ranks.i2t, ranks.t2i, owner, ranks.fold, bootstrap, seed)
+        i2t = i2t.model_copy(update={"intervals": {f"r{k}": intervals[f"i2t_r{k}"] for k in KS}})
+        t2i = t2i.model_copy(update={"intervals": {f"r{k}": intervals[f"t2i_r{k}"] for k in KS}})
+        rsum_interval = intervals["rsum"]
     return Result(
         protocol=protocol.name,
         images=matrix.shape[0],
@@ -164,7 +175,7 @@ def evaluate_matrix(
 
 
 def compute_rsum(ranks: Ranks, owner: np.ndarray) -> float:
-    """rSum, 0-600, of the ranks of captions with `owner` [M]."""
+    """Compute rSum (0-600), the sum of the six recalls; owner: [M] row of each caption's image."""
     return _sum_recalls(_summarise_direction(ranks.i2t, ranks.fold), _summarise_direction(ranks.t2i, ranks.fold[owner]))
 
 
@@ -173,12 +184,12 @@ def _sum_recalls(i2t: Direction, t2i: Direction) -> float:
 
 
 def _summarise_direction(ranks: np.ndarray, fold: np.ndarray) -> Direction:
-    """The figures of one direction, averaged over folds; ranks [Q] and each query's fold [Q]."""
-    asked = ranks != NO_QUERY
-    parts = [ranks[asked & (fold == f)] for f in range(int(fold.max()) + 1)]
+    """Compute the metrics of one direction, averaged over folds; ranks [Q] and each query's fold [Q]."""
+    is_query = ranks != NO_QUERY
+    parts = [ranks[is_query & (fold == f)] for f in range(int(fold.max()) + 1)]
     r1, r5, r10 = (float(np.mean([compute_recall(part, k) for part in parts])) for k in KS)
     return Direction(
-        queries=int(asked.sum()),
+        queries=int(is_query.sum()),
         r1=r1,
         r5=r5,
         r10=r10,

@@ -1,4 +1,4 @@
-"""Where a result comes from: the code's commit, the command, package versions and the machine."""
+"""Collect the provenance of a result: commit, command, package versions and machine."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hire_model import __version__
-from hire_model.settings import HOME
+from hire_model.settings import PACKAGE_FOLDER
 
 
 def read_git_facts() -> dict[str, str]:
-    """Return {"git.commit": ..., "git.dirty": "true" or "false"} of this package's checkout, or {} outside of one."""
-    if not _git("ls-files", "__init__.py"):
+    """Return {"git.commit": ..., "git.dirty": "true" or "false"} of this package's checkout, or {} without one."""
+    if not _run_git("ls-files", "__init__.py"):
         return {}  # installed, possibly inside another repository
-    commit = _git("rev-parse", "HEAD")
+    commit = _run_git("rev-parse", "HEAD")
     if not commit:
         return {}
-    dirty = _git("status", "--porcelain", "--untracked-files=no")
+    dirty = _run_git("status", "--porcelain", "--untracked-files=no")
     return {"git.commit": commit, "git.dirty": "true" if dirty else "false"}
 
 
@@ -32,28 +32,31 @@ def collect_facts() -> dict[str, str]:
         **read_git_facts(),
         "hire": __version__,
         "python": platform.python_version(),
-        "torch": _version("torch"),
+        "torch": _read_version("torch"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([_program(), *sys.argv[1:]]),
+        "command": shlex.join([_name_program(), *sys.argv[1:]]),
     }
 
 
-def _program() -> str:
+def _name_program() -> str:
     name = Path(sys.argv[0]).name
     return "hire" if name == "__main__.py" else name
 
 
-def _version(package: str) -> str:
+def _read_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
 
 
-def _git(*arguments: str) -> str:
+def _run_git(*arguments: str) -> str:
+    """Return git's output, or "" if it fails."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=HOME, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=PACKAGE_FOLDER, capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

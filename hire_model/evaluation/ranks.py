@@ -1,4 +1,4 @@
-"""Ranks of the best relevant item, in both directions, from one similarity matrix read block by block."""
+"""Compute the rank of the best relevant item in both directions, from a similarity matrix read block by block."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ import numpy as np
 from hire_model.errors import HireError
 
 NO_QUERY = 0
-"""The i2t rank of an image without a caption: it asks nothing, but it stays in the gallery of t2i."""
+"""The i2t rank of an image without a caption, which is not a query but still part of the gallery of t2i."""
 
 _BLOCK_CELLS = 1 << 24
 
 
 def rank_matrix(similarity: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """1-based rank of each query's best relevant item; ties count against the query.
+    """Compute the 1-based rank of each query's best relevant item; ties count against the query.
 
-    similarity  [N, M] real numbers, rows images, columns captions, higher is better; may be mapped from disk
-    owner       [M] integers, row of each caption's image; any map, images without a caption included
+    A rank is one plus the number of irrelevant items whose score is equal to or higher than that of the best relevant
+    item. A constant scorer therefore gets the last rank. Needs about 50 MB in addition to the matrix.
 
-    Returns i2t [N] int64 (NO_QUERY for an image without a caption) and t2i [M] int64. A rank is one plus the number of
-    irrelevant items that score as high as the best relevant one or higher, so a constant scorer comes last, never
-    first. Memory beyond the matrix stays near 50 MB. Raises HireError for wrong shapes and for a NaN, naming the cell.
+    Args:
+        similarity: [N, M] real numbers, rows images, columns captions, higher is better; may be a memory map.
+        owner: [M] integers, row of each caption's image; an image can have any number of captions, including none.
+
+    Returns:
+        i2t [N] int64 (NO_QUERY for an image without a caption) and t2i [M] int64.
+
+    Raises:
+        HireError: The shapes are wrong, or the matrix contains a NaN; the message names the cell.
     """
     owner = _check_owner(similarity, owner)
     images, captions = similarity.shape
     target = np.asarray(similarity[owner, np.arange(captions)])
     best = np.full(images, -np.inf, np.result_type(target.dtype, np.float16))
-    with np.errstate(invalid="ignore"):  # a NaN is refused below, by name
+    with np.errstate(invalid="ignore"):  # NaN is refused below
         np.maximum.at(best, owner, target)
     above_caption = np.zeros(captions, np.int64)
     above_image = np.zeros(images, np.int64)
@@ -38,16 +44,16 @@ def rank_matrix(similarity: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, 
         above_image[start : start + step] = (block >= best[start : start + step, None]).sum(axis=1)
     relevant = np.bincount(owner[target == best[owner]], minlength=images)
     i2t = np.where(relevant > 0, 1 + above_image - relevant, NO_QUERY)
-    return i2t, above_caption  # a caption's own image is counted once: the 1 of its rank
+    return i2t, above_caption  # already one-based, as the comparison with itself counts once
 
 
 def compute_recall(ranks: np.ndarray, k: int) -> float:
-    """Share of queries, 0-100, whose rank is at most `k`; images without a caption are left out."""
+    """Compute the share of queries (0-100) whose rank is at most `k`; images without a caption are ignored."""
     return 100.0 * float((ranks[ranks != NO_QUERY] <= k).mean())
 
 
 def compute_chance_recall(owner: np.ndarray, images: int, ks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Expected R@K, 0-100, of a random order: (i2t [K], t2i [K]).
+    """Compute the expected R@K (0-100) of a random order: (i2t [K], t2i [K]).
 
     t2i has one relevant item of N: K / N. i2t has c of M: 1 - C(M-c, K) / C(M, K), averaged over images with captions.
     """
@@ -64,13 +70,13 @@ def compute_chance_recall(owner: np.ndarray, images: int, ks: np.ndarray) -> tup
 def _check_owner(similarity: np.ndarray, owner: np.ndarray) -> np.ndarray:
     owner = np.asarray(owner)
     if similarity.ndim != 2 or not similarity.size:
-        raise HireError(f"A similarity matrix of shape {similarity.shape}: expected [images, captions], neither 0.")
+        raise HireError(f"The similarity matrix has shape {similarity.shape}: expected [images, captions], neither 0.")
     images, captions = similarity.shape
     if owner.shape != (captions,) or owner.dtype.kind not in "iu":
         hint = " The matrix looks transposed: rows must be images." if owner.shape == (images,) else ""
         raise HireError(
-            f"The caption-to-image map has shape {owner.shape} and type {owner.dtype}, the matrix {similarity.shape}: "
-            f"expected one integer for each of the {captions} captions.{hint}"
+            f"The caption-to-image map has shape {owner.shape} and type {owner.dtype}, the matrix has shape "
+            f"{similarity.shape}: expected one integer for each of the {captions} captions.{hint}"
         )
     owner = owner.astype(np.int64)
     outside = np.flatnonzero((owner < 0) | (owner >= images))
@@ -88,5 +94,5 @@ def _refuse_nan(block: np.ndarray, start: int) -> None:
         row, column = (int(i) for i in np.argwhere(nan)[0])
         raise HireError(
             f"The similarity of image {start + row} and caption {column} is NaN ({int(nan.sum())} in this block of "
-            f"{len(block)} images). No recall can be computed from it: look for NaN in the features or the weights."
+            f"{len(block)} images), so no recall can be computed. Look for NaN in the features or the weights."
         )

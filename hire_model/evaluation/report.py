@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything in it, which opens offline and asks the network for nothing."""
+"""Render the report of an evaluation: one HTML file with all its content, which works offline."""
 
 from __future__ import annotations
 
@@ -31,14 +31,18 @@ def render(
     explain: Explain | None = None,
     examples: int = 8,
 ) -> str:
-    """The report as HTML.
+    """Render the report as HTML.
 
-    result      of `evaluate_matrix` on the same matrix; its `facts` head the page
-    similarity  [N, M] over the split's images and captions
-    history     a row per epoch as in `plots.plot_training`; empty for no training curve
-    explain     gives (image index, caption index) its explanation; None shows captions and boxes alone
-    examples    queries shown in all: the best and the worst of both directions
-    Raises HireError as `rank_under_protocol` does.
+    Args:
+        result: Result of `evaluate_matrix` on the same matrix; its `facts` are shown at the top.
+        similarity: [N, M] over the split's images and captions.
+        split: The split that was evaluated.
+        history: One row per epoch as in `plots.plot_training`; empty for no training curve.
+        explain: Explains the score of (image index, caption index); None shows only captions and boxes.
+        examples: Total number of example queries: best and worst of both directions.
+
+    Raises:
+        HireError: As `rank_under_protocol`.
     """
     from markupsafe import Markup
 
@@ -73,7 +77,7 @@ def _order_facts(facts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _compute_chance(result: Result, owner: np.ndarray) -> dict[str, list[float]]:
-    """R@1, R@5, R@10 of a random order in each direction; every fold is as large as the first."""
+    """Compute R@1, R@5 and R@10 of a random order in each direction. All folds have the same size."""
     images = result.images // result.folds
     i2t, t2i = compute_chance_recall(owner[owner < images], images, np.array(KS))
     return {"i2t": i2t.tolist(), "t2i": t2i.tolist()}
@@ -81,26 +85,26 @@ def _compute_chance(result: Result, owner: np.ndarray) -> dict[str, list[float]]
 
 def _group_examples(shown: Sequence[Example]) -> list[tuple[str, list[Example]]]:
     titles = {
-        ("t2i", "worst"): "Captions whose picture was found worst",
-        ("i2t", "worst"): "Pictures whose captions were found worst",
-        ("t2i", "best"): "Captions whose picture was found best",
-        ("i2t", "best"): "Pictures whose captions were found best",
+        ("t2i", "worst"): "Text to image: worst results",
+        ("i2t", "worst"): "Image to text: worst results",
+        ("t2i", "best"): "Text to image: best results",
+        ("i2t", "best"): "Image to text: best results",
     }
-    found = [(title, [e for e in shown if (e.direction, e.verdict) == key]) for key, title in titles.items()]
-    return [(title, group) for title, group in found if group]
+    groups = [(title, [e for e in shown if (e.direction, e.verdict) == key]) for key, title in titles.items()]
+    return [(title, group) for title, group in groups if group]
 
 
 def _describe_curve(result: Result) -> str:
     return (
-        f"Recall at K for K from 1 to 50. Image to text starts at {result.i2t.r1:.1f} % and reaches "
-        f"{result.i2t.r10:.1f} % at 10; text to image {result.t2i.r1:.1f} % and {result.t2i.r10:.1f} %."
+        f"Recall at K for K from 1 to 50. Image to text: {result.i2t.r1:.1f} % at 1, {result.i2t.r10:.1f} % at 10. "
+        f"Text to image: {result.t2i.r1:.1f} % at 1, {result.t2i.r10:.1f} % at 10."
     )
 
 
 def render_template(package: str, template: str, **values: Any) -> str:
-    """Render `template` of the folder `templates` of `package` as HTML; it may include templates of this package.
+    """Render a template from the folder `templates` of `package` as HTML; it can include templates of this package.
 
-    Values are escaped, and a missing one is an error.
+    Values are escaped; a missing value is an error.
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 

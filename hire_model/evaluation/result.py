@@ -1,4 +1,4 @@
-"""What an evaluation gives: frozen, JSON-able, and never without the name of its protocol."""
+"""The result of an evaluation: immutable, stored as JSON, and always with the name of its protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Frozen(BaseModel):
 
 
 class Direction(_Frozen):
-    """One direction of retrieval: recalls in 0-100, ranks from 1, 95 % intervals by name ('r1') after a bootstrap."""
+    """One direction of retrieval: recalls in 0-100, ranks from 1, and 95 % bootstrap intervals by name such as 'r1'."""
 
     queries: int
     r1: float
@@ -30,7 +30,7 @@ class Direction(_Frozen):
 
 
 class Result(_Frozen):
-    """The figures of one protocol. `models` is the number of models whose matrices were averaged: 1, or an ensemble."""
+    """The metrics under one protocol. `models`: number of averaged similarity matrices; more than 1 for an ensemble."""
 
     protocol: str
     images: int
@@ -44,19 +44,19 @@ class Result(_Frozen):
     rsum: float = Field(description="sum of the six recalls, 0-600")
     rsum_interval: Interval | None = None
     contrasts: ContrastResult | None = None
-    facts: dict[str, str] = Field(default={}, description="where it comes from: model, data digest, command, machine")
+    facts: dict[str, str] = Field(default={}, description="provenance: model, data digest, command, machine")
 
     @property
     def title(self) -> str:
-        """The protocol in words; an ensemble says that it is one."""
+        """The protocol, and whether it is a mean of folds or an ensemble."""
         folds = f", mean of {self.folds} folds" if self.folds > 1 else ""
         models = f", ensemble of {self.models} models" if self.models > 1 else ""
         return f"{self.protocol}{folds}{models}"
 
     def metrics(self) -> dict[str, float]:
-        """Flat, for MLflow: 'full/i2t_r1', 'full/rsum', with '_low' and '_high' where there are intervals.
+        """Return the metrics by MLflow name: 'full/i2t_r1', 'full/rsum', and '_low' and '_high' of intervals.
 
-        An ensemble of two is 'full/ensemble2/i2t_r1', so that it is never compared with a single model unseen.
+        An ensemble of two has names like 'full/ensemble2/i2t_r1', so that it is not confused with a single model.
         """
         prefix = self.protocol if self.models == 1 else f"{self.protocol}/ensemble{self.models}"
         flat = {f"{prefix}/rsum": self.rsum}
@@ -71,5 +71,5 @@ class Result(_Frozen):
 
 
 def write_json(result: Result, path: str | Path) -> Path:
-    """Write `result` to `path`, whole or not at all; its folder is made. `Result.model_validate_json` reads it back."""
+    """Write `result` to `path` atomically and create its folder. `Result.model_validate_json` reads it."""
     return write_text(result.model_dump_json(indent=1) + "\n", path)

@@ -1,4 +1,4 @@
-"""Recall on parts of the split: by caption length, by number of regions, by number of relations."""
+"""Compute recall on parts of the split: by caption length, number of regions and number of relations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BINS = 4
 
 @dataclass(frozen=True)
 class Slice:
-    """The queries whose count lies in `label`, and their recalls (0-100) at 1, 5 and 10."""
+    """The queries whose count is in the range `label`, and their recalls (0-100) at 1, 5 and 10."""
 
     label: str
     queries: int
@@ -28,7 +28,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class SliceTable:
-    """One direction cut up by one count."""
+    """The slices of one direction by one count."""
 
     name: str
     direction: str
@@ -36,9 +36,9 @@ class SliceTable:
 
 
 def split_into_bins(counts: np.ndarray, bins: int = BINS) -> list[tuple[int, int]]:
-    """At most `bins` ranges (first, last) of the counts [Q], inclusive and disjoint, with about equally many queries.
+    """Return at most `bins` ranges (first, last) of the counts [Q], with about the same number of queries in each.
 
-    Equal counts are never torn apart, so there are fewer bins where one count is common.
+    The ranges are inclusive and disjoint. Equal counts stay in one range, so there are fewer if one count is frequent.
     """
     edges = np.unique(np.quantile(counts, np.linspace(0, 1, bins + 1)[1:], method="inverted_cdf")).astype(int)
     starts = [int(counts.min()), *(int(edge) + 1 for edge in edges[:-1])]
@@ -46,18 +46,18 @@ def split_into_bins(counts: np.ndarray, bins: int = BINS) -> list[tuple[int, int
 
 
 def slice_by(name: str, direction: str, counts: np.ndarray, ranks: np.ndarray) -> SliceTable:
-    """Recall of the queries with `ranks` [Q] by their `counts` [Q], images without a caption left out."""
+    """Compute the recall of queries with `ranks` [Q] by their `counts` [Q]; images without a caption are ignored."""
     counts, ranks = counts[ranks != NO_QUERY], ranks[ranks != NO_QUERY]
     slices = []
     for first, last in split_into_bins(counts):
-        inside = ranks[(counts >= first) & (counts <= last)]
+        selected = ranks[(counts >= first) & (counts <= last)]
         label = str(first) if first == last else f"{first}–{last}"
-        slices.append(Slice(label, len(inside), tuple(compute_recall(inside, k) for k in KS)))
+        slices.append(Slice(label, len(selected), tuple(compute_recall(selected, k) for k in KS)))
     return SliceTable(name, direction, tuple(slices))
 
 
 def compute_slices(split: Split, ranks: Ranks) -> list[SliceTable]:
-    """The report's slices. A caption counts the regions and relations of its own image."""
+    """Compute the slices of the report. Regions and relations of a caption are those of its image."""
     words = np.array([len(text.split()) for text in split.texts])
     tables = [slice_by("Words in the caption", "t2i", words, ranks.t2i)]
     for name, counts in (("Regions", split.region_counts), ("Relations", split.relation_counts)):

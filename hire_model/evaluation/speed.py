@@ -1,4 +1,4 @@
-"""How long an answer takes on this machine: medians, as a mean is a matter of what else ran."""
+"""Measure the response time on this machine. Medians are used, as other processes distort a mean."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WARM_UP, _TIMES = 3, 20
 
 
 class Speed(BaseModel):
-    """Median milliseconds: of one image against one caption, and of one caption against encoded images."""
+    """Median milliseconds of one image-caption pair, and of one caption against a gallery of encoded images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -26,32 +26,36 @@ class Speed(BaseModel):
 
 
 def measure_speed(scorer: Scorer, split: Split, times: int = _TIMES) -> Speed:
-    """Time whole answers with different captions of the split.
+    """Measure pairs and queries with different captions of the split, `times` times each.
 
-    A pair: encode the image, encode the caption, score. A query: encode the caption and score it against GALLERY images
-    (or all of a smaller split) that are encoded already, as in a gallery.
+    A pair: encode the image and the caption, and score them. A query: encode the caption and score it against GALLERY
+    encoded images, or all images of a smaller split.
     """
     images = [split.regions(image) for image in range(min(GALLERY, len(split.images)))]
     gallery, texts = scorer.encode_images(images), split.texts
-    numbers = np.arange(len(images))
+    rows = np.arange(len(images))
 
-    def pair(number: int) -> None:
+    def score_pair(number: int) -> None:
         scorer.predict([(images[number % len(images)], texts[number % len(texts)])])
 
-    def query(number: int) -> None:
+    def search_gallery(number: int) -> None:
         encoded = scorer.encode_texts([texts[number % len(texts)]])
-        scorer.score(gallery, encoded, numbers, np.zeros_like(numbers))
+        scorer.score(gallery, encoded, rows, np.zeros_like(rows))
 
-    return Speed(pair_ms=_time_median(pair, times), query_ms=_time_median(query, times), gallery=len(images))
+    return Speed(
+        pair_ms=_measure_median_ms(score_pair, times),
+        query_ms=_measure_median_ms(search_gallery, times),
+        gallery=len(images),
+    )
 
 
-def _time_median(answer: Callable[[int], None], times: int) -> float:
-    """The answers end on the CPU (`Scorer` gives numpy), so nothing is still under way when the clock is read."""
+def _measure_median_ms(call: Callable[[int], None], times: int) -> float:
+    """Return the median milliseconds of `call`. `Scorer` returns numpy arrays, so no GPU work is pending afterwards."""
     for number in range(_WARM_UP):
-        answer(number)
-    taken = []
+        call(number)
+    seconds = []
     for number in range(times):
         start = time.perf_counter()
-        answer(number)
-        taken.append(time.perf_counter() - start)
-    return 1000 * float(np.median(taken))
+        call(number)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * float(np.median(seconds))

@@ -1,7 +1,7 @@
 """Build a gallery: encode every item once, shard by shard. An interrupted build continues where it stopped.
 
-Shards are written atomically into a hidden folder beside the gallery, and the complete folder is renamed. The folder
-has a key of model, data set and split, so that shards of another model are never reused.
+Shards are written atomically into a hidden folder beside the gallery. The complete folder is renamed. It contains a key
+of model, data set and split, so that a build never reuses shards of another model.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from hire_model.gallery.format import (
     IMAGES,
     GalleryManifest,
     StoreFacts,
-    index_name,
-    lengths_name,
+    get_index_name,
+    get_lengths_name,
+    get_summary_name,
     list_files,
+    list_shards,
     make_key,
-    shard_paths,
-    summary_name,
 )
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
@@ -49,7 +49,7 @@ from hire_model.scoring.matrix import encode_image_blocks, encode_text_blocks, s
 
 log = logging.getLogger(__name__)
 SHARD = 1024
-"""Items in a shard: what an interruption costs at most."""
+"""Items in a shard: the most that an interruption makes the next build encode again."""
 
 _KEY, _PARTS = "key.json", "parts"
 _Items = EncodedImages | EncodedTexts
@@ -57,7 +57,7 @@ _Items = EncodedImages | EncodedTexts
 
 @dataclass(frozen=True)
 class _StoreSource:
-    """The items of a store: how to encode blocks of their rows, and the sizes for StoreFacts."""
+    """The items of a store: a function that encodes blocks of rows, and the sizes for StoreFacts."""
 
     name: str
     items: int
@@ -84,27 +84,38 @@ def build(
     overwrite: bool = False,
     shard: int = SHARD,
 ) -> BuildResult:
-    """Encode the images of `split`, and its captions if asked for, into the gallery folder `out`.
+    """Encode the images of `split` into the gallery folder `out`. If `out` is this gallery already, do nothing.
 
-    address: the model as the user named it. A gallery of the same model, data and split that is there already is left
-    as it is. Raises HireError where `out` holds something else, unless it is a gallery and `overwrite` is said.
+    Args:
+        model: encodes the items.
+        split: the images.
+        out: the gallery's folder.
+        address: the model as the user named it.
+        captions: also encode the captions.
+        overwrite: replace another gallery in `out`.
+        shard: items per shard.
+
+    Raises:
+        HireError: if `out` is not a gallery, or is another gallery and `overwrite` is False.
     """
     out = Path(out).expanduser()
     if captions and not len(split.captions):
         raise DataError(f"{split.dataset.folder}: split '{split.name}' has no captions to encode.")
     key = make_key(artifact.digest(model), split.dataset.manifest, split.name, captions)
-    if out.exists() and (found := _check_existing(out, key, overwrite)):
-        return BuildResult(found, 0)
+    if out.exists() and (existing := _check_existing(out, key, overwrite)):
+        return BuildResult(existing, 0)
     model.eval()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
             return _build_folder(model, split, out, key, address, captions, shard)
     except Timeout as error:
-        raise HireError(f"{out}: another process is building it. Wait until it is there, or name another.") from error
+        raise HireError(
+            f"{out}: another process is building this gallery. Wait until it finishes, or name another folder."
+        ) from error
     except OSError as error:
         raise HireError(
-            f"{out}: building stopped: {error}. When that is mended, the same command goes on where it was."
+            f"{out}: building stopped: {error}. Fix this, then repeat the command; it continues where it stopped."
         ) from error
 
 
@@ -127,34 +138,38 @@ def _build_folder(
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
     replace_folder(folder, out)
-    for left in (out / _KEY, out / _PARTS):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    shutil.rmtree(out / _PARTS)
+    (out / _KEY).unlink()
     return BuildResult(manifest, encoded + more)
 
 
 def _check_existing(out: Path, key: dict[str, str], overwrite: bool) -> GalleryManifest | None:
-    """Return the manifest of the gallery at `out` if it has this `key`, or None if it is to be replaced."""
+    """Return the manifest of the gallery in `out` if it has this `key`, or None if it must be replaced."""
     try:
-        found = GalleryManifest.read(out)
+        existing = GalleryManifest.read(out)
     except HireError as error:
-        raise HireError(f"{out} exists and is no gallery; it is left alone. Name another folder with --out.") from error
+        raise HireError(
+            f"{out} exists, but is not a gallery. Nothing was changed. Name another folder with --out."
+        ) from error
     if overwrite:
         return None
-    differing = [name for name in key if key[name] != found.key[name]]
+    differing = [name for name in key if key[name] != existing.key[name]]
     if not differing:
-        return found
-    told = "; ".join(f"{name} {found.key[name][:12]} there, {key[name][:12]} asked for" for name in differing)
-    raise HireError(f"{out} holds another gallery: {told}. --overwrite replaces it, or name another folder with --out.")
+        return existing
+    details = "; ".join(f"{name} is {existing.key[name][:12]}, expected {key[name][:12]}" for name in differing)
+    raise HireError(
+        f"{out} is another gallery: {details}. Replace it with --overwrite, or name another folder with --out."
+    )
 
 
 def _open_partial_folder(out: Path, key: dict[str, str]) -> Path:
-    """Return the folder of an unfinished build with this key, or an empty one. A build of another key is deleted."""
+    """Return the folder of an unfinished build with this key, or a new one. A build with another key is deleted."""
     folder = out.with_name(f".{out.name}.partial")
     if folder.exists():
         if (folder / _KEY).is_file() and json.loads((folder / _KEY).read_text("utf-8")) == key:
-            log.info("An interrupted build of this gallery goes on.")
+            log.info("Continuing an interrupted build of this gallery.")
             return folder
-        log.info("%s is of another model, data set or split, and begins anew.", folder)
+        log.info("%s belongs to another model, data set or split; starting again.", folder)
         shutil.rmtree(folder)
     (folder / _PARTS).mkdir(parents=True)
     (folder / _PARTS / _KEY).write_text(json.dumps(key, indent=1) + "\n", "utf-8")
@@ -163,8 +178,8 @@ def _open_partial_folder(out: Path, key: dict[str, str]) -> Path:
 
 
 def _make_image_source(model: Hire, split: Split) -> _StoreSource:
-    match = model.interaction.relations
-    sizes = {"size": model.settings.pair_dim or model.settings.dim, "relations": match.kinds if match else 0}
+    relations = model.interaction.relations
+    sizes = {"size": model.settings.pair_dim or model.settings.dim, "relations": relations.kinds if relations else 0}
     return _StoreSource(IMAGES, len(split.images), sizes, partial(encode_image_blocks, model, split))
 
 
@@ -175,9 +190,9 @@ def _make_caption_source(model: Hire, split: Split) -> _StoreSource:
 
 
 def _write_store(folder: Path, source: _StoreSource, shard: int) -> tuple[StoreFacts, int]:
-    """Encode the missing shards, then write one file each of lengths, summaries and index."""
+    """Encode the missing shards, then write a file for the lengths, one for the summaries, and one for the index."""
     name, items = source.name, source.items
-    paths = shard_paths(folder, name, items, shard)
+    paths = list_shards(folder, name, items, shard)
     missing = [number for number, path in enumerate(paths) if not path.is_file()]
     spans = [range(number * shard, min((number + 1) * shard, items)) for number in missing]
     blocks = [block for span in spans for block in split_into_blocks(span)]
@@ -187,32 +202,32 @@ def _write_store(folder: Path, source: _StoreSource, shard: int) -> tuple[StoreF
         if block.stop % shard == 0 or block.stop == items:
             _write_shard(folder, paths[block.start // shard], parts)
             parts = []
-    lengths = _join_shards(folder, paths, lengths_name)
-    summary = _join_shards(folder, paths, summary_name)
-    np.save(folder / lengths_name(name), lengths)
-    np.save(folder / summary_name(name), summary)
+    lengths = _join_shards(folder, paths, get_lengths_name)
+    summary = _join_shards(folder, paths, get_summary_name)
+    np.save(folder / get_lengths_name(name), lengths)
+    np.save(folder / get_summary_name(name), summary)
     kind = index.choose_kind(items)
     if kind != "flat":
-        index.write(summary, folder / index_name(name))
+        index.write(summary, folder / get_index_name(name))
     facts = StoreFacts(items=items, fragments=int(lengths.sum()), shard=shard, index=kind, **source.sizes)
     return facts, sum(map(len, spans))
 
 
 def _write_shard(folder: Path, path: Path, parts: list[_Items]) -> None:
     """Write one shard. The records come last, because their file marks the shard as complete."""
-    kept = folder / _PARTS
+    side_folder = folder / _PARTS
     arrays = {
-        kept / lengths_name(path.stem): torch.cat([part.mask.sum(dim=1) for part in parts]).int(),
-        kept / summary_name(path.stem): torch.cat([part.summary for part in parts]),
+        side_folder / get_lengths_name(path.stem): torch.cat([part.mask.sum(dim=1) for part in parts]).int(),
+        side_folder / get_summary_name(path.stem): torch.cat([part.summary for part in parts]),
         path: torch.cat([_flatten(part.extract(row)) for part in parts for row in range(len(part))]),
     }
-    for place, tensor in arrays.items():
-        with atomic_write(place) as partial:
+    for target, tensor in arrays.items():
+        with atomic_write(target) as partial:
             np.save(partial, tensor.cpu().numpy())
 
 
 def _flatten(item: _Items) -> Tensor:
-    """Flatten one item, without padding, into one row of numbers; the stores' `rows` reverses this."""
+    """Flatten one item, without padding, into its record; `read_rows` of the stores reverses this."""
     pieces = (item.regions, item.edges) if isinstance(item, EncodedImages) else (item.words, item.roles)
     return torch.cat([piece.flatten() for piece in pieces if piece is not None])
 
@@ -222,7 +237,7 @@ def _join_shards(folder: Path, paths: list[Path], name: Callable[[str], str]) ->
 
 
 def _write_tables(split: Split, folder: Path, captions: bool) -> None:
-    """Write the split's rows of the data set's tables, and a link to its pictures."""
+    """Write the split's rows of the data set's tables, and a link to the picture files."""
     source = split.dataset.folder
     images = pq.read_table(source / "images.parquet", schema=TABLES["images"]).take(pa.array(split.images))
     for name, first, count in (
@@ -230,12 +245,12 @@ def _write_tables(split: Split, folder: Path, captions: bool) -> None:
         ("relations", "first_relation", "n_relations"),
     ):
         firsts, counts = images[first].to_numpy(), images[count].to_numpy().astype(np.int64)
-        moved = np.cumsum(counts) - counts
-        rows = np.repeat(firsts - moved, counts) + np.arange(counts.sum())
+        new_firsts = np.cumsum(counts) - counts
+        rows = np.repeat(firsts - new_firsts, counts) + np.arange(counts.sum())
         table = pq.read_table(source / f"{name}.parquet", schema=TABLES[name])
         pq.write_table(table.take(pa.array(rows)), folder / f"{name}.parquet", compression="zstd")
-        place = images.schema.get_field_index(first)
-        images = images.set_column(place, images.schema.field(place), pa.array(moved))
+        column = images.schema.get_field_index(first)
+        images = images.set_column(column, images.schema.field(column), pa.array(new_firsts))
     pq.write_table(images, folder / "images.parquet", compression="zstd")
     if captions:
         table = pq.read_table(source / "captions.parquet", schema=TABLES["captions"]).take(pa.array(split.captions))

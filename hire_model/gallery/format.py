@@ -1,18 +1,18 @@
 """The files of a gallery: images, and optionally captions, encoded once by one model and searched many times.
 
-    manifest.json                    what it is: digests of model and data, sizes, SHA-256 of each file
+    manifest.json                    digests of model and data, sizes, SHA-256 of each file
     images.parquet, regions.parquet, relations.parquet
                                      the images' rows of the data set's tables: ids, boxes, classes, relations
-    images-00000.npy, ...            float32: the records of one shard's images, one after the other; a record holds an
-                                     image's regions [R, P], and its edges [K, R, R] where the model matches relations
+    images-00000.npy, ...            float32: the records of a shard's images, one after the other. A record contains
+                                     the regions [R, P], and the edges [K, R, R] if the model matches relations
     images-lengths.npy               [N] int32, regions of each image
     images-summary.npy               [N, D] float32 unit vectors of the global head
-    images.faiss                     index of the summaries, where a scan of them would take too long (see index.py)
+    images.faiss                     index of the summaries, if there are too many to scan (see index.py)
     captions.parquet, captions-...   the same for captions: words [L, P], and their roles [L, 2Kd]
-    pictures/                        a link to the data set's pictures
+    pictures/                        a link to the data set's picture files
 
-A search does not need the data set; only the pictures stay there. `building.build` writes a gallery, `store.Gallery`
-opens it. A gallery never changes after it was built.
+A search does not need the data set, except to show the picture files. `building.build` writes a gallery,
+`store.Gallery` opens it. A finished gallery never changes.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ class StoreFacts(BaseModel):
     items: int = Field(description="N")
     fragments: int = Field(description="regions, or word pieces, of all items together")
     size: int = Field(description="P, numbers per fragment")
-    relations: int = Field(description="K of images, 2Kd of captions; 0 where the model does not match relations")
+    relations: int = Field(description="K for images, 2Kd for captions; 0 if the model does not match relations")
     shard: int = Field(description="items per shard")
     index: Kind
 
 
 class GalleryManifest(BaseModel):
-    """What a gallery is. `key` is what another build must have in common to be the same gallery."""
+    """What was encoded, by which model, and the files of the gallery."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = FORMAT
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    model: str = Field(description="hire_model.model.artifact.digest of the model that encoded it")
+    model: str = Field(description="hire_model.model.artifact.digest of the model that encoded the gallery")
     address: str = Field(description="that model as the user named it, such as models:/hire@champion")
     data: Manifest
     split: str = Field(description="empty for all splits")
@@ -61,19 +61,20 @@ class GalleryManifest(BaseModel):
     files: dict[str, FileFacts]
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _check_files(self) -> Self:
+        """Refuse other file names, so that every file that is opened has a digest to check."""
         if set(self.files) != set(list_files(self.images, self.captions)):
-            raise ValueError("files: not those of this gallery")  # what is opened is what was checked
+            raise ValueError("files: expected the files of this gallery")
         return self
 
     @property
     def key(self) -> dict[str, str]:
-        """What was encoded, and by what."""
+        """The identity of the gallery; see `make_key`."""
         return make_key(self.model, self.data, self.split, self.captions is not None)
 
     @classmethod
     def read(cls, folder: Path) -> GalleryManifest:
-        """The manifest of the gallery in `folder`. Raises HireError where there is none."""
+        """Read the manifest of the gallery in `folder`. Raises HireError if there is none or it is not valid."""
         path = folder / MANIFEST
         try:
             return cls.model_validate_json(path.read_text("utf-8"))
@@ -87,38 +88,37 @@ class GalleryManifest(BaseModel):
 
 
 def make_key(model: str, data: Manifest, split: str, captions: bool) -> dict[str, str]:
-    """Return what identifies a gallery, by the names that messages use."""
+    """Return what identifies a gallery. Two builds with equal keys give the same gallery; messages use the names."""
     return {"model": model, "data set": data.digest, "split": split or "all", "captions": "yes" if captions else "no"}
 
 
 def list_files(images: StoreFacts, captions: StoreFacts | None) -> list[str]:
     """List all files of a gallery except its manifest."""
-    names = ["images.parquet", "regions.parquet", "relations.parquet", *list_store_files(IMAGES, images)]
-    return names if captions is None else [*names, "captions.parquet", *list_store_files(CAPTIONS, captions)]
+    names = ["images.parquet", "regions.parquet", "relations.parquet", *_list_store_files(IMAGES, images)]
+    return names if captions is None else [*names, "captions.parquet", *_list_store_files(CAPTIONS, captions)]
 
 
-def list_store_files(name: str, facts: StoreFacts) -> list[str]:
-    """List the files of the store `name`."""
-    indexed = [index_name(name)] if facts.index != "flat" else []
-    shards = [path.name for path in shard_paths(Path(), name, facts.items, facts.shard)]
-    return [*shards, lengths_name(name), summary_name(name), *indexed]
+def _list_store_files(name: str, facts: StoreFacts) -> list[str]:
+    index = [get_index_name(name)] if facts.index != "flat" else []
+    shards = [path.name for path in list_shards(Path(), name, facts.items, facts.shard)]
+    return [*shards, get_lengths_name(name), get_summary_name(name), *index]
 
 
-def shard_paths(folder: Path, name: str, items: int, shard: int) -> list[Path]:
-    """List the files of a store's records, in order."""
+def list_shards(folder: Path, name: str, items: int, shard: int) -> list[Path]:
+    """List the paths of a store's shards, in order."""
     return [folder / f"{name}-{number:05d}.npy" for number in range(-(-items // shard))]
 
 
-def lengths_name(name: str) -> str:
+def get_lengths_name(name: str) -> str:
     """Return the name of the file with the number of fragments per item."""
     return f"{name}-lengths.npy"
 
 
-def summary_name(name: str) -> str:
+def get_summary_name(name: str) -> str:
     """Return the name of the file with the items' summaries."""
     return f"{name}-summary.npy"
 
 
-def index_name(name: str) -> str:
+def get_index_name(name: str) -> str:
     """Return the name of the index file."""
     return f"{name}.faiss"

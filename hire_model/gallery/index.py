@@ -1,9 +1,9 @@
-"""The nearest of N unit vectors by inner product, with FAISS: a scan of them all while that is quick, HNSW beyond.
+"""Find the nearest of N unit vectors by inner product, with FAISS: by a scan of all, or by HNSW for large galleries.
 
-The scan is exact and needs no file of its own. It reads every vector: of 256 numbers each, 6 ms per 100,000 and query
-on one core, so that up to `FLAT_UP_TO` it takes less than the pairwise score takes over the shortlist. HNSW (Malkov and
-Yashunin 2018) needs a sixth of the time at 100,000 and finds 99 % of what the scan does. IVF found far fewer in the
-same time at each size measured, and is left out: docs/search.md has the figures.
+A scan is exact and needs no file. For vectors of 256 numbers it takes 6 ms per query and 100,000 vectors on one core,
+so up to `FLAT_UP_TO` vectors it takes less time than the pairwise scores of the shortlist. HNSW (Malkov and Yashunin
+2018) takes a sixth of that time at 100,000 vectors and finds 99 % of the results of a scan. IVF finds far fewer in the
+same time at every size that we measured, so it is not used: docs/search.md has the figures.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from hire_model.progress import show_progress
 
 Kind = Literal["flat", "hnsw"]
 FLAT_UP_TO = 300_000
-_LINKS = 32  # of each vector in the graph
-_WIDTH = 2  # candidates that a search keeps, in multiples of what it is asked for
+_LINKS = 32  # edges per vector in the HNSW graph
+_WIDTH = 2  # candidates that a search keeps, as a multiple of the number of results
 _BLOCK = 10_000
 
 
@@ -29,36 +29,34 @@ def choose_kind(items: int) -> Kind:
 
 
 class Index:
-    """Finds vectors; both ways are mapped from disk, and any number of threads may ask."""
+    """Finds the nearest vectors. Vectors and graph are mapped from disk. Thread-safe."""
 
     def __init__(self, vectors: np.ndarray, graph: Any = None) -> None:
         self._vectors, self._graph = vectors, graph
 
     @classmethod
     def open(cls, kind: Kind, vectors: np.ndarray, path: Path) -> Index:
-        """The index of `vectors` [N, D] float32; `path` is what `write` wrote, where `kind` is not flat."""
+        """Open the index of `vectors` [N, D] float32; `path` is the file from `write`, not used if `kind` is flat."""
         if kind == "flat":
             return cls(vectors)
         return cls(vectors, faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY))
 
-    @property
-    def exact(self) -> bool:
-        """Whether `nearest` finds all of them, always."""
-        return self._graph is None
+    def find_nearest(self, queries: np.ndarray, count: int) -> list[np.ndarray]:
+        """Return the rows of the `count` nearest vectors for each of Q unit vectors [Q, D], nearest first.
 
-    def nearest(self, queries: np.ndarray, count: int) -> list[np.ndarray]:
-        """For each of Q unit vectors [Q, D] the rows of its `count` nearest, nearest first; HNSW may find fewer."""
+        HNSW may find fewer.
+        """
         queries = np.ascontiguousarray(queries, np.float32)
         if self._graph is None:
-            found = faiss.knn(queries, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)[1]
+            nearest = faiss.knn(queries, self._vectors, count, metric=faiss.METRIC_INNER_PRODUCT)[1]
         else:
-            width = faiss.SearchParametersHNSW(efSearch=_WIDTH * count)  # type: ignore[attr-defined]
-            found = self._graph.search(queries, count, params=width)[1]
-        return [rows[rows >= 0] for rows in found]
+            params = faiss.SearchParametersHNSW(efSearch=_WIDTH * count)  # type: ignore[attr-defined]
+            nearest = self._graph.search(queries, count, params=params)[1]
+        return [rows[rows >= 0] for rows in nearest]
 
 
 def write(vectors: np.ndarray, path: Path) -> None:
-    """Build the graph of `vectors` [N, D] float32 unit vectors, possibly mapped from disk, and write it to `path`."""
+    """Build the HNSW graph of unit vectors [N, D] float32, possibly mapped from disk, and write it to `path`."""
     graph = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
     for start in show_progress(range(0, len(vectors), _BLOCK), "index"):
         graph.add(np.ascontiguousarray(vectors[start : start + _BLOCK]))

@@ -1,7 +1,7 @@
-"""Search a gallery: the global head makes a shortlist, the pairwise score ranks it.
+"""Search a gallery: the global head makes a shortlist, the pairwise score re-ranks it.
 
-The result is not exact if an item with a high pairwise score is missing from the shortlist. docs/search.md measures
-how often that happens; the default length of the shortlist comes from there.
+The result is not exact if an item with a high pairwise score is not in the shortlist. docs/search.md measures how often
+this happens; the default length of the shortlist comes from there.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ SHORTLIST = 1000
 DEEP_SHARE = 0.5
 """A hit beyond this share of the shortlist is deep: a longer shortlist might change the result."""
 
-NO_HEAD = "The model has no global head to make a shortlist with: every item was scored."
-_QUERIES = 128  # encoded together
-_ROWS = 1024  # items of the gallery in memory at once
-_BUDGET = 512 << 20  # bytes that scoring them may take on a GPU; on a CPU it is less
+NO_HEAD = "The model has no global head for a shortlist, so every item was scored."
+_QUERIES = 128  # texts encoded together
+_ROWS = 1024  # items of the gallery in memory at the same time
+_BUDGET = 512 << 20  # bytes for scoring these items on a GPU; a CPU uses less
 
 
 @dataclass(frozen=True)
 class GalleryHit:
-    """One item found.
+    """An item that a search returned.
 
     Args:
         row: row in the gallery.
@@ -54,8 +54,8 @@ class GalleryResult:
 
     Args:
         hits: the best items.
-        reranked: number of items that got the pairwise score.
-        note: a warning if a longer shortlist might change the result; mostly empty.
+        reranked: number of items with a pairwise score.
+        note: a warning if a longer shortlist might change the result; usually empty.
     """
 
     hits: list[GalleryHit]
@@ -67,20 +67,21 @@ class GalleryResult:
 def search_images(
     scorer: Scorer, gallery: Gallery, texts: Sequence[str], top_k: int = 10, shortlist: int = SHORTLIST
 ) -> list[GalleryResult]:
-    """Find the `top_k` images of the gallery that match each sentence best.
+    """Find the `top_k` images of the gallery that match each text best.
 
     Args:
         scorer: the model that encoded the gallery.
         gallery: the gallery to search.
         texts: the queries.
         top_k: number of hits per query.
-        shortlist: number of images that get the pairwise score; the size of the gallery gives the exact result.
+        shortlist: number of images to score pairwise; the size of the gallery gives the exact result.
 
     Returns:
-        One result per sentence.
+        One result per text.
 
     Raises:
-        HireError: numbers below 1, a shortlist shorter than `top_k`, a sentence that is not text, or another model.
+        HireError: if a number is below 1, the shortlist is shorter than `top_k`, a text is not valid, or another model
+            encoded the gallery.
     """
     for row, text in enumerate(texts):
         check_text(text, f"text {row}")
@@ -113,7 +114,7 @@ def search_captions(
         One result per image.
 
     Raises:
-        HireError: as `search_images`, and if the gallery was built without captions.
+        HireError: as in `search_images`, and if the gallery was built without captions.
     """
     _check_arguments(scorer, gallery, top_k, shortlist)
     if gallery.captions is None:
@@ -137,24 +138,20 @@ def _check_arguments(scorer: Scorer, gallery: Gallery, top_k: int, shortlist: in
     if top_k < 1:
         raise HireError(f"top_k is {top_k}, expected 1 or more.")
     if shortlist < top_k:
-        raise HireError(f"A shortlist of {shortlist} cannot give the best {top_k}: expected {top_k} or more.")
+        raise HireError(f"A shortlist of {shortlist} cannot give {top_k} results: expected {top_k} or more.")
     gallery.check_model(scorer.model)
 
 
 def _make_shortlists(scorer: Scorer, store: EncodedStore, queries: Tensor, count: int) -> list[np.ndarray]:
-    """Return the rows to score for each query [Q, D], nearest by the global head first; all rows if that is exact."""
-    if _is_exact(scorer, store, count):
+    """Return the rows to score for each query [Q, D]: all rows, or the nearest by the global head, nearest first."""
+    if count >= len(store) or not scorer.model.settings.global_head:
         return [np.arange(len(store))] * len(queries)
-    return store.index.nearest(queries.float().cpu().numpy(), count)
-
-
-def _is_exact(scorer: Scorer, store: EncodedStore, count: int) -> bool:
-    return count >= len(store) or not scorer.model.settings.global_head
+    return store.index.find_nearest(queries.float().cpu().numpy(), count)
 
 
 def _score_rows(store: EncodedStore[Items], rows: np.ndarray, score: Callable[[Items], np.ndarray]) -> np.ndarray:
-    """Score the items `rows` against one query, [n]. Only a block of the items is in memory at a time."""
-    return np.concatenate([score(store.rows(rows[start : start + _ROWS])) for start in range(0, len(rows), _ROWS)])
+    """Score the items `rows` against one query; return [n]. Only one block of items is in memory at a time."""
+    return np.concatenate([score(store.read_rows(rows[start : start + _ROWS])) for start in range(0, len(rows), _ROWS)])
 
 
 def _make_result(
@@ -170,10 +167,7 @@ def _make_result(
 
 
 def _note_deep_hit(deepest: int, count: int) -> str:
-    """Return a note if a hit is deep in the shortlist: an item beyond its end might also be a hit."""
+    """Return a note if a hit is deep in the shortlist, because items after its end might also be hits."""
     if deepest <= DEEP_SHARE * count:
         return ""
-    return (
-        f"A hit stood at place {deepest} of the {count} that the global head chose: a longer shortlist might change "
-        "the answer."
-    )
+    return f"A hit is at place {deepest} of the {count} in the shortlist: a longer shortlist might change the result."

@@ -21,10 +21,10 @@ from hire_model.gallery.format import (
     IMAGES,
     GalleryManifest,
     StoreFacts,
-    index_name,
-    lengths_name,
-    shard_paths,
-    summary_name,
+    get_index_name,
+    get_lengths_name,
+    get_summary_name,
+    list_shards,
 )
 from hire_model.gallery.index import Index
 from hire_model.model import artifact
@@ -38,10 +38,10 @@ class EncodedStore(ABC, Generic[Items]):
 
     def __init__(self, folder: Path, name: str, facts: StoreFacts) -> None:
         self.facts = facts
-        self._shards = [_map_array(path) for path in shard_paths(folder, name, facts.items, facts.shard)]
-        self.lengths = np.load(folder / lengths_name(name), allow_pickle=False)
-        self.summary = _map_array(folder / summary_name(name))
-        self.index = Index.open(facts.index, self.summary, folder / index_name(name))
+        self._shards = [_map_array(path) for path in list_shards(folder, name, facts.items, facts.shard)]
+        self.lengths = np.load(folder / get_lengths_name(name), allow_pickle=False)
+        self.summary = _map_array(folder / get_summary_name(name))
+        self.index = Index.open(facts.index, self.summary, folder / get_index_name(name))
         self._sizes = self.count_numbers(self.lengths.astype(np.int64))
         firsts = np.cumsum(self._sizes) - self._sizes
         self._starts = firsts - np.repeat(firsts[:: facts.shard], facts.shard)[: facts.items]
@@ -51,11 +51,11 @@ class EncodedStore(ABC, Generic[Items]):
 
     @abstractmethod
     def count_numbers(self, fragments: np.ndarray) -> np.ndarray:
-        """Return how many numbers the record of an item has, given its `fragments`."""
+        """Return the size [N] of each item's record from its number of fragments [N]."""
 
     @abstractmethod
-    def rows(self, rows: Sequence[int] | np.ndarray) -> Items:
-        """Return the items `rows`, copied from disk, on the CPU, padded to the longest of them."""
+    def read_rows(self, rows: Sequence[int] | np.ndarray) -> Items:
+        """Read the items `rows` from disk to the CPU, padded to the longest of them."""
 
     def _read_records(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Yield fragments [1, n, P], mask [1, n] and summary [1, D] of each item, and the rest of its record."""
@@ -71,11 +71,11 @@ class ImageStore(EncodedStore[EncodedImages]):
     """The images of a gallery."""
 
     def count_numbers(self, fragments: np.ndarray) -> np.ndarray:
-        """Count regions, and edges from each region to each."""
+        """Count the numbers of regions, and of edges from each region to each."""
         return fragments * self.facts.size + self.facts.relations * fragments**2
 
-    def rows(self, rows: Sequence[int] | np.ndarray) -> EncodedImages:
-        """Return the images `rows`."""
+    def read_rows(self, rows: Sequence[int] | np.ndarray) -> EncodedImages:
+        """Read the images `rows`."""
         kinds, parts = self.facts.relations, []
         for regions, mask, summary, rest in self._read_records(rows):
             edges = rest.view(1, kinds, *2 * mask.shape[1:]) if kinds else None
@@ -87,11 +87,11 @@ class CaptionStore(EncodedStore[EncodedTexts]):
     """The captions of a gallery."""
 
     def count_numbers(self, fragments: np.ndarray) -> np.ndarray:
-        """Count words, and the roles of each word."""
+        """Count the numbers of words, and of the roles of each word."""
         return fragments * (self.facts.size + self.facts.relations)
 
-    def rows(self, rows: Sequence[int] | np.ndarray) -> EncodedTexts:
-        """Return the captions `rows`."""
+    def read_rows(self, rows: Sequence[int] | np.ndarray) -> EncodedTexts:
+        """Read the captions `rows`."""
         width, parts = self.facts.relations, []
         for words, mask, summary, rest in self._read_records(rows):
             roles = rest.view(*mask.shape, width) if width else None
@@ -100,7 +100,22 @@ class CaptionStore(EncodedStore[EncodedTexts]):
 
 
 class Gallery:
-    """A gallery opened for searching. Open it with `Gallery.open`. Thread-safe, because it only reads."""
+    """A gallery opened for searching. Thread-safe, because it only reads.
+
+    Example:
+        >>> from hire_model import Scorer
+        >>> from hire_model.gallery.search import search_images
+        >>> from hire_model.gallery.store import Gallery
+        >>> gallery = Gallery.open("galleries/scenes")  # from: hire gallery build datasets/scenes
+        >>> scorer = Scorer.load("runs/latest/model")  # the model that encoded the gallery
+        >>> [result] = search_images(scorer, gallery, ["a cat on a table"], top_k=3)
+        >>> len([gallery.picture(hit.row) for hit in result.hits])
+        3
+
+    Args:
+        folder: the gallery. `Gallery.open` also checks its files.
+        manifest: its manifest.
+    """
 
     def __init__(self, folder: Path, manifest: GalleryManifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -113,7 +128,7 @@ class Gallery:
     def open(cls, folder: str | Path) -> Gallery:
         """Open the gallery in `folder`. Raises HireError if there is none, or if a file does not match its SHA-256.
 
-        This reads every byte once; afterwards the system's page cache holds what fits.
+        This reads every byte once. Afterwards the page cache of the system contains the files, as far as they fit.
         """
         folder = Path(folder).expanduser()
         manifest = GalleryManifest.read(folder)
@@ -125,7 +140,7 @@ class Gallery:
                 )
             if path.stat().st_size != facts.bytes or hash_file(path) != facts:
                 raise HireError(
-                    f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged or exchanged. Build the gallery again: "
+                    f"{path}: its SHA-256 differs from {MANIFEST}: damaged or replaced. Build the gallery again: "
                     "hire gallery build DATASET --overwrite."
                 )
         return cls(folder, manifest)
@@ -136,12 +151,12 @@ class Gallery:
 
     @cached_property
     def ids(self) -> np.ndarray:
-        """[N] str, the images' ids."""
+        """Ids [N] of the images, str."""
         return self._tables.image_ids
 
     @cached_property
     def caption_texts(self) -> np.ndarray:
-        """[M] str, the captions; needs a gallery built with captions."""
+        """The captions [M], str. The gallery must have been built with captions."""
         return self._tables.caption_texts
 
     @cached_property
@@ -152,9 +167,9 @@ class Gallery:
         """Return the row of the image `image_id`, or None if there is no such image."""
         return self._rows_by_id.get(image_id)
 
-    def encoded(self, rows: Sequence[int] | np.ndarray) -> EncodedImages:
-        """Return the encoded images `rows`, on the CPU, padded to the longest of them."""
-        return self.images.rows(rows)
+    def read_images(self, rows: Sequence[int] | np.ndarray) -> EncodedImages:
+        """Read the encoded images `rows` to the CPU, padded to the longest of them."""
+        return self.images.read_rows(rows)
 
     def picture(self, row: int) -> Path | None:
         """Return the picture file of image `row`, or None if it has none or the data set was moved."""
@@ -166,19 +181,19 @@ class Gallery:
         return width, height
 
     def layout(self, row: int) -> ImageRegions:
-        """Return boxes, classes and relations of image `row`. Features are [r, 0]: a gallery does not store them."""
+        """Return boxes, classes and relations of image `row`. A gallery does not store features, so they are [r, 0]."""
         return self._tables.layout(row)
 
     def check_model(self, model: Hire) -> None:
-        """Raise HireError unless `model` encoded this gallery. Scores of another model would be meaningless."""
+        """Raise HireError unless `model` encoded this gallery. The scores of another model would be meaningless."""
         if self._model is model:
             return
-        found = artifact.digest(model)
-        if found != self.manifest.model:
+        digest = artifact.digest(model)
+        if digest != self.manifest.model:
             raise HireError(
-                f"{self.folder}: encoded by model {self.manifest.model[:12]} ({self.manifest.address}), but this one "
-                f"is {found[:12]}. Build the gallery again with this model (hire gallery build DATASET --overwrite), "
-                "or search with the one that encoded it."
+                f"{self.folder}: encoded by model {self.manifest.model[:12]} ({self.manifest.address}), but this model "
+                f"is {digest[:12]}. Build the gallery again with this model (hire gallery build DATASET --overwrite), "
+                "or search with the model that encoded it."
             )
         self._model = model
 

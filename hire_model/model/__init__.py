@@ -1,1 +1,1 @@
-"""The model; read hire.py first."""
+"""The model. Start with hire.py; each stage has its own file."""

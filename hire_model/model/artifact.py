@@ -1,7 +1,7 @@
-"""A trained model as a folder that loads again anywhere: config.json, model.safetensors, tokenizer.json. No pickle.
+"""A trained model as a folder: config.json, model.safetensors and tokenizer.json, without pickle.
 
-Everything is inside: the tokenizer, a pretrained encoder's configuration and its weights. Loading is strict: a weight
-too many or too few is an error, as a model loaded half scores like chance without a word.
+The folder is complete: it includes the tokenizer and the configuration and weights of a pretrained encoder. Loading is
+strict: a missing or unexpected weight is an error, because a partly loaded model scores like chance without a warning.
 """
 
 from __future__ import annotations
@@ -19,26 +19,34 @@ from tokenizers import Tokenizer
 from hire_model.data.schema import hash_file
 from hire_model.errors import HireError
 from hire_model.model.hire import Hire
-from hire_model.model.text import Pretrained
+from hire_model.model.text import PretrainedEncoder
 from hire_model.model.vocabulary import Vocabulary
 from hire_model.settings import ModelSettings
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 FORMAT = 1
-_LONGEST = 400
+_MAX_REASON = 400  # characters of an error that are quoted
 
 
 def save(model: Hire, folder: str | Path, facts: dict[str, Any] | None = None) -> Path:
-    """Write `model` into `folder`. `facts` is any JSON (run id, data digest, recall) that should travel with it.
+    """Write `model` into `folder`, and return the folder.
 
-    Raises HireError where it cannot be written.
+    Args:
+        model: the model to save.
+        folder: is created if it does not exist.
+        facts: any JSON to store with the model, such as run id, data digest and recalls.
+
+    Raises:
+        HireError: the folder cannot be written.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(model, folder, facts or {})
-    except Exception as error:  # safetensors and tokenizers have errors of their own for a full disk
-        raise HireError(f"{folder}: the model cannot be written: {error}. Make room or name another place.") from error
+    except Exception as error:  # safetensors and tokenizers raise other types for a full disk
+        raise HireError(
+            f"{folder}: the model cannot be written: {error}. Free disk space or choose another folder."
+        ) from error
     return folder
 
 
@@ -51,7 +59,7 @@ def _write(model: Hire, folder: Path, facts: dict[str, Any]) -> None:
         "model": model.settings.model_dump(mode="json"),
         "feature_dim": model.feature_dim,
         "predicates": list(model.predicates),
-        "encoder": model.text.encoder.config.to_dict() if isinstance(model.text, Pretrained) else None,
+        "encoder": model.text.encoder.config.to_dict() if isinstance(model.text, PretrainedEncoder) else None,
         "sha256": {name: hash_file(folder / name).sha256 for name in (WEIGHTS, TOKENIZER)},
         "facts": facts,
     }
@@ -59,13 +67,13 @@ def _write(model: Hire, folder: Path, facts: dict[str, Any]) -> None:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The configuration of the model in `folder`. Raises HireError where there is none."""
+    """Read the configuration of the model in `folder`. Raises HireError if there is none."""
     path = Path(folder) / CONFIG
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
-        hint = " hire_model.fetch makes a folder of an address of MLflow's." if ":/" in str(folder) else ""
-        raise HireError(f"{folder}: no model here ({CONFIG} is missing).{hint}") from error
+        hint = " Pass an MLflow address to hire_model.fetch, which returns a folder." if ":/" in str(folder) else ""
+        raise HireError(f"{folder}: no model in this folder ({CONFIG} is missing).{hint}") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise HireError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
@@ -75,34 +83,39 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def digest(model: Hire) -> str:
-    """SHA-256 over settings, predicates, tokenizer and weights: the same for a model and for its folder loaded again.
+    """Compute the SHA-256 of settings, predicates, tokenizer and weights; saving and loading does not change it.
 
-    What was computed with a model carries it, so that it is never used with another.
+    Results computed with a model store this digest, so that they are never used with another model.
     """
     facts = [model.settings.model_dump(mode="json"), model.predicates, model.vocabulary.tokenizer.to_str()]
-    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    sha256 = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         array = tensor.detach().cpu().contiguous().numpy()
-        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    return found.hexdigest()
+        sha256.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return sha256.hexdigest()
 
 
 def load(folder: str | Path) -> Hire:
-    """The model in `folder`, in evaluation mode on the CPU. Raises HireError if a file is missing, changed or unfit."""
+    """Load the model in `folder`, on the CPU and in evaluation mode.
+
+    Raises HireError if a file is missing, differs from its digest, or does not fit the model.
+    """
     folder = Path(folder)
     config = read_config(folder)
     digests = config.get("sha256")
     for name in (WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
-            raise HireError(f"{folder / name}: missing from the model. Save or download it again.")
+            raise HireError(f"{folder / name}: missing from the model. Save or download the model again.")
         if not isinstance(digests, dict) or hash_file(folder / name).sha256 != digests.get(name):
-            raise HireError(f"{folder / name}: its SHA-256 is not the one in {CONFIG}: damaged or exchanged.")
+            raise HireError(
+                f"{folder / name}: its SHA-256 differs from the one in {CONFIG}: the file was damaged or replaced."
+            )
     try:
         settings = ModelSettings.model_validate(config["model"])
-        words = Vocabulary(Tokenizer.from_file(str(folder / TOKENIZER)), settings.text.max_words)
-        model = Hire(settings, config["feature_dim"], config["predicates"], words, config["encoder"])
+        vocabulary = Vocabulary(Tokenizer.from_file(str(folder / TOKENIZER)), settings.text.max_words)
+        model = Hire(settings, config["feature_dim"], config["predicates"], vocabulary, config["encoder"])
         model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     except (ValidationError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        told = " ".join(str(error).split())[:_LONGEST]  # torch names every weight, in a line each
-        raise HireError(f"{folder}: the model cannot be loaded: {told}") from error
+        reason = " ".join(str(error).split())[:_MAX_REASON]  # torch lists every weight on its own line
+        raise HireError(f"{folder}: the model cannot be loaded: {reason}") from error
     return model.eval()

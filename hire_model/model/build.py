@@ -1,4 +1,4 @@
-"""A fresh model for a data set."""
+"""Build an untrained model for a data set."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from hire_model.data.store import Split
-from hire_model.model import vocabulary
 from hire_model.model.hire import Hire
+from hire_model.model.vocabulary import learn_vocabulary, load_vocabulary
 from hire_model.settings import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -18,13 +18,14 @@ _STATISTICS_BLOCK = 4096
 
 
 def build_model(settings: ModelSettings, train: Split) -> Hire:
-    """A model whose word list, predicates and feature statistics come from the training split."""
-    if settings.text.kind == "bert":
-        words = vocabulary.load_from_checkpoint(settings.text)
-    else:
-        words = vocabulary.learn(train.texts, settings.text)
+    """Build an untrained model for a training split.
+
+    The vocabulary (of a BiGRU), the predicates and the feature statistics come from the split.
+    """
+    bert = settings.text.kind == "bert"
+    vocabulary = load_vocabulary(settings.text) if bert else learn_vocabulary(train.texts, settings.text)
     manifest = train.dataset.manifest
-    model = Hire(settings, manifest.feature_dim, manifest.predicates, words)
+    model = Hire(settings, manifest.feature_dim, manifest.predicates, vocabulary)
     if settings.feature_norm == "standardise":
         model.regions.set_statistics(*compute_feature_statistics(train))
     _log_missing_inputs(settings, train)
@@ -32,7 +33,7 @@ def build_model(settings: ModelSettings, train: Split) -> Hire:
 
 
 def compute_feature_statistics(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation [F] over all regions of a split, read once, block by block."""
+    """Compute mean and standard deviation [F] over all regions of a split, reading it once in blocks."""
     total, squares, count = 0.0, 0.0, 0
     for block in _iterate_blocks(split):
         rows = block.astype(np.float64)
@@ -43,21 +44,22 @@ def compute_feature_statistics(split: Split) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _iterate_blocks(split: Split) -> Iterable[np.ndarray]:
-    held: list[np.ndarray] = []
+    """Yield the features of a split in blocks of about `_STATISTICS_BLOCK` regions."""
+    pending: list[np.ndarray] = []
     size = 0
     for index in range(len(split.images)):
-        held.append(split.regions(index).features)
-        size += len(held[-1])
+        pending.append(split.regions(index).features)
+        size += len(pending[-1])
         if size >= _STATISTICS_BLOCK:
-            yield np.concatenate(held)
-            held, size = [], 0
-    if held:
-        yield np.concatenate(held)
+            yield np.concatenate(pending)
+            pending, size = [], 0
+    if pending:
+        yield np.concatenate(pending)
 
 
 def _log_missing_inputs(settings: ModelSettings, split: Split) -> None:
     for key, why in settings.inactive_stages.items():
-        log.info("%s is on and does nothing, as %s.", key, why)
+        log.info("%s is enabled but has no effect, because %s.", key, why)
     if settings.graphs == "none":
         return
     if settings.graphs != "semantic" and np.isnan(split.dataset.boxes).any(axis=1).all():

@@ -1,9 +1,9 @@
-"""Stage 4, explicit relations: a spatial graph from the boxes, a semantic graph from the scene graph, one step on each.
+"""Stage 4, explicit relations: a spatial graph from boxes and a semantic graph from the scene graph, one step on each.
 
-A graph is a stack of K weighted adjacencies A [K, B, R, R], row i receiving from column j. K is 1 where edges only
-count, and 1 + `GATES` where each label also gates what it passes on: the message of an edge labelled l is then
-(1 + sum_k c_lk u_k) * (W v_j), the basis decomposition of R-GCN (Schlichtkrull et al. 2018, eq. 3) with diagonal
-bases, so that "left of" and "holds" can pass on different things. All of it is linear in A, and costs K products.
+A graph is a stack of K weighted adjacencies A [K, B, R, R]; row i receives from column j. K is 1 without gates, and
+1 + `GATES` if edge labels also gate the messages. The message of an edge with label l is then
+(1 + sum_k c_lk u_k) * (W v_j): the basis decomposition of R-GCN (Schlichtkrull et al. 2018, eq. 3) with diagonal
+bases, so that "left of" and "holds" send different messages. This is linear in A and costs K matrix products.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from hire_model.batch import Regions
-from hire_model.data.boxes import SPATIAL_LABELS, iou, offsets, spatial_labels
+from hire_model.data.boxes import SPATIAL_LABELS, compute_iou, compute_offsets, label_spatial_relations
 from hire_model.model.layers import make_linear
 from hire_model.settings import ModelSettings
 
 GATES = 4
-FIRST_SHARE = 0.5  # of the neighbours in a region at first; from 0.3 to 1 the untrained recall is about the same
+# Share of the neighbours' message before training (residual form). Untrained recall is about the same from 0.3 to 1.
+INITIAL_SHARE = 0.5
 
 
 class EdgeLabels(nn.Module):
-    """What a label does to its edges: a weight exp(b_l), and coefficients c_l of the gates. Zero at first."""
+    """Weight exp(b_l) and gate coefficients c_l of each edge label; b is initialised to zero."""
 
     def __init__(self, labels: int, gates: int) -> None:
         super().__init__()
@@ -32,12 +33,12 @@ class EdgeLabels(nn.Module):
         self.gates = nn.Parameter(torch.randn(labels, gates) * 0.5) if gates else None
 
     def forward(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """labels [...] int64 >= 0 -> weights [...] and coefficients [..., gates]."""
+        """Map labels [...] int64 >= 0 to weights [...] and coefficients [..., gates]."""
         return self.bias[labels].exp(), None if self.gates is None else self.gates[labels]
 
 
 class SpatialGraph(nn.Module):
-    """Stage 4a: boxes -> A [K, B, R, R]. Regions without a box have no spatial edge but their own."""
+    """Stage 4a: boxes -> A [K, B, R, R]. Regions without a box have no spatial edges."""
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
@@ -50,18 +51,18 @@ class SpatialGraph(nn.Module):
         if self.kind == "polar":
             k = settings.polar_kernels
             self.centre = nn.Parameter(torch.stack([torch.rand(k), (torch.rand(k) * 2 - 1) * math.pi], dim=-1))
-            self.spread = nn.Parameter(torch.full((k, 2), -1.0))  # log of the standard deviations
+            self.spread = nn.Parameter(torch.full((k, 2), -1.0))  # log of the standard deviation
             self.mix = nn.Parameter(torch.zeros(k))
 
     def forward(self, regions: Regions) -> Tensor:
-        """[K, B, R, R], zero between unboxed regions; the diagonal is added later."""
-        own = torch.eye(regions.mask.shape[1], dtype=torch.bool, device=regions.mask.device)
-        pairs = regions.boxed[:, :, None] & regions.boxed[:, None] & ~own
+        """Return A [K, B, R, R], zero between regions without boxes; `GraphStep` adds the diagonal."""
+        diagonal = torch.eye(regions.mask.shape[1], dtype=torch.bool, device=regions.mask.device)
+        pairs = regions.boxed[:, :, None] & regions.boxed[:, None] & ~diagonal
         if self.kind == "iou":
-            return ((iou(regions.boxes) >= self.threshold) & pairs)[None].to(regions.boxes.dtype)
+            return ((compute_iou(regions.boxes) >= self.threshold) & pairs)[None].to(regions.boxes.dtype)
         if self.kind == "polar":
             return (self._weigh_offsets(regions.boxes) * pairs)[None]
-        labels = spatial_labels(regions.boxes)
+        labels = label_spatial_relations(regions.boxes)
         edge = (labels >= 0) & pairs
         if self.labels is None:
             return edge[None].to(regions.boxes.dtype)
@@ -72,8 +73,11 @@ class SpatialGraph(nn.Module):
         return torch.cat([weights[None], (weights[..., None] * gates).permute(3, 0, 1, 2)])
 
     def _weigh_offsets(self, boxes: Tensor) -> Tensor:
-        """Mixture of Gaussian kernels over (distance, angle) of the centres (Norcliffe-Brown et al. 2018, eq. 8)."""
-        distance, angle = offsets(boxes)
+        """Return weights [B, R, R], a mixture of Gaussian kernels over distance and angle of the box centres.
+
+        Norcliffe-Brown et al. 2018, eq. 8.
+        """
+        distance, angle = compute_offsets(boxes)
         rho = (distance[..., None] - self.centre[:, 0]) / self.spread[:, 0].exp()
         turn = torch.remainder(angle[..., None] - self.centre[:, 1] + math.pi, 2 * math.pi) - math.pi
         theta = turn / self.spread[:, 1].exp()
@@ -81,7 +85,7 @@ class SpatialGraph(nn.Module):
 
 
 class SemanticGraph(nn.Module):
-    """Stage 4b: relations -> A [K, B, R, R], each relation an edge both ways (its inverse has a label of its own)."""
+    """Stage 4b: relations -> A [K, B, R, R]. Each relation makes an edge in both directions, with different labels."""
 
     def __init__(self, settings: ModelSettings, predicates: int) -> None:
         super().__init__()
@@ -92,23 +96,27 @@ class SemanticGraph(nn.Module):
         self.maps = 1 + gates
 
     def select_relations(self, regions: Regions) -> Tensor:
-        """[E'] indices of the relations that make edges: strong enough, among their image's strongest, no self-loop."""
+        """Return indices [E'] of the relations that make edges.
+
+        They reach model.relation_min_score, are among the model.relation_top strongest of their image, and are not
+        loops.
+        """
         image, subject, _, object_ = regions.relations.unbind(1)
         scores = regions.relation_scores
         order = torch.argsort(scores, descending=True, stable=True)
         order = order[torch.argsort(image[order], stable=True)]
         counts = torch.bincount(image, minlength=len(regions))
         first = torch.cumsum(counts, 0) - counts
-        place = torch.arange(len(order), device=order.device) - first[image[order]]
-        chosen = order[place < self.top]
+        rank = torch.arange(len(order), device=order.device) - first[image[order]]
+        chosen = order[rank < self.top]
         return chosen[(scores[chosen] >= self.minimum) & (subject[chosen] != object_[chosen])]
 
     def forward(self, regions: Regions) -> Tensor:
-        """[K, B, R, R], zero without relations; the diagonal is added later."""
+        """Return A [K, B, R, R], zero without relations; `GraphStep` adds the diagonal."""
         size = regions.mask.shape[1]
         image, subject, predicate, object_ = regions.relations[self.select_relations(regions)].unbind(1)
-        there, back = (image * size + subject) * size + object_, (image * size + object_) * size + subject
-        cells = torch.cat([there, back])
+        forward, backward = (image * size + subject) * size + object_, (image * size + object_) * size + subject
+        cells = torch.cat([forward, backward])
         flat = regions.features.new_zeros(self.maps, len(regions) * size * size)
         if self.labels is None:
             flat[0, cells] = 1
@@ -120,10 +128,10 @@ class SemanticGraph(nn.Module):
 
 
 class GraphStep(nn.Module):
-    """H = LN(V1 + Dropout(ReLU(A^ V1 W))) with A^ the row-normalised A, its diagonal 1.
+    """One step on a graph: H = LN(V1 + Dropout(ReLU(A^ V1 W))), A^ the row-normalised A with diagonal 1.
 
-    residual: H = Dropout(A^ V1 W) with W the identity at first, without the region's own share: what the neighbours say
-    and nothing else, in the space that the region itself is in.
+    With model.residual: H = Dropout(A^ V1 W) with a zero diagonal and W initialised to the identity. H is then the
+    message of the neighbours alone, in the same space as the regions.
     """
 
     def __init__(self, settings: ModelSettings, maps: int) -> None:
@@ -137,24 +145,25 @@ class GraphStep(nn.Module):
         self.norm = None if self.residual else nn.LayerNorm(settings.dim)
 
     def forward(self, v: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:
-        """v [B, R, D], adjacency [K, B, R, R], mask [B, R] -> [B, R, D]."""
+        """Map v [B, R, D] with adjacency [K, B, R, R] and mask [B, R] to H [B, R, D]."""
         adjacency = adjacency * (mask[:, :, None] & mask[:, None])
-        own = 0 if self.residual else torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
-        rows = (adjacency[0] + own).sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        diagonal = 0 if self.residual else torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
+        row_sums = (adjacency[0] + diagonal).sum(dim=-1, keepdim=True).clamp(min=1e-6)
         values = self.weight(v)
-        message = ((adjacency[0] + own) / rows) @ values
+        message = ((adjacency[0] + diagonal) / row_sums) @ values
         if self.basis is not None:
-            for gate, direction in zip(adjacency[1:], self.basis, strict=True):
-                message = message + ((gate / rows) @ values) * direction
+            for gate, basis in zip(adjacency[1:], self.basis, strict=True):
+                message = message + ((gate / row_sums) @ values) * basis
         if self.norm is None:
             return self.dropout(message)
         return self.norm(v + self.dropout(torch.relu(message)))
 
 
 class ExplicitRelations(nn.Module):
-    """Stage 4c: V1 -> V2 = LN(V1 + Linear([H_s; H_m])), the Linear zero at first; one graph, both, or their union.
+    """Stage 4: V2 = LN(V1 + Linear([H_s; H_m])), with the Linear initialised to zero.
 
-    residual: without the LN, so that what came in is kept; the Linear passes on `FIRST_SHARE` of each message at first.
+    model.graphs selects one graph, both, or their union. With model.residual there is no LN, and the Linear is
+    initialised to add `INITIAL_SHARE` of each message.
     """
 
     def __init__(self, settings: ModelSettings, predicates: int) -> None:
@@ -168,17 +177,17 @@ class ExplicitRelations(nn.Module):
         self.fuse = make_linear(len(self.steps) * settings.dim, settings.dim, gain=0)
         if settings.residual:
             for part in self.fuse.weight.data.chunk(len(self.steps), dim=1):
-                part.fill_diagonal_(FIRST_SHARE)
+                part.fill_diagonal_(INITIAL_SHARE)
         self.norm = None if settings.residual else nn.LayerNorm(settings.dim)
         self.kinds = max(graph.maps for graph in graphs)
 
     def build_graphs(self, regions: Regions) -> list[Tensor]:
-        """The graphs' A [K, B, R, R], one for each step."""
+        """Return the adjacencies A [K, B, R, R], one per step."""
         graphs = [graph(regions) for graph in (self.spatial, self.semantic) if graph is not None]
         return [_add_graphs(graphs)] if self.union else graphs
 
     def forward(self, v: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
-        """v [B, R, D] -> V2 [B, R, D] and the edges of all graphs together [B, K, R, R], K = `kinds`."""
+        """Map v [B, R, D] to V2 [B, R, D] and the summed edges of all graphs [B, K, R, R], K = `kinds`."""
         graphs = self.build_graphs(regions)
         steps = [step(v, graph, regions.mask) for step, graph in zip(self.steps, graphs, strict=True)]
         fused = v + self.fuse(torch.cat(steps, dim=-1))
@@ -186,7 +195,7 @@ class ExplicitRelations(nn.Module):
 
 
 def _add_graphs(graphs: Sequence[Tensor]) -> Tensor:
-    """Graphs [K, B, R, R] added up, those with fewer maps filled with zeros."""
-    deepest = max(len(graph) for graph in graphs)
-    padded = [torch.cat([g, g.new_zeros(deepest - len(g), *g.shape[1:])]) for g in graphs]
+    """Add graphs [K, B, R, R]; those with fewer maps are padded with zeros."""
+    most = max(len(graph) for graph in graphs)
+    padded = [torch.cat([g, g.new_zeros(most - len(g), *g.shape[1:])]) for g in graphs]
     return sum(padded[1:], padded[0])

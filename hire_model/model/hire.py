@@ -1,12 +1,11 @@
 """The model. Read this file first; each stage has its own file.
 
-    encode_image   once per image:    1 projection -> 3 implicit relations -> 4 explicit relations -> 5 summary
+    encode_image   once per image:    1 projection   -> 3 implicit relations -> 4 explicit relations -> 5 summary
     encode_text    once per caption:  2 text encoder -> 3 implicit relations -> 5 summary
     score          once per pair:     6 object-word attention -> 7 cross-level interaction -> 8 score
 
-Everything is masked: a score does not depend on padding, on the other members of a batch, or on region order. The
-letters in shapes are those of hire_model/batch.py: B images, C captions, R regions, L word pieces, F feature size,
-D model.dim. P is model.pair_dim, or D where that is 0; K is the number of edge maps, H the size of the text states.
+Padding is masked everywhere: a score does not depend on padding, on other items of the batch, or on region order.
+Letters in shapes are explained in hire_model/batch.py. docs/model.md lists the source of each stage.
 """
 
 from __future__ import annotations
@@ -22,20 +21,37 @@ from hire_model.model.interaction import Interaction, Side, score_in_blocks
 from hire_model.model.layers import ImplicitRelations, make_linear, masked_mean, normalize
 from hire_model.model.regions import RegionProjection
 from hire_model.model.relations import RelationRoles
-from hire_model.model.text import BiGRU, Pretrained
+from hire_model.model.text import BiGRU, PretrainedEncoder
 from hire_model.model.vocabulary import Vocabulary
 from hire_model.settings import ModelSettings
 
 
 class Hire(nn.Module):
-    """Hybrid-modal interaction with multiple relational enhancements: a re-implementation from the paper's description.
+    """Score images against captions: hybrid-modal interaction with multiple relational enhancements.
+
+    A re-implementation from the paper's description. Create an untrained model with `build_model`, and load a trained
+    one with `hire_model.model.artifact.load`. Use `Scorer` to score raw images and captions.
 
     Args:
-        settings: which stages there are, and their sizes.
+        settings: the stages to build, and their sizes.
         feature_dim: F, size of the region features.
         predicates: names of the relations, in the order of their labels.
         vocabulary: the tokenizer.
-        encoder_config: config of a pretrained text encoder whose weights are loaded afterwards.
+        encoder_config: configuration of a pretrained text encoder whose weights are loaded later. Without it the
+            encoder is loaded from `model.text.checkpoint`.
+
+    Examples:
+        >>> from hire_model import Dataset
+        >>> from hire_model.data.loading import collate_regions
+        >>> from hire_model.model.build import build_model
+        >>> from hire_model.model.captions import build_caption_bank
+        >>> from hire_model.settings import resolve
+        >>> split = Dataset.open("datasets/scenes").split("train")
+        >>> model = build_model(resolve("synthetic").settings.model, split).eval()
+        >>> images = model.encode_image(collate_regions([split.regions(0), split.regions(1)]))
+        >>> texts = model.encode_text(build_caption_bank(model, ["a dog near a fence"]).tokens([0]))
+        >>> model.score(images, texts).total.shape
+        torch.Size([2, 1])
     """
 
     def __init__(
@@ -49,36 +65,36 @@ class Hire(nn.Module):
         super().__init__()
         self.settings, self.feature_dim, self.predicates = settings, feature_dim, tuple(predicates)
         self.vocabulary = vocabulary
-        dim, pair, bigru = settings.dim, settings.pair_dim or settings.dim, settings.text.kind == "bigru"
+        dim, pair_dim, bigru = settings.dim, settings.pair_dim or settings.dim, settings.text.kind == "bigru"
 
-        # stage 1, images; stage 2, captions
+        # Stage 1 for images, stage 2 for captions.
         self.regions = RegionProjection(settings, feature_dim)
-        self.text: BiGRU | Pretrained
-        self.text = BiGRU(settings, len(vocabulary)) if bigru else Pretrained(settings, encoder_config)
+        self.text: BiGRU | PretrainedEncoder
+        self.text = BiGRU(settings, len(vocabulary)) if bigru else PretrainedEncoder(settings, encoder_config)
 
-        # stage 3, implicit relations
+        # Stage 3, implicit relations.
         implicit_text = settings.text_implicit == "on" or (settings.text_implicit == "auto" and bigru)
         self.implicit_regions = ImplicitRelations(settings) if settings.image_implicit else None
         self.implicit_words = ImplicitRelations(settings) if implicit_text else None
 
-        # stage 4, explicit relations
+        # Stage 4, explicit relations.
         self.explicit = ExplicitRelations(settings, len(self.predicates)) if settings.graphs != "none" else None
 
-        # the smaller space of the pair stages
-        self.to_pair_regions = make_linear(dim, pair) if settings.pair_dim else nn.Identity()
-        self.to_pair_words = make_linear(dim, pair) if settings.pair_dim else nn.Identity()
+        # From D to P, the smaller size of the pair stages.
+        self.to_pair_regions = make_linear(dim, pair_dim) if settings.pair_dim else nn.Identity()
+        self.to_pair_words = make_linear(dim, pair_dim) if settings.pair_dim else nn.Identity()
         for layer in (self.to_pair_regions, self.to_pair_words):
-            if isinstance(layer, nn.Linear) and settings.residual:  # the first directions of a warm start are strongest
-                nn.init.eye_(layer.weight)
+            if isinstance(layer, nn.Linear) and settings.residual:
+                nn.init.eye_(layer.weight)  # keep the first P directions: the strongest ones after a warm start
 
-        # stages 6 to 8; `roles` are the captions' side of the relation match in stage 8
-        kinds = self.explicit.kinds if self.explicit is not None and settings.relation_match else 0  # K
+        # Stages 6 to 8. `roles` is the caption part of the relation match in stage 8; kinds is K, or 0 without it.
+        kinds = self.explicit.kinds if self.explicit is not None and settings.relation_match else 0
         self.roles = RelationRoles(self.text.width, kinds) if kinds else None
         self.interaction = Interaction(settings, kinds)
 
     def encode_image(self, regions: Regions) -> EncodedImages:
-        """Stages 1, 3, 4 and 5, once per image."""
-        v, edges = self.regions(regions), None  # V0 [B, R, F] -> [B, R, D]
+        """Run stages 1, 3, 4 and 5, once per image."""
+        v, edges = self.regions(regions), None  # features [B, R, F] -> V0 [B, R, D]
         if self.implicit_regions is not None:
             v = self.implicit_regions(v, regions.mask)  # V1 [B, R, D]
         if self.explicit is not None:
@@ -89,28 +105,28 @@ class Hire(nn.Module):
         return EncodedImages(v, regions.mask, summary, edges if self.roles is not None else None)
 
     def encode_text(self, tokens: Tokens) -> EncodedTexts:
-        """Stages 2, 3 and 5, once per caption."""
-        t, states = self.encode_words(tokens)  # T [C, L, D], [C, L, H]
+        """Run stages 2, 3 and 5, once per caption."""
+        t, states = self.encode_words(tokens)  # T [C, L, D], states [C, L, H]
         summary = normalize(masked_mean(t, tokens.mask))  # g_T [C, D]
         roles = self.roles(states) if self.roles is not None else None  # [C, L, 2Kd]
         return EncodedTexts(self.to_pair_words(t), tokens.mask, summary, roles)  # words [C, L, P]
 
     def encode_words(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Stages 2 and 3: return T [C, L, D], zero where padded, and the text encoder's states [C, L, H]."""
+        """Run stages 2 and 3: return T [C, L, D], zero where padded, and the text encoder's states [C, L, H]."""
         t, states = self.text(tokens)  # [C, L, D], [C, L, H]
         if self.implicit_words is not None:
             t = self.implicit_words(t, tokens.mask)
         return t * tokens.mask[..., None], states
 
     def score(self, images: EncodedImages, texts: EncodedTexts) -> Scores:
-        """Stages 6 to 8 for each of B images against each of C captions -> [B, C]."""
+        """Run stages 6 to 8 for each of B images against each of C captions; scores are [B, C]."""
         v, t = self.prepare_sides(images, texts)
         return self._combine(score_in_blocks(self.interaction, v, t), images.summary @ texts.summary.T)
 
     def score_pairs(self, images: EncodedImages, texts: EncodedTexts, image: Tensor, text: Tensor) -> Scores:
-        """Stages 6 to 8 for N pairs only, given as indices image [N] and text [N] -> [N]."""
+        """Run stages 6 to 8 for N pairs, given as indices image [N] and text [N]; scores are [N]."""
         v, t = self.prepare_sides(images, texts)
-        pair = self.interaction(v[image[:, None]], t[text[:, None]])[:, 0, 0]  # N groups of one pair: [N, 1, 1] -> [N]
+        pair = self.interaction(v[image[:, None]], t[text[:, None]])[:, 0, 0]  # a group per pair: [N, 1, 1] -> [N]
         return self._combine(pair, (images.summary[image] * texts.summary[text]).sum(dim=-1))
 
     def prepare_sides(self, images: EncodedImages, texts: EncodedTexts) -> tuple[Side, Side]:
@@ -118,6 +134,7 @@ class Hire(nn.Module):
         return self.interaction.prepare_images(images), self.interaction.prepare_texts(texts)
 
     def _combine(self, pair: Tensor, globals_: Tensor) -> Scores:
+        """Return the weighted mean of the pair score and the global score, with its parts."""
         if not self.settings.global_head:
             return Scores(pair, pair, None)
         weight = self.settings.global_weight

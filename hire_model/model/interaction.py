@@ -1,8 +1,9 @@
-"""Stages 6 and 7, which see both sides of a pair, and stage 8, the score.
+"""The pair stages: 6 object-word attention, 7 cross-level interaction, 8 the score.
 
-Everything here works on groups: G groups of B images and C captions, each image of a group against each caption of
-the same group. A whole matrix is one group; a list of pairs is a group per pair with B = C = 1; a caption with its
-shortlist is a group with C = 1. So the same code scores matrices, pairs and shortlists.
+All tensors have a group axis: each of G groups compares each of its B images with each of its C captions. A whole
+matrix is one group, a list of pairs is one group per pair (B = C = 1), and a caption with its shortlist is one group
+with C = 1. The same code therefore scores matrices, pairs and shortlists. Fragments are the regions of an image or the
+words of a caption.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from hire_model.model.layers import make_linear, masked_mean, normalize
 from hire_model.model.relations import RELATED_SHARE, RelationMatch
 from hire_model.settings import ModelSettings
 
-# A tensor of more than 32 MB is mapped and unmapped by the C library each time, which costs more than the arithmetic:
-# in blocks of this size a training step takes less than half as long (benchmarks/README.md).
-_CPU_BLOCK = 16 << 20
-_GPU_BLOCK = 512 << 20
-_TENSORS = 25  # tensors of that size that the backward pass needs, about
+# Bytes of the largest tensor of a block. The C library maps and unmaps every tensor above 32 MB, which costs more than
+# the arithmetic: with these blocks a training step takes less than half as long (benchmarks/README.md).
+_CPU_BLOCK, _GPU_BLOCK = 16 << 20, 512 << 20
+# Bytes that all blocks may keep for the backward pass, which needs about `_KEPT_TENSORS` tensors of a block's size.
 _CPU_KEPT, _GPU_KEPT = 3 << 30, 8 << 30
+_KEPT_TENSORS = 25
 
 
 class Refine(nn.Module):
-    """v^ = v + F2 ReLU(F1(v * tanh(Fs c) + Fh c)) for a fragment v and its attended vector c.
+    """Stage 6: v^ = v + F2 ReLU(F1(v * tanh(Fs c) + Fh c)) for a fragment v and its attended vector c.
 
-    Fs and Fh come before the weighted sum that makes c, and a linear map commutes with it: `keys` computes both once
-    per item, and attention then sums the keys instead of the fragments.
+    c is a weighted sum of the other side's fragments. Fs and Fh are linear and commute with that sum, so `keys` applies
+    both once per fragment, and attention sums the keys.
     """
 
     def __init__(self, size: int, dropout: float) -> None:
@@ -42,13 +43,16 @@ class Refine(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, v: Tensor, attended: Tensor) -> Tensor:
-        """v [..., n, P], attended [..., n, 2P] (already through `keys`) -> [..., n, P]."""
+        """Refine v [..., n, P] with attended [..., n, 2P], a weighted sum of keys; return [..., n, P]."""
         scale, shift = attended.chunk(2, dim=-1)
         return v + self.second(self.dropout(torch.relu(self.first(v * torch.tanh(scale) + shift))))
 
 
 class CrossLevel(nn.Module):
-    """Stage 7: w = sigmoid(g.v / sqrt(P)), u = w v, o = v + ReLU(F(u * tanh(Fs u) + g)), g the other side's summary."""
+    """Stage 7: w = sigmoid(g.v / sqrt(P)), u = w v, o = v + ReLU(F(u * tanh(Fs u) + g)).
+
+    v is a fragment, g the summary of the other side.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -56,7 +60,7 @@ class CrossLevel(nn.Module):
         self.out = make_linear(size, size, gain=0.1)
 
     def forward(self, v: Tensor, g: Tensor) -> Tensor:
-        """v [..., n, P], g [..., P] -> [..., n, P]."""
+        """Map v [..., n, P] with g [..., P] to [..., n, P]."""
         g = g[..., None, :]
         u = torch.sigmoid((v * g).sum(dim=-1, keepdim=True) * v.shape[-1] ** -0.5) * v
         return v + torch.relu(self.out(u * torch.tanh(self.scale(u)) + g))
@@ -64,11 +68,15 @@ class CrossLevel(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """What the pair stages take of images or captions, each prepared once per item: n fragments of items [...].
+    """Inputs of the pair stages for one side, images or captions: items [...] of n fragments, prepared once per item.
 
-    x [..., n, P], directions [..., n, P] its unit vectors, mask [..., n], keys [..., n, 2P] for the other side's
-    `Refine` (None without stage 6), summary [..., P] the unit mean, relations: of images the edges [..., K, n, n], of
-    captions the roles [..., n, 2Kd], None where they are not matched
+    Attributes:
+        x: [..., n, P] fragments.
+        directions: [..., n, P] unit vectors of `x`.
+        mask: [..., n] bool.
+        keys: [..., n, 2P] keys for the other side's `Refine`; None without stage 6.
+        summary: [..., P] unit vector of the mean fragment.
+        relations: edges [..., K, n, n] of images or roles [..., n, 2Kd] of captions; None if not matched.
     """
 
     x: Tensor
@@ -79,7 +87,7 @@ class Side:
     relations: Tensor | None
 
     def __getitem__(self, index: Tensor | slice | None) -> Side:
-        """The items at `index`, a tensor of any shape; None puts a group axis in front."""
+        """Return the items at `index`, a tensor of any shape; None adds a leading group axis."""
         keys = None if self.keys is None else self.keys[index]
         relations = None if self.relations is None else self.relations[index]
         return Side(self.x[index], self.directions[index], self.mask[index], keys, self.summary[index], relations)
@@ -87,10 +95,13 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Fragments:
-    """What the pair stages make of each fragment; C or B is 1 where no stage looks at the other side.
+    """Results of stages 6 and 7 for each fragment of each pair.
 
-    regions [G, C, B, R, P], words [G, B, C, L, P]; None without: aligned [G, B, C, L] each word's part of the
-    alignment, related [G, B, C] S_rel
+    Attributes:
+        regions: [G, C, B, R, P]; C is 1 if the regions do not depend on the caption.
+        words: [G, B, C, L, P]; B is 1 if the words do not depend on the image.
+        aligned: [G, B, C, L] part of each word in the alignment score; None without model.alignment.
+        related: [G, B, C] S_rel; None without model.relation_match.
     """
 
     regions: Tensor
@@ -102,13 +113,14 @@ class Fragments:
 class Interaction(nn.Module):
     """Stages 6 to 8 for groups of images and captions.
 
-    kinds: K of the images' edges, where they are matched against the captions' relations; 0: they are not
+    Args:
+        settings: the pair stages to build, and their sizes.
+        kinds: K, edge maps of the relation match; 0 to build none.
     """
 
     def __init__(self, settings: ModelSettings, kinds: int) -> None:
         super().__init__()
         size = settings.pair_dim or settings.dim
-        self.direction = settings.direction
         self.temperatures = settings.region_temperature, settings.word_temperature
         i2t, t2i = settings.direction != "t2i", settings.direction != "i2t"
         self.on_regions = Refine(size, settings.dropout) if settings.object_word and i2t else None
@@ -122,30 +134,30 @@ class Interaction(nn.Module):
         self.max_of_words = nn.Parameter(start(size)) if t2i else None
 
     def prepare_images(self, images: EncodedImages) -> Side:
-        """Images, prepared."""
+        """Prepare images for the pair stages."""
         return _prepare_side(images.regions, images.mask, self.on_words, images.edges)
 
     def prepare_texts(self, texts: EncodedTexts) -> Side:
-        """Captions, prepared."""
+        """Prepare captions for the pair stages."""
         return _prepare_side(texts.words, texts.mask, self.on_regions, texts.roles)
 
     def forward(self, images: Side, texts: Side) -> Tensor:
-        """Items [G, B] and [G, C] of both sides -> S [G, B, C]: the mean of the cosines that are on, and S_rel."""
-        seen = self.interact(images, texts)
+        """Score images [G, B] against texts [G, C]: S [G, B, C], mean of the enabled cosines plus a share of S_rel."""
+        fragments = self.interact(images, texts)
         parts = []
         if self.max_of_regions is not None:
-            pooled = pool(seen.regions, images.mask[:, None], self.max_of_regions)  # [G, C or 1, B, P]
+            pooled = pool(fragments.regions, images.mask[:, None], self.max_of_regions)  # [G, C or 1, B, P]
             parts.append((pooled * texts.summary[:, :, None]).sum(dim=-1).transpose(1, 2))
         if self.max_of_words is not None:
-            pooled = pool(seen.words, texts.mask[:, None], self.max_of_words)  # [G, B or 1, C, P]
+            pooled = pool(fragments.words, texts.mask[:, None], self.max_of_words)  # [G, B or 1, C, P]
             parts.append((pooled * images.summary[:, :, None]).sum(dim=-1))
-        if seen.aligned is not None:
-            parts.append(seen.aligned.sum(dim=-1))
+        if fragments.aligned is not None:
+            parts.append(fragments.aligned.sum(dim=-1))
         mean = sum(parts[1:], parts[0]) / len(parts)
-        return mean if seen.related is None else mean + RELATED_SHARE * seen.related
+        return mean if fragments.related is None else mean + RELATED_SHARE * fragments.related
 
     def interact(self, images: Side, texts: Side) -> Fragments:
-        """Stages 6 and 7, as far as the directions that are scored need them."""
+        """Run stages 6 and 7 for the directions that model.direction selects."""
         regions, words, aligned, related = images.x[:, None], texts.x[:, None], None, None
         cosine = self.compute_cosine(images, texts)
         if self.on_regions is not None or self.on_words is not None:
@@ -167,21 +179,24 @@ class Interaction(nn.Module):
         return Fragments(regions, words, aligned, related)
 
     def compute_cosine(self, images: Side, texts: Side) -> Tensor:
-        """[G, C*L, B*R] of words and regions."""
+        """Return the cosines [G, C*L, B*R] of words and regions."""
         return texts.directions.flatten(1, 2) @ images.directions.flatten(1, 2).transpose(1, 2)
 
     def _align(self, over_regions: Tensor, images: Side, texts: Side) -> Tensor:
-        """cos(t_j, e_j) of words and what they attend (SCAN, Lee et al. 2018, eq. 6), by the length of t_j."""
+        """Return cos(t_j, e_j) [G, B, C, L] of words and attended regions, weighted by the length of t_j.
+
+        SCAN, Lee et al. 2018, eq. 6.
+        """
         attended = (over_regions @ images.x).unflatten(2, texts.mask.shape[1:])  # [G, B, C, L, P]
         cosine = (normalize(attended) * texts.directions[:, None]).sum(dim=-1)
         weights = texts.x.norm(dim=-1) * texts.mask  # [G, C, L]
         return cosine * (weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6))[:, None]
 
     def attend(self, cosine: Tensor, v_mask: Tensor, t_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of regions over words [G, C, B*R, L] and of words over regions [G, B, C*L, R] (DIME, SCAN).
+        """Return attention of regions over words [G, C, B*R, L] and of words over regions [G, B, C*L, R].
 
-        The cosine goes through LeakyReLU, is scaled to length 1 over the attending axis, and softmax over the attended
-        one follows; padded rows count in neither.
+        As in DIME and SCAN: LeakyReLU of the cosine, scaled to length 1 over the attending axis, then softmax over the
+        attended axis. Padding is left out of both.
         """
         a = nn.functional.leaky_relu(cosine, 0.1) * (t_mask.flatten(1)[:, :, None] & v_mask.flatten(1)[:, None])
         a = a.view(*t_mask.shape, *v_mask.shape[1:])  # [G, C, L, B, R]
@@ -197,41 +212,43 @@ class Interaction(nn.Module):
 
 
 def score_in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
-    """S [B, C] of each of B images against each of C captions, so many captions at a time as memory is good for.
+    """Score each of B images against each of C captions: S [B, C].
 
-    What all blocks keep for the backward pass is bounded too: beyond that each block is computed again there.
+    Captions are scored in blocks whose tensors have about `_CPU_BLOCK` or `_GPU_BLOCK` bytes. If all blocks together
+    would keep too much memory for the backward pass, each block is recomputed there.
     """
     fragments = images.mask.shape[1] + texts.mask.shape[1]
-    one = 4 * len(images.mask) * fragments * images.x.shape[-1]  # bytes of one tensor for all images and one caption
+    per_caption = 4 * len(images.mask) * fragments * images.x.shape[-1]  # bytes of a tensor of all images
     on_cpu = images.x.device.type == "cpu"
-    size = max(1, (_CPU_BLOCK if on_cpu else _GPU_BLOCK) // one)
-    # what the relation match keeps of them: both ends of each region, and as much again along the edges
+    size = max(1, (_CPU_BLOCK if on_cpu else _GPU_BLOCK) // per_caption)
+    # The relation match keeps both role vectors of each region, and as much again for their products with the edges.
     matched = 0 if texts.relations is None else 8 * images.mask.numel() * texts.relations.shape[-1]
-    kept = (one * _TENSORS + matched) * len(texts.mask)
-    again = torch.is_grad_enabled() and kept > (_CPU_KEPT if on_cpu else _GPU_KEPT)
-    score = partial(_score_with_recompute, interaction) if again else interaction
+    kept = (per_caption * _KEPT_TENSORS + matched) * len(texts.mask)
+    recompute = torch.is_grad_enabled() and kept > (_CPU_KEPT if on_cpu else _GPU_KEPT)
+    score = partial(_score_with_recompute, interaction) if recompute else interaction
     starts = range(0, len(texts.mask), size)
     return torch.cat([score(images[None], texts[slice(start, start + size)][None])[0] for start in starts], dim=1)
 
 
 def _score_with_recompute(interaction: Interaction, images: Side, texts: Side) -> Tensor:
-    """The block's scores, computed once more in the backward pass, with the same dropout.
+    """Score a block, and compute it again in the backward pass with the same dropout.
 
-    torch keeps the random state of the devices of the tensors that it is handed, and does not look into a `Side`.
+    `checkpoint` saves the random state of the devices of its tensor arguments. It does not look inside a `Side`, so it
+    also gets `images.x`.
     """
 
-    def scores(_: Tensor, images: Side, texts: Side) -> Tensor:
+    def score(_: Tensor, images: Side, texts: Side) -> Tensor:
         return interaction(images, texts)
 
-    return checkpoint(scores, images.x, images, texts, use_reentrant=False)
+    return checkpoint(score, images.x, images, texts, use_reentrant=False)
 
 
-def _prepare_side(x: Tensor, mask: Tensor, other: Refine | None, relations: Tensor | None) -> Side:
-    keys = None if other is None else other.keys(x)
+def _prepare_side(x: Tensor, mask: Tensor, refine_other: Refine | None, relations: Tensor | None) -> Side:
+    keys = None if refine_other is None else refine_other.keys(x)
     return Side(x, normalize(x), mask, keys, normalize(masked_mean(x, mask)), relations)
 
 
 def pool(x: Tensor, mask: Tensor, max_weight: Tensor) -> Tensor:
-    """Unit vector of mean + max_weight [P] * max of x [..., n, P] over the n that mask [..., n] marks."""
+    """Return the unit vector of mean + max_weight [P] * max of x [..., n, P] over the n that mask [..., n] marks."""
     largest = x.masked_fill(~mask[..., None], float("-inf")).amax(dim=-2)
     return normalize(masked_mean(x, mask) + max_weight * largest)

@@ -1,4 +1,4 @@
-"""Parts that several stages share, and stage 3, implicit relations."""
+"""Helpers that several stages share, and stage 3, implicit relations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EPS = 1e-12
 
 
 def normalize(x: Tensor, dim: int = -1) -> Tensor:
-    """Scale x to length 1 along `dim`. The gradient is finite at zero, where padded rows lie."""
+    """Scale x to length 1 along `dim`. The gradient is finite at zero, the value of padded rows."""
     return x * torch.rsqrt(x.square().sum(dim=dim, keepdim=True) + EPS)
 
 
@@ -22,7 +22,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def make_linear(size_in: int, size_out: int, gain: float = 1.0) -> nn.Linear:
-    """Return a Linear with Xavier weights times `gain` and no bias at first; gain 0 begins as the zero map."""
+    """Return a Linear initialised with Xavier weights times `gain` and zero bias; gain 0 gives the zero map."""
     layer = nn.Linear(size_in, size_out)
     if gain:
         nn.init.xavier_uniform_(layer.weight, gain)
@@ -33,9 +33,10 @@ def make_linear(size_in: int, size_out: int, gain: float = 1.0) -> nn.Linear:
 
 
 class ImplicitRelations(nn.Module):
-    """Stage 3: one post-norm transformer encoder layer among the fragments of one image or caption.
+    """Stage 3: one post-norm transformer encoder layer over the fragments of one image or caption.
 
-    residual: its output is added to its input through a Linear that is zero at first, instead of replacing it.
+    With model.residual a Linear initialised to zero adds the layer's output to its input; otherwise the output replaces
+    the input.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -45,6 +46,6 @@ class ImplicitRelations(nn.Module):
         self.out = make_linear(dim, dim, gain=0) if settings.residual else None
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [B, n, D], mask [B, n] -> [B, n, D]."""
+        """Map x [B, n, D] with mask [B, n] to [B, n, D]."""
         y = self.layer(x, src_key_padding_mask=~mask)
         return y if self.out is None else x + self.out(y)

@@ -1,4 +1,4 @@
-"""Stage 1, region projection: x [B, R, F] -> V0 [B, R, D]."""
+"""Stage 1, region projection: features [B, R, F] -> V0 [B, R, D]."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from hire_model.batch import Regions
 from hire_model.model.layers import make_linear, normalize
 from hire_model.settings import ModelSettings
 
-BOX_FACTS = 8
+BOX_VALUES = 8
 
 
 def encode_boxes(regions: Regions) -> Tensor:
-    """[B, R, 8]: centre x and y, width, height, area, left and lower edge (all in -1..1), 1; all zero without a box."""
+    """Return [B, R, 8]: centre x and y, width, height, area, left and lower edge (all in -1..1), 1.
+
+    All values of a region without a box are zero.
+    """
     x1, y1, x2, y2 = regions.boxes.unbind(-1)
     width, height = x2 - x1, y2 - y1
-    facts = torch.stack(
+    values = torch.stack(
         [x1 + x2 - 1, y1 + y2 - 1, 2 * width - 1, 2 * height - 1, 2 * width * height - 1, 2 * x1 - 1, 2 * y2 - 1,
          torch.ones_like(x1)],
         dim=-1,
     )  # fmt: skip
-    return facts * regions.boxed[..., None]
+    return values * regions.boxed[..., None]
 
 
 class RegionProjection(nn.Module):
-    """Normalised features through a Linear, plus (our addition) a linear map of where the box is and how large."""
+    """Stage 1: a Linear on normalised features, plus a Linear on the position and size of the box (ours)."""
 
     mean: Tensor
     scale: Tensor
@@ -37,21 +40,21 @@ class RegionProjection(nn.Module):
         self.register_buffer("scale", torch.ones(feature_dim))
         self.dropout = nn.Dropout(settings.input_dropout)
         self.project = make_linear(feature_dim, settings.dim)
-        self.position = make_linear(BOX_FACTS, settings.dim) if settings.box_encoding else None
+        self.position = make_linear(BOX_VALUES, settings.dim) if settings.box_encoding else None
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Mean and standard deviation [F] of the training features; a constant feature is left unscaled."""
+        """Set mean and standard deviation [F] of the training features; constant features stay unscaled."""
         self.mean.copy_(mean)
         self.scale.copy_(1 / std.where(std > 1e-6, torch.ones_like(std)))
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Features [..., F] as the projection takes them."""
+        """Normalise features [..., F] as model.feature_norm selects."""
         if self.norm == "standardise":
             return (x - self.mean) * self.scale
         return normalize(x) if self.norm == "l2" else x
 
     def forward(self, regions: Regions) -> Tensor:
-        """[B, R, D]; what stands in padded rows means nothing."""
+        """Return V0 [B, R, D]. The values of padded rows have no meaning."""
         v = self.project(self.dropout(self.normalize(regions.features)))
         if self.position is not None:
             v = v + self.position(encode_boxes(regions))

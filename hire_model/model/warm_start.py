@@ -1,9 +1,9 @@
-"""A closed-form start: the regularised canonical correlation of images and captions.
+"""Closed-form start: initialise both projections with the canonical correlation (CCA) of images and captions.
 
-With few pictures, two linear maps learned by gradient fall behind the same two maps solved for (docs/results.md has the
-figures). So both projections may begin at the solution, after Hotelling (1936) with ridges as in Vinod (1976), each
-direction weighted by its correlation (Gong et al. 2014, section 3.4); the other stages begin as zero and learn what
-linear maps cannot say.
+On few images, two linear maps learned by gradient descent are worse than the same maps solved in closed form
+(docs/experiments/photographs.md). The solution is regularised CCA: Hotelling (1936), with ridges as in Vinod (1976) and
+each direction weighted by its correlation (Gong et al. 2014, section 3.4). The other stages start at zero and learn
+what linear maps cannot express.
 """
 
 from __future__ import annotations
@@ -18,58 +18,76 @@ from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
 from hire_model.model.hire import Hire
 from hire_model.model.layers import masked_mean
-from hire_model.model.text import BiGRU, Pretrained
+from hire_model.model.text import BiGRU, PretrainedEncoder
 from hire_model.progress import show_progress
 from hire_model.settings import TrainSettings
 
-WARM_STARTED = ("regions.project.", "text.project.", "text.words.", "text.embedding.", "text.skip.")  # what is set here
+# Prefixes of the parameters that `warm_start` sets.
+WARM_STARTED = ("regions.project.", "text.project.", "text.words.", "text.embedding.", "text.skip.")
 _BLOCK = 256
-_MOST_WORDS = 4096  # the frequent ones; the matrix to decompose is this large, and rare words say little
+_MAX_WORDS = 4096  # most frequent words; bounds the matrix to decompose, and rare words contribute little
 
 
 @torch.no_grad()
 def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSettings) -> Tensor:
-    """Set the model's two projections to the CCA of the training split; gives the correlations [at most D], falling.
+    """Set the model's two projections to the CCA of the training split.
 
-    Images are described by the mean of their normalised features. Captions are described by the mean of a pretrained
-    encoder's states, by how often each word stands in them, rare words weighing more, or by both, each of the same
-    variance (text.lexical); for the BiGRU by the words alone. Captions are read in blocks and only their moments are
-    kept. The model must have the residual form (model.residual), which `Settings` checks: it has the linear paths to
-    set.
+    An image is represented by the mean of its normalised features. A caption is represented by its word frequencies,
+    weighted by the root of the inverse document frequency (BiGRU), by the mean of its encoder states (pretrained
+    encoder), or by both, scaled to the same variance (pretrained encoder with model.text.lexical). Captions are read in
+    blocks, and only their moments are kept in memory.
+
+    Args:
+        model: has the residual form (model.residual), which provides the linear paths to set; `Settings` checks it.
+        train: the training split.
+        bank: the captions of `train`.
+        settings: the ridges.
+
+    Returns:
+        The correlations [at most D], in descending order.
     """
     device = next(model.parameters()).device
     x = _average_regions(model, train, device)  # [N, F]
-    centre = x.mean(dim=0)
-    x -= centre
+    mean = x.mean(dim=0)
+    x -= mean
     lexical = isinstance(model.text, BiGRU) or model.text.words is not None
     words = _find_frequent_words(bank, len(model.vocabulary)) if lexical else None
     texts = _compute_text_moments(model, bank, words, x, torch.from_numpy(train.owner).to(device))
-    if isinstance(model.text, Pretrained):
+    if isinstance(model.text, PretrainedEncoder):
         texts = texts.balance(model.text.width)
-    most = model.text.embedding.embedding_dim if isinstance(model.text, BiGRU) else model.settings.dim
-    size = min(model.settings.dim, most, x.shape[1], len(texts.mean))
+    limit = model.text.embedding.embedding_dim if isinstance(model.text, BiGRU) else model.settings.dim
+    size = min(model.settings.dim, limit, x.shape[1], len(texts.mean))
     ridges = settings.warm_image_ridge, settings.warm_text_ridge
     covariance = x.T @ x / len(x)
-    a, b, correlations = cca(covariance, texts.covariance, texts.cross, *ridges, size)
+    a, b, correlations = solve_cca(covariance, texts.covariance, texts.cross, *ridges, size)
     a, b = a * _compute_scale(a, covariance), b * _compute_scale(b, texts.covariance)
-    _set_linear(model.regions.project, a, -centre @ a)
+    _set_linear(model.regions.project, a, -mean @ a)
     if model.regions.position is not None:
         model.regions.position.weight.zero_()
     b, offset = b * texts.scale[:, None], -texts.mean @ b
     if isinstance(model.text, BiGRU):
         assert words is not None
-        _set_words(model.text, b, offset, *words)
+        _set_bigru(model.text, b, offset, *words)
     else:
-        _set_states(model.text, b, offset, words)
+        _set_pretrained(model.text, b, offset, words)
     return correlations
 
 
-def cca(
+def solve_cca(
     covariance_x: Tensor, covariance_y: Tensor, cross: Tensor, ridge_x: float, ridge_y: float, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps a [F, size] and b [H, size] and their correlations [size], from covariances [F, F], [H, H] and [F, H].
+    """Compute the regularised CCA of x and y from their covariances.
 
-    A ridge is given in units of the mean variance of its side.
+    Args:
+        covariance_x: [F, F], of the image vectors x.
+        covariance_y: [H, H], of the caption vectors y.
+        cross: [F, H], cross-covariance of x and y.
+        ridge_x: ridge of x, in units of its mean variance.
+        ridge_y: ridge of y, in units of its mean variance.
+        size: number of directions.
+
+    Returns:
+        Maps a [F, size] and b [H, size], each column scaled by its correlation, and the correlations [size].
     """
     root_x, root_y = _invert_root(covariance_x, ridge_x), _invert_root(covariance_y, ridge_y)
     left, correlations, right = torch.linalg.svd(root_x @ cross @ root_y, full_matrices=False)
@@ -78,12 +96,14 @@ def cca(
 
 
 def _invert_root(covariance: Tensor, ridge: float) -> Tensor:
+    """Return the inverse square root of `covariance` plus the ridge."""
     scale = covariance.diagonal().mean().clamp(min=1e-12)
     values, vectors = torch.linalg.eigh(covariance + ridge * scale * torch.eye(len(covariance)).to(covariance))
     return vectors * values.clamp(min=1e-12).rsqrt() @ vectors.T
 
 
 def _average_regions(model: Hire, split: Split, device: torch.device) -> Tensor:
+    """Return the mean normalised features [N, F] of each image."""
     means = torch.empty(len(split.images), model.feature_dim, device=device)
     for start in show_progress(range(0, len(means), _BLOCK), "closed-form start, images"):
         rows = range(start, min(start + _BLOCK, len(means)))
@@ -94,9 +114,13 @@ def _average_regions(model: Hire, split: Split, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Of M captions' descriptions y: mean [H], covariance [H, H], and with their images' centred x, cross [F, H].
+    """Moments of the caption vectors y.
 
-    scale [H]: what y was multiplied by
+    Attributes:
+        mean: [H].
+        covariance: [H, H].
+        cross: [F, H], cross-covariance with the centred image vectors x.
+        scale: [H], factors that y has been multiplied by.
     """
 
     mean: Tensor
@@ -105,7 +129,7 @@ class _Moments:
     scale: Tensor
 
     def balance(self, first: int) -> _Moments:
-        """The same of descriptions whose numbers after the `first` have as much variance in all as these."""
+        """Scale the dimensions after the `first` ones so that both groups have the same total variance."""
         variance, scale = self.covariance.diagonal(), self.scale.clone()
         scale[first:] *= (variance[:first].sum() / variance[first:].sum().clamp(min=1e-12)).sqrt()
         return _Moments(self.mean * scale, self.covariance * scale[:, None] * scale, self.cross * scale, scale)
@@ -114,15 +138,16 @@ class _Moments:
 def _compute_text_moments(
     model: Hire, bank: CaptionBank, words: tuple[Tensor, Tensor] | None, x: Tensor, owner: Tensor
 ) -> _Moments:
-    """Every image weighs the same in `cross`, however many captions it has."""
-    captions = torch.bincount(owner, minlength=len(x))
+    """Compute the moments of all captions. In `cross` each image has the same weight, for any number of captions."""
+    counts = torch.bincount(owner, minlength=len(x))
     total, square, cross, sums = (torch.zeros((), device=x.device) for _ in range(4))
     for start in show_progress(range(0, len(bank), _BLOCK), "closed-form start, captions"):
         rows = range(start, min(start + _BLOCK, len(bank)))
         y = _describe_captions(model, bank, rows, words, x.device)
         owners = owner[rows.start : rows.stop]
-        own = x[owners] / captions[owners, None]
-        total, square, cross, sums = total + y.sum(dim=0), square + y.T @ y, cross + own.T @ y, sums + own.sum(dim=0)
+        images = x[owners] / counts[owners, None]
+        total, square = total + y.sum(dim=0), square + y.T @ y
+        cross, sums = cross + images.T @ y, sums + images.sum(dim=0)
     mean = total / len(bank)
     covariance = square / len(bank) - mean[:, None] * mean
     return _Moments(mean, covariance, (cross - sums[:, None] * mean) / len(x), torch.ones_like(mean))
@@ -131,43 +156,44 @@ def _compute_text_moments(
 def _describe_captions(
     model: Hire, bank: CaptionBank, rows: range, words: tuple[Tensor, Tensor] | None, device: torch.device
 ) -> Tensor:
-    """[rows, H], the captions' mean states and then their word shares, as far as the text encoder has either."""
-    parts = [_average_states(model, bank, rows, device)] if isinstance(model.text, Pretrained) else []
+    """Return the caption vectors [rows, H]: mean states, then word frequencies, as far as the encoder has them."""
+    parts = [_average_states(model, bank, rows, device)] if isinstance(model.text, PretrainedEncoder) else []
     if words is not None:
         parts.append(_weigh_words(bank, rows, *words).to(device))
     return torch.cat(parts, dim=1)
 
 
 def _average_states(model: Hire, bank: CaptionBank, rows: range, device: torch.device) -> Tensor:
-    assert isinstance(model.text, Pretrained)
+    """Return the mean encoder states [rows, H] of each caption."""
+    assert isinstance(model.text, PretrainedEncoder)
     tokens = bank.tokens(rows).to(device)
     return masked_mean(model.text.encode(tokens) if tokens.states is None else tokens.states, tokens.mask)
 
 
 def _find_frequent_words(bank: CaptionBank, size: int) -> tuple[Tensor, Tensor]:
-    """Ids [W] of the words in two captions or more, and the root of each one's inverse document frequency."""
+    """Return the ids [W] of words in at least two captions, and the roots [W] of inverse document frequencies."""
     caption = np.repeat(np.arange(len(bank)), bank.lengths)
-    found = np.unique(caption * size + bank.ids) % size
-    documents = torch.from_numpy(np.bincount(found, minlength=size))
-    words = documents.argsort(descending=True, stable=True)[:_MOST_WORDS]
+    ids = np.unique(caption * size + bank.ids) % size  # each word once per caption
+    documents = torch.from_numpy(np.bincount(ids, minlength=size))
+    words = documents.argsort(descending=True, stable=True)[:_MAX_WORDS]
     words = words[documents[words] >= 2]
     return words, torch.log(len(bank) / documents[words].float()).sqrt()
 
 
 def _weigh_words(bank: CaptionBank, rows: range, words: Tensor, weights: Tensor) -> Tensor:
-    """[rows, W], the share of each caption's word pieces that each of `words` makes up, times the word's weight."""
+    """Return the frequency of each word in each caption times the word's weight, [rows, W]."""
     lengths, ids = bank.lengths[rows.start : rows.stop], bank.ids[bank.offsets[rows.start] : bank.offsets[rows.stop]]
     column = np.full(int(max(ids.max(), words.max())) + 1, -1)
     column[words.numpy()] = np.arange(len(words))
-    caption, place = np.repeat(np.arange(len(rows)), lengths), column[ids]
-    inside = place >= 0
-    shares = np.zeros((len(rows), len(words)), np.float32)
-    np.add.at(shares, (caption[inside], place[inside]), 1)
-    return torch.from_numpy(shares / lengths[:, None].astype(np.float32)) * weights
+    caption, column_of_id = np.repeat(np.arange(len(rows)), lengths), column[ids]
+    known = column_of_id >= 0
+    counts = np.zeros((len(rows), len(words)), np.float32)
+    np.add.at(counts, (caption[known], column_of_id[known]), 1)
+    return torch.from_numpy(counts / lengths[:, None].astype(np.float32)) * weights
 
 
 def _compute_scale(a: Tensor, covariance: Tensor) -> Tensor:
-    """What makes the projected rows have numbers of about 1, as after a layer norm."""
+    """Return the factor that gives the projected values unit variance, as after a layer norm."""
     return ((a * (covariance @ a)).sum() / a.shape[1]).clamp(min=1e-12).rsqrt()
 
 
@@ -179,18 +205,18 @@ def _set_linear(layer: torch.nn.Linear, a: Tensor, offset: Tensor) -> None:
 
 
 def _set_vectors(table: torch.nn.Embedding, b: Tensor, words: Tensor, weights: Tensor) -> None:
-    """Each word's vector becomes its row of the map, so that their mean is the map of the word shares."""
+    """Set each word's vector to its row of the map: their mean is then the map of the word frequencies."""
     table.weight.zero_()
     table.weight[words.to(b.device), : b.shape[1]] = b * weights[:, None].to(b.device)
 
 
-def _set_states(text: Pretrained, b: Tensor, offset: Tensor, words: tuple[Tensor, Tensor] | None) -> None:
+def _set_pretrained(text: PretrainedEncoder, b: Tensor, offset: Tensor, words: tuple[Tensor, Tensor] | None) -> None:
     _set_linear(text.project, b[: text.width], offset)
     if text.words is not None and words is not None:
         _set_vectors(text.words, b[text.width :], *words)
 
 
-def _set_words(text: BiGRU, b: Tensor, offset: Tensor, words: Tensor, weights: Tensor) -> None:
+def _set_bigru(text: BiGRU, b: Tensor, offset: Tensor, words: Tensor, weights: Tensor) -> None:
     assert text.skip is not None
     size = b.shape[1]
     _set_vectors(text.embedding, b, words, weights)

@@ -1,1 +1,1 @@
-"""The model card: what a user of a model must know, rendered from the facts of its training."""
+"""The model card: what a user of a model must know, generated from the facts of its training."""

@@ -1,7 +1,7 @@
-"""The model card: what a person must know before using a model, from the facts of its training.
+"""Collect the facts for a model card during training, and render the card.
 
-The sections follow Mitchell et al., "Model Cards for Model Reporting", FAT* 2019. The facts travel in the model
-folder's config.json, so every copy of the model has them.
+The sections follow Mitchell et al., "Model Cards for Model Reporting", FAT* 2019. The facts are in the model folder's
+config.json, so every copy of the model has them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from hire_model.data.schema import Manifest, SplitCounts
 from hire_model.errors import HireError
 from hire_model.evaluation.result import Result
 from hire_model.evaluation.slices import SliceTable
-from hire_model.gate import CHANGES, Decision
+from hire_model.gate import CONTRAST_TEXTS, Decision
 from hire_model.model import artifact
 from hire_model.settings import Settings, TrackingSettings
 from hire_model.tracking import registry, versions
 
 CARD = "model_card.md"
-FACT = "card"  # the key of a model folder's facts below which these facts are
+FACT = "card"  # key of these facts in the facts of a model folder
 NO_ABLATION = (
-    "None is at hand. `hire ablate stages --out FOLDER` on the same data shows what each part of the model gives, and "
+    "Not available. `hire ablate stages --out FOLDER` on the same data measures what each part of the model adds, and "
     "`hire card --ablation FOLDER/stages.json` adds its table here."
 )
-_NOT_OF_THE_MODEL = {"out", "device", "threads", "checkpoint_minutes"}  # where and how fast, not what
+_OMITTED = {"out", "device", "threads", "checkpoint_minutes"}  # settings that do not change the model
 
 
 class DataFacts(BaseModel):
@@ -45,7 +45,7 @@ class DataFacts(BaseModel):
 
 
 class CardFacts(BaseModel):
-    """What a training knows of its model, beyond what config.json has anyway; epochs count from 0."""
+    """The facts of a training that config.json does not have otherwise. `best_epoch` counts from 0."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,7 +67,7 @@ def collect_card_facts(
     epochs: int,
     best_epoch: int,
 ) -> CardFacts:
-    """The facts of a training; `result` is of the split that was judged in the end."""
+    """Collect the facts of a training; `result` is the final evaluation of the model."""
     data = DataFacts(
         name=manifest.name,
         digest=manifest.digest,
@@ -76,7 +76,7 @@ def collect_card_facts(
         extractor=manifest.feature_extractor,
         splits=manifest.splits,
     )
-    training = settings.train.model_dump(mode="json", exclude=_NOT_OF_THE_MODEL)
+    training = settings.train.model_dump(mode="json", exclude=_OMITTED)
     return CardFacts(
         result=result,
         data=data,
@@ -89,53 +89,66 @@ def collect_card_facts(
 
 
 def read_card_facts(folder: Path) -> CardFacts | None:
-    """The facts in a model folder; None for a model that was not made by `hire train`, or before there were cards."""
-    found = artifact.read_config(folder)["facts"].get(FACT)
+    """Read the facts in a model folder. Return None if there are none, as in a model not made by `hire train`."""
+    facts = artifact.read_config(folder)["facts"].get(FACT)
     try:
-        return None if found is None else CardFacts.model_validate(found)
+        return None if facts is None else CardFacts.model_validate(facts)
     except ValidationError as error:
         raise HireError(
-            f"{folder / artifact.CONFIG}: facts.{FACT} is not as this version writes it: {error}"
+            f"{folder / artifact.CONFIG}: facts.{FACT} does not have the format of this version: {error}"
         ) from error
 
 
 def render_card(folder: Path, name: str, uri: str, decision: Decision | None = None, ablation: str = "") -> str:
-    """The card of the model in `folder` as Markdown.
+    """Render the card of the model in `folder` as Markdown.
 
-    name: of the registered model; uri: what loads this one; decision: of its gate; ablation: a Markdown table, without
-    which the card says how to get one.
-    Raises HireError where the folder has no facts for a card.
+    Args:
+        folder: the model folder.
+        name: the name of the registered model.
+        uri: the address that loads this model.
+        decision: the decision of the gate about this model.
+        ablation: a Markdown table; without it the card explains how to make one.
+
+    Raises:
+        HireError: if the folder has no facts for a card.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     facts = read_card_facts(folder)
     if facts is None:
-        raise HireError(f"{folder}: no facts for a model card in {artifact.CONFIG}. Train it with 'hire train'.")
+        raise HireError(
+            f"{folder}: {artifact.CONFIG} has no facts for a model card. Train the model with 'hire train'."
+        )
     environment = Environment(
         loader=PackageLoader("hire_model.model_card"),
-        autoescape=False,  # Markdown; what comes from data goes through `plain`
+        autoescape=False,  # the card is Markdown; text from data goes through the filter `plain`
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["plain"] = _plain
-    text = environment.get_template("model_card.md.j2").render(
+    environment.filters["plain"] = _escape_markdown
+    return environment.get_template("model_card.md.j2").render(
         name=name,
         uri=uri,
         card=facts,
         config=artifact.read_config(folder),
         decision=decision,
-        changes=CHANGES,
+        changes=CONTRAST_TEXTS,
         ablation=ablation or NO_ABLATION,
     )
-    return text
 
 
 def make_card(model: str, settings: TrackingSettings, ablation: Path | None = None) -> str:
-    """The card of a version (number or alias), with the decision of its gate, or of the model in a folder.
+    """Make the card of a registered version, with the decision of the gate, or of the model in a folder.
 
-    ablation: stages.json of `hire ablate stages`. Raises HireError where there is no such model or no facts in it.
+    Args:
+        model: the version's number or alias, or a model folder.
+        settings: where the registry is.
+        ablation: stages.json of `hire ablate stages`.
+
+    Raises:
+        HireError: if there is no such model, or it has no facts for a card.
     """
     path, decision = Path(model).expanduser(), None
     if path.is_dir():
@@ -151,33 +164,37 @@ def make_card(model: str, settings: TrackingSettings, ablation: Path | None = No
 
 
 def format_ablation_table(path: Path, digest: str) -> str:
-    """The table of `hire ablate stages` (its stages.json) as Markdown, if it was made on the data with `digest`.
+    """Format the stages.json of `hire ablate stages` as a Markdown table.
 
-    Raises HireError for another data set or another file.
+    Raises HireError if the file is not such a table, or its data set does not have the digest `digest`.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
-        origin, rows = found["origin"], found["rows"]
-        lines = [_ablation_row(row) for row in rows]
-        seeds, made_on = ", ".join(map(str, origin["seeds"])), origin["data_digest"]
+        content = json.loads(path.read_text("utf-8"))
+        origin, rows = content["origin"], content["rows"]
+        lines = [_format_row(row) for row in rows]
+        seeds, data_digest = ", ".join(map(str, origin["seeds"])), origin["data_digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HireError(f"{path}: not a table of 'hire ablate stages': {error}") from error
-    if made_on != digest:
-        raise HireError(f"{path}: made on data {made_on[:16]}, but the model was trained on {digest[:16]}.")
+    if data_digest != digest:
+        raise HireError(
+            f"{path}: from the data set with digest {data_digest[:16]}, but the model was trained on {digest[:16]}."
+        )
     head = ["| variant | rSum | change |", "|---|---:|---:|"]
-    return "\n".join([f"Seeds {seeds}, split {_plain(origin['split'])}; mean (lowest to highest).", "", *head, *lines])
+    return "\n".join(
+        [f"Seeds {seeds}, split {_escape_markdown(origin['split'])}; mean (lowest to highest).", "", *head, *lines]
+    )
 
 
-def _ablation_row(row: Mapping[str, Any]) -> str:
-    change = row["change"]
-    return f"| {_plain(row['variant'])} | {_spread(row['rsum'])} | {_spread(change, '+') if change else ''} |"
+def _format_row(row: Mapping[str, Any]) -> str:
+    change = _format_spread(row["change"], "+") if row["change"] else ""
+    return f"| {_escape_markdown(row['variant'])} | {_format_spread(row['rsum'])} | {change} |"
 
 
-def _spread(value: Mapping[str, float], sign: str = "") -> str:
+def _format_spread(value: Mapping[str, float], sign: str = "") -> str:
     mean, low, high = (format(value[key], f"{sign}.1f") for key in ("mean", "low", "high"))
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
-def _plain(value: object) -> str:
-    """One line that neither ends a table's cell nor is markup."""
+def _escape_markdown(value: object) -> str:
+    """Return the value as one line that does not end a table cell and contains no markup."""
     return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

@@ -1,4 +1,4 @@
-"""The drift report: one HTML file that opens offline, like the report of an evaluation."""
+"""Render the drift report: one HTML file that works offline, like the report of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hire_model.monitoring.drift import STATISTICS, Drift
 
 
 def render(drift: Drift, facts: Mapping[str, str]) -> str:
-    """Render the report as HTML. facts: where the compared data come from."""
+    """Render the report as HTML. facts: the sources of the compared data, by name."""
     from markupsafe import Markup
 
     curves = {}
-    for one in drift.statistics:
-        pair, name = one.samples, STATISTICS[one.samples.name]
+    for statistic in drift.statistics:
+        pair, name = statistic.samples, STATISTICS[statistic.samples.name]
         if len(pair.reference) and len(pair.journal):
-            label = f"Shares of the values that were learned and that were asked: {name}."
+            label = f"Shares of the values in the training data and in the journal: {name}."
             curves[name] = Markup(render_svg(plot_two_samples(pair.reference, pair.journal), label))
     return render_template(
         "hire_model.monitoring",

@@ -1,1 +1,1 @@
-"""Archives: a registered version as one file that a server loads, its digests and its golden pairs inside."""
+"""Package a registered version as an archive: one file for a server, with digests and golden pairs to verify it."""

@@ -1,4 +1,4 @@
-"""`hire package`: pack a registered version into one archive. The same version always gives the same bytes."""
+"""Package a registered version as one archive. The same version always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -19,24 +19,32 @@ from typing import IO, Any, BinaryIO
 from hire_model.data.schema import FileFacts, hash_file
 from hire_model.files import atomic_write
 from hire_model.model import artifact
-from hire_model.packaging import verify
 from hire_model.packaging.rehearse import rehearse
-from hire_model.packaging.verify import GOLDEN, MANIFEST, MODEL, SERVER_MANIFEST, ArchiveError, ArchiveManifest, Golden
+from hire_model.packaging.verify import (
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    SERVER_MANIFEST,
+    ArchiveError,
+    ArchiveManifest,
+    Golden,
+    verify,
+)
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import deserialize_image
 from hire_model.settings import Settings
-from hire_model.tracking import packages, registry, versions
+from hire_model.tracking import registry, versions
 
-NAME = "hire"  # in the address /predictions/hire
+NAME = "hire"  # also in the URL path /predictions/hire
 GOLDEN_PAIRS = 8
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
-_DIGITS = 6
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time in a zip file
+_DIGITS = 6  # decimals of a golden score
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class PackagedArchive:
-    """A published archive: its path, its SHA-256, and the registry version in it."""
+    """A published archive: its path, its SHA-256, and its registry version."""
 
     path: Path
     sha256: str
@@ -44,37 +52,44 @@ class PackagedArchive:
 
 
 def package(version: str, settings: Settings, handler: Path, out: Path) -> PackagedArchive:
-    """Make OUT/VERSION/hire.mar of a registered version and tell the registry its path and SHA-256.
+    """Write the archive OUT/VERSION/hire.mar and record its path and SHA-256 in the registry.
 
-    version: champion, challenger, another alias, or a number; handler: the adapter's file, the one class of which
-    answers requests. The archive appears whole, and only after its golden pairs were scored from it in a clean
-    interpreter. Raises HireError: no such version, a damaged model, no example pairs, other scores.
+    The file is published atomically, and only after a clean interpreter has scored the golden pairs from it.
+
+    Args:
+        version: an alias (champion, challenger) or a number.
+        settings: where the registry is.
+        handler: the adapter's file; its only class answers requests.
+        out: the folder of archives.
+
+    Raises:
+        HireError: if there is no such version, the model is damaged, it has no example pairs, or the scores differ.
     """
-    found = versions.find(settings.tracking, version)
-    model = registry.fetch(found.uri, settings.tracking)
+    registered = versions.find(settings.tracking, version)
+    model = registry.fetch(registered.uri, settings.tracking)
     with tempfile.TemporaryDirectory(prefix="hire-package-") as scratch:
-        stage = Path(scratch, "stage")
-        shutil.copytree(model, stage / MODEL)
-        golden = make_golden(model, packages.read_example_request(found, settings.tracking)["pairs"])
-        (stage / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
-        raw = _run_archiver(stage, handler, found.number, Path(scratch))
-        target = out.expanduser() / found.number / f"{NAME}.mar"
+        staging = Path(scratch, "stage")
+        shutil.copytree(model, staging / MODEL)
+        golden = make_golden(model, registry.read_example_request(registered, settings.tracking)["pairs"])
+        (staging / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
+        raw = _run_archiver(staging, handler, registered.number, Path(scratch))
+        target = out.expanduser() / registered.number / f"{NAME}.mar"
         with atomic_write(target) as partial:
-            _write_archive(raw, _make_manifest(model, found.number, found.run_id), partial)
-            verify.verify(partial)
+            _write_archive(raw, _make_manifest(model, registered.number, registered.run_id), partial)
+            verify(partial)
             difference = rehearse(partial)
             if not difference <= Golden.TOLERANCE:
                 raise ArchiveError(
-                    f"{found.uri}: scored from the archive, the golden pairs differ by {difference:.1e} from what the "
-                    f"model gives here; at most {Golden.TOLERANCE} was expected. Nothing was published."
+                    f"{registered.uri}: the scores of the golden pairs from the archive differ by {difference:.1e} "
+                    f"from the model's scores here; at most {Golden.TOLERANCE} was expected. Nothing was published."
                 )
     digest = hash_file(target).sha256
-    packages.record_archive(found, settings.tracking, target, digest)
-    return PackagedArchive(target, digest, found.number)
+    versions.record_archive(registered, settings.tracking, target, digest)
+    return PackagedArchive(target, digest, registered.number)
 
 
 def make_golden(model: Path, pairs: list[dict[str, Any]]) -> Golden:
-    """Make a request of the first `pairs`, with the scores of the model in folder `model`.
+    """Make golden pairs from the first `pairs`, with the scores of the model in folder `model`.
 
     Scores are rounded, so that the last bit of a float does not change the archive.
     """
@@ -88,7 +103,7 @@ def make_golden(model: Path, pairs: list[dict[str, Any]]) -> Golden:
 
 
 def _make_manifest(model: Path, version: str, run_id: str) -> ArchiveManifest:
-    """Make the manifest without files. It has only facts of the model, so place and time of packaging do not matter."""
+    """Make the manifest, without files yet. It contains neither folder nor time, so repeated builds are equal."""
     facts = artifact.read_config(model)["facts"]
     return ArchiveManifest(
         model=NAME,
@@ -100,29 +115,29 @@ def _make_manifest(model: Path, version: str, run_id: str) -> ArchiveManifest:
     )
 
 
-def _run_archiver(stage: Path, handler: Path, version: str, scratch: Path) -> Path:
-    """Run torch-model-archiver in its own TMPDIR, because it empties and uses TMPDIR/NAME."""
+def _run_archiver(staging: Path, handler: Path, version: str, scratch: Path) -> Path:
+    """Run torch-model-archiver in its own TMPDIR, because it deletes and uses TMPDIR/NAME."""
     private = scratch / "tmp"
     private.mkdir()
     command = [
         str(Path(sys.executable).with_name("torch-model-archiver")), "--model-name", NAME, "--version", version,
-        "--handler", str(handler), "--extra-files", str(stage), "--export-path", str(scratch),
+        "--handler", str(handler), "--extra-files", str(staging), "--export-path", str(scratch),
     ]  # fmt: skip
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, env=os.environ | {"TMPDIR": str(private)}, capture_output=True, text=True, check=False
         )
     except FileNotFoundError as error:
         raise ArchiveError("torch-model-archiver is not installed: pip install 'hire-model[serving]'.") from error
-    if done.returncode:
-        raise ArchiveError(f"torch-model-archiver failed: {(done.stderr or done.stdout).strip()[-600:]}")
+    if result.returncode:
+        raise ArchiveError(f"torch-model-archiver failed: {(result.stderr or result.stdout).strip()[-600:]}")
     return scratch / f"{NAME}.mar"
 
 
 def _write_archive(raw: Path, manifest: ArchiveManifest, target: Path) -> None:
-    """Write the files of `raw` in order of name and without times, and add our manifest.
+    """Write the files of `raw`, sorted by name and without times, and add our manifest.
 
-    Nothing is compressed: weights hardly shrink, and another version of zlib would give other bytes.
+    Nothing is compressed: weights hardly get smaller, and another version of zlib would give other bytes.
     """
     files = {}
     with zipfile.ZipFile(raw) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as sink:
@@ -136,8 +151,8 @@ def _write_archive(raw: Path, manifest: ArchiveManifest, target: Path) -> None:
 
 
 def _remove_time(server_manifest: bytes) -> BinaryIO:
-    made = json.loads(server_manifest) | {"createdOn": "01/01/1980 00:00:00"}
-    return io.BytesIO(json.dumps(made, indent=1, sort_keys=True).encode())
+    content = json.loads(server_manifest) | {"createdOn": "01/01/1980 00:00:00"}
+    return io.BytesIO(json.dumps(content, indent=1, sort_keys=True).encode())
 
 
 def _add_file(sink: zipfile.ZipFile, name: str, content: IO[bytes]) -> FileFacts:

@@ -1,4 +1,4 @@
-"""Open an unpacked archive as a service. Every server of archives starts here."""
+"""Open an unpacked archive as a service. Every server that loads an archive starts here."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hire_model.service.service import Service
 
 
 def open_service(folder: Path) -> Service:
-    """Open the archive unpacked in `folder`, with the galleries and the journal that the environment names.
+    """Open the archive unpacked in `folder`, with the galleries and the journal from the environment variables.
 
-    This checks the digests and scores the golden pairs. Raises HireError if one of them is wrong, so that the archive
-    is not served.
+    This checks the digests and scores the golden pairs. Raises HireError if a digest or a score is wrong, so that the
+    archive is not served.
     """
     manifest = verify_folder(folder)
     service = Service.load(
@@ -28,8 +28,11 @@ def open_service(folder: Path) -> Service:
     golden = Golden.model_validate_json((folder / GOLDEN).read_text("utf-8"))
     difference = golden.measure_difference(service.score_pairs(golden.request))
     if not difference <= Golden.TOLERANCE:
-        raise HireError(f"{folder}: the golden pairs are off by {difference:.1e}; this machine scores differently.")
+        raise HireError(
+            f"{folder}: the scores of the golden pairs differ by {difference:.1e}, at most {Golden.TOLERANCE} was "
+            "expected. This machine scores differently."
+        )
     service.galleries.open_all()
-    if journal := JournalSettings.from_environment():  # only now, so that the golden pairs are not logged
+    if journal := JournalSettings.from_environment():  # after the golden pairs, so that they are not recorded
         service.journal = Journal(journal, service.facts, service.scorer.model.vocabulary)
     return service

@@ -1,4 +1,4 @@
-"""Rehearse serving: unpack an archive, load its own handler, and score the golden pairs as a server would.
+"""Rehearse serving: unpack an archive, load its handler, and score the golden pairs like a server.
 
 `python -I -m hire_model.packaging.rehearse ARCHIVE` does this in a clean interpreter.
 """
@@ -19,9 +19,10 @@ from hire_model.errors import HireError
 from hire_model.packaging.verify import GOLDEN, SERVER_MANIFEST, ArchiveError, Golden, extract
 
 TIMEOUT_S = 600
-# One thread, as in a serving worker, and nothing from this process's environment that changes what Python does.
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "HF_HOME")
-_SINGLE = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+# The rehearsal gets only these variables, so that nothing else changes what Python does,
+_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "HF_HOME")
+# and one thread, like a serving worker.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class _Context:
@@ -43,21 +44,21 @@ class _Context:
 
 
 def rehearse(archive: Path) -> float:
-    """Return the largest difference between the golden scores and those of the archive in a clean interpreter.
+    """Score the golden pairs from `archive` in a clean interpreter; return the largest difference to their scores.
 
-    Raises ArchiveError with the last lines of that interpreter if it fails.
+    Raises ArchiveError with the last lines of the interpreter's output if it fails.
     """
     command = [sys.executable, "-I", "-m", "hire_model.packaging.rehearse", str(archive.resolve())]
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _SINGLE
+    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ} | _ONE_THREAD
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_S, check=False, cwd=archive.parent
         )
     except subprocess.TimeoutExpired as error:
-        raise ArchiveError(f"{archive}: its golden pairs were not scored within {TIMEOUT_S} s.") from error
-    if done.returncode:
-        raise ArchiveError(f"{archive}: its golden pairs cannot be scored: {done.stderr.strip()[-600:]}")
-    return float(done.stdout.split()[-1])
+        raise ArchiveError(f"{archive}: scoring its golden pairs took more than {TIMEOUT_S} s.") from error
+    if result.returncode:
+        raise ArchiveError(f"{archive}: its golden pairs cannot be scored: {result.stderr.strip()[-600:]}")
+    return float(result.stdout.split()[-1])
 
 
 def rehearse_in_process(archive: Path) -> float:
@@ -71,21 +72,21 @@ def rehearse_in_process(archive: Path) -> float:
         handler.initialize(context)
         answers = handler.handle([{"body": json.dumps(golden.request).encode()}], context)
         if context.status != 200:
-            raise ArchiveError(f"{archive}: its golden request was answered with {context.status}: {answers[0]}")
+            raise ArchiveError(f"{archive}: the golden request got status {context.status}: {answers[0]}")
         return golden.measure_difference(json.loads(answers[0])["scores"])
 
 
 def _load_handler(path: Path) -> Any:
-    """Return the only class that the handler file defines: the server refuses a file with two."""
+    """Load the class that the handler file defines. There must be one, because TorchServe rejects a file with two."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
-    own = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == path.stem]
-    if len(own) != 1:
-        raise ArchiveError(f"{path.name}: defines {len(own)} classes; the server expects exactly one.")
-    return own[0]
+    classes = [member for _, member in inspect.getmembers(module, inspect.isclass) if member.__module__ == path.stem]
+    if len(classes) != 1:
+        raise ArchiveError(f"{path.name}: defines {len(classes)} classes; the server expects exactly one.")
+    return classes[0]
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Scoring: pairs, rankings, whole matrices, explanations."""
+"""Score pairs, rank items, fill the similarity matrix, and explain scores."""

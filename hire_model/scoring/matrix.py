@@ -1,4 +1,4 @@
-"""The whole similarity matrix: each item encoded once, pairs scored in blocks under a byte budget."""
+"""Compute the whole similarity matrix: encode each item once, then score pairs in blocks that fit a memory budget."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ from hire_model.progress import show_progress
 
 log = logging.getLogger(__name__)
 _ENCODE_BLOCK = 128
-# A pair keeps about so many numbers per fragment and dimension alive while it is scored (measured; see benchmarks/).
+# Numbers in memory per pair, fragment and dimension while a pair is scored (measured, see benchmarks/).
 _COPIES = 8
-# A block that fits a CPU's cache scores several times as many pairs a second as one that does not.
+# A block that fits the CPU's cache is scored several times as fast per pair as a larger one.
 _CACHE_BYTES = 24 << 20
 
 
 def compute_similarity(
     model: Hire, split: Split, bank: CaptionBank, budget_bytes: int = 512 << 20, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Scores [N, M] float32 of each image of `split` against each of its captions, in `bank`.
+    """Score each image of a split against each of its captions.
 
-    budget_bytes: memory that a block of pairs may take; `out` may be a memory map to fill. The model's mode and device
-    stay as they are afterwards.
+    Args:
+        model: stays on its device and returns to its mode (training or evaluation).
+        split: the N images.
+        bank: the M captions.
+        budget_bytes: maximum memory for a block of pairs.
+        out: array [N, M] to fill, for example a memory map.
+
+    Returns:
+        Scores [N, M] float32.
     """
     was_training = model.training
     model.eval()
@@ -41,19 +48,22 @@ def compute_similarity(
 
 
 def map_predicates(known: Sequence[str], names: Sequence[str]) -> np.ndarray | None:
-    """The place in `known`, the model's predicates, of each of `names`, -1 for a new one; None if both are the same."""
+    """Return the index in `known`, the model's predicates, of each of `names`: -1 if unknown, None if both are equal.
+
+    Logs a warning if a predicate is unknown.
+    """
     if tuple(names) == tuple(known):
         return None
-    place = {name: index for index, name in enumerate(known)}
-    mapping = np.array([place.get(name, -1) for name in names] or [-1], np.int64)
+    index = {name: position for position, name in enumerate(known)}
+    mapping = np.array([index.get(name, -1) for name in names] or [-1], np.int64)
     if names and (mapping < 0).any():
-        new = int((mapping < 0).sum())
-        log.warning("%d of %d predicates are new to the model; their relations are left out.", new, len(names))
+        unknown = int((mapping < 0).sum())
+        log.warning("The model has no entry for %d of %d predicates; their relations are ignored.", unknown, len(names))
     return mapping
 
 
 def encode_images(model: Hire, split: Split) -> EncodedImages:
-    """All images of a split, encoded once, padded to the longest, on the model's device."""
+    """Encode all images of a split, padded to the longest, on the model's device."""
     blocks, encoded = split_into_blocks(range(len(split.images))), None
     for block, rows in zip(
         encode_image_blocks(model, split, show_progress(blocks, "encode images")), blocks, strict=True
@@ -61,25 +71,26 @@ def encode_images(model: Hire, split: Split) -> EncodedImages:
         if encoded is None:
             shape = (len(split.images), int(split.region_counts.max()))
             encoded = _allocate(shape, block)
-        some, regions = slice(rows.start, rows.stop), block.mask.shape[1]  # a block is padded to its own longest image
-        encoded.regions[some, :regions], encoded.mask[some, :regions] = block.regions, block.mask
-        encoded.summary[some] = block.summary
+        target, regions = slice(rows.start, rows.stop), block.mask.shape[1]  # a block is padded to its longest image
+        encoded.regions[target, :regions], encoded.mask[target, :regions] = block.regions, block.mask
+        encoded.summary[target] = block.summary
         if encoded.edges is not None and block.edges is not None:
-            encoded.edges[some, :, :regions, :regions] = block.edges
+            encoded.edges[target, :, :regions, :regions] = block.edges
     assert encoded is not None
     return encoded
 
 
 def encode_image_blocks(model: Hire, split: Split, blocks: Iterable[range]) -> Iterator[EncodedImages]:
-    """The split's images, encoded one of `blocks` after the other on the model's device.
+    """Encode the images of a split block by block, on the model's device.
 
-    Raises DataError where the data set's features are not of the size that the model takes.
+    Raises DataError if the feature size of the data set is not the model's.
     """
     manifest = split.dataset.manifest
     if manifest.feature_dim != model.feature_dim:
         raise DataError(
-            f"{split.dataset.folder}: features of {manifest.feature_dim} numbers ({manifest.feature_extractor}), but "
-            f"the model was trained on {model.feature_dim}. Extract the regions as for the training data."
+            f"{split.dataset.folder}: the features have {manifest.feature_dim} numbers per region "
+            f"({manifest.feature_extractor}), but the model was trained on {model.feature_dim}. Extract the regions as "
+            "for the training data."
         )
     device, mapping = _get_device(model), map_predicates(model.predicates, manifest.predicates)
     for rows in blocks:
@@ -87,21 +98,21 @@ def encode_image_blocks(model: Hire, split: Split, blocks: Iterable[range]) -> I
 
 
 def encode_text_blocks(model: Hire, bank: CaptionBank, blocks: Iterable[range | np.ndarray]) -> Iterator[EncodedTexts]:
-    """The bank's captions, encoded one of `blocks` after the other on the model's device."""
+    """Encode the captions of a bank block by block, on the model's device."""
     device = _get_device(model)
     for rows in blocks:
         yield model.encode_text(bank.tokens(rows).to(device))
 
 
 def split_into_blocks(rows: range) -> list[range]:
-    """`rows` in the blocks in which items are encoded."""
+    """Split `rows` into the blocks in which items are encoded."""
     return [
         range(start, min(start + _ENCODE_BLOCK, rows.stop)) for start in range(rows.start, rows.stop, _ENCODE_BLOCK)
     ]
 
 
 def _allocate(shape: tuple[int, int], block: EncodedImages) -> EncodedImages:
-    """Zeros for all images at once, filled block by block: a list of blocks to join would take twice the memory."""
+    """Return zeros for all images, to fill block by block. Joining a list of blocks would take twice the memory."""
     return EncodedImages(
         block.regions.new_zeros(*shape, block.regions.shape[-1]),
         block.mask.new_zeros(shape),
@@ -113,7 +124,10 @@ def _allocate(shape: tuple[int, int], block: EncodedImages) -> EncodedImages:
 def _fill_matrix(
     model: Hire, images: EncodedImages, bank: CaptionBank, budget_bytes: int, out: np.ndarray | None
 ) -> np.ndarray:
-    """Scores [N, M]; captions go in order of length, and only some are held: COCO's 25,000 take 5 GB at P = 1024."""
+    """Return the scores [N, M]. Captions are encoded by length, one block at a time.
+
+    COCO's 25,000 encoded captions would take 5 GB at P = 1024.
+    """
     if out is None:
         out = np.empty((len(images), len(bank)), np.float32)
     order = np.argsort(bank.lengths, kind="stable")
@@ -124,14 +138,14 @@ def _fill_matrix(
 
 
 def score_matrix(model: Hire, images: EncodedImages, texts: EncodedTexts, budget_bytes: int) -> np.ndarray:
-    """Scores [N, C] float32 of encoded items, in blocks."""
+    """Score N encoded images against C encoded texts in blocks of at most `budget_bytes`; return [N, C] float32."""
     out = np.empty((len(images), len(texts)), np.float32)
     fragments = images.mask.shape[1] + texts.mask.shape[1]
-    one = 4 * _COPIES * fragments * images.regions.shape[-1]  # bytes of a pair
+    pair_bytes = 4 * _COPIES * fragments * images.regions.shape[-1]
     if images.regions.device.type == "cpu":
         budget_bytes = min(budget_bytes, _CACHE_BYTES)
-    columns = max(1, min(len(texts), int((2 * budget_bytes / one) ** 0.5)))
-    rows = max(1, min(len(images), budget_bytes // (one * columns)))
+    columns = max(1, min(len(texts), int((2 * budget_bytes / pair_bytes) ** 0.5)))
+    rows = max(1, min(len(images), budget_bytes // (pair_bytes * columns)))
     for left in range(0, len(texts), columns):
         block = texts[slice(left, left + columns)]
         for top in range(0, len(images), rows):

@@ -1,4 +1,4 @@
-"""The server-independent core of scoring: load once, then score pairs, rank, explain. The API is CrossEncoder's."""
+"""Load a model, then score pairs, rank and explain. The API follows CrossEncoder of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hire_model.scoring.matrix import map_predicates
 ImageTextPair = tuple[ImageRegions, str]
 Item = TypeVar("Item")
 _BLOCK = 256
-# Blocks of `score_items`. Joining all items at once would pad every image to the largest one.
-_PAIRS = 256  # pairs of a block at most
-_FRAGMENTS = 16_384  # regions and words of a block at most, including padding; larger tensors are slower
-_STEP = 16  # two images, or two texts, of a block differ by less than this many regions, or words
-_FEW = 64  # up to this many pairs are one block regardless of their sizes, because each block has a fixed cost
+# Limits of the blocks in `score_items`. A single block would pad every image to the largest one.
+_PAIRS = 256  # maximum number of pairs
+_FRAGMENTS = 16_384  # maximum number of regions and words, with padding; larger tensors are slower
+_STEP = 16  # the sizes of two images, or of two texts, in a block differ by less than this
+_FEW = 64  # up to this many pairs form one block, whatever their sizes, because each block has a fixed cost
 
 
 class RankedDocument(TypedDict):
@@ -36,12 +36,28 @@ class RankedDocument(TypedDict):
 
 
 class Scorer:
-    """Scores images, given as regions, against sentences: higher is a better match, within -1.5 ... 1.5."""
+    """Scores images, given as regions, against texts. Higher is a better match; scores are within -1.5 to 1.5.
+
+    Example:
+        >>> from hire_model import Dataset, Scorer
+        >>> scorer = Scorer.load("runs/latest/model")
+        >>> split = Dataset.open("datasets/scenes").split("test")
+        >>> images = [split.regions(row) for row in range(5)]
+        >>> scorer.predict([(images[0], "a man rides a horse"), (images[1], "a cat on a table")]).shape
+        (2,)
+        >>> best = scorer.rank("a cat on a table", images, top_k=3)  # dicts with corpus_id and score
+        >>> len(best)
+        3
+
+    Args:
+        model: the model; it is moved to `device` and set to evaluation mode.
+        device: where to compute.
+        predicates: names of the predicate numbers in the images' relations; by default the model's own.
+    """
 
     def __init__(
         self, model: Hire, device: str | torch.device = "cpu", predicates: Sequence[str] | None = None
     ) -> None:
-        """predicates: what the numbers in the images' relations mean; the model's own list without it."""
         self.model = model.eval().to(device)
         self.device = torch.device(device)
         self.predicates = tuple(model.predicates if predicates is None else predicates)
@@ -51,17 +67,27 @@ class Scorer:
     def load(
         cls, folder: str | Path, device: str | torch.device = "cpu", predicates: Sequence[str] | None = None
     ) -> Scorer:
-        """The model in `folder`, its digests checked. Raises HireError if there is none or it is damaged.
+        """Load the model in `folder` and check its digests.
 
-        predicates: of the data set that images come from (its manifest's), where it is not the training data.
+        Args:
+            folder: a model folder.
+            device: where to compute.
+            predicates: from the manifest of the images' data set, if it is not the training data.
+
+        Raises:
+            HireError: if there is no model, or it is damaged.
         """
         return cls(artifact.load(folder), device, predicates)
 
     @torch.inference_mode()
     def predict(self, pairs: Sequence[ImageTextPair]) -> np.ndarray:
-        """Scores [n] float32 of n (image, sentence) pairs. An image or sentence that recurs is encoded once.
+        """Score n pairs of image and text. An image or text that occurs several times is encoded once.
 
-        Raises DataError naming the pair whose image does not fit the model or whose sentence is no text.
+        Returns:
+            Scores [n] float32.
+
+        Raises:
+            DataError: if an image does not fit the model or a text is not valid; the message names the pair.
         """
         for row, (image, text) in enumerate(pairs):
             self.check(image, text, f"pair {row}")
@@ -80,9 +106,15 @@ class Scorer:
     def rank(
         self, query: ImageRegions | str, documents: Sequence[ImageRegions] | Sequence[str], top_k: int | None = None
     ) -> list[RankedDocument]:
-        """`documents` from best to worst: images for a sentence, sentences for an image; the `top_k` best if given.
+        """Rank `documents` from best to worst: images for a text, or texts for an image.
 
-        Equal scores keep the order of `documents`.
+        Args:
+            query: a text or an image.
+            documents: images for a text, texts for an image.
+            top_k: number of documents to return; by default all.
+
+        Returns:
+            The best documents. Equal scores keep the order of `documents`.
         """
         if isinstance(query, str):
             scores = self.predict([(image, query) for image in documents])  # type: ignore[misc]
@@ -92,17 +124,17 @@ class Scorer:
         return [RankedDocument(corpus_id=int(row), score=float(scores[row])) for row in order]
 
     def explain(self, image: ImageRegions, text: str) -> Explanation:
-        """What each word of `text` looked at in `image`, and how much of the score it brought."""
+        """Return which regions of `image` each word of `text` attends to, and how much it adds to the score."""
         self.check(image, text, "pair 0")
         return self.explain_encoded(self.encode_images([image]), text)
 
     def explain_encoded(self, image: EncodedImages, text: str) -> Explanation:
-        """The same for one image that is encoded already."""
+        """Explain one encoded image against `text`."""
         tokens = CaptionBank.from_lists(self.model.vocabulary.encode([text])).tokens([0]).to(self.device)
         return explain_encoded(self.model, image, tokens, text)
 
     def check(self, image: ImageRegions, text: str, where: str) -> None:
-        """Raise DataError, beginning with `where`, if the image does not fit the model or the sentence is no text."""
+        """Raise DataError, with a message that starts with `where`, if the image or the text does not fit the model."""
         check_text(text, where)
         if not isinstance(image, ImageRegions):
             raise DataError(
@@ -118,9 +150,9 @@ class Scorer:
         count, edges = len(image.features), len(image.relations)
         shapes = {"boxes": [count, 4], "classes": [count], "relations": [edges, 3], "relation_scores": [edges]}
         for name, shape in shapes.items():
-            found = list(getattr(image, name).shape)
-            if found != shape:
-                raise DataError(f"{where}: {name} have shape {found}, expected {shape}.")
+            actual = list(getattr(image, name).shape)
+            if actual != shape:
+                raise DataError(f"{where}: {name} have shape {actual}, expected {shape}.")
         limits = {"subject": count, "predicate": len(self.predicates), "object": count}
         for column, (name, limit) in enumerate(limits.items()):
             wrong = (image.relations[:, column] < 0) | (image.relations[:, column] >= limit)
@@ -132,12 +164,12 @@ class Scorer:
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[ImageRegions]) -> EncodedImages:
-        """All that scoring needs of images that `check` has passed, padded to the longest."""
+        """Encode images, padded to the longest. They must have passed `check`."""
         return self.model.encode_image(collate_regions(images, self._mapping).to(self.device))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:
-        """All that scoring needs of sentences, padded to the longest."""
+        """Encode texts, padded to the longest."""
         bank = CaptionBank.from_lists(self.model.vocabulary.encode(texts))
         return self.model.encode_text(bank.tokens(range(len(bank))).to(self.device))
 
@@ -145,12 +177,12 @@ class Scorer:
     def score(
         self, images: EncodedImages, texts: EncodedTexts, image_index: np.ndarray, text_index: np.ndarray
     ) -> np.ndarray:
-        """Scores [K] float32 of the pairs (image_index[k], text_index[k]) of encoded items, in blocks."""
+        """Score the pairs (image_index[k], text_index[k]) of encoded items; return [K] float32."""
         scores = np.empty(len(image_index), np.float32)
         for start in range(0, len(scores), _BLOCK):
-            some = slice(start, start + _BLOCK)
-            index = [torch.from_numpy(side[some]).to(self.device) for side in (image_index, text_index)]
-            scores[some] = self.model.score_pairs(images, texts, *index).total.float().cpu().numpy()
+            block = slice(start, start + _BLOCK)
+            index = [torch.from_numpy(side[block]).to(self.device) for side in (image_index, text_index)]
+            scores[block] = self.model.score_pairs(images, texts, *index).total.float().cpu().numpy()
         return scores
 
     def score_items(
@@ -160,56 +192,56 @@ class Scorer:
         image_index: np.ndarray,
         text_index: np.ndarray,
     ) -> np.ndarray:
-        """Score pairs of items that were encoded one by one, in blocks of similar size so that there is little padding.
+        """Score pairs of items that were encoded one by one. Pairs of similar size form a block, to reduce padding.
 
         Args:
-            images, texts: each holds one item; an object that occurs several times in a list is joined once.
+            images, texts: each contains one item; an object that occurs several times in a list is joined once.
             image_index, text_index: [K], pair k is image `image_index[k]` with text `text_index[k]`.
 
         Returns:
             Scores [K] float32.
         """
-        images, image_place = deduplicate(images, id)
-        texts, text_place = deduplicate(texts, id)
-        image_index, text_index = image_place[image_index], text_place[text_index]
+        images, image_position = deduplicate(images, id)
+        texts, text_position = deduplicate(texts, id)
+        image_index, text_index = image_position[image_index], text_position[text_index]
         if 0 < len(image_index) <= _FEW:
             return self.score(
                 EncodedImages.concatenate(images), EncodedTexts.concatenate(texts), image_index, text_index
             )
         scores = np.empty(len(image_index), np.float32)
         for rows in _split_by_size(_get_sizes(images)[image_index], _get_sizes(texts)[text_index], image_index):
-            own_images, image = np.unique(image_index[rows], return_inverse=True)
-            own_texts, text = np.unique(text_index[rows], return_inverse=True)
-            joined_images = EncodedImages.concatenate([images[i] for i in own_images])
-            joined_texts = EncodedTexts.concatenate([texts[i] for i in own_texts])
+            used_images, image = np.unique(image_index[rows], return_inverse=True)
+            used_texts, text = np.unique(text_index[rows], return_inverse=True)
+            joined_images = EncodedImages.concatenate([images[i] for i in used_images])
+            joined_texts = EncodedTexts.concatenate([texts[i] for i in used_texts])
             scores[rows] = self.score(joined_images, joined_texts, image, text)
         return scores
 
 
 def check_text(text: object, where: str) -> None:
-    """Raise DataError, beginning with `where`, if `text` is none, or none that can be written."""
+    """Raise DataError, with a message that starts with `where`, if `text` is not a string of valid Unicode."""
     if not isinstance(text, str):
-        raise DataError(f"{where}: the sentence is {type(text).__name__}, expected str.")
+        raise DataError(f"{where}: the text is {type(text).__name__}, expected str.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: the sentence holds half a character, expected Unicode: {error}.") from error
+        raise DataError(f"{where}: the text contains half a character, expected Unicode: {error}.") from error
 
 
 def deduplicate(items: Sequence[Item], key: Callable[[Item], object]) -> tuple[list[Item], np.ndarray]:
     """Return the distinct items in order of appearance, and for each item its position [n] among them."""
-    own: dict[object, Item] = {}
+    distinct: dict[object, Item] = {}
     for item in items:
-        own.setdefault(key(item), item)
-    places = {like: place for place, like in enumerate(own)}
-    return list(own.values()), np.array([places[key(item)] for item in items], np.int64)
+        distinct.setdefault(key(item), item)
+    positions = {item_key: position for position, item_key in enumerate(distinct)}
+    return list(distinct.values()), np.array([positions[key(item)] for item in items], np.int64)
 
 
 def _split_by_size(regions: np.ndarray, words: np.ndarray, image_index: np.ndarray) -> Iterator[np.ndarray]:
-    """Split K pairs into blocks, given the sizes [K] of their items. In a block the pairs of an image are adjacent."""
+    """Split K pairs into blocks by the sizes [K] of their items. In a block, pairs of the same image are adjacent."""
     order = np.lexsort((image_index, words // _STEP, regions // _STEP))
-    kinds = np.stack([regions // _STEP, words // _STEP])[:, order]
-    for group in np.split(order, np.flatnonzero((np.diff(kinds) != 0).any(axis=0)) + 1):
+    steps = np.stack([regions // _STEP, words // _STEP])[:, order]
+    for group in np.split(order, np.flatnonzero((np.diff(steps) != 0).any(axis=0)) + 1):
         if len(group):
             size = max(1, min(_PAIRS, _FRAGMENTS // int(regions[group].max() + words[group].max())))
             yield from np.split(group, range(size, len(group), size))

@@ -1,1 +1,1 @@
-"""The request contract that every server answers, independent of the server."""
+"""What every server shares: the request contract, parsing, the encoding cache, and the service that answers."""

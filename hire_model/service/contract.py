@@ -1,15 +1,15 @@
-"""The contract of every server: what may be asked, in JSON, and what is answered. Adapters add only their transport.
+"""The request and answer formats of every server, in JSON. A server adds only its transport.
 
-A request has one of three shapes, told apart by its keys; `/explanations` takes the first:
+A request has one of three shapes, recognised by its keys. `/explanations` accepts the first:
 
     {"pairs": [{"image": I, "text": T}, ...]}                     -> a score per pair
     {"images": [I, ...], "texts": [T, ...]}                       -> the score matrix
         with "top_k" (and "rank": "images" or "texts")            -> the best images per text, or texts per image
     {"gallery": NAME, "texts": [T, ...] or "images": [I, ...]}    -> search in a gallery encoded beforehand
 
-An image I is its regions (see hire_model/service/payload.py), or {"gallery": NAME, "id": ID}. Numbers are never taken
-from strings, unknown keys are faults, and a fault is told by its JSON path. One fault is told, and a list is left at
-its first (fail_fast): a body of 16 MB can hold eight million, and gathering them takes 8 GB.
+An image I is its regions (see hire_model/service/payload.py), or {"gallery": NAME, "id": ID}. A string is not accepted
+as a number, and unknown keys are faults. A fault carries its JSON path. Only the first fault is reported, and the check
+of a list stops there (fail_fast): a body of 16 MB can contain eight million faults, and collecting them takes 8 GB.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 from hire_model.service.payload import ImagePayload
 
 NO_PICTURES = (
-    "raw pictures are not taken: this server has no region extractor. Send the picture's regions "
+    "picture files are not accepted: this server does not extract regions. Send the regions of the picture "
     '({"features": ..., "boxes": ...}) or a gallery image ({"gallery": ..., "id": ...})'
 )
 PROBE = "x-hire-probe"
-"""A header of value 1: the request only asks how the server is, and is not for its journal."""
+"""Header with value 1 for a health check: the request is not written to the journal."""
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -44,7 +44,7 @@ class StoredImage(_Message):
 
 
 def _classify_image(value: Any) -> str | None:
-    """Which of the two an image is; None, a fault of its own, for what is neither."""
+    """Return the tag of an image's kind, or None if it is neither kind; pydantic reports None as a fault."""
     keys = value if isinstance(value, Mapping) else value.__dict__ if isinstance(value, BaseModel) else {}
     return "#regions" if "features" in keys else "#stored" if {"gallery", "id"} & set(keys) else None
 
@@ -60,7 +60,7 @@ Image = Annotated[
 
 
 class Pair(_Message):
-    """An image and a sentence."""
+    """An image and a text."""
 
     image: Image
     text: Text
@@ -84,20 +84,21 @@ class MatrixRequest(_Message):
 
 
 class SearchRequest(_Message):
-    """The best of a gallery: its images for each text, or its sentences for each image."""
+    """Search a gallery: its images for each text, or its captions for each image."""
 
     gallery: Name
     texts: Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = None
     images: Annotated[list[Image], Field(min_length=1, fail_fast=True)] | None = None
     top_k: Count = 10
     shortlist: Count | None = Field(
-        None, description="how many the global head hands to the pairwise score; the gallery's default without it"
+        None,
+        description="number of items to score pairwise, chosen by the global head; by default 1000, or top_k if larger",
     )
 
     @model_validator(mode="after")
-    def _one_query(self) -> Self:
+    def _check_query(self) -> Self:
         if (self.texts is None) == (self.images is None):
-            raise ValueError("expected either texts or images beside gallery")
+            raise ValueError("expected gallery with either texts or images")
         return self
 
 
@@ -125,15 +126,15 @@ PREDICTION_BODY: TypeAdapter[RequestBody] = TypeAdapter(
     ]
 )
 EXPLANATION_BODY = TypeAdapter(PairsRequest)
-_PATH, _MESSAGE = 200, 400  # characters of a fault's path and message at most
-_TAGS = {"#pairs", "#matrix", "#search", "#regions", "#stored"}  # no key of a request, hence no part of a path
+_PATH, _MESSAGE = 200, 400  # maximum number of characters in the path and the message of a fault
+_TAGS = {"#pairs", "#matrix", "#search", "#regions", "#stored"}  # in pydantic's paths, but not in the request
 
 
 class ModelFacts(_Message):
-    """Which model answered."""
+    """The model that answered."""
 
     name: str
-    version: str = Field(description="the registry's version; empty for a model folder that was never registered")
+    version: str = Field(description="version in the registry; empty for a model that is not registered")
     run_id: str
     weights_sha256: str
 
@@ -143,61 +144,61 @@ class _Answer(_Message):
 
 
 class PairsAnswer(_Answer):
-    """A score per pair, in order; higher is a better match, within -1.5 ... 1.5."""
+    """A score per pair, in order. Higher is a better match; scores are within -1.5 to 1.5."""
 
     scores: list[float]
 
 
 class MatrixAnswer(_Answer):
-    """scores[i][j] of image i and text j."""
+    """The score matrix: scores[i][j] of image i and text j."""
 
     scores: list[list[float]]
 
 
 class Hit(_Message):
-    """A ranked item: its place in the request's list, and its score."""
+    """A ranked item: its index in the request's list, and its score."""
 
     index: int
     score: float
 
 
 class RankedAnswer(_Answer):
-    """For each query (a text, or an image) the best of the other side, best first."""
+    """For each query (a text, or an image) the best items of the other side, best first."""
 
     results: list[list[Hit]]
 
 
 class SearchHit(_Message):
-    """An image, or a sentence, of a gallery; a sentence's id is the sentence."""
+    """An image or a caption of a gallery. The id of a caption is its text."""
 
     id: str
     score: float
-    place: int | None = Field(description="its place, from 1, in the shortlist; null where every item was scored")
+    place: int | None = Field(description="place in the shortlist, counted from 1; null if every item was scored")
 
 
 class SearchResult(_Message):
-    """What one query found, best first. Only `reranked` items had a pairwise score; the others were not looked at."""
+    """The hits of one query, best first. Only `reranked` items got a pairwise score."""
 
     hits: list[SearchHit]
     reranked: int
-    note: str = Field(description="one sentence where a longer shortlist might change the answer; mostly empty")
+    note: str = Field(description="a warning if a longer shortlist might change the answer; usually empty")
 
 
 class SearchAnswer(_Answer):
     """A result per query, in order."""
 
     gallery: str
-    size: int = Field(description="items in the gallery")
+    size: int = Field(description="number of items in the gallery")
     results: list[SearchResult]
 
 
 class PairExplanation(_Message):
-    """Why a pair has its score. `contributions`, one per word, sum to `score`; each row of `weights` sums to 1."""
+    """The explanation of a pair. `contributions`, one per word, sum to `score`; each row of `weights` sums to 1."""
 
-    words: list[str] = Field(description="the text's words, and last '[marks]': what its start and end mark bring")
-    weights: list[list[float]] = Field(description="[words][regions], what each word looked at")
+    words: list[str] = Field(description="words of the text, then '[marks]' for its start and end marks")
+    weights: list[list[float]] = Field(description="[words][regions], attention of each word over the regions")
     contributions: list[float]
-    boxes: list[list[float] | None] = Field(description="x1 y1 x2 y2 in 0-1 of each region, null without a box")
+    boxes: list[list[float] | None] = Field(description="x1 y1 x2 y2 in 0-1 per region; null if it has no box")
     score: float
 
 
@@ -208,16 +209,18 @@ class ExplanationAnswer(_Answer):
 
 
 class Fault(_Message):
-    """Why a request was refused."""
+    """Why a request was rejected."""
 
-    status: int = Field(description="400 malformed, 404 no such gallery or image, 413 too much, 500 our fault")
-    path: str = Field(description="where in the request, such as pairs[3].image.boxes; empty for the whole")
+    status: int = Field(
+        description="400 malformed, 404 unknown gallery or image, 413 too large, 500 error in the server"
+    )
+    path: str = Field(description="place in the request, such as pairs[3].image.boxes; empty for the whole request")
     message: str
     model: ModelFacts | None = None
 
 
-class RequestFault(Exception):  # noqa: N818  what a request is answered with
-    """A request that is refused; becomes a `Fault`. Path and message are cut: an unknown key may have 16 MB."""
+class RequestFault(Exception):  # noqa: N818  named after the answer that it becomes
+    """A request is rejected; the answer is a `Fault`. Path and message are cut, as an unknown key can have 16 MB."""
 
     def __init__(self, status: int, path: str, message: str) -> None:
         path, message = _cut(path, _PATH), _cut(message, _MESSAGE)
@@ -234,16 +237,16 @@ def parse_body(body: bytes | bytearray | str, explain: bool = False) -> RequestB
         fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
     path, message = format_path(fault["loc"]), fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "json_invalid":
-        begins = (body if isinstance(body, str) else bytes(body[:64]).decode("latin-1")).lstrip()[:1]
-        message = f"the body is not JSON ({message})" + (f"; {NO_PICTURES}" if begins not in ("", "{", "[") else "")
+        first = (body if isinstance(body, str) else bytes(body[:64]).decode("latin-1")).lstrip()[:1]
+        message = f"the body is not JSON ({message})" + (f"; {NO_PICTURES}" if first not in ("", "{", "[") else "")
     raise RequestFault(400, path, message)
 
 
 def format_path(loc: tuple[int | str, ...]) -> str:
-    """Format pydantic's place of a fault: ('#pairs', 'pairs', 3, 'image', '#regions') becomes pairs[3].image."""
+    """Format the location of a pydantic error: ('#pairs', 'pairs', 3, 'image', '#regions') becomes pairs[3].image."""
     parts = (part for part in loc if part not in _TAGS)
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,4 +1,4 @@
-"""Encode images and sentences through a cache, so that an item that recurs is encoded once."""
+"""Encode images and texts through a cache, so that a repeated item is encoded once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.store import ImageRegions
 from hire_model.scoring.scorer import Scorer
 
-_BLOCK = 64  # items encoded at once: bounds the memory of a request
+_BLOCK = 64  # items encoded together; bounds the memory of a request
 Item = TypeVar("Item", ImageRegions, str)
 Encoded = TypeVar("Encoded", EncodedImages, EncodedTexts)
 
@@ -28,12 +28,12 @@ class CacheCounts:
 
 
 class CachedEncoder:
-    """Encoder with two least-recently-used caches: images by a digest of their content, and sentences.
+    """Encoder with two least-recently-used caches: one for images, by a digest of their content, and one for texts.
 
     Thread-safe.
 
     Args:
-        scorer: encodes what is not in the caches.
+        scorer: encodes the items that are not in the caches.
         image_bytes, text_bytes: maximum size of each cache.
     """
 
@@ -44,11 +44,11 @@ class CachedEncoder:
         self._texts: LRUCache[Hashable, EncodedTexts] = LRUCache(text_bytes, getsizeof=_count_bytes)
 
     def encode_images(self, images: Sequence[ImageRegions], counts: CacheCounts) -> list[EncodedImages]:
-        """Encode each image separately. The images must have passed `Scorer.check`."""
+        """Return each image encoded alone. The images must have passed `Scorer.check`."""
         return self._encode(images, digest_image, self._images, self.scorer.encode_images, counts)
 
     def encode_texts(self, texts: Sequence[str], counts: CacheCounts) -> list[EncodedTexts]:
-        """Encode each sentence separately."""
+        """Return each text encoded alone."""
         return self._encode(texts, str, self._texts, self.scorer.encode_texts, counts)
 
     def _encode(
@@ -65,11 +65,10 @@ class CachedEncoder:
         new = {k: item for k, item in zip(keys, items, strict=True) if k not in encoded}
         counts.items += len(keys)
         counts.hits += len(keys) - len(new)
-        todo = list(new.items())
-        for start in range(0, len(todo), _BLOCK):
-            some = todo[start : start + _BLOCK]
-            block = encode([item for _, item in some])
-            encoded |= {k: block.extract(row) for row, (k, _) in enumerate(some)}
+        new_keys, new_items = list(new), list(new.values())
+        for start in range(0, len(new), _BLOCK):
+            block = encode(new_items[start : start + _BLOCK])
+            encoded |= {k: block.extract(row) for row, k in enumerate(new_keys[start : start + _BLOCK])}
         with self._lock:
             for k in new:
                 if encoded[k].nbytes <= cache.maxsize:

@@ -1,4 +1,4 @@
-"""Parse requests: check a body, bound its size, and decode its images or find them in a gallery."""
+"""Parse requests: check the body and its size, and decode the images or look them up in a gallery."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from hire_model.service.payload import ImagePayload, decode_payload
 
 @dataclass(frozen=True)
 class Limits:
-    """Maximum sizes of one request; a larger request is answered with 413. They bound the time that a request takes.
+    """Maximum sizes of one request, to bound its time and memory. A larger request is answered with 413.
 
     Args:
         pairs: pairs to score.
-        images: images sent in the request, which must be encoded.
-        texts: distinct texts, which must be encoded.
-        regions, relations: of one image.
-        characters: of one text.
+        images: images sent in the request; they must be encoded.
+        texts: distinct texts; they must be encoded.
+        regions, relations: regions and relations of one image.
+        characters: characters of one text.
         explained: pairs to explain.
-        keys, items: of all objects and lists in the body. They are counted by punctuation marks before JSON parsing,
-            because the number of values decides how much memory parsed JSON takes.
+        keys, items: keys of all objects, and items of all lists, in the body. The memory of parsed JSON depends on
+            them, so they are counted before parsing, as punctuation marks.
     """
 
     pairs: int = 4096
@@ -94,12 +94,12 @@ class RequestParser:
         self.scorer, self.galleries, self.limits = scorer, galleries, limits
 
     def parse(self, request: Request) -> ParsedRequest:
-        """Parse `request`. Raises RequestFault: 400 malformed, 404 no such gallery or image, 413 too large."""
-        if not isinstance(request.body, bytes | bytearray | str):  # a table cell can be empty or a number
+        """Parse `request`. Raises RequestFault: 400 malformed, 404 unknown gallery or image, 413 too large."""
+        if not isinstance(request.body, bytes | bytearray | str):  # a cell of MLflow's table can be empty or a number
             raise RequestFault(400, "", f"the request is {type(request.body).__name__}, expected JSON as text.")
-        self._bound_marks(request.body)
+        self._check_values(request.body)
         body = parse_body(request.body, request.explain)
-        self._bound_pairs(body, request.explain)
+        self._check_pairs(body, request.explain)
         if isinstance(body, PairsRequest):
             images, texts = [pair.image for pair in body.pairs], [pair.text for pair in body.pairs]
             image_path, text_path = "pairs[{}].image", "pairs[{}].text"
@@ -109,41 +109,46 @@ class RequestParser:
             image_path, text_path = "images[{}]", "texts[{}]"
             grid = np.indices((len(images), len(texts)))
             index = grid[0].ravel(), grid[1].ravel()
-        _bound(sum(isinstance(image, ImagePayload) for image in images), self.limits.images, "images sent", "")
-        _bound(len(set(texts)), self.limits.texts, "texts", "")
-        for place, text in enumerate(texts):
-            _bound(len(text), self.limits.characters, "characters", text_path.format(place))
+        _check_limit(sum(isinstance(image, ImagePayload) for image in images), self.limits.images, "images sent", "")
+        _check_limit(len(set(texts)), self.limits.texts, "texts", "")
+        for position, text in enumerate(texts):
+            _check_limit(len(text), self.limits.characters, "characters", text_path.format(position))
         return ParsedRequest(body, self._prepare_images(images, image_path), texts, *index, probe=request.probe)
 
-    def _bound_marks(self, body: bytes | bytearray | str) -> None:
-        """Base64 contains none of these marks and sentences few; 64 images with 1,000 relations each have 400,000."""
-        text = np.frombuffer(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body, np.uint8)
-        # bytes.count takes four times as long
-        colons, *others = (int(np.count_nonzero(text == mark)) for mark in b":,[{")
-        _bound(colons, self.limits.keys, "keys", "")
-        _bound(sum(others), self.limits.items, "items", "")
+    def _check_values(self, body: bytes | bytearray | str) -> None:
+        """Count keys and items by their punctuation marks, before the JSON is parsed.
 
-    def _bound_pairs(self, body: RequestBody, explain: bool) -> None:
-        """Check this before any look-up: a body of permitted size can name billions of pairs."""
+        Base64 contains none of these marks, and texts contain few. 64 images with 1,000 relations each have 400,000.
+        """
+        text = np.frombuffer(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body, np.uint8)
+        # numpy is four times as fast as bytes.count
+        colons, *others = (int(np.count_nonzero(text == mark)) for mark in b":,[{")
+        _check_limit(colons, self.limits.keys, "keys", "")
+        _check_limit(sum(others), self.limits.items, "items", "")
+
+    def _check_pairs(self, body: RequestBody, explain: bool) -> None:
+        """Check the number of pairs before any look-up: a body of permitted size can name billions."""
         if isinstance(body, PairsRequest):
             limit = self.limits.explained if explain else self.limits.pairs
-            _bound(len(body.pairs), limit, "pairs", "pairs")
+            _check_limit(len(body.pairs), limit, "pairs", "pairs")
         else:
             images, texts = len(body.images or ()), len(body.texts or ())
-            _bound(max(images, 1) * max(texts, 1), self.limits.pairs, "pairs", "")
+            _check_limit(max(images, 1) * max(texts, 1), self.limits.pairs, "pairs", "")
 
     def prepare_search(self, body: SearchRequest) -> tuple[Gallery, int]:
         """Return the gallery that `body` searches and the length of the shortlist. Raises RequestFault."""
         gallery = self.galleries.open(body.gallery, "gallery")
         shortlist = max(SHORTLIST, body.top_k) if body.shortlist is None else body.shortlist
         if shortlist < body.top_k:
-            raise RequestFault(400, "shortlist", f"{shortlist} cannot give the best {body.top_k} (top_k).")
+            raise RequestFault(400, "shortlist", f"{shortlist} cannot give {body.top_k} results (top_k).")
         store = gallery.images if body.images is None else gallery.captions
         if store is None:
-            raise RequestFault(400, "images", f"gallery '{body.gallery}' was built without sentences.")
+            raise RequestFault(400, "images", f"gallery '{body.gallery}' was built without captions.")
         scored = min(shortlist, len(store)) if self.scorer.model.settings.global_head else len(store)
         queries = len(body.texts or body.images or ())
-        _bound(queries * scored, self.limits.pairs, f"pairs to score ({queries} queries, a shortlist of {scored})", "")
+        _check_limit(
+            queries * scored, self.limits.pairs, f"pairs to score ({queries} queries, a shortlist of {scored})", ""
+        )
         return gallery, shortlist
 
     def _prepare_images(self, images: Sequence[ImagePayload | StoredImage], path: str) -> list[RequestImage]:
@@ -151,20 +156,21 @@ class RequestParser:
         stored: dict[StoredImage, RequestImage] = {}
         galleries: dict[str, Gallery] = {}
         prepared = []
-        for place, image in enumerate(images):
+        for position, image in enumerate(images):
+            image_path = path.format(position)
             if isinstance(image, StoredImage):
                 if image.gallery not in galleries:
-                    galleries[image.gallery] = self.galleries.open(image.gallery, f"{path.format(place)}.gallery")
+                    galleries[image.gallery] = self.galleries.open(image.gallery, f"{image_path}.gallery")
                 if image not in stored:
-                    stored[image] = _look_up_image(galleries[image.gallery], image, path.format(place))
+                    stored[image] = _look_up_image(galleries[image.gallery], image, image_path)
                 prepared.append(stored[image])
             else:
-                prepared.append(self._decode_image(image, path.format(place)))
+                prepared.append(self._decode_image(image, image_path))
         return prepared
 
     def _decode_image(self, image: ImagePayload, path: str) -> RequestImage:
-        _bound(image.features.shape[0], self.limits.regions, "regions", f"{path}.features")
-        _bound(len(image.relations), self.limits.relations, "relations", f"{path}.relations")
+        _check_limit(image.features.shape[0], self.limits.regions, "regions", f"{path}.features")
+        _check_limit(len(image.relations), self.limits.relations, "relations", f"{path}.relations")
         regions = decode_payload(image)
         try:
             self.scorer.check(regions, "", path)
@@ -176,11 +182,11 @@ class RequestParser:
 def _look_up_image(gallery: Gallery, image: StoredImage, path: str) -> RequestImage:
     row = gallery.find(image.id)
     if row is None:
-        raise RequestFault(404, f"{path}.id", f"there is no image '{image.id}' in gallery '{image.gallery}'.")
+        raise RequestFault(404, f"{path}.id", f"gallery '{image.gallery}' has no image '{image.id}'.")
     layout = gallery.layout(row)
-    return RequestImage(gallery.encoded([row]), layout.boxes, layout.classes)
+    return RequestImage(gallery.read_images([row]), layout.boxes, layout.classes)
 
 
-def _bound(count: int, limit: int, what: str, path: str) -> None:
+def _check_limit(count: int, limit: int, what: str, path: str) -> None:
     if count > limit:
-        raise RequestFault(413, path, f"{count} {what}; this server takes at most {limit} in one request.")
+        raise RequestFault(413, path, f"{count} {what}; this server accepts at most {limit} in one request.")

@@ -1,8 +1,8 @@
-"""The service behind every server: JSON requests in, JSON answers out, each with its own status.
+"""Answer JSON requests, independent of the server.
 
 `Service.answer` parses each request, encodes its items, scores the pairs of all requests together, and builds one
 answer per request. It never raises: a request that is malformed, too large or fails gets a `Fault`, and does not affect
-the others.
+the other requests.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RequestLog(Protocol):
     """Receives every scored request; see hire_model.monitoring.journal."""
 
     def note(self, request: ParsedRequest, scores: np.ndarray | None) -> None:
-        """Record the request and its scores [K]; None for a search. Must not raise or block."""
+        """Record the request and its scores [K], or None for a search. Must not raise or block."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Reply:
 
 @dataclass
 class Timings:
-    """What one call of `Service.answer` took: milliseconds per stage, and counts for the server's metrics."""
+    """Measurements of one call of `Service.answer`: milliseconds per stage, and counts for the server's metrics."""
 
     ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decode", "encode", "score"), 0.0))
     images: CacheCounts = field(default_factory=CacheCounts)
@@ -77,7 +77,7 @@ class Timings:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to `stage`."""
+        """Add the run time of the `with` block to `stage`."""
         start = time.perf_counter()
         try:
             yield
@@ -99,8 +99,8 @@ class Service:
 
     Args:
         scorer: the loaded model.
-        facts: which model it is; part of every answer.
-        galleries: the folder of galleries by name, or None.
+        facts: name and version of the model; part of every answer.
+        galleries: the folder with the galleries, or None.
         limits: maximum sizes of a request.
     """
 
@@ -128,24 +128,29 @@ class Service:
         return cls(scorer, facts, galleries, limits)
 
     def answer(self, requests: Sequence[Request]) -> tuple[list[Reply], Timings]:
-        """Return one reply per request, in order, and what they took. Never raises."""
+        """Return one reply per request, in order, and the timings. Never raises."""
         timings = Timings()
-        started = [self._prepare(request, timings) for request in requests]
-        scored = iter(self._score([one for one in started if isinstance(one, EncodedRequest)], timings))
-        answers = [next(scored) if isinstance(one, EncodedRequest) else one for one in started]
-        replies = [Reply(one.status if isinstance(one, Fault) else 200, one.model_dump_json()) for one in answers]
+        prepared = [self._prepare(request, timings) for request in requests]
+        scored = iter(self._score([item for item in prepared if isinstance(item, EncodedRequest)], timings))
+        answers = [next(scored) if isinstance(item, EncodedRequest) else item for item in prepared]
+        replies = [
+            Reply(answer.status if isinstance(answer, Fault) else 200, answer.model_dump_json()) for answer in answers
+        ]
         timings.refused = sum(reply.status != 200 for reply in replies)
         return replies, timings
 
     def score_pairs(self, body: object) -> list[float]:
-        """Return the scores of a pairs request, to check the server itself. Raises HireError if it is refused."""
+        """Return the scores of a pairs request, for a check of the server. Raises HireError if it is rejected."""
         reply = self.answer([Request(json.dumps(body))])[0][0]
         if reply.status != 200:
-            raise HireError(f"The request was refused: {reply.body}")
+            raise HireError(f"The request was rejected: {reply.body}")
         return json.loads(reply.body)["scores"]
 
     def _prepare(self, request: Request, timings: Timings) -> EncodedRequest | BaseModel:
-        """Parse a request and encode its items. Searches and explanations are answered here, one by one."""
+        """Parse a request and encode its items for scoring.
+
+        A search, an explanation and a fault are returned as finished answers.
+        """
         try:
             with timings.measure("decode"):
                 parsed = self.parser.parse(request)
@@ -169,29 +174,31 @@ class Service:
         return [content if isinstance(content, EncodedImages) else next(encoded) for content in contents]
 
     def _score(self, requests: list[EncodedRequest], timings: Timings) -> list[BaseModel]:
-        """Score the pairs of all requests together. If that fails, score each request alone, so that only one fails."""
+        """Score the pairs of all requests together. If this fails, score each request alone, so that only one fails."""
+        if not requests:
+            return []
         try:
             with timings.measure("score"):
                 scores = self._score_together(requests)
             timings.pairs += len(scores)
-            bounds = np.cumsum([0, *(len(one.parsed.image_index) for one in requests)])
-            return [self._make_answer(one, scores[bounds[i] : bounds[i + 1]]) for i, one in enumerate(requests)]
+            ends = np.cumsum([len(request.parsed.image_index) for request in requests])[:-1]
+            return [self._make_answer(*item) for item in zip(requests, np.split(scores, ends), strict=True)]
         except Exception as error:
             if len(requests) == 1:
                 return [self._make_fault(error)]
-            return [answer for one in requests for answer in self._score([one], timings)]
+            return [answer for request in requests for answer in self._score([request], timings)]
 
     def _score_together(self, requests: list[EncodedRequest]) -> np.ndarray:
-        """Return the scores [all pairs] float32, those of the first request first."""
-        if not requests:
-            return np.empty(0, np.float32)
-        images = [image for one in requests for image in one.images]
-        texts = [text for one in requests for text in one.texts]
-        first_image = np.cumsum([0, *(len(one.images) for one in requests)])
-        first_text = np.cumsum([0, *(len(one.texts) for one in requests)])
-        image_index = np.concatenate([one.parsed.image_index + first_image[i] for i, one in enumerate(requests)])
-        text_index = np.concatenate([one.parsed.text_index + first_text[i] for i, one in enumerate(requests)])
-        return self.scorer.score_items(images, texts, image_index, text_index)
+        """Return the scores [all pairs] float32, in the order of the requests."""
+        images: list[EncodedImages] = []
+        texts: list[EncodedTexts] = []
+        image_index, text_index = [], []
+        for request in requests:
+            image_index.append(request.parsed.image_index + len(images))
+            text_index.append(request.parsed.text_index + len(texts))
+            images += request.images
+            texts += request.texts
+        return self.scorer.score_items(images, texts, np.concatenate(image_index), np.concatenate(text_index))
 
     def _make_answer(self, request: EncodedRequest, scores: np.ndarray) -> BaseModel:
         parsed, body = request.parsed, request.parsed.body
@@ -212,42 +219,42 @@ class Service:
     def _search(self, body: SearchRequest, parsed: ParsedRequest, timings: Timings) -> SearchAnswer:
         gallery, shortlist = self.parser.prepare_search(body)
         if body.images is None:
-            found = search_images(self.scorer, gallery, parsed.texts, body.top_k, shortlist)
+            results = search_images(self.scorer, gallery, parsed.texts, body.top_k, shortlist)
         else:
             queries = EncodedImages.concatenate(self._encode_images(parsed, timings))
-            _check_finite(queries.summary.numpy(force=True))  # the index cannot look up neighbours of NaN
-            found = search_captions(self.scorer, gallery, queries, body.top_k, shortlist)
-            _check_finite(np.array([[hit.score for hit in result.hits] for result in found]))
-        timings.pairs += sum(result.reranked for result in found)
-        results = [
+            _check_finite(queries.summary.numpy(force=True))  # the index cannot find neighbours of NaN
+            results = search_captions(self.scorer, gallery, queries, body.top_k, shortlist)
+            _check_finite(np.array([[hit.score for hit in result.hits] for result in results]))
+        timings.pairs += sum(result.reranked for result in results)
+        answers = [
             SearchResult(
                 hits=[SearchHit(id=hit.id, score=hit.score, place=hit.place) for hit in result.hits],
                 reranked=result.reranked,
                 note=result.note,
             )
-            for result in found
+            for result in results
         ]
         self._log(parsed, None)
         store = gallery.images if body.images is None else gallery.captions
-        return SearchAnswer(model=self.facts, gallery=body.gallery, size=len(store or ()), results=results)
+        return SearchAnswer(model=self.facts, gallery=body.gallery, size=len(store or ()), results=answers)
 
     def _explain(self, request: EncodedRequest) -> ExplanationAnswer:
         parsed, explanations = request.parsed, []
         items = zip(parsed.images, request.images, parsed.texts, strict=True)
-        for place, (image, encoded, text) in enumerate(items):
-            found = self.scorer.explain_encoded(encoded, text)
-            if not np.isfinite([found.score, *found.contributions, *found.weights.ravel()]).all():
-                raise _make_score_fault(f"pairs[{place}].image")
+        for position, (image, encoded, text) in enumerate(items):
+            explanation = self.scorer.explain_encoded(encoded, text)
+            if not np.isfinite([explanation.score, *explanation.contributions, *explanation.weights.ravel()]).all():
+                raise _make_score_fault(f"pairs[{position}].image")
             explanations.append(
                 PairExplanation(
-                    words=found.words,
-                    weights=found.weights.tolist(),
-                    contributions=found.contributions.tolist(),
+                    words=explanation.words,
+                    weights=explanation.weights.tolist(),
+                    contributions=explanation.contributions.tolist(),
                     boxes=[None if np.isnan(box).any() else box.tolist() for box in image.boxes],
-                    score=found.score,
+                    score=explanation.score,
                 )
             )
-        self._log(parsed, np.array([one.score for one in explanations]))
+        self._log(parsed, np.array([explanation.score for explanation in explanations]))
         return ExplanationAnswer(model=self.facts, explanations=explanations)
 
     def _log(self, parsed: ParsedRequest, scores: np.ndarray | None) -> None:
@@ -257,22 +264,22 @@ class Service:
     def _make_fault(self, error: Exception) -> Fault:
         if not isinstance(error, RequestFault):
             log.error("A request failed inside the server", exc_info=error)
-            error = RequestFault(500, "", "the server failed on this request; its log says why.")
+            error = RequestFault(500, "", "error in the server; see its log.")
         return Fault(status=error.status, path=error.path, message=error.message, model=self.facts)
 
 
-def _check_finite(queries: np.ndarray) -> None:
-    """Check the values [images, values] of images that search a gallery. Raises RequestFault naming the first image."""
-    wrong = np.flatnonzero(~np.isfinite(queries).all(axis=1))
+def _check_finite(values: np.ndarray) -> None:
+    """Check the values [images, values] of query images. Raises RequestFault naming the first image that fails."""
+    wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(wrong):
         raise _make_score_fault(f"images[{wrong[0]}]")
 
 
 def _make_score_fault(path: str) -> RequestFault:
-    return RequestFault(400, path, "its features are too large to score.")
+    return RequestFault(400, path, "the features are too large to score.")
 
 
 def _rank(scores: np.ndarray, top_k: int) -> list[Hit]:
     """Return the best items first; equal scores keep their order."""
     order = np.argsort(-scores, kind="stable")[:top_k]
-    return [Hit(index=int(place), score=float(scores[place])) for place in order]
+    return [Hit(index=int(row), score=float(scores[row])) for row in order]

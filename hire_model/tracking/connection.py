@@ -1,4 +1,4 @@
-"""The connection to MLflow's store: its address, time limits for calls, and errors as `TrackingError`."""
+"""Connect to the MLflow store: find its address, limit the time of calls, raise errors as `TrackingError`."""
 
 from __future__ import annotations
 
@@ -12,31 +12,38 @@ from hire_model.settings import TrackingSettings
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 CHECK_SECONDS = 5
-ANSWER_SECONDS = 20  # for calls that must succeed: a loaded store gets time, an absent one does not block for long
-UPLOAD_SECONDS = 120  # a store answers an upload only when it has stored all of it
+ANSWER_SECONDS = 20  # for calls that must succeed: enough for a busy store, short enough for one that is down
+UPLOAD_SECONDS = 120  # a store answers an upload only after it has stored the whole file
 
 
 class TrackingError(HireError):
-    """MLflow cannot be reached, or does not have what was requested."""
+    """The MLflow store cannot be reached, or a requested run, model or version does not exist."""
 
 
 def connect(settings: TrackingSettings) -> str:
-    """Point MLflow at its store and send one request, so that a wrong address is found before training, not after.
+    """Set MLflow's store and send it one request, so that a wrong address fails before training, not after.
 
-    Returns the store's address. Raises TrackingError.
+    Return the store's address. Raise TrackingError if the address is invalid or the store does not answer.
     """
     silence_mlflow()
     import mlflow
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
     uri = tracking_uri(settings)
     mlflow.set_tracking_uri(uri)
     try:
         with limit_waiting():
             mlflow.MlflowClient().search_experiments(max_results=1)
+    except UnsupportedModelRegistryStoreURIException as error:
+        valid = ", ".join(sorted(filter(None, error.supported_uri_schemes)))
+        raise TrackingError(
+            f"The MLflow address {uri} has the unknown scheme '{uri.partition(':')[0]}'. Valid schemes: {valid}. Set "
+            "MLFLOW_TRACKING_URI or tracking.uri to an address such as sqlite:///mlflow.db or http://localhost:5000."
+        ) from error
     except Exception as error:
         raise TrackingError(
-            f"MLflow's store {uri} does not answer: {first_line(error)}. Start that server, name another in "
-            "MLFLOW_TRACKING_URI or tracking.uri (sqlite:///mlflow.db needs no server), or go on without MLflow: "
+            f"MLflow's store {uri} does not answer: {shorten_error(error)}. Start the server, set another address in "
+            "MLFLOW_TRACKING_URI or tracking.uri (sqlite:///mlflow.db needs no server), or run without MLflow: "
             "--set tracking.enabled=false."
         ) from error
     return uri
@@ -45,22 +52,23 @@ def connect(settings: TrackingSettings) -> str:
 def tracking_uri(settings: TrackingSettings) -> str:
     """Return the store's address.
 
-    The first of: MLFLOW_TRACKING_URI inside `mlflow run`, the settings, MLFLOW_TRACKING_URI, SQLite in this folder.
+    Use the first that is set: MLFLOW_TRACKING_URI inside `mlflow run`, the settings, MLFLOW_TRACKING_URI. The default
+    is an SQLite file in the working folder.
     """
     from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
     return (from_environment if inside_mlflow_run() else "") or settings.uri or from_environment or DEFAULT_URI
 
 
 def inside_mlflow_run() -> bool:
-    """Return whether `mlflow run` started this process; it has opened a run for it."""
+    """Return whether `mlflow run` started this process and opened a run for it."""
     return bool(os.environ.get("MLFLOW_RUN_ID"))
 
 
 @contextmanager
 def translate_errors(action: str, seconds: int = ANSWER_SECONDS) -> Iterator[None]:
-    """Limit the waiting time of MLflow calls and turn their errors into one TrackingError.
+    """Limit the time of the MLflow calls in the block and raise their errors as TrackingError.
 
-    action: ends the sentence "MLflow's store ... did not", such as "take the run's tags".
+    action: what the calls do, such as "store the run's tags"; part of the error message.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -70,14 +78,14 @@ def translate_errors(action: str, seconds: int = ANSWER_SECONDS) -> Iterator[Non
             yield
     except (MlflowException, OSError) as error:
         raise TrackingError(
-            f"MLflow's store {mlflow.get_tracking_uri()} did not {action}: {first_line(error)}. Look whether it is up "
-            "and has room."
+            f"MLflow's store {mlflow.get_tracking_uri()} failed to {action}: {shorten_error(error)}. Check that it is "
+            "running and has free disk space."
         ) from error
 
 
 @contextmanager
 def limit_waiting(seconds: int = CHECK_SECONDS) -> Iterator[None]:
-    """Retry MLflow calls once and wait at most `seconds` for an answer; MLflow's default is minutes of retries."""
+    """Retry MLflow calls once and wait at most `seconds` for an answer. By default MLflow retries for minutes."""
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     before = {key: os.environ.get(key) for key in limits}
     os.environ.update(limits)
@@ -92,7 +100,7 @@ def limit_waiting(seconds: int = CHECK_SECONDS) -> Iterator[None]:
 
 
 def silence_mlflow() -> None:
-    """Turn off MLflow's usage statistics, progress bars and the log lines of a store that is being created."""
+    """Turn off MLflow's usage statistics, its progress bars, and its log lines about creating a store."""
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -100,7 +108,7 @@ def silence_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def first_line(error: BaseException) -> str:
+def shorten_error(error: BaseException) -> str:
     """Return the first line of an error's message, truncated to 300 characters."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return line if len(line) <= 300 else line[:297] + "..."

@@ -1,19 +1,20 @@
-"""Promotion and rollback: change which version is the champion, in an order that is safe when the process is killed.
+"""Promotion and rollback: change the champion, with writes in an order that is safe if the process is killed.
 
-One promotion runs at a time (hire_model/tracking/lease.py). Under the lease it reads the champion again, then writes:
+Only one promotion runs at a time (hire_model/tracking/lease.py). Under the lease, a promotion reads the champion again
+and makes four writes:
 
-    1  tags of the new version: which version it replaces    (read only by a rollback)
-    2  alias previous -> the old champion                    (the old champion is in force, under two aliases)
-    3  alias champion -> the new version                     (this write decides)
+    1  tags of the new version: which version it replaces    (only a rollback reads them)
+    2  alias previous -> the old champion                    (the old champion now has both aliases)
+    3  alias champion -> the new version                     (this write changes the champion)
     4  the ticket of the lease is closed
 
-A rollback also writes, before 2, tags of the version that it takes out of force: who did that, when and why, and the
-gate decision 'rolled back', so that it cannot be promoted again before another `hire gate`. If the process is killed in
-between, the champion has these tags, which only a promotion reads, so they do no harm; written after 3 they might be
-missing.
+If the process is killed before write 3, the old champion stays the champion; after it, the new version is.
 
-Killed before 3, the old champion is in force; after it, the new one. A rollback reads from the tags of 1 which version
-to go back to, not from the alias `previous`, which may be half-way.
+A rollback also sets tags of the current champion, before write 2: who rolled it back, when and why, and the gate
+decision 'rolled back', so that it needs another `hire gate` before it can be promoted again. These tags come before
+write 3, because a kill after it could lose them. If the process is killed in between, the champion has these tags; this
+is harmless, because only a promotion of that version reads them. The version to go back to comes from the tags of
+write 1, not from the alias `previous`, which a killed promotion may already have changed.
 """
 
 from __future__ import annotations
@@ -29,27 +30,34 @@ from hire_model.tracking.lease import CLOSED, PromotionError, hold_lease, list_t
 from hire_model.tracking.versions import (
     CHALLENGER,
     CHAMPION,
+    COMPARED_WITH,
     DECISION,
-    JUDGED_AGAINST,
     NO_VERSION,
     PASSED,
     PREVIOUS,
     Version,
     find_in,
     open_registry,
+    suggest_alias,
     truncate,
 )
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-REPLACES, FORCED, DATE = "promotion.replaces", "promotion.forced", "promotion.date"
-ROLLED_BACK, UNDONE = "rolled back", "promotion.rolled_back"  # a gate decision; when, by whom and why
+# Tags of a version; the last one says when, by whom and why it was rolled back.
+REPLACES, FORCED, DATE, ROLLBACK = (
+    "promotion.replaces", "promotion.forced", "promotion.date", "promotion.rolled_back",
+)  # fmt: skip
+ROLLED_BACK = "rolled back"  # a value of the tag gate.decision
+
+Choose = Callable[["MlflowClient", Version | None], Version]
+"""Return the version to promote, from the store's client and the current champion. Raise PromotionError to refuse."""
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """The champion now, the version that it replaced ("" for none), and whether this call changed it."""
+    """The numbers of the champion and of the version that it replaced ("" for none). changed: by this call."""
 
     name: str
     champion: str
@@ -59,96 +67,105 @@ class Promotion:
     def summary(self) -> str:
         """Return one sentence for the user."""
         if not self.changed:
-            return f"Version {self.champion} of '{self.name}' is the champion already; nothing was changed."
+            return f"Version {self.champion} of '{self.name}' is already the champion; nothing was changed."
         before = f", in place of version {self.previous}" if self.previous else ", the first one"
         return f"Version {self.champion} of '{self.name}' is the champion now{before}."
 
 
 def promote(settings: TrackingSettings, version: str = CHALLENGER, force: str = "") -> Promotion:
-    """Make a version, by number or alias, the champion.
+    """Make a version the champion.
 
-    force: a reason to promote it without a passed gate; it is written to the version's tags.
-    Raises PromotionError if there is no such version, or its gate decision is missing, not 'passed' or was made against
-    another champion; PromotionBusy if another promotion is running; TrackingError if the store does not answer.
+    Args:
+        settings: name the store and the registered model.
+        version: number or alias.
+        force: reason to promote the version without a passed gate; recorded in the version's tags.
+
+    Raises:
+        PromotionError: there is no such version, or its gate decision is missing, not 'passed', or was made against
+            another champion.
+        PromotionBusy: another promotion is running.
+        TrackingError: the store does not answer.
     """
 
     def choose(client: MlflowClient, champion: Version | None) -> Version:
         found = find_in(client, settings.model_name, version)
         if found is None:
             raise PromotionError(
-                f"'{settings.model_name}' has no version or alias '{version}'; see 'hire registry show'."
+                f"'{settings.model_name}' has no version or alias '{version}'."
+                f"{suggest_alias(client, settings.model_name, version)} See 'hire registry show'."
             )
         if not force and (champion is None or found.number != champion.number):
             _check_decision(found, champion)
         return found
 
-    because = f", forced: {force}" if force else ""
-    return _move_champion(settings, f"promote {version}{because}", choose, {FORCED: force or "no"}, {})
+    reason = f", forced: {force}" if force else ""
+    return _move_champion(settings, f"promote {version}{reason}", choose, {FORCED: force or "no"}, {})
 
 
 def roll_back(settings: TrackingSettings, reason: str = "") -> Promotion:
-    """Make the version that the champion replaced the champion again; a second call undoes the first.
+    """Make the version that the champion replaced the champion again. A second call reverses the first.
 
-    The version that was the champion needs another gate before it can be promoted again; `reason` is written to its
-    tags. Raises PromotionError if the champion replaced no version, PromotionBusy and TrackingError as `promote`.
+    The version that was the champion needs another gate before it can be promoted again. `reason` is recorded in its
+    tags. Raise PromotionError if the champion replaced no version; other errors as in `promote`.
     """
 
     def choose(client: MlflowClient, champion: Version | None) -> Version:
         if champion is None:
-            raise PromotionError(f"'{settings.model_name}' has no champion, so there is nothing to go back from.")
-        before = champion.tags.get(REPLACES, NO_VERSION)
-        found = None if before == NO_VERSION else find_in(client, settings.model_name, before)
+            raise PromotionError(f"'{settings.model_name}' has no champion, so there is nothing to roll back.")
+        replaced = champion.tags.get(REPLACES, NO_VERSION)
+        found = None if replaced == NO_VERSION else find_in(client, settings.model_name, replaced)
         if found is None:
             raise PromotionError(
-                f"Version {champion.number} of '{settings.model_name}' replaced no version that is still there. To put "
-                "another in its place: hire promote --version N --force REASON."
+                f"Version {champion.number} of '{settings.model_name}' replaced no version that still exists. To make "
+                "another version the champion: hire promote --version N --force REASON."
             )
         return found
 
     because = f": {reason}" if reason else ""
-    undone = f"{_now()} by {_user()}{because}"
-    return _move_champion(settings, f"roll back{because}", choose, {}, {UNDONE: undone, DECISION: ROLLED_BACK})
+    note = f"{_format_now()} by {_get_user()}{because}"
+    return _move_champion(settings, f"roll back{because}", choose, {}, {ROLLBACK: note, DECISION: ROLLED_BACK})
 
 
 def list_promotions(settings: TrackingSettings, limit: int = 5) -> list[str]:
     """Return the last promotions and rollbacks, the newest first, one line each."""
     with open_registry(settings, "list the promotions") as client:
         tickets = list_tickets(client, settings.model_name, limit)
-    return [f"{_date(t.creation_timestamp)}  {t.description} ({t.tags.get(CLOSED, 'not ended')})" for t in tickets]
+    return [f"{_format_date(t.creation_timestamp)}  {t.description} ({t.tags.get(CLOSED, 'open')})" for t in tickets]
 
 
 def _check_decision(version: Version, champion: Version | None) -> None:
+    """Raise PromotionError unless the version passed the gate against the current champion."""
     decision, current = version.tags.get(DECISION, "missing"), champion.number if champion else NO_VERSION
-    against = version.tags.get(JUDGED_AGAINST, NO_VERSION)
-    gate = f"hire gate --version {version.number}"
+    compared_with = version.tags.get(COMPARED_WITH, NO_VERSION)
+    refusal = f"Version {version.number} of '{version.name}' is not promoted"
+    gate, force = f"hire gate --version {version.number}", f"hire promote --version {version.number} --force REASON"
     if decision == ROLLED_BACK:
+        note = version.tags.get(ROLLBACK, "for an unknown reason")
         raise PromotionError(
-            f"Version {version.number} of '{version.name}' is not promoted: it was rolled back, "
-            f"{version.tags.get(UNDONE, 'nobody noted why')}. Run '{gate}' to judge it again, or give a reason: "
-            f"hire promote --version {version.number} --force REASON."
+            f"{refusal}: it was rolled back, {note}. Run '{gate}' to check it again, or give a reason: {force}."
         )
     if decision != PASSED:
         raise PromotionError(
-            f"Version {version.number} of '{version.name}' is not promoted: its gate decision is {decision}. Run "
-            f"'{gate}' and see its reasons, or give your own: hire promote --version {version.number} --force REASON."
+            f"{refusal}: its gate decision is {decision}. Run '{gate}' and see its reasons, or give your own: {force}."
         )
-    if against != current:
+    if compared_with != current:
         raise PromotionError(
-            f"Version {version.number} of '{version.name}' is not promoted: its gate compared it with version "
-            f"{against}, but the champion is {current} now. Run '{gate}' again."
+            f"{refusal}: its gate compared it with version {compared_with}, but the champion is {current} now. "
+            f"Run '{gate}' again."
         )
-
-
-Choose = Callable[["MlflowClient", Version | None], Version]
 
 
 def _move_champion(
     settings: TrackingSettings, action: str, choose: Choose, new_tags: dict[str, str], old_tags: dict[str, str]
 ) -> Promotion:
-    """Make the version that `choose` returns the champion, by the writes that the module describes.
+    """Make the version that `choose` returns the champion, by the writes that the module's docstring lists.
 
-    choose: called with the present champion; it raises PromotionError to refuse. It is called once before anything is
-    written, and once more under the lease. new_tags, old_tags: for the new champion, and for the old one if there is.
+    Args:
+        settings: name the store and the registered model.
+        action: description for the ticket and for error messages.
+        choose: called before anything is written, and again under the lease.
+        new_tags: tags of the new champion.
+        old_tags: tags of the old champion, if there is one.
     """
     name = settings.model_name
     with open_registry(settings, action) as client:
@@ -159,7 +176,7 @@ def _move_champion(
             old = champion.number if champion else ""
             if target.number == old:
                 return Promotion(name, old, target.tags.get(REPLACES, "").replace(NO_VERSION, ""), False)
-            for key, value in ({REPLACES: old or NO_VERSION, DATE: _now()} | new_tags).items():
+            for key, value in ({REPLACES: old or NO_VERSION, DATE: _format_now()} | new_tags).items():
                 lease.write(client.set_model_version_tag, name, target.number, key, truncate(value))
             if old:
                 for key, value in old_tags.items():
@@ -169,16 +186,16 @@ def _move_champion(
     return Promotion(name, target.number, old, True)
 
 
-def _now() -> str:
+def _format_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _user() -> str:
+def _format_date(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(sep=" ", timespec="seconds")
+
+
+def _get_user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container may have no name for its user
+    except (KeyError, OSError):  # the user id of a container may have no name
         return "unknown"
-
-
-def _date(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(sep=" ", timespec="seconds")

@@ -1,9 +1,9 @@
-"""The model as MLflow serves it: MLflow runs this file to get the model ("models from code"), so nothing is pickled.
+"""The model as MLflow serves it. MLflow runs this file to create the model ("models from code"); nothing is pickled.
 
-A row of the table is a request of hire_model.service.contract as JSON text, in the column `request`. Its answer has the
-columns `status` and `body`, as of every other server: a row that is refused, as one is that is empty or a number, says
-so and harms no other. The parameter `explain` asks for explanations instead of scores. Galleries are found in the
-folder that HIRE_GALLERIES names.
+Each row of the input table is a request of hire_model.service.contract as JSON text, in the column `request`. Its
+answer is a row with the columns `status` and `body`, with the same content as the answer of every other server. A
+faulty row (for example empty or a number) gets an error as its answer and does not affect other rows. The parameter
+`explain` requests explanations instead of scores. Galleries are read from the folder in HIRE_GALLERIES.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from mlflow.models import Model, set_model
 from mlflow.pyfunc.model import PythonModel
 
 REQUEST, STATUS, BODY, EXPLAIN = "request", "status", "body", "explain"
-FOLDER = "hire"  # the artifact's name: the model folder of hire_model.model.artifact
-_REGISTERED = "registered_model_meta"  # MLflow's note beside a model that it fetched from the registry
+FOLDER = "hire"  # name of the artifact that holds the model folder of hire_model.model.artifact
+_REGISTERED = "registered_model_meta"  # file that MLflow writes into a model that it fetched from the registry
 
 
 class HirePyfunc(PythonModel):
-    """Answers requests with `Service`."""
+    """Answer requests with `Service`."""
 
     def load_context(self, context: Any) -> None:
-        """Load the model folder that was logged as an artifact, its digests checked."""
+        """Load the model folder that was logged as an artifact, and check its digests."""
         from hire_model.service.galleries import find_galleries_folder
         from hire_model.service.service import Service
 
         folder = Path(context.artifacts[FOLDER])
-        version, run_id = _origin(folder.parent.parent)
+        version, run_id = _read_origin(folder.parent.parent)
         self.service = Service.load(folder, version=version, run_id=run_id, galleries=find_galleries_folder())
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """The status and the body of the answer to each row's request; a faulty one raises nothing."""
+        """Return the status and the body of the answer to each row's request. A faulty row raises nothing."""
         from hire_model.service.parsing import Request
 
         explain = bool((params or {}).get(EXPLAIN))
@@ -43,8 +43,8 @@ class HirePyfunc(PythonModel):
         return pd.DataFrame(answers, index=model_input.index)
 
 
-def _origin(folder: Path) -> tuple[str, str]:
-    """The registry version, empty for a model that was not fetched from a registry, and the run id."""
+def _read_origin(folder: Path) -> tuple[str, str]:
+    """Return the model's version ("" if it was not fetched from a registry) and its run id."""
     note = folder / _REGISTERED
     version = yaml.safe_load(note.read_text("utf-8"))["model_version"] if note.is_file() else ""
     return str(version), str(Model.load(folder).run_id or "")

@@ -1,31 +1,32 @@
-"""Log a trained model to MLflow, register it, and fetch a model as a plain folder."""
+"""Log a trained model to MLflow and register it; fetch a model as a plain folder."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hire_model.data.loading import renumber_predicates
 from hire_model.data.store import ImageRegions
 from hire_model.model import artifact
 from hire_model.scoring.matrix import map_predicates
 from hire_model.service.payload import serialize_image
-from hire_model.settings import HOME, TrackingSettings
-from hire_model.tracking.connection import TrackingError, connect, first_line
-from hire_model.tracking.versions import CHALLENGER, truncate
+from hire_model.settings import PACKAGE_FOLDER, TrackingSettings
+from hire_model.tracking.connection import TrackingError, connect, shorten_error
+from hire_model.tracking.versions import CHALLENGER, Version, suggest_alias, truncate
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
 CONFIG = "config.json"
-# What a served model imports; the versions are those of the interpreter that trained it, hence of requirements.lock.
+# What a served model imports. It gets the versions installed here, at training: those of requirements.lock.
 REQUIRES = (
     "cachetools", "faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pybase64", "pydantic", "pydantic-settings",
     "pyyaml", "safetensors", "tokenizers", "torch", "transformers",
@@ -34,7 +35,7 @@ REQUIRES = (
 
 @dataclass(frozen=True)
 class LoggedModel:
-    """A model in MLflow: `uri` loads it; `version` is empty if it was logged but not registered."""
+    """A model in MLflow: the address that loads it, and its version ("" if it is not registered)."""
 
     uri: str
     version: str = ""
@@ -48,10 +49,15 @@ def log_model(
     predicates: Sequence[str] | None = None,
     card: str = "",
 ) -> LoggedModel:
-    """Log the model folder with the active run as a pyfunc; register it and move the alias 'challenger' to it.
+    """Log a model folder to the active run as a pyfunc, register it, and move the alias 'challenger' to it.
 
-    pairs: a few (image, text) pairs that become the input example; predicates: what the numbers in their relations
-    mean, the model's own list without it; tags: facts of the version, such as its recalls; card: its description.
+    Args:
+        folder: model folder of `hire_model.model.artifact`.
+        pairs: a few (image, text) pairs for the input example.
+        settings: say whether to register the model, and its name.
+        tags: tags of the version, such as its recalls.
+        predicates: the predicate list of the images' data set; the model's own list if None.
+        card: description of the version.
     """
     import mlflow
     from mlflow.models import ModelSignature
@@ -59,8 +65,8 @@ def log_model(
 
     from hire_model.tracking.pyfunc_model import BODY, EXPLAIN, FOLDER, REQUEST, STATUS
 
-    known = artifact.read_config(folder)["predicates"]
-    example = build_request_table(pairs, map_predicates(known, known if predicates is None else predicates))
+    model_predicates = artifact.read_config(folder)["predicates"]
+    mapping = map_predicates(model_predicates, model_predicates if predicates is None else predicates)
     signature = ModelSignature(
         Schema([ColSpec(DataType.string, REQUEST)]),
         Schema([ColSpec(DataType.long, STATUS), ColSpec(DataType.string, BODY)]),
@@ -70,12 +76,12 @@ def log_model(
         warnings.simplefilter("ignore")
         info = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(HOME / "tracking" / "pyfunc_model.py"),
+            python_model=str(PACKAGE_FOLDER / "tracking" / "pyfunc_model.py"),
             artifacts={FOLDER: str(folder)},
-            code_paths=[str(HOME)],
+            code_paths=[str(PACKAGE_FOLDER)],
             pip_requirements=pin_requirements(),
             signature=signature,
-            input_example=example,
+            input_example=build_request_table(pairs, mapping),
             registered_model_name=settings.model_name if settings.register_model else None,
         )
     if not settings.register_model:
@@ -90,65 +96,90 @@ def log_model(
 
 
 def build_request_table(pairs: Sequence[tuple[ImageRegions, str]], mapping: np.ndarray | None = None) -> pd.DataFrame:
-    """The table that the pyfunc model takes, of one row: the request to score `pairs`.
+    """Build the input table of the pyfunc model: one row, the request to score `pairs`.
 
-    mapping: as of `scoring.matrix.map_predicates`, where the images' data set has other predicates than the model: the
-    request has the model's numbers.
+    mapping: from the data set's predicate numbers to the model's (`scoring.matrix.map_predicates`), if they differ.
     """
     import pandas as pd
 
     from hire_model.tracking.pyfunc_model import REQUEST
 
-    asked = []
+    request = []
     for image, text in pairs:
         relations, scores = renumber_predicates(image.relations, image.relation_scores, mapping)
-        known = replace(image, relations=relations, relation_scores=scores)
-        asked.append({"image": json.loads(serialize_image(known)), "text": text})
-    return pd.DataFrame({REQUEST: [json.dumps({"pairs": asked})]})
+        renumbered = replace(image, relations=relations, relation_scores=scores)
+        request.append({"image": json.loads(serialize_image(renumbered)), "text": text})
+    return pd.DataFrame({REQUEST: [json.dumps({"pairs": request})]})
+
+
+def read_example_request(version: Version, settings: TrackingSettings) -> dict[str, list[dict[str, Any]]]:
+    """Return the request that was logged with the version as its input example. Raise TrackingError without one."""
+    connect(settings)
+    import mlflow
+
+    from hire_model.tracking.pyfunc_model import REQUEST
+
+    try:
+        folder = mlflow.artifacts.download_artifacts(version.uri)
+        table: Any = mlflow.models.Model.load(folder).load_input_example(folder)  # of `build_request_table`
+        request = None if table is None else json.loads(table[REQUEST][0])
+    except Exception as error:
+        raise TrackingError(f"{version.uri}: its example request cannot be read: {shorten_error(error)}.") from error
+    if request is None:
+        raise TrackingError(f"{version.uri} has no example request; 'hire train' registers versions with one.")
+    return request
 
 
 def pin_requirements() -> list[str]:
-    """Pins for a served model, without the local part (+cpu) that no index knows."""
+    """Pin the requirements of a served model, without local version labels (+cpu), which package indexes lack."""
     pins = []
     for name in REQUIRES:
         try:
             pins.append(f"{name}=={version(name).partition('+')[0]}")
         except PackageNotFoundError:
-            logging.getLogger(__name__).warning("%s is not installed; the model's requirements leave it out.", name)
+            logging.getLogger(__name__).warning("%s is not installed; the model's requirements omit it.", name)
     return pins
 
 
 def fetch(model: str | Path, settings: TrackingSettings | None = None) -> Path:
-    """The local folder of a model: `model` is models:/NAME@CHALLENGER, models:/NAME/VERSION, runs:/..., or a folder.
+    """Return the local folder of a model, downloaded from MLflow if necessary.
 
-    Raises TrackingError that says what was looked for, and where.
+    Args:
+        model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a folder.
+        settings: name the store; by default that of the environment.
+
+    Raises:
+        TrackingError: no model at this address or in this folder, or the store does not answer.
     """
-    text = str(model)
-    if text.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
-        return _find_model_folder(_download(text, settings or TrackingSettings()), text)
-    return _find_model_folder(Path(text).expanduser(), text)
+    address = str(model)
+    if address.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
+        return _find_model_folder(_download(address, settings or TrackingSettings()), address)
+    return _find_model_folder(Path(address).expanduser(), address)
 
 
-def _download(uri: str, settings: TrackingSettings) -> Path:
-    where = connect(settings)
+def _download(address: str, settings: TrackingSettings) -> Path:
+    store = connect(settings)
     import mlflow
 
     try:
-        return Path(mlflow.artifacts.download_artifacts(uri))
+        return Path(mlflow.artifacts.download_artifacts(address))
     except Exception as error:
+        alias = re.fullmatch(r"models:/([^/@]+)@(.+)", address)
+        hint = suggest_alias(mlflow.MlflowClient(), *alias.groups()) if alias else ""
         raise TrackingError(
-            f"{uri} is not in {where}: {first_line(error)}. Train a model first ('hire train'), name its folder "
-            "(runs/latest/model), or point MLFLOW_TRACKING_URI at the store that has it."
+            f"{address} is not in {store}: {shorten_error(error)}.{hint} Train a model first ('hire train'), give its "
+            "folder (runs/latest/model), or set MLFLOW_TRACKING_URI to the store that has it."
         ) from error
 
 
-def _find_model_folder(folder: Path, named: str) -> Path:
-    from_pyfunc = folder / "artifacts"
-    candidates = [folder, folder / "model", *(sorted(from_pyfunc.iterdir()) if from_pyfunc.is_dir() else [])]
+def _find_model_folder(folder: Path, address: str) -> Path:
+    """Return the model folder in `folder`: itself, of a training run, or of a logged pyfunc model."""
+    artifacts = folder / "artifacts"
+    candidates = [folder, folder / "model", *(sorted(artifacts.iterdir()) if artifacts.is_dir() else [])]
     for candidate in candidates:
         if (candidate / CONFIG).is_file():
             return candidate
     raise TrackingError(
-        f"--model {named}: no model there ({CONFIG} is missing). Expected the folder of a trained model such as "
-        "runs/latest/model, or an address such as models:/hire@challenger."
+        f"--model {address}: no model in this folder ({CONFIG} is missing). Expected the folder of a trained model, "
+        "such as runs/latest/model, or an address such as models:/hire@challenger."
     )

@@ -1,6 +1,6 @@
-"""One MLflow run: start or join it, then log a training or an evaluation to it.
+"""Start or join an MLflow run, and log a training or an evaluation to it.
 
-When tracking is off, `start_run` gives a `TrackedRun` whose methods do nothing, so callers need no second code path.
+If tracking is off, `start_run` yields a `TrackedRun` whose methods do nothing, so callers need no second code path.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any
 
 from typing_extensions import override
 
-from hire_model.errors import GO_ON
+from hire_model.errors import RESUME_COMMAND
 from hire_model.settings import TrackingSettings
 from hire_model.tracking.connection import (
     UPLOAD_SECONDS,
     TrackingError,
     connect,
-    first_line,
     inside_mlflow_run,
     limit_waiting,
+    shorten_error,
     translate_errors,
 )
 
 log = logging.getLogger(__name__)
-_PARAMS_AT_ONCE = 100  # MLflow's limit for a batch
-_LONGEST_DIGEST = 36  # MLflow's column; the whole digest is a tag
+_PARAMS_PER_CALL = 100  # MLflow's limit
+_MAX_DIGEST = 36  # characters, MLflow's limit; the full digest is stored as a tag
 
 
 class TrackedRun:
@@ -37,26 +37,26 @@ class TrackedRun:
     enabled = False
 
     def log_params(self, values: Mapping[str, Any]) -> None:
-        """Log settings by their dotted keys; a key that the run already has keeps its value."""
+        """Log settings by their dotted keys. A key that the run already has keeps its old value."""
 
     def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Log figures, of epoch `step` if given."""
+        """Log metrics; `step` is the epoch, if they belong to one."""
 
     def flush(self) -> None:
-        """Send the metrics that the store did not accept yet. Raises TrackingError if it still does not."""
+        """Send the metrics that could not be sent before. Raise TrackingError if the store still fails."""
 
     def set_tags(self, values: Mapping[str, str]) -> None:
-        """Set tags."""
+        """Set tags of the run."""
 
     def log_dataset(self, folder: Path, name: str, digest: str, context: str) -> None:
-        """Log a data set as an input: its digest is its version, `context` is such as 'training' or 'test'."""
+        """Log a data set as an input of the run. context: its use, such as 'training' or 'test'."""
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Upload a file or a whole folder to the run, below `folder`."""
+        """Upload a file, or a folder with its content, to the artifact folder `folder`."""
 
 
 class MlflowRun(TrackedRun):
-    """An MLflow run. Metrics that the server refuses are sent again with the next ones."""
+    """An MLflow run. Metrics that cannot be sent are kept and sent with the next ones."""
 
     enabled = True
 
@@ -68,23 +68,25 @@ class MlflowRun(TrackedRun):
     def log_params(self, values: Mapping[str, Any]) -> None:
         import mlflow
 
-        with translate_errors("take the run's settings"):
-            known = mlflow.MlflowClient().get_run(self.run_id).data.params
-            fresh = [(key, value) for key, value in values.items() if key not in known]
-            for start in range(0, len(fresh), _PARAMS_AT_ONCE):
-                mlflow.log_params(dict(fresh[start : start + _PARAMS_AT_ONCE]))
+        with translate_errors("store the run's settings"):
+            logged = mlflow.MlflowClient().get_run(self.run_id).data.params
+            new = [(key, value) for key, value in values.items() if key not in logged]
+            for start in range(0, len(new), _PARAMS_PER_CALL):
+                mlflow.log_params(dict(new[start : start + _PARAMS_PER_CALL]))
 
     @override
     def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         self._unsent.append(({key: float(value) for key, value in values.items()}, step))
         try:
             self._send()
-        except Exception as error:  # hours of training must not end because a server restarts
-            log.warning("MLflow took no metrics (%s); they are sent again with the next ones.", first_line(error))
+        except Exception as error:  # a server that restarts must not end hours of training
+            log.warning(
+                "Metrics could not be sent to MLflow (%s). Sending again with the next ones.", shorten_error(error)
+            )
 
     @override
     def flush(self) -> None:
-        with translate_errors("take the run's metrics"):
+        with translate_errors("store the run's metrics"):
             self._send()
 
     def _send(self) -> None:
@@ -92,15 +94,15 @@ class MlflowRun(TrackedRun):
 
         with limit_waiting():
             while self._unsent:
-                figures, step = self._unsent[0]
-                mlflow.log_metrics(figures, step=step)
+                metrics, step = self._unsent[0]
+                mlflow.log_metrics(metrics, step=step)
                 self._unsent.pop(0)
 
     @override
     def set_tags(self, values: Mapping[str, str]) -> None:
         import mlflow
 
-        with translate_errors("take the run's tags"):
+        with translate_errors("store the run's tags"):
             mlflow.set_tags(dict(values))
 
     @override
@@ -110,8 +112,8 @@ class MlflowRun(TrackedRun):
         from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]
 
         source = LocalArtifactDatasetSource(str(folder.resolve()))
-        dataset = MetaDataset(source, name=name, digest=digest[:_LONGEST_DIGEST])  # type: ignore[abstract]
-        with translate_errors("take the run's data set"):
+        dataset = MetaDataset(source, name=name, digest=digest[:_MAX_DIGEST])  # type: ignore[abstract]
+        with translate_errors("store the run's data set"):
             mlflow.log_input(dataset, context=context)
             mlflow.set_tag(f"dataset.{context}.digest", digest)
 
@@ -120,17 +122,17 @@ class MlflowRun(TrackedRun):
         import mlflow
 
         upload = mlflow.log_artifacts if path.is_dir() else mlflow.log_artifact
-        with translate_errors(f"take {path.name}", UPLOAD_SECONDS):
+        with translate_errors(f"store {path.name}", UPLOAD_SECONDS):
             upload(str(path), artifact_path=folder)
 
 
 @contextmanager
 def start_run(settings: TrackingSettings, name: str, run_id: str | None = None) -> Iterator[TrackedRun]:
-    """Start or join a run that ends with the block: FINISHED, or FAILED if an exception leaves the block.
+    """Start or join a run. At the end of the block its status is FINISHED, or FAILED after an exception.
 
     Inside `mlflow run`, join the run that MLflow opened; else join `run_id` (a resumed training); else start a new run
-    in the experiment of the settings. Raises TrackingError within seconds if no server answers. If the server does not
-    answer at the end, an exception of the block is still the one that is raised, and the open run is a warning only.
+    in the experiment of the settings. If the store does not answer at the start, raise TrackingError within seconds. If
+    it does not answer at the end, only log a warning, so that an exception of the block is not replaced.
     """
     if not settings.enabled:
         yield TrackedRun()
@@ -139,7 +141,7 @@ def start_run(settings: TrackingSettings, name: str, run_id: str | None = None) 
     import mlflow
 
     if inside_mlflow_run():
-        run_id = None  # mlflow.start_run reads MLFLOW_RUN_ID itself, once
+        run_id = None  # mlflow.start_run reads MLFLOW_RUN_ID itself
     elif run_id is None or not _is_active(run_id):
         run_id = None
         mlflow.set_experiment(settings.experiment)
@@ -156,7 +158,7 @@ def start_run(settings: TrackingSettings, name: str, run_id: str | None = None) 
 
 @contextmanager
 def explain_failed_upload(out: Path) -> Iterator[None]:
-    """Wrap the last uploads of a training: if MLflow does not take them, say that nothing is lost and how to resume."""
+    """Raise an error in the uploads at the end of a training as TrackingError that says how to repeat them."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -164,20 +166,20 @@ def explain_failed_upload(out: Path) -> Iterator[None]:
             yield
     except (MlflowException, OSError, TrackingError) as error:
         raise TrackingError(
-            f"The training is complete and lies in {out}, but MLflow did not take all of it: {first_line(error)}. Run "
-            f"{GO_ON}: it goes straight to the evaluation and hands everything over again."
+            f"The training is complete and stored in {out}, but the upload to MLflow failed: {shorten_error(error)}. "
+            f"Run {RESUME_COMMAND}: it repeats only the evaluation and the upload."
         ) from error
 
 
 def _end_run(run_id: str, status: str) -> None:
-    """End the active run. Never raises, because that would hide the exception that is being handled."""
+    """End the active run. Never raise: that would hide the exception that is being handled."""
     import mlflow
 
     try:
         with limit_waiting():
             mlflow.end_run(status)
     except Exception as error:
-        log.warning("MLflow did not take the end of run %s (%s); it shows it as running.", run_id, first_line(error))
+        log.warning("MLflow run %s could not be ended (%s); MLflow shows it as running.", run_id, shorten_error(error))
 
 
 def _is_active(run_id: str) -> bool:

@@ -1,7 +1,8 @@
-"""Find, list and tag the versions of the registered model."""
+"""Find, list and tag the versions of the registered model; record the gate's decision and the archive of a version."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,20 +18,24 @@ if TYPE_CHECKING:
 
     from hire_model.gate import Decision
 
+# Aliases.
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-DECISION, JUDGED_AGAINST = "gate.decision", "gate.champion"
-RSUM, _CHECK = "gate.rsum", "gate.check."
-NO_VERSION = "none"  # the value of a tag that has no version number
+# Tags of a version.
+DECISION, COMPARED_WITH, RSUM, _CHECK = "gate.decision", "gate.champion", "gate.rsum", "gate.check."
+ARCHIVE_PATH, ARCHIVE_SHA256 = "archive.path", "archive.sha256"
+NO_VERSION = "none"  # the value of a tag for a version number, if there is no such version
+# Values of the tag gate.decision; promotion.py has one more.
 PASSED, FAILED, RUNNING, STOPPED = "passed", "failed", "running", "stopped"
+
 DECISION_FILE = "decision.json"
-DESCRIPTION_LIMIT = 5000  # characters, MLflow's column; a tag's value has the same
+DESCRIPTION_LIMIT = 5000  # characters; MLflow's limit for a description and for the value of a tag
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
-_PAGE = 200
+_PAGE = 200  # versions per request
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version of the registered model, as it was when it was read."""
+    """A version of the registered model, as read from the store; later changes are not visible."""
 
     name: str
     number: str
@@ -40,13 +45,22 @@ class Version:
 
     @property
     def uri(self) -> str:
-        """Return the address that loads it: models:/hire/3."""
+        """Return the address to load the version, such as models:/hire/3."""
         return f"models:/{self.name}/{self.number}"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The archive of a version, as recorded in its tags."""
+
+    version: Version
+    path: Path
+    sha256: str
 
 
 @contextmanager
 def open_registry(settings: TrackingSettings, action: str) -> Iterator[MlflowClient]:
-    """Connect to the store and return its client; errors inside read "MLflow's store ... did not ACTION"."""
+    """Connect to the store and yield its client. action: what the block does, for `translate_errors`."""
     connect(settings)
     with translate_errors(action):
         from mlflow import MlflowClient
@@ -55,64 +69,80 @@ def open_registry(settings: TrackingSettings, action: str) -> Iterator[MlflowCli
 
 
 def find(settings: TrackingSettings, version: str) -> Version:
-    """Return the version with that number or alias. Raises TrackingError that lists the existing versions."""
+    """Return the version with this number or alias. Raise TrackingError that lists the existing versions."""
     name = settings.model_name
-    with open_registry(settings, f"look for version '{version}' of '{name}'") as client:
+    with open_registry(settings, f"find version '{version}' of '{name}'") as client:
         found = find_in(client, name, version)
+        hint = "" if found else suggest_alias(client, name, version)
     if found is not None:
         return found
-    known = list_versions(settings)
-    have = ", ".join(" = ".join([one.number, *one.aliases]) for one in known[:10])
-    there = f"there are {have}" if known else "the model has none yet; 'hire train' registers one"
-    raise TrackingError(f"'{name}' has no version or alias '{version}': {there}. See 'hire registry show'.")
+    existing = ", ".join(" = ".join([each.number, *each.aliases]) for each in list_versions(settings)[:10])
+    listing = f"there are {existing}" if existing else "the model has none yet; 'hire train' registers one"
+    raise TrackingError(f"'{name}' has no version or alias '{version}': {listing}.{hint} See 'hire registry show'.")
 
 
 def find_in(client: MlflowClient, name: str, version: str) -> Version | None:
-    """Return the version with that number or alias, or None; for callers that hold a client of `open_registry`."""
+    """Return the version with this number or alias, or None. For callers that have a client of `open_registry`."""
     from mlflow.exceptions import MlflowException
 
     if not version:
         return None
     try:
-        by_number = version.isdecimal()
-        get = client.get_model_version if by_number else client.get_model_version_by_alias
-        return _read(get(name, version))
+        is_number = version.isdecimal()
+        get = client.get_model_version if is_number else client.get_model_version_by_alias
+        return _make_version(get(name, version))
     except MlflowException as error:
         if error.error_code == _MISSING or "not found" in str(error).lower():
             return None
         raise
 
 
+def suggest_alias(client: MlflowClient, name: str, alias: str) -> str:
+    """Return " Did you mean 'champion'?" with the alias of the model nearest to `alias`, or "" if none is near."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        near = difflib.get_close_matches(alias, client.get_registered_model(name).aliases, 1)
+    except MlflowException:  # there is no such model
+        return ""
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
 def find_champion(settings: TrackingSettings) -> Version | None:
-    """Return the version in force, or None if none was promoted yet."""
-    with open_registry(settings, f"look for the champion of '{settings.model_name}'") as client:
+    """Return the champion, or None if no version was promoted yet."""
+    with open_registry(settings, f"find the champion of '{settings.model_name}'") as client:
         return find_in(client, settings.model_name, CHAMPION)
 
 
 def list_versions(settings: TrackingSettings) -> list[Version]:
-    """Return all versions, the newest first; an empty list if none was registered."""
-    name, found, token = settings.model_name, [], None
+    """Return all versions, the newest first, or an empty list if none is registered."""
+    name, token = settings.model_name, None
+    versions: list[Version] = []
     with open_registry(settings, f"list the versions of '{name}'") as client:
         while token != "":
             page = client.search_model_versions(f"name = '{name}'", _PAGE, ["version_number DESC"], token)
-            found += [_read(one) for one in page]
+            versions += [_make_version(each) for each in page]
             token = page.token or ""
-        aliases = client.get_registered_model(name).aliases if found else {}  # a search leaves them out
-    return [replace(one, aliases=tuple(sorted(a for a, n in aliases.items() if str(n) == one.number))) for one in found]
+        # The search does not return aliases.
+        aliases = client.get_registered_model(name).aliases if versions else {}
+    return [
+        replace(version, aliases=tuple(sorted(a for a, number in aliases.items() if str(number) == version.number)))
+        for version in versions
+    ]
 
 
 def set_tags(settings: TrackingSettings, version: Version, tags: Mapping[str, str]) -> None:
-    """Set tags of a version in the order given; a value that is too long for the store is truncated."""
-    with open_registry(settings, f"write to version {version.number} of '{version.name}'") as client:
+    """Set tags of a version in this order. A value that is too long for the store is truncated."""
+    with open_registry(settings, f"set tags of version {version.number} of '{version.name}'") as client:
         for key, value in tags.items():
             client.set_model_version_tag(version.name, version.number, key, truncate(value))
 
 
 def record_decision(settings: TrackingSettings, version: Version, decision: Decision) -> None:
-    """Write a gate decision to the version's tags: details first, the tag that says whether it passed last."""
-    conditions, now = decision.evidence.ground, find(settings, version.number)
+    """Write a gate decision to the version's tags: first the details, then gate.decision, which `promote` reads."""
+    conditions, present = decision.evidence.ground, find(settings, version.number)
     tags = {
-        JUDGED_AGAINST: decision.champion or NO_VERSION,
+        COMPARED_WITH: decision.champion or NO_VERSION,
         "gate.reasons": "\n".join(decision.reasons()) or "none",
         "gate.data.digest": conditions.digest,
         "gate.split": f"{conditions.split}, {conditions.images} images",
@@ -121,8 +151,8 @@ def record_decision(settings: TrackingSettings, version: Version, decision: Deci
         "gate.date": decision.evidence.facts.get("date", ""),
         **{f"{_CHECK}{result.name}": f"{result.verdict}: {result.words}" for result in decision.checks},
     }
-    with open_registry(settings, f"forget an earlier decision about version {version.number}") as client:
-        for key in now.tags:
+    with open_registry(settings, f"delete an earlier decision about version {version.number}") as client:
+        for key in present.tags:
             if key.startswith(_CHECK) and key not in tags:
                 client.delete_model_version_tag(version.name, version.number, key)
     set_tags(settings, version, tags | {DECISION: PASSED if decision.passed else FAILED})
@@ -130,41 +160,57 @@ def record_decision(settings: TrackingSettings, version: Version, decision: Deci
 
 def set_description(settings: TrackingSettings, version: Version, text: str) -> None:
     """Set a version's description; MLflow shows it as Markdown."""
-    with open_registry(settings, f"describe version {version.number} of '{version.name}'") as client:
+    with open_registry(settings, f"set the description of version {version.number} of '{version.name}'") as client:
         client.update_model_version(version.name, version.number, truncate(text))
 
 
 def log_artifact(settings: TrackingSettings, version: Version, path: Path, folder: str | None = None) -> None:
-    """Upload a file to the run that made the version, below `folder`; do nothing if the version has no run."""
+    """Upload a file to `folder` of the run that made the version. Do nothing if the version has no run."""
     if version.run_id:
-        with open_registry(settings, f"keep {path.name} with run {version.run_id}") as client:
+        with open_registry(settings, f"store {path.name} in run {version.run_id}") as client:
             client.log_artifact(version.run_id, str(path), folder)
 
 
 def read_artifact(settings: TrackingSettings, version: Version, path: str) -> str | None:
-    """Return the text of an artifact of the version's run, or None if there is none."""
+    """Return the text of an artifact of the version's run, or None if the run or the artifact does not exist."""
     if not version.run_id:
         return None
     folder, _, _ = path.rpartition("/")
-    with open_registry(settings, f"give {path} of run {version.run_id}") as client:
-        if path not in {found.path for found in client.list_artifacts(version.run_id, folder or None)}:
+    with open_registry(settings, f"read {path} of run {version.run_id}") as client:
+        if path not in {artifact.path for artifact in client.list_artifacts(version.run_id, folder or None)}:
             return None
         return Path(client.download_artifacts(version.run_id, path)).read_text("utf-8")
 
 
 def gate_folder(version: Version) -> str:
-    """Return the artifact folder of a version's gate; a run that is resumed may make several versions."""
+    """Return the artifact folder for the gate of a version. One run can make several versions if it is resumed."""
     return f"gate/version-{version.number}"
 
 
+def record_archive(version: Version, settings: TrackingSettings, path: Path, sha256: str) -> None:
+    """Write the path and the SHA-256 of the version's archive to the version's tags."""
+    set_tags(settings, version, {ARCHIVE_PATH: str(path.resolve()), ARCHIVE_SHA256: sha256})
+
+
+def find_archive(version: str, settings: TrackingSettings) -> Archive:
+    """Return the archive of the version with this number or alias. Raise TrackingError if it has no archive yet."""
+    found = find(settings, version)
+    if ARCHIVE_PATH not in found.tags or ARCHIVE_SHA256 not in found.tags:
+        raise TrackingError(
+            f"Version {found.number} of {found.name} ('{version}') has no archive yet. Make it: "
+            f"hire package --version {found.number}"
+        )
+    return Archive(found, Path(found.tags[ARCHIVE_PATH]), found.tags[ARCHIVE_SHA256])
+
+
 def truncate(text: str, limit: int = DESCRIPTION_LIMIT) -> str:
-    """Return `text`, or as many whole lines as fit in `limit` characters, followed by "(cut)"."""
+    """Return `text`, or the whole lines of it that fit in `limit` characters, followed by "(cut)"."""
     if len(text) <= limit:
         return text
-    more = "\n\n(cut)"
-    head = text[: limit - len(more)]
-    return (head[: head.rfind("\n")] if "\n" in head else head) + more
+    mark = "\n\n(cut)"
+    head = text[: limit - len(mark)]
+    return (head[: head.rfind("\n")] if "\n" in head else head) + mark
 
 
-def _read(found: ModelVersion) -> Version:
+def _make_version(found: ModelVersion) -> Version:
     return Version(found.name, str(found.version), found.run_id or "", tuple(sorted(found.aliases)), dict(found.tags))

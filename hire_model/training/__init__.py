@@ -1,1 +1,1 @@
-"""Training: batches, losses, optimizer, checkpoints and the loop. Start at `loop.fit`."""
+"""Training: batches, losses, optimizer, checkpoints and the loop. Start with `loop.fit`."""

@@ -1,7 +1,7 @@
-"""The batches of an epoch: which captions make each batch, how it is loaded, and what is dropped from it.
+"""The batches of an epoch: draw their captions, load them, and drop regions and words.
 
-All that is random here is drawn from the seed and the epoch, and for dropping from the caption too. It depends neither
-on the number of loader workers or training processes nor on where a run was resumed.
+Random numbers depend only on the seed and the epoch (for dropping, also on the caption). They do not depend on the
+number of loader workers or training processes, or on where a run was resumed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
 from hire_model.training.signals import ignore_stop_signals
 
-_SAMPLER_STREAM, _AUGMENT_STREAM = 1, 2  # separate the uses of one seed
+_SAMPLER_STREAM, _AUGMENT_STREAM = 1, 2  # independent random streams from one seed
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """One process's share of one batch.
+    """One process's share of a batch.
 
-    rows    [c] int64, captions of the split that this process loads
-    sizes   captions per process, in rank order; their sum is the size of the whole batch
+    Attributes:
+        epoch: number of the epoch.
+        index: number of the batch in the epoch.
+        rows: [c] int64, captions of the split that this process loads.
+        sizes: captions per process, in rank order; they add up to the size of the whole batch.
     """
 
     epoch: int
@@ -40,15 +43,21 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class CaptionSampler:
-    """Draws batches in which every image occurs at most once, so that no caption of the same image is a negative.
+    """Draw batches in which each image occurs at most once, so that no caption of the same image is a negative.
 
-    An epoch has rounds: the captions of each image are shuffled; round k takes the k-th caption of every image that has
-    one, in a new order, and is cut into batches. So an epoch holds every caption exactly once. A rest at the end of a
-    round that is too short for negatives (fewer than 2 captions, or fewer than there are processes) joins the batch
-    before it. A whole round that is too short is left out; this happens only where one image has more captions than all
-    others. The batches are a pure function of (seed, epoch): to resume is to skip the first ones.
+    An epoch consists of rounds and contains each caption once. The captions of each image are shuffled; round k takes
+    the k-th caption of each image that has one, in random order, and is cut into batches.
 
-    owner [M] int64: image of each caption; batch: captions in a whole batch, over all processes.
+    A remainder at the end of a round that is too short for negatives (fewer than 2 captions, or fewer than processes)
+    is added to the batch before it. A whole round that is too short is left out, which happens only if one image has
+    more captions than all others. Batches depend only on (seed, epoch): a resumed run skips the first ones.
+
+    Args:
+        owner: [M] int64, image of each caption.
+        batch: captions in a whole batch, over all processes.
+        seed: of the run.
+        rank: number of this process.
+        world: number of processes.
     """
 
     owner: np.ndarray
@@ -66,32 +75,37 @@ class CaptionSampler:
         return plans[start:]
 
     def draw_batches(self, epoch: int) -> list[np.ndarray]:
-        """Return all batches of `epoch` as captions [n] int64; n is `batch`, for the last one fewer or a few more."""
+        """Return all batches of `epoch` as captions [n] int64; n is `batch`, but the last of a round may differ."""
         rng = np.random.default_rng([self.seed, _SAMPLER_STREAM, epoch])
         shuffled = rng.permutation(len(self.owner))
         by_image = shuffled[np.argsort(self.owner[shuffled], kind="stable")]
         owners = self.owner[by_image]
-        first = np.searchsorted(owners, owners)  # where the captions of each one's image begin
+        first = np.searchsorted(owners, owners)  # index of the first caption of the same image
         rounds = np.arange(len(owners)) - first
         order = np.lexsort((rng.random(len(owners)), rounds))
         cuts = np.flatnonzero(np.diff(rounds[order])) + 1
         return [batch for part in np.split(by_image[order], cuts) for batch in self._cut(part)]
 
     def _cut(self, captions: np.ndarray) -> list[np.ndarray]:
-        least = max(2, self.world)
-        if len(captions) < least:
+        minimum = max(2, self.world)
+        if len(captions) < minimum:
             return []
         starts = list(range(0, len(captions), self.batch))
-        if len(starts) > 1 and len(captions) - starts[-1] < least:
+        if len(starts) > 1 and len(captions) - starts[-1] < minimum:
             starts.pop()
         return np.split(captions, starts[1:])
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Drops regions and words: 20 % of each by default (VSE-infinity, Chen et al. 2021, sec. 4).
+    """Drop random regions and words of a batch (VSE-infinity, Chen et al. 2021, section 4).
 
-    region_drop, word_drop: rates in 0-1. What a caption and its image lose depends on (seed, epoch, caption) alone.
+    The dropped regions and words of a pair depend only on (seed, epoch, caption).
+
+    Args:
+        seed: of the run.
+        region_drop: rate in 0-1.
+        word_drop: rate in 0-1.
     """
 
     seed: int
@@ -103,7 +117,7 @@ class Augment:
         if not (self.region_drop or self.word_drop):
             return batch
         rngs = [np.random.default_rng([self.seed, _AUGMENT_STREAM, epoch, int(caption)]) for caption in captions]
-        # Both are drawn whatever the rates are: one rate does not change what the other drops.
+        # Draw for both even if one rate is 0, so that one rate does not change what the other drops.
         regions, words = _draw(rngs, batch.regions.mask), _draw(rngs, batch.tokens.mask)
         return Batch(
             drop_regions(batch.regions, regions < self.region_drop), drop_words(batch.tokens, words < self.word_drop)
@@ -111,7 +125,7 @@ class Augment:
 
 
 def _draw(rngs: Sequence[np.random.Generator], mask: Tensor) -> Tensor:
-    """[B, n] uniform numbers, in each row only as many as `mask` [B, n] marks, so that padding changes nothing."""
+    """Draw uniform numbers [B, n], in each row only as many as `mask` [B, n] marks: padding has no effect."""
     drawn = np.ones(mask.shape)
     for row, (rng, count) in enumerate(zip(rngs, mask.sum(dim=1).tolist(), strict=True)):
         drawn[row, :count] = rng.random(count)
@@ -119,7 +133,7 @@ def _draw(rngs: Sequence[np.random.Generator], mask: Tensor) -> Tensor:
 
 
 def drop_regions(regions: Regions, dropped: Tensor) -> Regions:
-    """Drop the regions `dropped` [B, R] with their boxes and relations. An image always keeps one region."""
+    """Drop the regions marked in `dropped` [B, R], with their boxes and relations. Each image keeps at least one."""
     mask = regions.mask & ~dropped
     mask |= _mark_first(regions.mask) & ~mask.any(dim=1, keepdim=True)
     image, subject, _, object_ = regions.relations.unbind(dim=1)
@@ -137,9 +151,9 @@ def drop_regions(regions: Regions, dropped: Tensor) -> Regions:
 
 
 def drop_words(tokens: Tokens, dropped: Tensor) -> Tokens:
-    """Drop the word pieces `dropped` [C, L]. The rest moves up, so that the mask stays a prefix for the GRU.
+    """Drop the word pieces marked in `dropped` [C, L] and close the gaps: the GRU needs a mask without gaps.
 
-    The first piece always stays: it is the special token of encoders that have one, and no caption becomes empty.
+    The first piece always stays, so that encoders keep their special token and no caption becomes empty.
     """
     keep = tokens.mask & (~dropped | _mark_first(tokens.mask))
     order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)[:, : int(keep.sum(dim=1).max())]
@@ -151,29 +165,32 @@ def drop_words(tokens: Tokens, dropped: Tensor) -> Tokens:
 
 
 def _mark_first(mask: Tensor) -> Tensor:
-    """[B, n] bool, True only at each row's first True."""
+    """Return [B, n] bool, True only at the first True of each row."""
     return mask & (mask.cumsum(dim=1) == 1)
 
 
 @dataclass(frozen=True)
 class PlannedBatches(TorchDataset[Batch]):
-    """A map from plans to batches."""
+    """Load the batch of a plan; a map-style data set for torch's DataLoader."""
 
     split: Split
     bank: CaptionBank
     augment: Augment
 
     def __getitem__(self, plan: BatchPlan) -> Batch:
-        """Load the share of a batch that `plan` names: caption i belongs to image i."""
+        """Load the captions of `plan` and their images; caption i belongs to image i."""
         regions = collate_regions([self.split.regions(int(self.split.owner[row])) for row in plan.rows])
         return self.augment(Batch(regions, self.bank.tokens(plan.rows)), plan.epoch, plan.rows.tolist())
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Loads the batches of an epoch, from any batch on.
+    """Load the batches of an epoch.
 
-    workers: loader processes; 0 loads in the training process.
+    Args:
+        sampler: draws the batches.
+        batches: loads a batch.
+        workers: loader processes; 0 loads in the training process.
     """
 
     sampler: CaptionSampler
@@ -183,8 +200,8 @@ class Loader:
     def load_epoch(self, epoch: int, start: int = 0) -> Generator[tuple[BatchPlan, Batch]]:
         """Yield (plan, batch) for each batch of `epoch` from batch `start` on."""
         plans = self.sampler.plan_epoch(epoch, start)
-        # The loader draws a seed for its workers when it starts: from a generator of its own, or the number of starts
-        # (one more after a resume) would move torch's global state.
+        # DataLoader draws a seed for its workers at each start. It gets a separate generator, because a resumed run
+        # starts it once more and would otherwise change torch's global random state.
         loader = DataLoader(
             self.batches,
             batch_size=None,

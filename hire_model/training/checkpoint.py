@@ -1,6 +1,6 @@
-"""The checkpoint format, and the files of a training folder.
+"""The checkpoint format and the files of a training folder.
 
-Every file is written completely or not at all, and read without unpickling code.
+Files are written atomically and are read without running pickled code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from hire_model.errors import GO_ON, HireError, TrainingStopped
+from hire_model.errors import RESUME_COMMAND, HireError, TrainingStopped
 from hire_model.files import atomic_write
 from hire_model.settings import Settings
 from hire_model.settings.fingerprint import select_weight_settings
@@ -34,11 +34,22 @@ VERSION = 3
 
 @dataclass
 class Checkpoint:
-    """Everything that a training needs to continue as if it had never stopped.
+    """Complete state of a training, so that a resumed run continues as if it had not stopped.
 
-    epoch, batch: the next batch to train on; step: optimizer steps done; rng: `capture_rng` of each process; history:
-    the epochs that are complete; frozen: `digest_frozen_weights` of the weights that are not in `model` because
-    training does not change them
+    Attributes:
+        model: trained weights.
+        optimizer: its state dict.
+        rng: `capture_rng` of each process.
+        epoch: of the next batch.
+        batch: number of the next batch in the epoch.
+        step: optimizer steps done.
+        meter: sums of the current epoch.
+        history: complete epochs.
+        best_epoch: epoch with the best dev metric so far.
+        settings: those that affect the weights, see `select_weight_settings`.
+        digest: of the data set.
+        frozen: `digest_frozen_weights` of the weights that are not in `model`.
+        version: of this format.
     """
 
     model: dict[str, Tensor]
@@ -56,58 +67,61 @@ class Checkpoint:
     version: int = field(default=VERSION)
 
     def save(self, path: Path) -> None:
-        """Write to `path`, atomically. Raises TrainingStopped if the disk is full; an older file stays then."""
+        """Write to `path` atomically. Raises TrainingStopped if the disk is full; an older file is then kept."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain["meter"] = dataclasses.asdict(self.meter)
         plain["history"] = [dataclasses.asdict(record) for record in self.history]
 
-        # torch.save gets an open file: given a path, it does not report a full disk.
+        # Pass an open file to torch.save: with a path it does not report a full disk.
         with _write_safely(path) as partial, partial.open("wb") as file:
             torch.save(plain, file)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
-        """Read `path`, with tensors on the CPU. Raises HireError where it is missing, damaged or of another version."""
+        """Read `path`, with tensors on the CPU. Raises HireError if it is missing, damaged or of another version."""
         if not path.is_file():
-            raise HireError(f"{path}: no checkpoint to resume from. Leave out --resume, or name the run's train.out.")
+            raise HireError(
+                f"{path}: no checkpoint to resume from. Leave out --resume, or set train.out to the run's folder."
+            )
         try:
             plain = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises half a dozen kinds for a damaged file
-            words = str(error).partition("\n")[0] or type(error).__name__
-            raise HireError(f"{path}: not a checkpoint of Hire, or damaged: {words}") from error
+        except Exception as error:  # torch raises various types for a damaged file
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise HireError(f"{path}: not a checkpoint of Hire, or damaged: {reason}") from error
         if not isinstance(plain, dict) or plain.get("version") != VERSION:
-            raise HireError(f"{path}: a checkpoint of another version of Hire; it cannot be resumed with this one.")
+            raise HireError(f"{path}: written by another version of Hire and cannot be resumed with this version.")
         plain["meter"] = Meter(**plain["meter"])
         plain["history"] = [EpochRecord(**record) for record in plain["history"]]
         return cls(**plain)
 
     def check(self, settings: Settings, digest: str, path: Path) -> None:
-        """Raise HireError naming what differs, if this checkpoint belongs to other settings or another data set."""
+        """Raise HireError with the differences if this checkpoint has other settings or another data set."""
         now = select_weight_settings(settings)
         different = sorted(key for key in now.keys() | self.settings.keys() if now.get(key) != self.settings.get(key))
         if different:
             pairs = ", ".join(f"{key}={self.settings.get(key)!r} (now {now.get(key)!r})" for key in different)
             raise HireError(
-                f"{path}: cannot resume with other settings. The checkpoint has {pairs}. Set them so, or leave out "
-                "--resume to start anew."
+                f"{path}: cannot resume with other settings. The checkpoint has {pairs}. Use its values, or leave out "
+                "--resume to start a new training."
             )
         if digest != self.digest:
             raise HireError(
                 f"{path}: cannot resume on other data: the checkpoint's data set has the digest {self.digest[:16]}, "
-                f"this one {digest[:16]}. Name the same data set, or leave out --resume to start anew."
+                f"this one {digest[:16]}. Use the same data set, or leave out --resume to start a new training."
             )
 
     def check_frozen(self, frozen: str, path: Path) -> None:
-        """Raise HireError if the weights that the checkpoint leaves out were others; `frozen` is their digest now."""
+        """Raise HireError if `frozen`, the digest of the weights that training does not change, has changed."""
         if frozen != self.frozen:
             raise HireError(
                 f"{path}: cannot resume: model.text.checkpoint='{self.settings['model.text.checkpoint']}' has other "
-                "weights than when this run began. Put the old ones back, or leave out --resume to start anew."
+                "weights than at the start of this run. Restore the old weights, or leave out --resume to start a new "
+                "training."
             )
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the trained weights of `model` as safetensors, atomically."""
+    """Write the trained weights of `model` to a safetensors file atomically."""
     from safetensors.torch import save_file
 
     with _write_safely(path) as partial:
@@ -115,20 +129,20 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load what `save_weights` wrote. Raises HireError where it is missing or damaged."""
+    """Load the file that `save_weights` wrote. Raises HireError if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        found = load_file(path)
+        weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise HireError(f"{path}: the best weights are missing or damaged: {error}. Start anew.") from error
-    set_trained_weights(model, found)
+        raise HireError(f"{path}: the best weights are missing or damaged: {error}. Start a new training.") from error
+    set_trained_weights(model, weights)
 
 
 @contextlib.contextmanager
 def _write_safely(path: Path) -> Iterator[Path]:
-    """`whole`. Raises TrainingStopped if the disk is full, saying what is left and how to go on."""
+    """Write a file atomically. Raises TrainingStopped with the last checkpoint and what to do if the disk is full."""
     try:
         with atomic_write(path) as partial:
             yield partial
@@ -136,16 +150,16 @@ def _write_safely(path: Path) -> Iterator[Path]:
         if not _is_disk_full(error):
             raise
         last = path.parent / LAST
-        kept, again = "There is no checkpoint yet", "the same command again"
+        checkpoint, command = "There is no checkpoint yet", "the same command again"
         if last.is_file():
-            kept, again = f"The last good checkpoint is {last}", GO_ON
+            checkpoint, command = f"The last good checkpoint is {last}", RESUME_COMMAND
         raise TrainingStopped(
-            f"{path}: no space left to write it. {kept}. Free some space, then run {again}."
+            f"{path}: cannot be written: no space left on the disk. {checkpoint}. Free some space, then run {command}."
         ) from error
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
-    """torch and safetensors wrap the system's error or only quote it."""
+    """Return whether a full disk caused `error`: torch and safetensors wrap the system's error or quote its message."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -157,17 +171,18 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def lock_folder(out: Path) -> Iterator[None]:
-    """Keep a second training out of the folder. Raises HireError if there is one, or the folder cannot be written."""
+    """Lock a training folder. Raises HireError if another training uses it, or if it cannot be written."""
     lock = FileLock(out / ".lock")
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise HireError(
-            f"{out}: another training is writing there. Wait for it, or name another folder: --set train.out=DIR."
+            f"{out}: another training is using this folder. Wait until it ends, or choose another folder: "
+            "--set train.out=DIR."
         ) from None
     except OSError as error:
-        raise HireError(f"{out}: cannot be written: {error}. Name another folder: --set train.out=DIR.") from error
+        raise HireError(f"{out}: cannot be written: {error}. Choose another folder: --set train.out=DIR.") from error
     try:
         yield
     finally:
@@ -175,24 +190,27 @@ def lock_folder(out: Path) -> Iterator[None]:
 
 
 def set_aside_previous(out: Path) -> None:
-    """Rename an earlier training's files, one generation of them, so that a forgotten --resume destroys nothing."""
+    """Rename the files of an earlier training to previous-*, so that forgetting --resume does not delete them."""
     for name in (LAST, BEST):
         if (out / name).is_file():
             os.replace(out / name, out / f"previous-{name}")
 
 
 def get_trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict on the CPU without frozen weights: a frozen text encoder would be most of a checkpoint."""
+    """Return the state dict on the CPU without frozen weights, which would be most of a checkpoint."""
     frozen = _find_frozen(model)
     return {n: tensor.detach().cpu().contiguous() for n, tensor in model.state_dict().items() if n not in frozen}
 
 
 def set_trained_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what `get_trained_weights` returned. Raises HireError if a tensor is missing or is none of the model's."""
+    """Load the result of `get_trained_weights`. Raises HireError if a tensor is missing or unexpected."""
     missing, unexpected = model.load_state_dict(state, strict=False)
-    wrong = sorted({*missing, *unexpected} - _find_frozen(model).keys())
-    if wrong:
-        raise HireError(f"The checkpoint does not fit the model: {', '.join(wrong[:3])}. Start anew without --resume.")
+    faulty = sorted({*missing, *unexpected} - _find_frozen(model).keys())
+    if faulty:
+        raise HireError(
+            f"The checkpoint does not fit the model: {', '.join(faulty[:3])}. Leave out --resume to start a new "
+            "training."
+        )
 
 
 def digest_frozen_weights(model: nn.Module) -> str:
@@ -208,7 +226,7 @@ def _find_frozen(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def capture_rng() -> dict[str, Any]:
-    """Return the states of all generators, as tensors and numbers that `torch.load(weights_only=True)` reads."""
+    """Return the states of all random generators, as types that `torch.load(weights_only=True)` accepts."""
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     numpy_state = {
         "kind": kind,
@@ -226,7 +244,7 @@ def capture_rng() -> dict[str, Any]:
 
 
 def restore_rng(states: dict[str, Any]) -> None:
-    """Restore what `capture_rng` returned. CUDA states are ignored if the number of devices has changed."""
+    """Restore the result of `capture_rng`. CUDA states are ignored if the number of devices has changed."""
     version, internal, gauss_next = states["python"]
     random.setstate((version, tuple(internal), gauss_next))
     saved = states["numpy"]

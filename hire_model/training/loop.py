@@ -1,4 +1,4 @@
-"""The training loop: `fit` goes over the epochs, `train_epoch` over the batches, and `train_step` is one step."""
+"""The training loop: `fit` runs the epochs, `train_epoch` the batches of an epoch, `train_step` one optimizer step."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import torch
 from hire_model.batch import Batch
 from hire_model.data.loading import CaptionBank
 from hire_model.data.store import Split
-from hire_model.errors import GO_ON, DataError, TrainingStopped
+from hire_model.errors import RESUME_COMMAND, DataError, TrainingStopped
 from hire_model.model.hire import Hire
 from hire_model.progress import format_duration, show_progress
 from hire_model.settings import Settings
 from hire_model.training.batches import Augment, BatchPlan, CaptionSampler, Loader, PlannedBatches
 from hire_model.training.checkpoint import BEST, LAST, Checkpoint, set_aside_previous
 from hire_model.training.distributed import launch_fabric
-from hire_model.training.losses import Share, advise_on_collapse, compute_stuck_loss
+from hire_model.training.losses import BatchShare, compute_collapsed_loss, format_collapse_warning
 from hire_model.training.record import EpochRecord, FitResult
 from hire_model.training.signals import StopRequest
 from hire_model.training.train_state import TrainState
@@ -44,22 +44,27 @@ def fit(
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> FitResult:
-    """Train `model` in place. Afterwards it holds the weights of the epoch with the best dev['rsum'].
+    """Train `model` in place; at the end it has the weights of the epoch with the best dev metric `rsum`.
+
+    With several processes, only the first calls `dev` and `on_epoch`.
 
     Args:
-        train_bank: the captions of `train_split`, row by row.
-        dev: evaluates the model it is given, which is in evaluation mode; returns at least 'rsum'.
+        model: the model to train.
+        train_split: images and captions to train on.
+        train_bank: the captions of `train_split`.
+        settings: all settings.
+        dev: evaluates the model, which is in evaluation mode, and returns at least `rsum`.
         out: folder for checkpoints.
-        digest: version of the data set.
-        on_epoch, on_step: called with each epoch's record and each optimizer step's number.
-
-    Of several processes only the first calls `dev` and `on_epoch`.
+        digest: of the data set.
+        resume: continue from the checkpoint in `out`.
+        on_epoch: called with the record of each epoch.
+        on_step: called with the number of each optimizer step.
 
     Raises:
-        TrainingStopped: after Ctrl-C, SIGTERM, a full disk, or a loss or gradient that is not finite; the message names
+        TrainingStopped: after Ctrl-C, SIGTERM, a full disk, or a loss or gradient that is not finite. The message names
             the last good checkpoint.
-        HireError: `resume` finds no checkpoint, or one of other settings or data.
-        DataError: there are too few images to train on.
+        HireError: `resume` finds no checkpoint, or one with other settings or data.
+        DataError: the split has too few images.
     """
     train = settings.train
     if train.threads:
@@ -96,7 +101,7 @@ def fit(
 
 
 def train_epoch(state: TrainState, loader: Loader, stop: StopRequest, on_step: Callable[[int], None]) -> None:
-    """Train from the state's batch to the end of its epoch, and write a checkpoint when one is due."""
+    """Train from the next batch to the end of the epoch, and write a checkpoint when one is due."""
     train = state.settings.train
     hardest = state.epoch >= train.sum_epochs
     before = time.monotonic()
@@ -119,17 +124,17 @@ def train_epoch(state: TrainState, loader: Loader, stop: StopRequest, on_step: C
 def train_step(state: TrainState, plan: BatchPlan, batch: Batch, hardest: bool) -> float:
     """Do one optimizer step and return the loss of the final score.
 
-    Raises TrainingStopped before anything is changed if a loss or the gradient is not finite.
+    Raises TrainingStopped if a loss or the gradient is not finite; the weights are then unchanged.
     """
     state.objective.train()
-    share = Share(batch.to(state.fabric.device, non_blocking=True), plan.sizes)
+    share = BatchShare(batch.to(state.fabric.device, non_blocking=True), plan.sizes)
     losses = state.objective(share, hardest)  # forward: loss, score_loss, global_loss
     state.fabric.backward(losses[0])
     norm = state.fabric.clip_gradients(
         state.objective, state.optimizer, max_norm=state.settings.train.clip, error_if_nonfinite=False
     )
     assert norm is not None
-    values = torch.stack([*losses, norm]).tolist()  # the only point of the step that waits for a GPU
+    values = torch.stack([*losses, norm]).tolist()  # the only wait for a GPU in this step
     if not all(math.isfinite(value) for value in values):
         raise TrainingStopped(_describe_not_finite(state, values))
     state.meter.lr = state.lr
@@ -142,7 +147,7 @@ def train_step(state: TrainState, plan: BatchPlan, batch: Batch, hardest: bool) 
 
 
 def evaluate(state: TrainState, dev: Dev) -> dict[str, float]:
-    """Return the dev metrics, which the first process computes and sends to all."""
+    """Compute the dev metrics in the first process, and return them in all processes."""
     metrics: dict[str, float] = {}
     if state.first:
         state.model.eval()
@@ -154,27 +159,27 @@ def evaluate(state: TrainState, dev: Dev) -> dict[str, float]:
 def _warn_of_collapse(state: TrainState, score_loss: float, size: int, hardest: bool) -> None:
     train = state.settings.train
     if train.loss == "infonce" or hardest:
-        stuck = compute_stuck_loss(train, size, hardest)
-        if state.collapse.add(score_loss, stuck) and state.first:
-            _print(advise_on_collapse(train.loss, stuck))
+        collapsed_loss = compute_collapsed_loss(train, size, hardest)
+        if state.collapse.add(score_loss, collapsed_loss) and state.first:
+            _print(format_collapse_warning(train.loss, collapsed_loss))
 
 
 def _make_stopped(state: TrainState, stop: StopRequest, where: str, batch: str = "") -> TrainingStopped:
     return TrainingStopped(
         f"Stopped by {stop.name or 'a signal to another process'} {where} of {state.settings.train.epochs}{batch}. "
-        f"The checkpoint is {state.out / LAST}; run {GO_ON} to go on from it."
+        f"The checkpoint is {state.out / LAST}; to continue from it, run {RESUME_COMMAND}."
     )
 
 
 def _describe_not_finite(state: TrainState, values: list[float]) -> str:
-    what = "gradient" if math.isfinite(sum(values[:-1])) else "loss"
+    quantity = "gradient" if math.isfinite(sum(values[:-1])) else "loss"
     last, best = state.out / LAST, state.out / BEST
-    kept = f"The last good checkpoint is {last}" if last.is_file() else "There is no checkpoint yet"
+    files = f"The last good checkpoint is {last}" if last.is_file() else "There is no checkpoint yet"
     if best.is_file():
-        kept += f", the best weights are in {best}"
+        files += f", the best weights are in {best}"
     return (
-        f"The {what} is not finite (NaN or infinite) at step {state.steps + 1}, epoch {state.epoch + 1}, batch "
-        f"{state.batch + 1} of {state.batches}. {kept}. Check the data with 'hire data validate', then start again "
+        f"The {quantity} is not finite (NaN or infinite) at step {state.steps + 1}, epoch {state.epoch + 1}, batch "
+        f"{state.batch + 1} of {state.batches}. {files}. Check the data with 'hire data validate', then start again "
         "with a lower train.lr, a smaller train.clip or train.precision=fp32."
     )
 
@@ -188,7 +193,7 @@ def _show_progress(state: TrainState, batches: Steps) -> Steps:
 
 
 def _format_epoch(state: TrainState, record: EpochRecord, per_epoch: float) -> str:
-    """Return the line that reports an epoch. per_epoch: seconds, evaluation and saving included."""
+    """Return the line that reports an epoch; `per_epoch` is in seconds, including evaluation and saving."""
     epochs = state.settings.train.epochs
     best = " (best so far)" if state.best_epoch == record.epoch else ""
     return (
@@ -204,14 +209,14 @@ def _print(line: str) -> None:
 
 @contextlib.contextmanager
 def _use_deterministic_algorithms(device: torch.device) -> Iterator[None]:
-    """On a CPU use only operations whose result does not depend on the order of threads: resume is exact there."""
+    """On a CPU, use only operations whose result does not depend on the order of threads, so that resume is exact."""
     if device.type != "cpu":
         yield
         return
     deterministic: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic.fill_uninitialized_memory = False  # costs time, and guards only against defects
+    deterministic.fill_uninitialized_memory = False  # costs time and only helps to find bugs
     try:
         yield
     finally:

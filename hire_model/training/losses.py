@@ -1,8 +1,7 @@
-"""Losses of a batch, and the module that computes them from its images and captions.
+"""Losses of a batch, and the module that computes them from images and captions.
 
-Scores are squares [B, B]: row i is image i, column j is caption j, and caption i describes image i. The sampler puts
-each image into a batch at most once, so the pairs off the diagonal are true negatives: no caption of the same image is
-among them, however many captions an image has.
+Scores are square, [B, B]: row i is image i, column j is caption j, and caption i describes image i. The sampler puts
+each image into a batch at most once, so all pairs off the diagonal are true negatives.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from hire_model.model.hire import Hire
 from hire_model.settings import TrainSettings
 from hire_model.training.distributed import Peers
 
-WINDOW = 50
-_NEAR = 0.01
+WINDOW = 50  # batches
+_TOLERANCE = 0.01
 
 
-class Share:
+class BatchShare:
     """One process's share of a batch, and the number of captions of each process.
 
-    Fabric casts every float tensor that it finds in the arguments of a module to bf16, boxes too. It does not look into
-    an object of a class that it does not know.
+    Not a dataclass on purpose: with bf16, Fabric casts all float tensors in the arguments of a module, including those
+    in dataclasses, and boxes must stay float32. It does not look inside other classes.
     """
 
     def __init__(self, batch: Batch, sizes: tuple[int, ...]) -> None:
@@ -34,16 +33,17 @@ class Share:
 
 
 class Objective(nn.Module):
-    """The loss of a model over the batch of all processes."""
+    """Compute the loss of a model over the whole batch, in all processes."""
 
     def __init__(self, model: Hire, settings: TrainSettings, peers: Peers) -> None:
         super().__init__()
         self.model, self.settings, self.peers = model, settings, peers
 
-    def forward(self, share: Share, hardest: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return three scalars, the same in every process: loss = score_loss + train.global_loss * global_loss.
+    def forward(self, share: BatchShare, hardest: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return three scalars, the same in each process: loss, score_loss and global_loss.
 
-        score_loss is of the final score, global_loss of the global head. `hardest`: see `hinge_loss`.
+        score_loss is the loss of the final score and global_loss that of the global head;
+        loss = score_loss + train.global_loss * global_loss. For `hardest` see `hinge_loss`.
         """
         images = self.model.encode_image(share.batch.regions)  # the b images of this process
         texts = self.model.encode_text(share.batch.tokens)  # their b captions
@@ -59,17 +59,18 @@ class Objective(nn.Module):
 
 
 def compute_loss(scores: Tensor, settings: TrainSettings, hardest: bool) -> Tensor:
-    """Return the loss that train.loss names, in float32."""
+    """Compute the loss selected by train.loss, in float32."""
     if settings.loss == "infonce":
         return infonce_loss(scores.float(), settings.temperature)
     return hinge_loss(scores.float(), settings.margin, hardest)
 
 
 def hinge_loss(scores: Tensor, margin: float, hardest: bool) -> Tensor:
-    """Two-way hinge, averaged over the true pairs (VSE++, Faghri et al. 2018, eq. 6; the sum form is eq. 5).
+    """Compute the two-way hinge loss, averaged over the true pairs (VSE++, Faghri et al. 2018).
 
-    hardest: only the highest-scoring negative of each row and each column counts; otherwise all of them are added up.
-    With all scores equal the hardest form is 2 * margin. A loss that stays there is the known collapse.
+    With `hardest` only the highest-scoring negative of each row and column counts (eq. 6), otherwise the sum over all
+    negatives (eq. 5). If all scores are equal, the hardest form is 2 * margin; a loss that stays at this value is a
+    known way for training to collapse.
     """
     true = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     anchor = scores.diagonal()[:, None]
@@ -81,51 +82,51 @@ def hinge_loss(scores: Tensor, margin: float, hardest: bool) -> Tensor:
 
 
 def infonce_loss(scores: Tensor, temperature: float) -> Tensor:
-    """Symmetric cross-entropy over the batch (van den Oord et al. 2018, eq. 4)."""
+    """Compute the symmetric cross-entropy over the batch (van den Oord et al. 2018, eq. 4)."""
     logits = scores / temperature
     anchor = logits.diagonal()
     return (_cross_entropy(logits, anchor) + _cross_entropy(logits.T, anchor)).mean() / 2
 
 
 def _cross_entropy(logits: Tensor, anchor: Tensor) -> Tensor:
-    """[B], -log softmax of the diagonal `anchor` [B] along the rows of `logits` [B, B]."""
+    """Return -log softmax [B] of the diagonal `anchor` [B] along the rows of `logits` [B, B]."""
     true = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     negatives = logits.masked_fill(true, float("-inf"))
     return torch.logsumexp(torch.cat([anchor[:, None], negatives], dim=1), dim=1) - anchor
 
 
 @dataclass
-class CollapseWatch:
-    """Detects that the final score's loss stays at the value of a model that scores all pairs alike.
+class CollapseDetector:
+    """Detect a collapsed training: the loss stays at the value of a model that gives all pairs the same score.
 
-    For the hardest-negative hinge that is 2 * margin: the model maps everything to one point, and the hardest negatives
-    keep it there.
+    With the hardest-negative hinge this value is 2 * margin: the model maps all inputs to one point, and the gradients
+    of the hardest negatives keep it there.
     """
 
     ratios: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     warned: bool = False
 
-    def add(self, loss: float, stuck: float) -> bool:
-        """Add one batch's loss. Return True once, when WINDOW batches in a row were within 1 % of `stuck`."""
-        self.ratios.append(loss / stuck)
-        collapsed = len(self.ratios) == WINDOW and all(abs(ratio - 1) < _NEAR for ratio in self.ratios)
+    def add(self, loss: float, collapsed_loss: float) -> bool:
+        """Add a batch's loss. Return True once, after WINDOW batches in a row within 1 % of `collapsed_loss`."""
+        self.ratios.append(loss / collapsed_loss)
+        collapsed = len(self.ratios) == WINDOW and all(abs(ratio - 1) < _TOLERANCE for ratio in self.ratios)
         if collapsed and not self.warned:
             self.warned = True
             return True
         return False
 
 
-def compute_stuck_loss(settings: TrainSettings, size: int, hardest: bool) -> float:
-    """Return the loss of a model that scores all pairs of a batch of `size` alike."""
+def compute_collapsed_loss(settings: TrainSettings, size: int, hardest: bool) -> float:
+    """Compute the loss of a model that gives all pairs of a batch of `size` the same score."""
     return float(compute_loss(torch.zeros(size, size), settings, hardest))
 
 
-def advise_on_collapse(loss: str, stuck: float) -> str:
-    """Return the warning for a collapsed training; `loss` is train.loss."""
-    ways = "lower train.lr, a longer train.warmup"
+def format_collapse_warning(loss: str, collapsed_loss: float) -> str:
+    """Return the warning about a collapsed training; `loss` is train.loss."""
+    remedies = "lower train.lr, a longer train.warmup"
     if loss == "hinge":
-        ways += ", a larger train.sum_epochs (epochs over all negatives first), or train.loss=infonce"
+        remedies += ", a larger train.sum_epochs (epochs over all negatives first), or train.loss=infonce"
     return (
-        f"warning: the loss has stayed at {stuck:.3f} for {WINDOW} batches, the value of a model that scores all pairs "
-        f"alike: training has collapsed. Start again with one of: {ways}."
+        f"warning: training has collapsed: the loss has been {collapsed_loss:.3f} for {WINDOW} batches, the value of a "
+        f"model that gives all pairs the same score. Start again with one of: {remedies}."
     )

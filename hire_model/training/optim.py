@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups, and the learning rate over the steps."""
+"""AdamW, its parameter groups, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hire_model.model.warm_start import WARM_STARTED
 from hire_model.settings import TrainSettings
 
 ENCODER_PREFIX = "text.encoder."
-WARM_FACTOR = 0.1  # share of lr at which warm-started projections learn
-_FLOOR = 0.01  # share of lr at which the cosine ends
+WARM_FACTOR = 0.1  # factor on lr for warm-started projections
+_FINAL_FACTOR = 0.01  # factor on lr at the end of the cosine schedule
 
 
 def group_parameters(model: nn.Module, settings: TrainSettings) -> list[dict[str, object]]:
-    """Trained parameters by learning rate and decay; empty groups are left out.
+    """Group the trained parameters by learning rate and weight decay, without empty groups.
 
-    A tuned text encoder learns at lr * encoder_lr_factor, warm-started projections at lr * WARM_FACTOR and without
-    decay, as they would otherwise forget where they started; no decay for biases, gains and embeddings either.
+    A tuned text encoder has lr * encoder_lr_factor. Warm-started projections have lr * WARM_FACTOR and no decay, which
+    would undo the warm start. Biases, gains and embeddings have no decay either.
     """
     factors = {"hire": 1.0, "encoder": settings.encoder_lr_factor, "warm": WARM_FACTOR}
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -54,28 +54,28 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> AdamW:
 
 
 def make_lr_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:
-    """Return the function from a step (0 ... total - 1) to the factor on lr: a linear warm-up, then the schedule.
+    """Return a function from a step (0 ... total - 1) to the factor on lr: linear warm-up, then train.schedule.
 
-    step: a tenth from half of all steps on; cosine: down to a hundredth at the last step.
+    `step` multiplies by 0.1 from half of all steps on; `cosine` decreases to 0.01 at the last step.
     """
-    warm = math.ceil(settings.warmup * total)
+    warmup_steps = math.ceil(settings.warmup * total)
 
     def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / (warm + 1))
+        warmup = min(1.0, (step + 1) / (warmup_steps + 1))
         if settings.schedule == "step":
-            return rise * (0.1 if 2 * step >= total else 1.0)
-        done = min(1.0, max(0, step - warm) / max(1, total - 1 - warm))
-        return rise * (_FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * done)) / 2)
+            return warmup * (0.1 if 2 * step >= total else 1.0)
+        done = min(1.0, max(0, step - warmup_steps) / max(1, total - 1 - warmup_steps))
+        return warmup * (_FINAL_FACTOR + (1 - _FINAL_FACTOR) * (1 + math.cos(math.pi * done)) / 2)
 
     return factor
 
 
 def make_scheduler(adamw: AdamW, settings: TrainSettings, total: int, done: int = 0) -> LambdaLR:
-    """Return the schedule after `done` steps. Its only state is the step, so a checkpoint holds nothing of it.
+    """Return the schedule after `done` steps. It depends only on the step, so checkpoints do not save it.
 
-    After a resume with other train.epochs, `total` is another and the rate follows the new schedule at once.
+    If train.epochs changes on resume, `total` changes and the learning rate follows the new schedule at once.
     """
-    if done:  # LambdaLR needs the base rate where it starts at a later step
+    if done:  # LambdaLR needs the base rate to start at a later step
         for group in adamw.param_groups:
             group.setdefault("initial_lr", group["lr"])
     return LambdaLR(adamw, make_lr_factor(settings, total), last_epoch=done - 1)

@@ -1,4 +1,4 @@
-"""Figures of a training: the running sums of an epoch, a record of each epoch, and the result."""
+"""Figures of a training: running sums of an epoch, the record of an epoch, and the result."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @dataclass
 class Meter:
-    """Sums over the steps of an epoch so far, and the last step's lr.
+    """Sums over the steps of the current epoch, and the learning rate of the last step.
 
-    It is saved inside an epoch, so that a resumed epoch reports all of it.
+    Part of the checkpoint, so that the record of a resumed epoch covers the whole epoch.
     """
 
     samples: int = 0
@@ -34,9 +34,19 @@ class Meter:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: mean losses over its batches (`score_loss` is that of the final score, before train.global_loss times
-    `global_loss` is added), the mean norm of the gradient before clipping, `lr` of its last step (a
-    tuned encoder's is lower), training time without dev, and the dev metrics."""
+    """Figures of one epoch.
+
+    Attributes:
+        epoch: number, from 0.
+        loss: mean over the batches of score_loss + train.global_loss * global_loss.
+        score_loss: mean loss of the final score.
+        global_loss: mean loss of the global head.
+        lr: learning rate of the last step; a tuned encoder's is lower.
+        grad_norm: mean norm of the gradient before clipping.
+        seconds: training time, without the dev evaluation.
+        samples_per_second: captions per second of training time.
+        dev: dev metrics.
+    """
 
     epoch: int
     loss: float
@@ -50,7 +60,7 @@ class EpochRecord:
 
     @classmethod
     def from_meter(cls, epoch: int, meter: Meter, dev: dict[str, float]) -> EpochRecord:
-        """Return the record of an epoch from its sums."""
+        """Create the record of an epoch from its sums."""
         steps = max(1, meter.steps)
         return cls(
             epoch=epoch,
@@ -67,7 +77,14 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The result of `fit`. best_epoch counts from 0; best_weights is the file with the weights of that epoch."""
+    """The result of `fit`.
+
+    Attributes:
+        best_epoch: number of the best epoch, from 0.
+        best_metrics: its dev metrics.
+        history: all epochs.
+        best_weights: file with the weights of the best epoch.
+    """
 
     best_epoch: int
     best_metrics: dict[str, float]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while training: noted, and acted on between two steps."""
+"""Ctrl-C and SIGTERM during training: record the signal, and stop between two steps."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from types import FrameType, TracebackType
 
 
 class StopRequest:
-    """Within it, Ctrl-C and SIGTERM only set `name`, which the loop checks after each step.
+    """Context in which Ctrl-C and SIGTERM only set `name`, which the training loop checks after each step.
 
-    The same signal a second time acts at once. The other signal only sets `name`, too: on Ctrl-C `mlflow run` sends
-    SIGTERM to a training that has received Ctrl-C from the terminal and is writing its checkpoint.
+    The same signal a second time has its usual effect at once. The other signal only sets `name` too: after Ctrl-C,
+    `mlflow run` also sends SIGTERM to the training, which is then writing its checkpoint.
+
+    Attributes:
+        name: of the first signal; None before it.
     """
 
     def __init__(self) -> None:
@@ -19,9 +22,9 @@ class StopRequest:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # python allows handlers only there
+        if threading.current_thread() is threading.main_thread():  # handlers are only allowed there
             for kind in (signal.SIGINT, signal.SIGTERM):
-                self._before[kind] = signal.signal(kind, self._note)
+                self._before[kind] = signal.signal(kind, self._record)
         return self
 
     def __exit__(
@@ -30,7 +33,7 @@ class StopRequest:
         for number in list(self._before):
             self._restore(number)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         received = signal.Signals(number)
         self.name = self.name or ("Ctrl-C" if received == signal.SIGINT else received.name)
         self._restore(received)
@@ -42,9 +45,9 @@ class StopRequest:
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM in a loader worker.
+    """Ignore Ctrl-C and SIGTERM in a loader worker; DataLoader calls it with the worker's number.
 
-    Ctrl-C and many schedulers signal all processes of a group; the step would fail if a worker died of it.
+    Ctrl-C and many schedulers signal all processes of a group, and a step fails if a worker ends.
     """
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, signal.SIG_IGN)

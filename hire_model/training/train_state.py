@@ -1,4 +1,4 @@
-"""Everything that changes while training, and how it is saved and restored."""
+"""The state that changes during training; save and restore it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,29 @@ from hire_model.training.checkpoint import (
     set_trained_weights,
 )
 from hire_model.training.distributed import Peers, seed_everything
-from hire_model.training.losses import CollapseWatch, Objective
+from hire_model.training.losses import CollapseDetector, Objective
 from hire_model.training.optim import make_optimizer, make_scheduler
 from hire_model.training.record import EpochRecord, Meter
 
 
 class TrainState:
-    """The model, its optimizer, and how far the training is.
+    """The model, its optimizer and the progress of the training.
 
     Args:
         model: is moved to the device of `fabric` and trained in place.
+        settings: all settings.
+        fabric: device, precision and processes.
         out: folder of the checkpoints.
-        digest: version of the data set.
-        batches: of an epoch.
+        digest: of the data set.
+        batches: number of batches in an epoch.
 
     Attributes:
-        objective: the module that computes the loss, as Fabric wraps it.
-        epoch, batch: what is trained on next.
-        steps: optimizer steps done; last_loss: loss of the last one.
+        first: whether this is the first process, which writes files and prints.
+        objective: module that computes the loss, wrapped by Fabric.
+        epoch: of the next batch.
+        batch: number of the next batch in the epoch.
+        steps: optimizer steps done.
+        last_loss: loss of the last step.
         saved_at: `time.monotonic()` of the last checkpoint.
     """
 
@@ -57,17 +62,17 @@ class TrainState:
         self.scheduler = make_scheduler(self.adamw, train, self.total_steps)
         self.epoch = self.batch = self.steps = 0
         self.meter, self.history, self.best_epoch = Meter(), list[EpochRecord](), 0
-        self.collapse, self.last_loss = CollapseWatch(), math.nan
+        self.collapse, self.last_loss = CollapseDetector(), math.nan
         self.saved_at = time.monotonic()
         seed_everything(train.seed, fabric.global_rank)
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step; a tuned encoder's is lower."""
+        """Learning rate of the next step; a tuned encoder's is lower."""
         return next(group["lr"] for group in self.adamw.param_groups if group["name"].startswith("hire"))
 
     def end_epoch(self, metrics: dict[str, float]) -> EpochRecord:
-        """Record the epoch, keep its weights if they are the best so far, and advance to the next epoch."""
+        """Record the epoch, save its weights if they are the best so far, and advance to the next epoch."""
         record = EpochRecord.from_meter(self.epoch, self.meter, metrics)
         if not self.history or metrics["rsum"] > self.history[self.best_epoch].dev["rsum"]:
             self.best_epoch = self.epoch
@@ -84,7 +89,7 @@ class TrainState:
         self.model.eval()
 
     def save(self) -> None:
-        """Write the checkpoint. Call it only between steps, as gradients are not saved."""
+        """Write the checkpoint. Call it only between steps: gradients are not saved."""
         rng = self.peers.gather_objects(capture_rng())
         if self.first:
             Checkpoint(

@@ -1,1 +1,1 @@
-"""What a command or a flow step does, end to end: fit, train, evaluate, gate."""
+"""What a command or a flow step does, end to end: train, evaluate, gate, monitor."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from hire_model.data.chosen import open_dataset
+from hire_model.data.splits import open_dataset
 from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols
@@ -75,16 +75,16 @@ def compare(
     Args:
         first: address (models:/hire@challenger) or folder.
         second: the same of the other model.
-        settings: data set, protocol and bootstrap draws.
+        settings: name the data set, the protocol and the number of bootstrap draws.
         split: name of the split.
         figures: JSON file to write.
-        limit: only the first images; 0 for all.
+        limit: number of images to use, from the first; 0 for all.
 
     Raises:
-        HireError: no such model, split or protocol, or the features have another size than the model's.
+        HireError: no such model, split or protocol, or the features do not have the size that a model expects.
     """
     if not split:
-        raise HireError("split: no name is given; 'hire data show' lists those of a data set.")
+        raise HireError("split: the name is empty; 'hire data show' lists the splits of a data set.")
     chosen = open_dataset(settings.data).split(split, limit)
     protocol = protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
     folders = [registry.fetch(model, settings.tracking) for model in (first, second)]

@@ -1,4 +1,4 @@
-"""Evaluate one model, or an ensemble, on a split; and the steps that training and the gate share with it."""
+"""`hire evaluate` end to end: evaluate a model or an ensemble on a split. Training and the gate share the steps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hire_model.data.chosen import open_dataset
 from hire_model.data.loading import collate_regions
+from hire_model.data.splits import open_dataset
 from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols, report
@@ -36,7 +36,7 @@ from hire_model.training.distributed import pick_device
 
 @dataclass(frozen=True)
 class EvaluationOutcome:
-    """The figures of an evaluation, and the files written; None for a file that was not requested."""
+    """The figures of an evaluation on `split`, and the files written; None for a file that was not requested."""
 
     result: Result
     split: str
@@ -53,20 +53,22 @@ def evaluate(
     limit: int = 0,
     contrasts: Sequence[Path] = (),
 ) -> EvaluationOutcome:
-    """Evaluate a model, or the mean of several models' matrices, on one split. Inside `mlflow run`, log the figures.
+    """Evaluate a model, or the mean of the similarity matrices of several models. Inside `mlflow run`, log the figures.
 
     Args:
         models: addresses (models:/hire@challenger) or folders.
+        settings: name the data set and the protocol.
         split: name of the split.
-        figures: JSON file to write; page: HTML report to write.
-        limit: only the first images; 0 for all.
+        figures: JSON file to write.
+        page: HTML report to write.
+        limit: number of images to use, from the first; 0 for all.
         contrasts: files of contrast sets (see `contrast_sets`) whose images are in the split.
 
     Raises:
-        HireError: no such model, split or protocol, or the features have another size than the model's.
+        HireError: no such model, split or protocol, or the features do not have the size that the model expects.
     """
-    if not split:  # an empty name would open all splits, the training split among them
-        raise HireError("split: no name is given; 'hire data show' lists those of a data set.")
+    if not split:  # `split("")` would open all splits, including the training split
+        raise HireError("split: the name is empty; 'hire data show' lists the splits of a data set.")
     chosen = open_dataset(settings.data).split(split, limit)
     protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
     items = [item for path in contrasts for item in read_contrasts(path)]
@@ -87,7 +89,7 @@ def evaluate(
         if figures:
             write_json(result, figures)
         if page:
-            explained = loaded[0] if len(loaded) == 1 else None  # a mean of models has no attention to show
+            explained = loaded[0] if len(loaded) == 1 else None  # an ensemble has no attention to show
             write_report(page, result, matrix, chosen, settings.evaluate, explained)
         run.log_metrics(result.metrics())
         for path in filter(None, (figures, page)):
@@ -96,7 +98,7 @@ def evaluate(
 
 
 def load_model(folder: Path, settings: Settings) -> Hire:
-    """Load the model in `folder` onto the device of the settings."""
+    """Load the model in `folder` to the device of the settings."""
     return artifact.load(folder).to(torch.device(pick_device(settings.train)))
 
 
@@ -112,9 +114,9 @@ def make_result(
     more_facts: Mapping[str, str],
     ranks: Ranks | None = None,
 ) -> Result:
-    """Compute the figures of a similarity matrix [N, M], with the facts of the code, the data and `more_facts`.
+    """Compute the figures of a similarity matrix [N, M], and add facts about the code, the data and `more_facts`.
 
-    ranks: of the same matrix and protocol, if they are already computed.
+    ranks: ranks of the same matrix under the same protocol, if already computed.
     """
     result = protocols.evaluate_matrix(matrix, split.owner, settings.protocol, settings.bootstrap, ranks=ranks)
     manifest = split.dataset.manifest
@@ -136,14 +138,14 @@ def write_report(
     model: Hire | None,
     history: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write the HTML report. model: explains the examples; history: one row per epoch of a training."""
+    """Write the HTML report. model: to explain the examples, or None; history: one row per epoch of a training."""
     explained = _make_explainer(model, split) if model is not None else None
     html = report.render(result, matrix, split, history=history, explain=explained, examples=settings.examples)
     return write_text(html, path)
 
 
 def _make_explainer(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
-    """Return a function (image, caption) of `split` -> the explanation of that pair's score."""
+    """Return a function that explains the score of a pair: (image, caption) of `split` -> explanation."""
     bank, device = build_caption_bank(model, split.texts), next(model.parameters()).device
     mapping = map_predicates(model.predicates, split.dataset.manifest.predicates)
 

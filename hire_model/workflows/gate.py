@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hire_model.data.chosen import open_dataset
+from hire_model.data.splits import open_dataset
 from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols
@@ -33,12 +33,13 @@ from hire_model.training.distributed import pick_device
 from hire_model.workflows.evaluate import load_model, score_split
 
 log = logging.getLogger(__name__)
-_SEED, _DRAWS = 0, 1000  # of the comparison if evaluate.bootstrap is 0
+_SEED = 0  # of the bootstrap
+_DRAWS = 1000  # number of bootstrap samples if evaluate.bootstrap is 0
 
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """A decision, the version that it concerns, and the champion that the version was compared with, if any."""
+    """A gate decision, the version that it is about, and the champion at that time, if any."""
 
     decision: Decision
     version: Version
@@ -46,7 +47,7 @@ class GateOutcome:
 
 
 class _StoredRanks(BaseModel):
-    """The ranks of a version on one ground, stored with its run so that the next gate need not score it again."""
+    """The ranks of a version under `ground`, stored in its run so that the next gate need not score it again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,16 +58,17 @@ class _StoredRanks(BaseModel):
 
 
 def gate(settings: Settings, version: str = versions.CHALLENGER, split: str = "", limit: int = 0) -> GateOutcome:
-    """Check a version against the rules of the settings; a failed gate is a result, not an error.
+    """Check a version against the rules of the settings. A failed gate is a result, not an error.
 
-    The decision goes to tags of the version, to its run and to its model card, which is the version's description.
-    Until all of it is written the tag gate.decision is 'running', and 'stopped' after an error or Ctrl-C; a version
-    with these tags cannot be promoted.
+    The decision is written to the version's tags, its run, and its model card, which is the version's description.
+    The tag gate.decision is 'running' until everything is written, and 'stopped' after an error or Ctrl-C. A version
+    with one of these values cannot be promoted.
 
     Args:
-        version: an alias or a number.
-        split: the split to measure on; the evaluation split of the settings (data.test, data.dev) if empty.
-        limit: only the split's first images; 0 for all, or for data.dev_images if `split` is empty.
+        settings: name the store, the data set and the rules.
+        version: alias or number.
+        split: split to measure on; if empty, the evaluation split of the settings (data.test, else data.dev).
+        limit: number of images to use, from the first; 0 for all, or for data.dev_images if `split` is empty.
 
     Raises:
         HireError: no such version, split or protocol, or the store does not answer.
@@ -77,13 +79,13 @@ def gate(settings: Settings, version: str = versions.CHALLENGER, split: str = ""
         split, default_limit = settings.data.evaluation_split
         limit = limit or default_limit
     chosen = open_dataset(settings.data).split(split, limit)
-    names = [settings.evaluate.protocol, *(key.split("/")[0] for key in settings.gate.minimums)]
-    used = [protocols.check_fit(chosen.owner, len(chosen.images), name) for name in dict.fromkeys(names)]
+    names = dict.fromkeys([settings.evaluate.protocol, *(key.split("/")[0] for key in settings.gate.minimums)])
+    used = [protocols.check_fit(chosen.owner, len(chosen.images), name) for name in names]
     versions.set_tags(settings.tracking, challenger, {versions.DECISION: versions.RUNNING})
     try:
         return GateOutcome(_run_gate(challenger, champion, chosen, used, settings), challenger, champion)
     except BaseException:
-        with contextlib.suppress(HireError):  # the store may be what failed
+        with contextlib.suppress(HireError):  # the store itself may have failed
             versions.set_tags(settings.tracking, challenger, {versions.DECISION: versions.STOPPED})
         raise
 
@@ -96,8 +98,8 @@ def _run_gate(
     evidence, ranks = _measure(challenger, folder, split, used, settings)
     comparison = None
     if champion is not None:
-        known = ranks if champion.number == challenger.number else None
-        comparison = _compare(evidence, ranks, champion, known, split, settings)
+        champion_ranks = ranks if champion.number == challenger.number else None
+        comparison = _compare(evidence, ranks, champion, champion_ranks, split, settings)
     decision = decide(evidence, comparison, settings.gate)
     _record(decision, ranks, challenger, folder, settings)
     return decision
@@ -106,7 +108,7 @@ def _run_gate(
 def _measure(
     version: Version, folder: Path, split: Split, used: Sequence[Protocol], settings: Settings
 ) -> tuple[Evidence, Ranks]:
-    """Measure everything that the rules need; also return the ranks under the first protocol."""
+    """Measure all figures that the rules need. Return them, and the ranks under the first protocol of `used`."""
     model, manifest = load_model(folder, settings), split.dataset.manifest
     matrix = score_split(model, split, settings.evaluate)
     ranks = protocols.rank_under_protocol(matrix, split.owner, used[0])
@@ -132,11 +134,16 @@ def _measure(
 
 
 def _compare(
-    evidence: Evidence, ranks: Ranks, champion: Version, known: Ranks | None, split: Split, settings: Settings
+    evidence: Evidence,
+    ranks: Ranks,
+    champion: Version,
+    champion_ranks: Ranks | None,
+    split: Split,
+    settings: Settings,
 ) -> Comparison:
-    """Compare with the champion. Its ranks are `known`, or stored for the same ground, or computed now."""
-    theirs = known or _load_ranks(champion, evidence.ground, ranks.fold, settings)
-    scored = theirs is None
+    """Compare with the champion. Its ranks are `champion_ranks`, or stored by an earlier gate, or computed now."""
+    theirs = champion_ranks or _load_ranks(champion, evidence.ground, ranks.fold, settings)
+    champion_scored = theirs is None
     if theirs is None:
         log.info("Scoring the champion, version %s, on the same data", champion.number)
         model = load_model(registry.fetch(champion.uri, settings.tracking), settings)
@@ -151,24 +158,24 @@ def _compare(
         interval=bootstrap_difference(
             (ranks.i2t, ranks.t2i), (theirs.i2t, theirs.t2i), split.owner, ranks.fold, draws, _SEED
         ),
-        champion_scored=scored,
+        champion_scored=champion_scored,
     )
 
 
 def _load_ranks(champion: Version, ground: Conditions, fold: np.ndarray, settings: Settings) -> Ranks | None:
-    """Load the champion's ranks if an earlier gate stored them for the same ground."""
+    """Load the champion's ranks if an earlier gate stored them for the same data and protocol."""
     text = versions.read_artifact(settings.tracking, champion, f"{versions.gate_folder(champion)}/ranks.json")
     try:
         stored = _StoredRanks.model_validate_json(text) if text else None
     except ValidationError:
-        return None  # written by another release; scoring again is always correct
+        return None  # stored by another release: score again
     if stored is None or stored.version != champion.number or stored.ground != ground:
         return None
     return Ranks(np.array(stored.i2t, np.int64), np.array(stored.t2i, np.int64), fold)
 
 
 def _record(decision: Decision, ranks: Ranks, version: Version, folder: Path, settings: Settings) -> None:
-    """Write the model card and the files, then the tags; the tag that `promote` reads is the last."""
+    """Write the model card and the files, then the tags, and last the tag that `promote` reads."""
     ground = decision.evidence.ground
     stored = _StoredRanks(version=version.number, ground=ground, i2t=ranks.i2t.tolist(), t2i=ranks.t2i.tolist())
     texts = {
@@ -179,8 +186,8 @@ def _record(decision: Decision, ranks: Ranks, version: Version, folder: Path, se
     if card.read_card_facts(folder) is not None:
         texts[card.CARD] = card.render_card(folder, version.name, version.uri, decision)
         versions.set_description(settings.tracking, version, texts[card.CARD])
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as temporary:
         for name, text in texts.items():
-            path = write_text(text, Path(scratch) / name)
+            path = write_text(text, Path(temporary) / name)
             versions.log_artifact(settings.tracking, version, path, versions.gate_folder(version))
     versions.record_decision(settings.tracking, version, decision)

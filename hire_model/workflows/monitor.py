@@ -1,4 +1,4 @@
-"""Compare the journal of a server with the data set of the version that it serves, and report drift."""
+"""Compare the journal of a server with the data set its model was trained on, and report drift."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hire_model.data.chosen import open_dataset
+from hire_model.data.splits import open_dataset, open_splits
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model import artifact
-from hire_model.monitoring.drift import Drift, RunSuite, compare, read_newest
+from hire_model.monitoring.drift import Drift, RunSuite, measure_drift, read_newest_lines
 from hire_model.monitoring.page import render
 from hire_model.monitoring.reference import build_reference
 from hire_model.scoring.scorer import Scorer
@@ -31,25 +31,30 @@ class MonitorResult:
 
 
 def monitor(journal: Path, model: str, settings: Settings, run_suite: RunSuite) -> MonitorResult:
-    """Compare the read_newest pairs that `model` has scored with the data set of the settings.
+    """Compare the newest pairs that `model` has scored with the data set of the settings.
 
-    model: an address such as models:/hire@champion, or a folder. Texts, images and classes are compared with the
-    training split, scores with the split on which the model is evaluated. run_suite: `expectations.check.run_suite`.
-    Raises HireError without journal, model or data set, and where the data set is not the one of the model's training.
+    Texts, images and classes are compared with the training split, scores with the split that evaluates the model.
+
+    Args:
+        journal: Folder of the journal.
+        model: Address such as models:/hire@champion, or a folder.
+        settings: Data set, splits and tracking.
+        run_suite: `expectations.check.run_suite`.
+
+    Raises:
+        HireError: There is no such journal, model or data set, or the model was trained on another data set.
     """
-    from hire_model.data.chosen import open_splits
-
     folder = registry.fetch(model, settings.tracking)
     config, data = artifact.read_config(folder), open_dataset(settings.data)
     _check_trained_on(config["facts"], model, data)
     weights = config["sha256"][artifact.WEIGHTS]
-    lines, manifest, splits = read_newest(journal, weights), data.manifest, open_splits(data, settings.data)
+    lines, manifest, splits = read_newest_lines(journal, weights), data.manifest, open_splits(data, settings.data)
     scorer = Scorer.load(folder, predicates=manifest.predicates)
-    drift = compare(lines, build_reference(scorer, splits.train, splits.test), manifest.classes, run_suite)
+    drift = measure_drift(lines, build_reference(scorer, splits.train, splits.test), manifest.classes, run_suite)
     facts = {
         "journal": str(journal),
         "pairs": f"{drift.pairs:,}" + (f", {lines[0].time} to {lines[-1].time}" if lines else ""),
-        "seem to match": "" if drift.matching is None else f"{drift.matching:.0%} of the pairs",
+        "matching pairs (estimate)": "" if drift.matching is None else f"{drift.matching:.0%}",
         "model": f"{model}, weights {weights[:12]}",
         "data": f"{manifest.name}, digest {manifest.digest[:12]}",
         "splits": f"{splits.train.name}; scores: {splits.test.name}",
@@ -59,11 +64,11 @@ def monitor(journal: Path, model: str, settings: Settings, run_suite: RunSuite) 
 
 
 def _check_trained_on(facts: Mapping[str, Any], model: str, data: Dataset) -> None:
-    """Raise HireError where the model's facts name another data set than `data`."""
-    learned, manifest = facts.get("data digest"), data.manifest
-    if learned and learned != manifest.digest:
+    """Raise HireError if the model's facts name another data set than `data`."""
+    digest, manifest = facts.get("data digest"), data.manifest
+    if digest and digest != manifest.digest:
         raise HireError(
-            f"{data.folder}: data set '{manifest.name}', digest {manifest.digest[:16]}, but {model} has learned from "
-            f"'{facts.get('data', '')}', digest {str(learned)[:16]}. The journal is compared with the training data: "
-            "name the data set of that digest (--data), or a model that was trained on this one."
+            f"{data.folder}: data set '{manifest.name}', digest {manifest.digest[:16]}, but {model} was trained on "
+            f"'{facts.get('data', '')}', digest {str(digest)[:16]}. The journal is compared with the training data: "
+            "name the data set with that digest (--data), or a model that was trained on this one."
         )

@@ -1,44 +1,57 @@
-"""Train end to end: fit, evaluate, write the report, log and register the model."""
+"""`hire train` end to end: train a model, evaluate it, write the report, log and register the model."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from hire_model.data.chosen import Splits, open_dataset, open_splits
-from hire_model.data.store import Dataset, Split
-from hire_model.errors import GO_ON, TrainingStopped
+from hire_model.data.loading import CaptionBank
+from hire_model.data.splits import Splits, open_dataset, open_splits
+from hire_model.data.store import Dataset, ImageRegions, Split
+from hire_model.errors import RESUME_COMMAND, TrainingStopped
 from hire_model.evaluation import protocols
 from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result, write_json
 from hire_model.evaluation.slices import compute_slices
 from hire_model.files import write_text
 from hire_model.model import artifact
+from hire_model.model.build import build_model
+from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
+from hire_model.model.warm_start import warm_start
 from hire_model.model_card import card
+from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import ResolvedSettings, Settings, flatten
 from hire_model.tracking import registry
 from hire_model.tracking.connection import connect
 from hire_model.tracking.run import TrackedRun, explain_failed_upload, start_run
 from hire_model.tracking.versions import CHALLENGER
 from hire_model.training.checkpoint import LAST, Checkpoint, lock_folder
+from hire_model.training.distributed import pick_local_device, seed_everything
+from hire_model.training.loop import fit
 from hire_model.training.record import EpochRecord, FitResult
 from hire_model.workflows.evaluate import make_result, score_split, write_report
-from hire_model.workflows.fit import fit_model
 
-EXAMPLE_PAIRS = 2  # rows of the input example that is logged with the model
-RUN_FILE = "mlflow-run"
+EXAMPLE_PAIRS = 2  # in the input example that is logged with the model
+RUN_FILE = "mlflow-run"  # in the folder of the training; holds the id of its MLflow run
 
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """The figures of a training on `split`, and the files it wrote. limit: images of the split; 0 for all."""
+    """The figures of a training, and the files that it wrote.
+
+    Attributes:
+        result: figures on `split`.
+        limit: number of images used of the split; 0 for all.
+        data: folder of the data set.
+        registered: address that loads the model from MLflow, and version: its number; "" if it is not registered.
+        best_epoch: counts from 0.
+        tracking_uri: address of the MLflow store; "" without MLflow.
+    """
 
     result: Result
     split: str
@@ -62,12 +75,13 @@ def train(
 ) -> TrainOutcome | None:
     """Train, evaluate on the test split, write the report, and log and register the model.
 
-    With several processes each one calls this function, and only the first returns an outcome.
+    If several processes train together, each one calls this function, and only the first one returns an outcome.
 
     Args:
-        name: of the MLflow run.
-        resume: go on from the checkpoint in train.out.
-        on_epoch: called at the end of each epoch.
+        resolved: the settings and where each one comes from.
+        name: name of the MLflow run.
+        resume: resume from the checkpoint in train.out.
+        on_epoch: called after each epoch.
 
     Raises:
         HireError: the data cannot be read, the MLflow store does not answer, or the training was stopped.
@@ -77,7 +91,7 @@ def train(
     dataset = open_dataset(settings.data)
     splits = open_splits(dataset, settings.data)
     protocols.check_fit(splits.test.owner, len(splits.test.images), settings.evaluate.protocol)
-    if resume:  # before anything is written: a refusal must not mark the earlier run as failed
+    if resume:  # before the run is joined: an error here must not mark the earlier run as failed
         Checkpoint.load(out / LAST).check(settings, dataset.manifest.digest, out / LAST)
     tracking = settings.tracking if is_first_process() else settings.tracking.model_copy(update={"enabled": False})
     lock = lock_folder(out) if is_first_process() else contextlib.nullcontext()
@@ -90,24 +104,58 @@ def train(
             return _finish(model, fitted, splits, settings, run, uri)
         except KeyboardInterrupt as stopped:
             raise TrainingStopped(
-                f"Stopped by Ctrl-C after the last epoch. The training is complete and lies in {out}; run {GO_ON}: it "
-                "goes straight to the evaluation."
+                f"Stopped by Ctrl-C after the last epoch. The training is complete and stored in {out}. "
+                f"Run {RESUME_COMMAND}: it repeats only the evaluation."
             ) from stopped
 
 
+def fit_model(
+    settings: Settings,
+    splits: Splits,
+    out: Path,
+    resume: bool = False,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+) -> tuple[Hire, FitResult]:
+    """Build and train a model. Return it with the weights of its best dev epoch. Raise as `training.loop.fit`."""
+    model, train_bank = prepare_model(settings, splits.train, warm=settings.train.warm_start and not resume)
+    dev_bank = build_caption_bank(model, splits.dev.texts)
+
+    def evaluate_dev(candidate: Hire) -> dict[str, float]:
+        matrix = compute_similarity(candidate, splits.dev, dev_bank, settings.evaluate.budget_mb << 20)
+        metrics = protocols.evaluate_matrix(matrix, splits.dev.owner, bootstrap=0).metrics()
+        return {name.removeprefix("full/"): value for name, value in metrics.items()}
+
+    digest = splits.train.dataset.manifest.digest
+    result = fit(
+        model, splits.train, train_bank, settings,
+        dev=evaluate_dev, out=out, digest=digest, resume=resume, on_epoch=on_epoch,
+    )  # fmt: skip
+    return model.eval(), result
+
+
+def prepare_model(settings: Settings, train_split: Split, warm: bool) -> tuple[Hire, CaptionBank]:
+    """Build an untrained model and tokenise the captions. warm: initialise the model with the closed-form start."""
+    seed_everything(settings.train.seed)
+    model = build_model(settings.model, train_split).to(pick_local_device(settings.train))
+    bank = build_caption_bank(model, train_split.texts)
+    if warm:
+        warm_start(model, train_split, bank, settings.train)
+    return model, bank
+
+
 def is_first_process() -> bool:
-    """Return whether this is the only or the first process of a run."""
+    """Return whether this is the first process of a training (or the only one)."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def _read_run_id(out: Path) -> str | None:
-    """Read the id of the MLflow run that an earlier training in `out` logged to."""
+    """Return the id of the MLflow run of an earlier training in `out`, or None."""
     path = out / RUN_FILE
     return path.read_text("utf-8").strip() if path.is_file() else None
 
 
 def _log_inputs(run: TrackedRun, resolved: ResolvedSettings, dataset: Dataset, splits: Splits) -> None:
-    """Log the settings, their origins, the code and the data before the first step."""
+    """Log the settings and their origins, the version of the code, and the data sets."""
     out, flat = resolved.settings.train.out, flatten(resolved.settings.model_dump(mode="json"))
     table = {key: {"value": value, "from": resolved.origins[key]} for key, value in flat.items()}
     path = write_text(json.dumps(table, indent=1) + "\n", out / "settings.json")
@@ -118,18 +166,18 @@ def _log_inputs(run: TrackedRun, resolved: ResolvedSettings, dataset: Dataset, s
     run.log_artifact(path)
     if run.enabled:
         write_text(run.run_id + "\n", out / RUN_FILE)
-    elif is_first_process():  # an id that an earlier training wrote here is not this one's
+    elif is_first_process():  # the id is that of an earlier training in this folder
         (out / RUN_FILE).unlink(missing_ok=True)
 
 
-def _make_epoch_logger(run: TrackedRun, then: Callable[[EpochRecord], None]) -> Callable[[EpochRecord], None]:
-    """Return a callback that logs the figures of an epoch, then calls `then`."""
+def _make_epoch_logger(run: TrackedRun, on_epoch: Callable[[EpochRecord], None]) -> Callable[[EpochRecord], None]:
+    """Return a callback that logs the metrics of an epoch and then calls `on_epoch`."""
 
     def log_epoch(record: EpochRecord) -> None:
-        figures = {key: value for key, value in dataclasses.asdict(record).items() if key not in ("epoch", "dev")}
-        named = {f"train/{key}": value for key, value in figures.items()}
-        run.log_metrics(named | {f"dev/{key}": value for key, value in record.dev.items()}, step=record.epoch + 1)
-        then(record)
+        metrics = {f"train/{key}": value for key, value in asdict(record).items() if key not in ("epoch", "dev")}
+        metrics |= {f"dev/{key}": value for key, value in record.dev.items()}
+        run.log_metrics(metrics, step=record.epoch + 1)
+        on_epoch(record)
 
     return log_epoch
 
@@ -137,9 +185,9 @@ def _make_epoch_logger(run: TrackedRun, then: Callable[[EpochRecord], None]) -> 
 def _finish(
     model: Hire, fitted: FitResult, splits: Splits, settings: Settings, run: TrackedRun, uri: str
 ) -> TrainOutcome:
-    """Evaluate on the test split; write figures, report and model folder; log and register them."""
+    """Evaluate on the test split, write figures, report and model folder, and log and register them."""
     out, test = settings.train.out, splits.test
-    history = [dataclasses.asdict(record) for record in fitted.history]
+    history = [asdict(record) for record in fitted.history]
     matrix = score_split(model, test, settings.evaluate)
     ranks = protocols.rank_under_protocol(matrix, test.owner, settings.evaluate.protocol)
     origin = {"seed": str(settings.train.seed)} | ({"mlflow run": run.run_id} if run.enabled else {})
@@ -148,8 +196,8 @@ def _finish(
     page = write_report(out / "report.html", result, matrix, test, settings.evaluate, model, history)
     folder, model_card = _save_model(model, fitted, result, ranks, splits, settings)
     run.log_metrics(result.metrics())
-    epochs = write_text(json.dumps(history, indent=1) + "\n", out / "history.json")
-    registered = _register(run, settings, test, result, folder, model_card, (figures, page, epochs))
+    history_file = write_text(json.dumps(history, indent=1) + "\n", out / "history.json")
+    registered = _register(run, settings, test, result, folder, model_card, (figures, page, history_file))
     return TrainOutcome(
         result=result,
         split=test.name,
@@ -172,9 +220,9 @@ def _save_model(
     """Save the model folder with its facts and its model card; return the folder and the text of the card."""
     test, manifest = splits.test, splits.train.dataset.manifest
     slices = compute_slices(test, ranks)
-    weights = sum(weight.numel() for weight in model.parameters())
-    about = card.collect_card_facts(result, manifest, settings, slices, weights, len(fitted.history), fitted.best_epoch)
-    stored = dict(result.facts) | {"metrics": result.metrics(), card.FACT: about.model_dump(mode="json")}
+    size = sum(weight.numel() for weight in model.parameters())
+    facts = card.collect_card_facts(result, manifest, settings, slices, size, len(fitted.history), fitted.best_epoch)
+    stored = dict(result.facts) | {"metrics": result.metrics(), card.FACT: facts.model_dump(mode="json")}
     folder, name = artifact.save(model, settings.train.out / "model", stored), settings.tracking.model_name
     text = card.render_card(folder, name, f"models:/{name}@{CHALLENGER}")
     write_text(text, folder / card.CARD)
@@ -190,7 +238,7 @@ def _register(
     model_card: str,
     files: Sequence[Path],
 ) -> registry.LoggedModel:
-    """Log `files` and the model folder to the run, and register the model as the settings say."""
+    """Log `files` and the model folder to the run, and register the model if tracking.register_model is set."""
     if not run.enabled:
         return registry.LoggedModel("")
     tags = {key.replace("/", "."): f"{value:.2f}" for key, value in result.metrics().items()}
@@ -204,7 +252,7 @@ def _register(
         return registry.log_model(folder, _pick_examples(test), settings.tracking, tags, predicates, model_card)
 
 
-def _pick_examples(split: Split) -> list[Any]:
-    """Return the first pairs (regions, caption) of `split`."""
+def _pick_examples(split: Split) -> list[tuple[ImageRegions, str]]:
+    """Return the first pairs (image, caption) of `split`."""
     captions = range(min(EXAMPLE_PAIRS, len(split.captions)))
     return [(split.regions(int(split.owner[caption])), split.texts[caption]) for caption in captions]

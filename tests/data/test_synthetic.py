@@ -1,3 +1,5 @@
+"""Relational scenes: facts, twins, captions, simulated detections and pictures."""
+
 from __future__ import annotations
 
 import re
@@ -12,7 +14,7 @@ from PIL import Image
 
 from hire_model.data.store import Dataset
 from hire_model.data.synthetic import TWIN_SHARE, Faults, generate, generate_scenes
-from hire_model.data.synthetic.captions import PER_IMAGE, TELLING
+from hire_model.data.synthetic.captions import DISTINCTIVE, PER_IMAGE
 from hire_model.data.synthetic.detector import FEATURE_DIM, detect, encode_appearance
 from hire_model.data.synthetic.drawing import draw_scene
 from hire_model.data.synthetic.relations import (
@@ -20,7 +22,7 @@ from hire_model.data.synthetic.relations import (
     Mention,
     find_facts,
     find_new_facts,
-    holds,
+    is_true,
     list_entity_relations,
 )
 from hire_model.data.synthetic.sampling import KINDS, Pair, sample_pair, sample_scene
@@ -33,22 +35,22 @@ INVERSE = {"left of": "right of", "above": "below", "in front of": "behind", "ne
 INVERSE |= {value: key for key, value in INVERSE.items()}
 
 
-def pair_of(seed: int) -> Pair:
+def make_pair(seed: int) -> Pair:
     return sample_pair(np.random.default_rng(seed), twin=True)
 
 
-def group_of(seed: int) -> list[tuple[Scene, list]]:
-    """A pair of twins with their captions."""
+def make_twins(seed: int) -> list[tuple[Scene, list]]:
+    """Generate a pair of twins with their captions."""
     return [(scene, captions) for _, _, scene, captions, _ in generate_scenes({"train": 4}, seed)][1:3]
 
 
-def looks(scene: Scene) -> Counter:
-    return Counter(scene.appearance(i) for i in scene.present)
+def count_appearances(scene: Scene) -> Counter:
+    return Counter(scene.find_appearance(i) for i in scene.present)
 
 
 @slow
 @given(seeds)
-def test_spatial_facts_have_their_inverse_and_nothing_relates_to_itself(seed: int) -> None:
+def test_spatial_facts_have_their_inverse_and_no_thing_is_related_to_itself(seed: int) -> None:
     known = find_facts(sample_scene(np.random.default_rng(seed)))
     for subject, predicate, object_ in known:
         assert subject != object_
@@ -58,7 +60,7 @@ def test_spatial_facts_have_their_inverse_and_nothing_relates_to_itself(seed: in
 
 @slow
 @given(seeds)
-def test_left_is_left_in_the_boxes_and_front_is_nearer(seed: int) -> None:
+def test_spatial_facts_agree_with_the_boxes(seed: int) -> None:
     scene = sample_scene(np.random.default_rng(seed))
     for s, predicate, o in find_facts(scene):
         if predicate == "left of":
@@ -71,7 +73,7 @@ def test_left_is_left_in_the_boxes_and_front_is_nearer(seed: int) -> None:
 
 @slow
 @given(seeds)
-def test_every_thing_lies_in_the_picture_by_half_at_least(seed: int) -> None:
+def test_at_least_half_of_every_box_is_inside_the_picture(seed: int) -> None:
     scene = sample_scene(np.random.default_rng(seed))
     assert {predicate for _, predicate, _ in find_facts(scene)} <= {*PREDICATES, *BOX_ONLY}
     for x1, y1, x2, y2 in scene.boxes.values():
@@ -81,87 +83,87 @@ def test_every_thing_lies_in_the_picture_by_half_at_least(seed: int) -> None:
 
 @slow
 @given(seeds)
-def test_twins_are_one_bag_of_appearances_with_other_relations_or_bindings(seed: int) -> None:
-    pair = pair_of(seed)
+def test_twins_have_the_same_appearances_but_different_facts(seed: int) -> None:
+    pair = make_pair(seed)
     assert pair.twin is not None and pair.kind in KINDS
     assert list_entity_relations(pair.scene) != list_entity_relations(pair.twin)
     assert find_new_facts(pair.scene, pair.twin) and find_new_facts(pair.twin, pair.scene)
     for attribute in range(4):
-        assert Counter(look[attribute] for look in looks(pair.scene).elements()) == Counter(
-            look[attribute] for look in looks(pair.twin).elements()
+        assert Counter(look[attribute] for look in count_appearances(pair.scene).elements()) == Counter(
+            look[attribute] for look in count_appearances(pair.twin).elements()
         )
     if pair.kind == "colours":
-        assert sum((looks(pair.scene) - looks(pair.twin)).values()) == 2
+        assert sum((count_appearances(pair.scene) - count_appearances(pair.twin)).values()) == 2
     else:
-        assert looks(pair.scene) == looks(pair.twin)
+        assert count_appearances(pair.scene) == count_appearances(pair.twin)
 
 
 @slow
 @given(seeds)
-def test_without_faults_twins_give_the_same_bag_of_features(seed: int) -> None:
-    pair = pair_of(seed)
+def test_without_faults_twins_have_the_same_features(seed: int) -> None:
+    pair = make_pair(seed)
     assert pair.twin is not None
     rng = np.random.default_rng(seed)
-    bags = [detect(rng, scene, Faults.none()).features.sum(axis=0) for scene in (pair.scene, pair.twin)]
-    np.testing.assert_allclose(*bags, atol=1e-9)
+    sums = [detect(rng, scene, Faults.none()).features.sum(axis=0) for scene in (pair.scene, pair.twin)]
+    np.testing.assert_allclose(*sums, atol=1e-9)
 
 
 @slow
 @given(seeds)
-def test_without_faults_each_thing_is_one_region_and_each_detectable_fact_one_relation(seed: int) -> None:
+def test_without_faults_each_thing_is_one_region_and_each_detectable_fact_is_one_relation(seed: int) -> None:
     scene = sample_scene(np.random.default_rng(seed))
-    found = detect(np.random.default_rng(seed), scene, Faults.none())
-    assert sorted(found.slots) == list(scene.present)
-    for slot, feature, box in zip(found.slots, found.features, found.boxes, strict=True):
-        np.testing.assert_allclose(feature, encode_appearance(scene.appearance(slot)))
+    detections = detect(np.random.default_rng(seed), scene, Faults.none())
+    assert sorted(detections.slots) == list(scene.present)
+    for slot, feature, box in zip(detections.slots, detections.features, detections.boxes, strict=True):
+        np.testing.assert_allclose(feature, encode_appearance(scene.find_appearance(slot)))
         exact = np.clip(np.array(scene.boxes[slot]) / [WIDTH, HEIGHT, WIDTH, HEIGHT], 0, 1)
         np.testing.assert_allclose(box, exact, atol=1e-6)
-    graph = {(found.slots[s], PREDICATES[p], found.slots[o]) for s, p, o, _ in found.relations}
+    graph = {(detections.slots[s], PREDICATES[p], detections.slots[o]) for s, p, o, _ in detections.relations}
     assert graph == {fact for fact in find_facts(scene) if fact[1] in PREDICATES}
 
 
 @slow
 @given(seeds)
-def test_captions_are_true_and_enough_of_them_tell_twins_apart(seed: int) -> None:
-    twins = group_of(seed % 10_000)
-    for (scene, captions), (sibling, _) in zip(twins, twins[::-1], strict=True):
+def test_captions_are_true_and_most_are_false_of_the_twin(seed: int) -> None:
+    twins = make_twins(seed % 10_000)
+    for (scene, captions), (twin, _) in zip(twins, twins[::-1], strict=True):
         assert len({caption.text for caption in captions}) == PER_IMAGE
-        assert all(holds(caption.claim, scene) for caption in captions)
-        assert sum(not holds(caption.claim, sibling) for caption in captions) >= TELLING
+        assert all(is_true(caption.claim, scene) for caption in captions)
+        assert sum(not is_true(caption.claim, twin) for caption in captions) >= DISTINCTIVE
 
 
 @slow
 @given(seeds)
-def test_a_caption_says_every_thing_and_colour_of_its_claim(seed: int) -> None:
-    for _, captions in group_of(seed % 10_000):
+def test_a_caption_names_every_thing_and_colour_of_its_claim(seed: int) -> None:
+    for _, captions in make_twins(seed % 10_000):
         for caption in captions:
-            words = caption.text.lower().replace("violet", "purple").replace("gray", "grey")
-            assert all(thing.word in words and (thing.colour or "") in words for thing in caption.claim.things)
+            text = caption.text.lower().replace("violet", "purple").replace("gray", "grey")
+            assert all(thing.word in text and (thing.colour or "") in text for thing in caption.claim.things)
             assert len(caption.claim.things) in (2, 3)
-            assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", words)
+            assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", text)
 
 
 def test_a_claim_needs_a_different_entity_for_each_thing() -> None:
     scene = next(s for s in (sample_scene(np.random.default_rng(i)) for i in range(99)) if len(s.present) > 2)
-    entity = scene.entity(scene.present[0])
-    alone = Mention("thing", (entity.cls,), entity.colour)
-    assert holds(Claim((alone,)), scene)
-    assert not holds(Claim((alone, alone)), scene)
-    assert not holds(Claim((Mention("thing", (entity.cls,), "no such colour"),)), scene)
+    entity = scene.get_entity(scene.present[0])
+    mention = Mention("thing", (entity.cls,), entity.colour)
+    assert is_true(Claim((mention,)), scene)
+    assert not is_true(Claim((mention, mention)), scene)
+    assert not is_true(Claim((Mention("thing", (entity.cls,), "no such colour"),)), scene)
 
 
 def test_swapping_subject_and_object_of_a_claim_makes_it_false() -> None:
     for seed in range(40):
         scene = sample_scene(np.random.default_rng(seed))
         for subject, predicate, object_ in find_facts(scene):
-            if predicate in ("next to", "looks at"):  # both may hold both ways
+            if predicate in ("next to", "looks at"):  # can be true in both directions
                 continue
-            things = [Mention("", (scene.entity(i).cls,), scene.entity(i).colour) for i in (subject, object_)]
-            assert holds(Claim(tuple(things), ((0, predicate, 1),)), scene)
-            assert not holds(Claim(tuple(things), ((1, predicate, 0),)), scene)
+            things = [Mention("", (scene.get_entity(i).cls,), scene.get_entity(i).colour) for i in (subject, object_)]
+            assert is_true(Claim(tuple(things), ((0, predicate, 1),)), scene)
+            assert not is_true(Claim(tuple(things), ((1, predicate, 0),)), scene)
 
 
-def test_share_of_twins_names_and_splits() -> None:
+def test_the_share_of_twins_and_the_image_ids_are_as_documented() -> None:
     rows = [
         (split, name, scene) for split, name, scene, _, _ in generate_scenes({"train": 200, "dev": 60, "test": 60}, 3)
     ]
@@ -169,7 +171,7 @@ def test_share_of_twins_names_and_splits() -> None:
     assert len(twins) / len(rows) == pytest.approx(TWIN_SHARE)
     assert all(name.startswith(split) for split, name, _ in rows)
     assert Counter(Counter(name[:-1] for name in twins).values()) == {2: len(twins) // 2}
-    assert len({scene.key for _, _, scene in rows}) == len(rows), "a scene came twice"
+    assert len({scene.key for _, _, scene in rows}) == len(rows), "a scene is repeated"
 
 
 def test_a_split_does_not_depend_on_the_size_of_the_splits_before_it() -> None:
@@ -179,7 +181,7 @@ def test_a_split_does_not_depend_on_the_size_of_the_splits_before_it() -> None:
     assert all(many[name] == scene for name, scene in few.items() if name.startswith("dev"))
 
 
-def test_same_arguments_same_digest(tmp_path: Path) -> None:
+def test_the_same_arguments_give_the_same_digest(tmp_path: Path) -> None:
     sizes = {"train": 10, "dev": 4, "test": 4}
     first, again, other = (generate(tmp_path / name, seed=s, **sizes) for name, s in (("a", 1), ("b", 1), ("c", 2)))
     assert first.digest == again.digest != other.digest
@@ -189,7 +191,7 @@ def test_same_arguments_same_digest(tmp_path: Path) -> None:
     assert faulty.digest != first.digest
 
 
-def test_the_written_data_set(tiny_dataset: Path) -> None:
+def test_the_written_data_set_has_valid_boxes_captions_and_pictures(tiny_dataset: Path) -> None:
     dataset = Dataset.open(tiny_dataset)
     assert dataset.manifest.classes == tuple(CLASSES) and dataset.manifest.predicates == PREDICATES
     assert dataset.features.shape[1] == FEATURE_DIM == dataset.manifest.feature_dim
@@ -206,14 +208,14 @@ def test_the_written_data_set(tiny_dataset: Path) -> None:
             assert picture.size == (WIDTH, HEIGHT)
 
 
-def test_every_picture_shows_its_twin_to_be_another() -> None:
+def test_the_pictures_of_twins_differ() -> None:
     for seed in range(20):
-        pair = pair_of(seed)
+        pair = make_pair(seed)
         assert pair.twin is not None
         assert draw_scene(pair.scene).tobytes() != draw_scene(pair.twin).tobytes()
 
 
-def test_a_thing_is_drawn_in_its_box_and_in_its_colour() -> None:
+def test_a_thing_is_drawn_in_its_box_with_its_colour() -> None:
     from hire_model.data.synthetic.shapes import PAINT
 
     for seed in range(30):
@@ -223,25 +225,29 @@ def test_a_thing_is_drawn_in_its_box_and_in_its_colour() -> None:
             continue
         x1, y1, x2, y2 = (int(value) for value in scene.boxes[top])
         pixels = np.asarray(draw_scene(scene).crop((x1, y1, x2, y2))).reshape(-1, 3)
-        paint = tuple(int(PAINT[scene.entity(top).colour][k : k + 2], 16) for k in (1, 3, 5))
+        paint = tuple(int(PAINT[scene.get_entity(top).colour][k : k + 2], 16) for k in (1, 3, 5))
         assert (np.abs(pixels.astype(int) - paint).max(axis=1) <= 2).mean() > 0.05
 
 
-def test_faults_come_at_their_stated_rates() -> None:
+def test_faults_occur_at_their_rates() -> None:
     faults, rng = Faults(), np.random.default_rng(0)
     counts: Counter = Counter()
     for seed in range(600):
         scene = sample_scene(np.random.default_rng(seed))
-        found = detect(rng, scene, faults)
-        shown = [s for s in found.slots if s >= 0]
-        there = {s for s in shown}
-        counts.update(objects=len(scene.present), missed=len(scene.present) - len(there), images=1)
-        counts.update(detected=len(there), duplicates=len(shown) - len(there), background=(found.slots < 0).sum())
-        names = [list(CLASSES)[c] for c in found.classes]
-        counts.update(regions=len(shown))
-        counts.update(wrong=sum(s >= 0 and scene.entity(s).cls != n for s, n in zip(found.slots, names, strict=True)))
-        known = {f for f in find_facts(scene) if f[1] in PREDICATES and f[0] in there and f[2] in there}
-        graph = [(found.slots[s], PREDICATES[p], found.slots[o]) for s, p, o, _ in found.relations]
+        detections = detect(rng, scene, faults)
+        detected = [s for s in detections.slots if s >= 0]
+        distinct = set(detected)
+        counts.update(objects=len(scene.present), missed=len(scene.present) - len(distinct), images=1)
+        counts.update(
+            detected=len(distinct), duplicates=len(detected) - len(distinct), background=(detections.slots < 0).sum()
+        )
+        names = [list(CLASSES)[c] for c in detections.classes]
+        counts.update(regions=len(detected))
+        counts.update(
+            wrong=sum(s >= 0 and scene.get_entity(s).cls != n for s, n in zip(detections.slots, names, strict=True))
+        )
+        known = {f for f in find_facts(scene) if f[1] in PREDICATES and f[0] in distinct and f[2] in distinct}
+        graph = [(detections.slots[s], PREDICATES[p], detections.slots[o]) for s, p, o, _ in detections.relations]
         counts.update(known=len(known), true=sum(edge in known for edge in set(graph)), edges=len(graph))
     assert counts["missed"] / counts["objects"] == pytest.approx(faults.missed, abs=0.015)
     assert counts["duplicates"] / counts["detected"] == pytest.approx(faults.duplicates, abs=0.015)
@@ -251,10 +257,12 @@ def test_faults_come_at_their_stated_rates() -> None:
     assert (counts["edges"] - counts["true"]) / counts["true"] == pytest.approx(faults.false, abs=0.04)
 
 
-def test_progress_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_prints_progress_and_refuses_wrong_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     generate(tmp_path / "d", train=3, dev=1, test=0)
     assert "drawing scenes: 4/4" in capsys.readouterr().err
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         generate(tmp_path / "d", train=3, dev=1, test=0)
     with pytest.raises(DataError, match=r"dev=-1: expected"):
         generate(tmp_path / "e", dev=-1)
@@ -262,15 +270,18 @@ def test_progress_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         Faults(lost=1.5)
 
 
-def test_a_perfect_reader_is_not_saturated_and_one_without_relations_cannot_tell_twins() -> None:
-    """The figures of docs/synthetic.md: t2i R@1 in % on 200 dev pictures, ties broken at random."""
+def test_recall_with_and_without_relations_is_as_documented() -> None:
+    """Compute the values of docs/synthetic.md: text-to-image R@1 in % on 200 dev images, ties broken at random.
+
+    `full` uses all of a claim; `bag` ignores relations, so it cannot distinguish twins.
+    """
     rows = [(name[-1] in "ab", scene, captions) for _, name, scene, captions, _ in generate_scenes({"dev": 200}, 0)]
     known = [find_facts(scene) for _, scene, _ in rows]
     full, bag, twins = [], [], []
     for twin, _, captions in rows:
         for claim in (caption.claim for caption in captions):
-            things = [i for i, (_, scene, _) in enumerate(rows) if holds(Claim(claim.things), scene, known[i])]
-            true = [i for i in things if holds(claim, rows[i][1], known[i])]
+            things = [i for i, (_, scene, _) in enumerate(rows) if is_true(Claim(claim.things), scene, known[i])]
+            true = [i for i in things if is_true(claim, rows[i][1], known[i])]
             full.append(100 / len(true))
             bag.append(100 / len(things))
             twins += [100 / len(things)] if twin else []

@@ -1,4 +1,4 @@
-"""What the writer replaces, and what it never touches."""
+"""What the writer replaces, and what it never deletes."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def test_a_folder_that_is_no_data_set_is_never_deleted(tmp_path: Path, overwrite
     thesis.parent.mkdir()
     thesis.write_text("years of work")
     for out in (thesis.parent, thesis):
-        with pytest.raises(DataError, match="is not a data set; --overwrite replaces only data sets"):
+        with pytest.raises(DataError, match="not a data set; --overwrite replaces only data sets"):
             write(out, overwrite)
     assert thesis.read_text() == "years of work" and list(tmp_path.iterdir()) == [thesis.parent]
 
 
 def test_overwrite_replaces_a_data_set(tmp_path: Path) -> None:
     write(tmp_path / "d")
-    with pytest.raises(DataError, match=r"exists already.*--overwrite"):
+    with pytest.raises(DataError, match=r"already exists.*--overwrite"):
         write(tmp_path / "d", image="two")
     assert write(tmp_path / "d", overwrite=True, image="two").split("train").image_id(0) == "two"
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
-def test_overwrite_after_a_run_that_was_killed_while_it_replaced(
+def test_overwrite_works_after_a_run_was_killed_during_the_replacement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "d")
@@ -47,14 +47,14 @@ def test_overwrite_after_a_run_that_was_killed_while_it_replaced(
     assert write(tmp_path / "d", overwrite=True, image="three").split("train").image_id(0) == "three"
 
 
-def test_overwrite_takes_an_empty_folder(tmp_path: Path) -> None:
+def test_overwrite_replaces_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         write(tmp_path / "d")
     assert write(tmp_path / "d", overwrite=True).split("train").image_id(0) == "one"
 
 
-def test_overwrite_follows_a_link(tmp_path: Path) -> None:
+def test_overwrite_replaces_the_target_of_a_link(tmp_path: Path) -> None:
     disk = tmp_path / "other disk"
     write(disk / "d")
     (tmp_path / "link").symlink_to(disk / "d")
@@ -63,18 +63,18 @@ def test_overwrite_follows_a_link(tmp_path: Path) -> None:
     assert Dataset.open(disk / "d").split("train").image_id(0) == "two"
 
 
-def test_a_place_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"file/d: cannot be written: .*name another place"):
+    with pytest.raises(DataError, match=r"file/d: cannot be written: .*choose another folder"):
         write(tmp_path / "file" / "d")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-@pytest.mark.parametrize("images", [1, 4000])  # the disk is found full in the end, and in between
-def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path, images: int) -> None:
-    words = r"d: cannot be written: .*No space left.*nothing is left"
+@pytest.mark.parametrize("images", [1, 4000])  # the disk is full at the end, and in the middle
+def test_a_full_disk_is_a_data_error_and_leaves_no_files(tmp_path: Path, images: int) -> None:
+    message = r"d: cannot be written: .*No space left.*was removed"
     writing = DatasetWriter(tmp_path / "d", name="t", feature_dim=2, feature_extractor="x")
-    with pytest.raises(DataError, match=words), writing as writer:
+    with pytest.raises(DataError, match=message), writing as writer:
         writer.features.close()
         writer.features = Path("/dev/full").open("wb")  # noqa: SIM115  the writer closes it
         for index in range(images):

@@ -26,7 +26,7 @@ from hire_model.evaluation.contrast_sets import (
     write_contrasts,
 )
 from hire_model.model.hire import Hire
-from hire_model.model.vocabulary import learn
+from hire_model.model.vocabulary import learn_vocabulary
 from hire_model.scoring.scorer import Scorer
 
 ITEM = {"image": "a.jpg", "true": ["a dog"], "false": ["a cat"], "kind": "nouns"}
@@ -39,8 +39,8 @@ def split(tiny_dataset: Path) -> Split:
 
 @pytest.fixture(scope="module")
 def model(split: Split) -> Hire:
-    chosen, manifest = model_examples.settings(), split.dataset.manifest
-    built = Hire(chosen, manifest.feature_dim, manifest.predicates, learn(split.texts, chosen.text), None)
+    chosen, manifest = model_examples.make_settings(), split.dataset.manifest
+    built = Hire(chosen, manifest.feature_dim, manifest.predicates, learn_vocabulary(split.texts, chosen.text), None)
     return built.eval()
 
 

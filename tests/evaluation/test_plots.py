@@ -1,3 +1,5 @@
+"""Plots show the right values, and SVGs are self-contained and reproducible."""
+
 from __future__ import annotations
 
 from html.parser import HTMLParser
@@ -12,10 +14,10 @@ from hire_model.evaluation.protocols import Ranks
 RANKS = Ranks(np.array([1, 2, 9, 0]), np.array([1, 1, 3, 4]), np.zeros(4, np.int64))
 OWNER = np.array([0, 1, 2, 2])
 HISTORY = [{"epoch": i, "loss": 3.0 - i, "dev": {"rsum": rsum}} for i, rsum in enumerate([90.0, 210.0, 150.0])]
-LINES = {f"{who}, {what}": {0.0: [400.0, 410.0], 1.0: [300.0, 320.0]} for who in "ab" for what in ("drop", "mix")}
+LINES = {f"{name}, {what}": {0.0: [400.0, 410.0], 1.0: [300.0, 320.0]} for name in "ab" for what in ("drop", "mix")}
 
 
-def test_recall_curve_shows_recall_and_chance() -> None:
+def test_the_recall_curve_shows_recall_and_chance() -> None:
     axes = plots.plot_recall(RANKS, OWNER).axes[0]
     lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
     assert lines["image → text"] == pytest.approx([100 / 3, 200 / 3, 200 / 3, 200 / 3])
@@ -23,13 +25,13 @@ def test_recall_curve_shows_recall_and_chance() -> None:
     assert lines["chance, text → image"] == pytest.approx([25, 50, 75, 100])
 
 
-def test_training_curve_counts_epochs_from_one_and_names_the_best() -> None:
+def test_the_training_curve_counts_epochs_from_one_and_marks_the_best() -> None:
     upper, lower = plots.plot_training(HISTORY).axes
     assert upper.lines[0].get_xdata().tolist() == [1, 2, 3]
     assert [text.get_text() for text in lower.texts] == ["best 210.0"]
 
 
-def test_robustness_plot_shares_colours_and_dashes() -> None:
+def test_lines_of_the_robustness_plot_share_colours_and_dashes_by_name() -> None:
     lines = plots.plot_robustness(LINES).axes[0].lines
     colours, dashes = [line.get_color() for line in lines], [line.get_linestyle() for line in lines]
     assert colours[0] == colours[1] != colours[2] == colours[3]
@@ -46,7 +48,7 @@ class _Tags(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_inline_svg_is_one_element_that_names_no_address() -> None:
+def test_an_inline_svg_is_one_element_without_urls() -> None:
     svg = plots.render_svg(plots.plot_training(HISTORY), 'loss "<b>')
     parser = _Tags()
     parser.feed(svg)
@@ -64,7 +66,7 @@ def test_inline_svg_is_one_element_that_names_no_address() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_one_figure_one_file(suffix: str, tmp_path: Path) -> None:
+def test_the_same_figure_gives_the_same_bytes(suffix: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
         plots.save_plot(plots.plot_robustness(LINES), tmp_path / f"{name}.{suffix}")
     assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()

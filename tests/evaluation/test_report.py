@@ -1,3 +1,5 @@
+"""The report: self-contained, safe with hostile captions, and complete without pictures, boxes or explanations."""
+
 from __future__ import annotations
 
 import base64
@@ -22,15 +24,15 @@ HISTORY = [{"epoch": i, "loss": 2.0 - i, "dev": {"rsum": 100.0 + i}} for i in ra
 
 
 @dataclass
-class Why:
+class FixedExplanation:
     words: list[str]
     weights: np.ndarray
     contributions: np.ndarray
     score: float
 
 
-def build(folder: Path, pictures: str = "all", boxes: bool = True, caption: str = "a dog beside a tree") -> Split:
-    """Twelve images of three regions; pictures: all, none, or broken."""
+def make_split(folder: Path, pictures: str = "all", boxes: bool = True, caption: str = "a dog beside a tree") -> Split:
+    """Make twelve images with three regions; pictures: all, none, or broken."""
     random = np.random.default_rng(0)
     with DatasetWriter(
         folder, name="t", feature_dim=4, feature_extractor="none", classes=["dog", "<b>tree"], predicates=["on"]
@@ -58,15 +60,15 @@ def build(folder: Path, pictures: str = "all", boxes: bool = True, caption: str 
     return Dataset.open(folder).split("test")
 
 
-def page(split: Split, explained: bool = True, protocol: str | protocols.Protocol = "full", **more: object) -> str:
+def render(split: Split, explained: bool = True, protocol: str | protocols.Protocol = "full", **more: object) -> str:
     random = np.random.default_rng(1)
     scores = random.standard_normal((len(split.images), len(split.captions))).astype(np.float32)
     scores[split.owner, np.arange(len(split.owner))] += 1.5
 
-    def explain(image: int, caption: int) -> Why:
+    def explain(image: int, caption: int) -> FixedExplanation:
         words = [*split.texts[caption].split(), MARKS]
         parts = np.linspace(-0.02, 0.05, len(words))
-        return Why(words, random.dirichlet([0.3] * 3, len(words)), parts, float(parts.sum()))
+        return FixedExplanation(words, random.dirichlet([0.3] * 3, len(words)), parts, float(parts.sum()))
 
     result = protocols.evaluate_matrix(scores, split.owner, protocol, bootstrap=20)
     result = result.model_copy(update={"facts": {"date": "today", "model": "m <1>", "data digest": "abc"}})
@@ -74,7 +76,7 @@ def page(split: Split, explained: bool = True, protocol: str | protocols.Protoco
 
 
 class Page(HTMLParser):
-    """Elements with their attributes, and a check that they nest."""
+    """Collects elements with their attributes, and checks that they are nested correctly."""
 
     VOID = frozenset({"meta", "br", "link", "img", "input"})
 
@@ -103,10 +105,10 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return page(build(tmp_path_factory.mktemp("r") / "d", caption=HOSTILE), history=HISTORY)
+    return render(make_split(tmp_path_factory.mktemp("r") / "d", caption=HOSTILE), history=HISTORY)
 
 
-def test_the_page_asks_the_network_for_nothing(full: str) -> None:
+def test_the_page_loads_nothing_from_the_network(full: str) -> None:
     assert "://" not in full
     for tag, attrs in Page(full).found:
         for name in ("src", "href", "xlink:href", "srcset", "action", "poster", "data"):
@@ -115,7 +117,7 @@ def test_the_page_asks_the_network_for_nothing(full: str) -> None:
     assert not Page(full).all("link")
 
 
-def test_a_hostile_caption_stays_text(full: str) -> None:
+def test_html_in_a_caption_is_escaped(full: str) -> None:
     parsed = Page(full)
     assert len(parsed.all("script")) == 1
     assert not parsed.all("img")
@@ -124,7 +126,7 @@ def test_a_hostile_caption_stays_text(full: str) -> None:
     assert "&lt;b&gt;tree" in full
 
 
-def test_the_policy_admits_the_pages_own_script_and_no_other(full: str) -> None:
+def test_the_policy_allows_only_the_script_of_the_page(full: str) -> None:
     script = re.search(r"<script>(.*?)</script>", full, re.S)
     assert script
     digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
@@ -146,7 +148,7 @@ def test_pictures_are_small_jpegs_embedded_once(full: str) -> None:
     assert all(use[1:] in ids for use in uses)
 
 
-def test_words_point_at_regions_that_are_drawn(full: str) -> None:
+def test_words_refer_to_regions(full: str) -> None:
     parsed = Page(full)
     words = [attrs for attrs in parsed.all("button", "word")]
     pairs = [pair.split(":") for word in words for pair in word["data-regions"].split()]
@@ -157,7 +159,7 @@ def test_words_point_at_regions_that_are_drawn(full: str) -> None:
     assert re.search(r"<li>dogs → (dog 0|&lt;b&gt;tree 1|region 2) \(\d+ %\)</li>", full)
 
 
-def test_head_tables_and_curves(full: str) -> None:
+def test_the_page_has_facts_tables_curves_and_examples(full: str) -> None:
     parsed = Page(full)
     facts = re.findall(r"<dt>(.*?)</dt>", full)
     assert facts == ["model", "data digest", "date"]
@@ -171,14 +173,14 @@ def test_head_tables_and_curves(full: str) -> None:
 def test_each_example_shows_the_right_item_and_its_rank(full: str) -> None:
     for article in re.findall(r"<article.*?</article>", full, re.S):
         rank = int(re.search(r"at rank ([\d,]+) of", article)[1])  # type: ignore[index]
-        places = [(int(n), mark) for n, mark in re.findall(r"(\d+)\. (?:✓|✗) (right|wrong)", article)]
-        assert [n for n, _ in places][:3] == [1, 2, 3]
-        assert next(n for n, mark in places if mark == "right") == rank
+        results = [(int(n), mark) for n, mark in re.findall(r"(\d+)\. (?:✓|✗) (right|wrong)", article)]
+        assert [n for n, _ in results][:3] == [1, 2, 3]
+        assert next(n for n, mark in results if mark == "right") == rank
 
 
 @pytest.mark.parametrize("pictures", ["none", "broken"])
-def test_without_pictures_the_boxes_stand_on_a_canvas(tmp_path: Path, pictures: str) -> None:
-    html = page(build(tmp_path / "d", pictures), explained=False)
+def test_without_readable_pictures_boxes_are_drawn_on_a_canvas(tmp_path: Path, pictures: str) -> None:
+    html = render(make_split(tmp_path / "d", pictures), explained=False)
     parsed = Page(html)
     assert not parsed.all("image")
     canvases = parsed.all("svg", "bare")
@@ -189,15 +191,15 @@ def test_without_pictures_the_boxes_stand_on_a_canvas(tmp_path: Path, pictures: 
     assert len(parsed.all("figure")) == 1  # no history, no training curve
 
 
-def test_without_boxes_too(tmp_path: Path) -> None:
-    html = page(build(tmp_path / "d", "none", boxes=False))
+def test_words_are_explained_without_boxes(tmp_path: Path) -> None:
+    html = render(make_split(tmp_path / "d", "none", boxes=False))
     assert not Page(html).all("g", "region")
     assert "no boxes" in html
     assert "word → region" in html
 
 
-def test_an_ensemble_is_called_one_and_examples_can_be_left_out(tmp_path: Path) -> None:
-    split = build(tmp_path / "d", "none")
+def test_an_ensemble_is_named_and_examples_can_be_omitted(tmp_path: Path) -> None:
+    split = make_split(tmp_path / "d", "none")
     scores = np.random.default_rng(0).standard_normal((12, 24)).astype(np.float32)
     both = protocols.average_matrices(scores, scores + 1)
     result = protocols.evaluate_matrix(both, split.owner, bootstrap=0)

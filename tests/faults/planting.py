@@ -1,4 +1,4 @@
-"""Plant faults in a data set so that only the content is wrong: digests and counts are written again after each."""
+"""Plant faults in a data set. Digests and counts in the manifest are updated, so that only the content is wrong."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ import pyarrow.parquet as pq
 from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest, SplitCounts, hash_file
 
 Plant = Callable[[Path], int | None]
-"""Harms the data set in a folder, and says at which row of its file that must be found (None: not at a row)."""
+"""Damages the data set in a folder; returns the row of the file at which the fault must be found, or None."""
 
 
 def read_columns(folder: Path, table: str) -> dict[str, list[Any]]:
-    """The columns of a table as lists."""
+    """Read the columns of a table as lists."""
     return pq.read_table(folder / f"{table}.parquet").to_pydict()
 
 
 def write_columns(folder: Path, table: str, columns: dict[str, list[Any]]) -> None:
-    """Write the columns back with the format's types."""
+    """Write the columns of a table with the types of the format."""
     pq.write_table(pa.table(columns, schema=TABLES[table]), folder / f"{table}.parquet")
 
 
 def write_digests(folder: Path) -> None:
-    """Write the files' digests into the manifest."""
+    """Update the digests of the files in the manifest."""
     manifest = Manifest.read(folder)
     files = {name: hash_file(folder / name) for name in manifest.files}
     (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(), "utf-8")
 
 
 def write_counts(folder: Path) -> None:
-    """Write what the tables hold of each split into the manifest, and the digests."""
+    """Update the counts of the splits and the digests in the manifest."""
     images = pd.DataFrame(read_columns(folder, "images"))
     captions = Counter(images["split"].iloc[read_columns(folder, "captions")["image"]])
     sums = images.groupby("split", sort=False)[["n_regions", "n_relations"]].sum()
@@ -52,7 +52,10 @@ def write_counts(folder: Path) -> None:
 
 
 def set_cells(table: str, rows: Sequence[int], report: int | None = None, counted: bool = True, **values: Any) -> Plant:
-    """Set columns of some rows; a callable value is called with the old one. Found at `report`, or at the first."""
+    """Set columns of some rows; a callable value maps the old value to the new one.
+
+    The fault is found at row `report`, by default at the first of `rows`. counted: update the counts in the manifest.
+    """
 
     def plant(folder: Path) -> int:
         columns = read_columns(folder, table)
@@ -67,12 +70,12 @@ def set_cells(table: str, rows: Sequence[int], report: int | None = None, counte
 
 
 def set_cell(table: str, row: int, column: str, value: Any) -> Plant:
-    """Set one cell and nothing else: the manifest's counts stay as they were."""
+    """Set one cell; the counts in the manifest are not updated."""
     return set_cells(table, [row], counted=False, **{column: value})
 
 
 def plant_both(first: Plant, second: Plant) -> Plant:
-    """Plant two, found where the first is."""
+    """Plant two faults; they are found at the row of the first."""
 
     def plant(folder: Path) -> int | None:
         row = first(folder)
@@ -83,7 +86,7 @@ def plant_both(first: Plant, second: Plant) -> Plant:
 
 
 def change_features(change: Callable[[np.ndarray], np.ndarray | None], row: int | None) -> Plant:
-    """Change the array of features, in place or by the array that `change` gives back."""
+    """Change the array of features: `change` modifies it in place or returns a new one."""
 
     def plant(folder: Path) -> int | None:
         array = np.load(folder / FEATURES)
@@ -96,7 +99,7 @@ def change_features(change: Callable[[np.ndarray], np.ndarray | None], row: int 
 
 
 def change_file(name: str, change: Callable[[bytes], bytes], signed: bool = True) -> Plant:
-    """Change the bytes of one file."""
+    """Change the bytes of one file. signed: update the digests."""
 
     def plant(folder: Path) -> None:
         path = folder / name
@@ -108,17 +111,17 @@ def change_file(name: str, change: Callable[[bytes], bytes], signed: bool = True
 
 
 def change_manifest(change: Callable[[Manifest], dict[str, Any]]) -> Plant:
-    """Change fields of the manifest, and nothing else."""
+    """Change fields of the manifest and nothing else."""
 
     def plant(folder: Path) -> None:
-        found = Manifest.read(folder)
-        (folder / MANIFEST).write_text(found.model_copy(update=change(found)).model_dump_json(), "utf-8")
+        manifest = Manifest.read(folder)
+        (folder / MANIFEST).write_text(manifest.model_copy(update=change(manifest)).model_dump_json(), "utf-8")
 
     return plant
 
 
 def change_columns(table: str, change: Callable[[pa.Table], pa.Table]) -> Plant:
-    """Change a table as a whole, its columns and types."""
+    """Change a table, including its columns and types."""
 
     def plant(folder: Path) -> None:
         path = folder / f"{table}.parquet"
@@ -131,10 +134,13 @@ def change_columns(table: str, change: Callable[[pa.Table], pa.Table]) -> Plant:
 def copy_image(
     noise: float, shuffled: bool, box: Callable[[float], float] | None = None, new_regions: int = 0
 ) -> Plant:
-    """Give an image of the test split the features and boxes of one of the training split with as many regions.
+    """Copy features and boxes of a training image to a test image with the same number of regions.
 
-    noise: the standard deviation of what is added to each number, as a share of the features' own; box: what becomes of
-    a box's number; new_regions: so many regions at the end get the features of none.
+    Args:
+        noise: Standard deviation of the noise added to each feature, as a share of the features' own deviation.
+        shuffled: Whether to shuffle the regions.
+        box: Maps each number of the copied boxes to a new one.
+        new_regions: How many regions, at the end, get new features.
     """
 
     def plant(folder: Path) -> int:
@@ -152,8 +158,8 @@ def copy_image(
         last = slice(new + size - new_regions, new + size)
         array[last] = np.roll(array[last], 1, axis=1)
         for name in ("x1", "y1", "x2", "y2"):
-            found = [regions[name][old + k] for k in order.tolist()]
-            regions[name][new : new + size] = [box(value) for value in found] if box else found
+            values = [regions[name][old + k] for k in order.tolist()]
+            regions[name][new : new + size] = [box(value) for value in values] if box else values
         np.save(folder / FEATURES, array)
         write_columns(folder, "regions", regions)
         write_digests(folder)
@@ -163,7 +169,7 @@ def copy_image(
 
 
 def copy_captions() -> Plant:
-    """Give more than half of the captions of the test split the texts of captions of the training split."""
+    """Replace more than half of the test split's captions by texts of the training split."""
 
     def plant(folder: Path) -> int:
         captions, splits = read_columns(folder, "captions"), read_columns(folder, "images")["split"]
@@ -179,7 +185,7 @@ def copy_captions() -> Plant:
 
 
 def _find_equally_large(images: dict[str, list[Any]]) -> tuple[int, int]:
-    """The first images of train and test that have the same number of regions, four or more."""
+    """Find the first images of train and test with the same number of regions, at least four."""
     rows = range(len(images["split"]))
     return next(
         (a, b)

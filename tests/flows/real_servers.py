@@ -1,4 +1,4 @@
-"""Processes for the tests of flows: started, waited for, asked, and killed with all that they have started."""
+"""Start, call and stop the real processes that the tests of flows use."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 240  # seconds; the machine may be busy
-CARRIED = ("flows", "hire_model", "expectations", "serving", "prefect.yaml", "prefect.toml", "pyproject.toml")
+TIMEOUT = 240  # seconds, enough for a busy machine
+LINKED = ("flows", "hire_model", "expectations", "serving", "prefect.yaml", "prefect.toml", "pyproject.toml")
 SMALL = [
     "model.preset=tiny",
-    "train.epochs=2",
+    "train.epochs=3",
     "train.batch=16",
     "train.threads=1",
-    "data.workers=1",  # forks within a flow
+    "data.workers=1",  # a forked process within a flow
     "evaluate.bootstrap=50",
     "evaluate.examples=1",
     "gate.min_shuffle=0",
@@ -34,95 +37,127 @@ SMALL = [
     "gate.max_pair_ms=0",
     "gate.max_query_ms=0",
 ]
-WORSE = [*SMALL, "train.epochs=1", "train.lr=1e-9", "train.warm_start=false"]  # the later one of a key counts
+WORSE = [*SMALL, "train.epochs=1", "train.lr=1e-9", "train.warm_start=false"]  # the last value of a key counts
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Where Prefect and MLflow answer, and the environment of a process that is to use them."""
+    """The URLs of Prefect's API and of MLflow, and the environment of processes that use them."""
 
     prefect: str
     mlflow: str
     env: Mapping[str, str]
 
-    def ask(self, path: str, body: Any = None) -> Any:
-        """The JSON that Prefect's API gives; a POST where there is a body."""
+    def call(self, path: str, body: Any = None) -> Any:
+        """Return the JSON answer of Prefect's API to a GET, or to a POST of `body`.
+
+        Like Prefect's client, retry after status 503: another process may lock the SQLite database.
+        """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.prefect}/{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as response:
+                    return json.load(response)
+            except HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > end:
+                    raise
+            time.sleep(0.5)
 
-    def runs(self, flow: str) -> list[dict[str, Any]]:
-        """The flow's runs, the latest first."""
-        return self.ask("flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC"})
+    def copy_database(self, home: Path) -> None:
+        """Copy Prefect's database to the Prefect home of another server, which then starts without migrations."""
+        home.mkdir(parents=True, exist_ok=True)
+        paths = Path(self.env["PREFECT_HOME"], "prefect.db"), home / "prefect.db"
+        with closing(sqlite3.connect(paths[0])) as source, closing(sqlite3.connect(paths[1])) as target:
+            source.backup(target)
 
-    def artifacts(self, key: str) -> list[dict[str, Any]]:
-        """The artifacts of that key, the latest first."""
-        return self.ask("artifacts/filter", {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"})
+    def start_run(self, deployment: str, **parameters: object) -> str:
+        """Schedule a run of a deployment for the worker; return its id."""
+        key = self.call(f"deployments/name/{deployment}")["id"]
+        return str(self.call(f"deployments/{key}/create_flow_run", {"parameters": parameters})["id"])
 
-    def logs(self, run: dict[str, Any]) -> str:
-        """What a flow run and its tasks have logged."""
-        time.sleep(3)  # logs travel in batches
+    def list_runs(self, flow: str) -> list[dict[str, Any]]:
+        """Return the runs of a flow, the latest first."""
+        return self.call("flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC"})
+
+    def list_artifacts(self, key: str) -> list[dict[str, Any]]:
+        """Return the artifacts with `key`, the latest first."""
+        return self.call("artifacts/filter", {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"})
+
+    def wait_for_log(self, run: dict[str, Any], *texts: str) -> None:
+        """Wait until the log of a flow run and its tasks contains `texts`; Prefect sends log lines in batches."""
         chosen = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_ASC"}
-        return "\n".join(line["message"] for line in self.ask("logs/filter", chosen))
+
+        def is_complete() -> bool:
+            log = "\n".join(line["message"] for line in self.call("logs/filter", chosen))
+            return all(text in log for text in texts)
+
+        wait_until(is_complete, timeout=30)
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what would lead to another server or other settings."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "HIRE_", "PREFECT"))}
-    return kept | {"DO_NOT_TRACK": "true", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    """Return the environment without variables that name servers or settings; Prefect's delays are short."""
+    names = ("MLFLOW", "HIRE_", "PREFECT")
+    return {key: value for key, value in os.environ.items() if not key.startswith(names)} | {
+        "DO_NOT_TRACK": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
 
 
 @contextmanager
-def running(
-    command: Sequence[str], env: Mapping[str, str], folder: Path, log: Path
+def start_process(
+    module: Sequence[str], env: Mapping[str, str], folder: Path, log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process group that is killed in the end, whatever it has started."""
+    """Run `python -m MODULE` in `folder`; at the end, kill it and all processes that it started."""
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=folder, env=env, stdout=out, stderr=out, start_new_session=True
+            [sys.executable, "-m", *module], cwd=folder, env=env, stdout=out, stderr=out, start_new_session=True
         )
     try:
         yield process
     finally:
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, how)
-                process.wait(5)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # ending in order takes seconds, and no test reads what it leaves
+        process.wait()
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(PATIENCE * 2):
+def run_module(
+    module: Sequence[str], env: Mapping[str, str], folder: Path, timeout: int = 4 * TIMEOUT
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE` in `folder` and wait for its end."""
+    command = [sys.executable, "-m", *module]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def wait_for_url(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until `url` answers; fail with the log if `process` ends before."""
+
+    def answers() -> bool:
         assert process.poll() is None, log.read_text()
         try:
             with urllib.request.urlopen(url, timeout=5):
-                return
+                return True
         except OSError:
-            time.sleep(0.5)
-    pytest.fail(log.read_text())
+            return False
+
+    wait_until(answers, log=log)
 
 
-def await_that(happens: Callable[[], bool]) -> None:
-    """Until it happens."""
-    end = time.monotonic() + PATIENCE
-    while not happens():
-        assert time.monotonic() < end, "it never happens"
-        time.sleep(0.5)
-
-
-def command(
-    servers: Servers, project: Path, *words: str, timeout: int = 4 * PATIENCE
-) -> subprocess.CompletedProcess[str]:
-    """`python -m WORDS` in the project's folder, with the servers."""
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=project, env=servers.env, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+def wait_until(condition: Callable[[], bool], timeout: float = TIMEOUT, log: Path | None = None) -> None:
+    """Check `condition` five times a second until it is true; fail after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not true after {timeout} s\n{log.read_text() if log else ''}")
+        time.sleep(0.2)

@@ -1,107 +1,96 @@
-"""From prefect.yaml to a champion, with real servers and a worker; then a worse model, and bad data."""
+"""The deployments of prefect.yaml: a retrain that ends with a champion, a worse model, invalid data, a killed run."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from prefect.blocks.webhook import Webhook
-from real_servers import SMALL, WORSE, Servers, await_that, command
+from real_servers import SMALL, WORSE, Servers, wait_until
 
 from flows.prefect_support import WEBHOOK_BLOCK
 
 pytestmark = pytest.mark.live
 
 
-def _run(servers: Servers, project: Path, deployment: str, **parameters: object) -> str:
-    given = [word for key, value in parameters.items() for word in ("-p", f"{key}={json.dumps(value)}")]
-    done = command(servers, project, "prefect", "deployment", "run", deployment, "--watch", *given)
-    assert done.returncode == 0, done.stdout + done.stderr + (project / "worker.log").read_text()
-    return done.stdout
-
-
-def _aliases() -> dict[str, str]:
+def read_aliases() -> dict[str, str]:
     from mlflow import MlflowClient
 
     return {alias: str(number) for alias, number in MlflowClient().get_registered_model("hire").aliases.items()}
 
 
 @pytest.fixture(scope="module")
-def retrained(deployed: Servers, project: Path, scenes: Path) -> str:
-    """What `prefect deployment run hire/retrain --watch` says."""
-    return _run(deployed, project, "hire/retrain", data=str(scenes), overrides=SMALL)
+def evaluation(retrained: dict[str, Any], deployed: Servers, scenes: Path) -> str:
+    """The id of a run of hire/evaluate, which the worker executes while the tests go on."""
+    return deployed.start_run("hire/evaluate", data=str(scenes), overrides=SMALL)
 
 
-def test_a_deployed_retrain_ends_as_champion(retrained: str, deployed: Servers, here: Servers, project: Path) -> None:
-    run = deployed.runs("hire")[0]
-    assert run["state_type"] == "COMPLETED" and "Version 1 is the champion" in run["state"]["message"], retrained
-    assert _aliases() == {"challenger": "1", "champion": "1"}
-    assert (project / "runs/archives/1/hire.mar").is_file()
-    assert (project / "runs/latest/report.html").is_file(), "it runs in the folder that it was deployed from"
-
-
-def test_what_the_retrain_shows_in_prefect(retrained: str, deployed: Servers) -> None:
-    assert len(json.loads(deployed.artifacts("validation")[0]["data"])) > 10
-    [row] = json.loads(deployed.artifacts("recall")[0]["data"])
-    assert row["model"] == "version 1" and "–" in row["rSum"]
-    assert deployed.artifacts("recall-curve")[0]["data"].startswith("data:image/png;base64,")
-    assert "passed" in deployed.artifacts("gate")[0]["data"]
-    assert deployed.artifacts("training")[0]["data"] == 100
-    assert "SHA-256" in deployed.artifacts("package")[0]["data"]
-    assert "report.html" in deployed.artifacts("training-report")[0]["data"]
-    logs = deployed.logs(deployed.runs("train")[0])
-    assert "epoch 2/2" in logs, "progress lines"
-    assert "Tracking in" in logs, "the loggers of hire_model"
-
-
-def test_the_nightly_evaluation_is_off_and_runs_when_asked(
-    retrained: str, deployed: Servers, project: Path, scenes: Path
+def test_a_deployed_retrain_makes_version_1_the_champion(
+    retrained: dict[str, Any], in_project: Servers, project: Path
 ) -> None:
-    [deployment] = deployed.ask("deployments/filter", {"deployments": {"name": {"any_": ["evaluate"]}}})
-    assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
-    _run(deployed, project, "hire/evaluate", data=str(scenes), overrides=SMALL)
-    assert deployed.runs("hire")[0]["state_type"] == "COMPLETED"
+    assert retrained["state_type"] == "COMPLETED"
+    assert "Version 1 is the champion" in retrained["state"]["message"]
+    assert read_aliases() == {"challenger": "1", "champion": "1"}
+    assert (project / "runs/archives/1/hire.mar").is_file()
+    assert (project / "runs/latest/report.html").is_file(), "the run works in the folder that was deployed"
 
 
-def test_one_retrain_at_a_time(deployed: Servers) -> None:
-    [deployment] = deployed.ask("deployments/filter", {"deployments": {"name": {"any_": ["retrain"]}}})
-    assert deployment["global_concurrency_limit"]["limit"] == 1
-    assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+def test_a_retrain_shows_artifacts_and_logs_in_prefect(retrained: dict[str, Any], deployed: Servers) -> None:
+    data = {
+        key: deployed.list_artifacts(key)[0]["data"]
+        for key in ("validation", "recall", "recall-curve", "gate", "training", "package", "training-report")
+    }
+    assert len(json.loads(data["validation"])) > 10
+    [row] = json.loads(data["recall"])
+    assert row["model"] == "version 1" and "–" in row["rSum"]
+    assert data["recall-curve"].startswith("data:image/png;base64,")
+    assert "passed" in data["gate"]
+    assert data["training"] == 100
+    assert "SHA-256" in data["package"]
+    assert "report.html" in data["training-report"]
+    progress, logger = "epoch 3/3", "Tracking in"  # printed, and logged by hire_model
+    deployed.wait_for_log(deployed.list_runs("train")[0], progress, logger)
 
 
-def test_the_same_again_trains_nothing(retrained: str, here: Servers, scenes: Path) -> None:
+def test_retrains_queue_and_the_scheduled_evaluation_is_off(deployed: Servers) -> None:
+    retrain, evaluate = (deployed.call(f"deployments/name/hire/{name}") for name in ("retrain", "evaluate"))
+    assert retrain["global_concurrency_limit"]["limit"] == 1
+    assert retrain["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    assert [schedule["active"] for schedule in evaluate["schedules"]] == [False]
+
+
+def test_the_same_training_is_not_repeated(retrained: dict[str, Any], in_project: Servers, scenes: Path) -> None:
     from flows.train import train
 
     assert train(data=str(scenes), overrides=SMALL) == "1"
-    assert "nothing to train" in here.logs(here.runs("train")[0])
+    in_project.wait_for_log(in_project.list_runs("train")[0], "nothing to train")
 
 
-def test_a_worse_model_is_rejected(retrained: str, here: Servers, project: Path, scenes: Path) -> None:
+def test_a_worse_model_is_rejected(retrained: dict[str, Any], in_project: Servers, project: Path, scenes: Path) -> None:
     from flows.retrain import hire
 
     state = hire(data=str(scenes), overrides=[*WORSE, "train.out=runs/worse"], return_state=True)
     assert (state.name, state.type.value) == ("Rejected", "COMPLETED")
-    worse = _aliases()["challenger"]
-    assert worse != "1" == _aliases()["champion"]
+    worse = read_aliases()["challenger"]
+    assert worse != "1" == read_aliases()["champion"]
     assert not (project / f"runs/archives/{worse}").exists()
-    rows = json.loads(here.artifacts("recall")[0]["data"])
+    rows = json.loads(in_project.list_artifacts("recall")[0]["data"])
     assert [row["model"] for row in rows] == [f"version {worse}", "champion 1"]
-    assert (
-        "failed 1 of" in state.message
-        and "\nno worse than the champion: " in state.message
-        and "against version 1" in state.message
-    )
-    assert "champion" in here.artifacts("gate")[0]["data"]
+    for text in ("failed 1 of", "\nno worse than the champion: ", "against version 1"):
+        assert text in state.message
+    assert "champion" in in_project.list_artifacts("gate")[0]["data"]
 
 
-def test_bad_data_stop_before_training(here: Servers, project: Path, scenes: Path, tmp_path: Path) -> None:
+def test_invalid_data_fail_the_run_before_training(
+    evaluation: str, in_project: Servers, project: Path, scenes: Path, tmp_path: Path
+) -> None:
     from flows.retrain import hire
 
     bad = tmp_path / "bad"
@@ -116,26 +105,29 @@ def test_bad_data_stop_before_training(here: Servers, project: Path, scenes: Pat
     state = hire(data=str(bad), overrides=[*SMALL, "train.out=runs/bad"], return_state=True)
     assert state.is_failed() and "nothing was trained" in state.message and "captions.parquet" in state.message
     assert not (project / "runs/bad").exists()
-    shown = json.loads(here.artifacts("validation")[0]["data"])
-    assert shown[0]["result"] == "failed"
+    rows = json.loads(in_project.list_artifacts("validation")[0]["data"])
+    assert rows[0]["result"] == "failed"
 
 
-def test_a_webhook_hears_of_a_run_that_was_killed(
-    deployed: Servers, here: Servers, heard: tuple[str, list[dict[str, str]]], project: Path, scenes: Path
+def test_the_webhook_is_called_for_a_run_whose_process_was_killed(
+    deployed: Servers, in_project: Servers, webhook: tuple[str, list[dict[str, str]]], scenes: Path
 ) -> None:
-    url, words = heard
+    url, received = webhook
     asyncio.run(Webhook(url=url).asave(WEBHOOK_BLOCK, overwrite=True))
     try:
-        long = json.dumps([*SMALL, "train.epochs=1000", "train.out=runs/killed"])
-        given = ("-p", f"data={json.dumps(str(scenes))}", "-p", f"overrides={long}")
-        done = command(deployed, project, "prefect", "deployment", "run", "hire/retrain", *given)
-        run = re.findall(r"UUID: (\S+)", done.stdout)[0]
-        await_that(lambda: deployed.ask(f"flow_runs/{run}")["state"]["name"] == "Running")
-        engines = [one for one in psutil.process_iter(["cmdline"]) if "prefect.engine" in (one.info["cmdline"] or [])]
-        for engine in engines:
-            if engine.environ().get("PREFECT__FLOW_RUN_ID") == run:
-                engine.kill()
-        await_that(lambda: bool(words))
+        overrides = [*SMALL, "train.epochs=1000", "train.out=runs/killed"]
+        run = deployed.start_run("hire/retrain", data=str(scenes), overrides=overrides)
+        wait_until(lambda: deployed.call(f"flow_runs/{run}")["state"]["name"] == "Running")
+        for process in psutil.process_iter(["cmdline"]):
+            engine = "prefect.engine" in (process.info["cmdline"] or [])
+            if engine and process.environ().get("PREFECT__FLOW_RUN_ID") == run:
+                process.kill()
+        wait_until(lambda: ("hire", "Crashed") in [(body["flow"], body["state"]) for body in received])
     finally:
         asyncio.run(Webhook.adelete(WEBHOOK_BLOCK))
-    assert (words[0]["flow"], words[0]["state"]) == ("hire", "Crashed")
+
+
+def test_a_deployed_evaluation_completes(evaluation: str, deployed: Servers) -> None:
+    waiting = ("SCHEDULED", "PENDING", "RUNNING")
+    wait_until(lambda: deployed.call(f"flow_runs/{evaluation}")["state_type"] not in waiting)
+    assert deployed.call(f"flow_runs/{evaluation}")["state_type"] == "COMPLETED"

@@ -1,4 +1,4 @@
-"""What Prefect makes of the flows: caches, second tries, words on the form, hooks, one at a time."""
+"""Flows with Prefect: parameter forms, caches, retries, forked processes, webhooks, and one retrain at a time."""
 
 from __future__ import annotations
 
@@ -13,42 +13,48 @@ from pathlib import Path
 import prefect
 import pytest
 from prefect import Flow
+from prefect.blocks.webhook import Webhook
 from real_servers import Servers
 
 import expectations.check
 from expectations.results import ExpectationResult, Validation
 from flows.evaluate import evaluate, nightly
 from flows.gate import gate
+from flows.monitor import monitor, watch
 from flows.parameters import resolve_settings
+from flows.prefect_support import WEBHOOK_BLOCK
 from flows.promote import package, promote
 from flows.retrain import hire
 from flows.train import LOCK, hold_lock, train
 from flows.validate import check_dataset, validate
 from hire_model.errors import DataError, HireError
 
+FLOWS = [hire, validate, train, evaluate, gate, promote, package, monitor]
 
-@pytest.mark.parametrize("flow", [hire, validate, train, evaluate, gate, promote, package], ids=lambda flow: flow.name)
-def test_each_parameter_says_what_it_is_and_needs_no_answer(flow: Flow) -> None:
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_each_parameter_is_optional_and_described(flow: Flow) -> None:
     form = flow.parameters
     assert form.properties and not form.required
     for name, field in form.properties.items():
         assert len(field["description"]) > 20 and "type" in field, name
 
 
-def test_both_deployments_are_of_the_flow_hire() -> None:
-    assert hire.name == nightly.name == "hire" and evaluate.name == "evaluate"
+def test_all_deployments_belong_to_the_flow_hire() -> None:
+    assert hire.name == nightly.name == watch.name == "hire"
+    assert (evaluate.name, monitor.name) == ("evaluate", "monitor")
 
 
-def test_a_second_retrain_in_the_same_folder_is_turned_away(tmp_path: Path) -> None:
+def test_a_second_retrain_in_the_same_folder_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     settings = resolve_settings("", "", [f"train.out={tmp_path / 'runs' / 'latest'}"]).settings
     lock = str(tmp_path / "runs" / LOCK)
-    hold = f"import filelock, time; held = filelock.FileLock({lock!r}); held.acquire(); print(1, flush=True)"
-    hold += "; time.sleep(600)"
+    code = f"import filelock, time; lock = filelock.FileLock({lock!r}); lock.acquire(); print(1, flush=True)"
+    code += "; time.sleep(600)"
     with hold_lock(settings), hold_lock(settings):
         pass
-    other = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert other.stdout is not None and other.stdout.readline()
-    with pytest.raises(HireError, match="another retrain is at work"), hold_lock(settings):
+    with pytest.raises(HireError, match="another retrain is running"), hold_lock(settings):
         pass
     other.kill()
     other.wait()
@@ -56,16 +62,16 @@ def test_a_second_retrain_in_the_same_folder_is_turned_away(tmp_path: Path) -> N
         pass
 
 
-class _Counted:
-    """In place of `expectations.check.validate`: fails in the given ways first."""
+class ValidateStub:
+    """Replaces `expectations.check.validate`: raises `errors`, one per call, then passes; counts the calls."""
 
-    def __init__(self, *failures: Exception) -> None:
-        self.calls, self.failures = 0, list(failures)
+    def __init__(self, *errors: Exception) -> None:
+        self.calls, self.errors = 0, list(errors)
 
     def __call__(self, folder: Path) -> Validation:
         self.calls += 1
-        if self.failures:
-            raise self.failures.pop(0)
+        if self.errors:
+            raise self.errors.pop(0)
         return Validation("digest", [ExpectationResult("captions", "not empty", "error", True, 0, "")])
 
 
@@ -77,62 +83,64 @@ def data(tiny_dataset: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.live
 def test_a_validation_is_cached_until_a_file_changes(
-    here: Servers, data: Path, monkeypatch: pytest.MonkeyPatch
+    in_project: Servers, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = _Counted()
-    monkeypatch.setattr(expectations.check, "validate", judge)
+    stub = ValidateStub()
+    monkeypatch.setattr(expectations.check, "validate", stub)
     assert validate(data=str(data)) == validate(data=str(data)) == data
-    assert judge.calls == 1
+    assert stub.calls == 1
     table = data / "captions.parquet"
     os.utime(table, ns=(table.stat().st_atime_ns, table.stat().st_mtime_ns + 1_000))
     validate(data=str(data))
-    assert judge.calls == 2
+    assert stub.calls == 2
 
 
 @pytest.mark.live
-def test_io_is_tried_again_and_a_verdict_is_not(here: Servers, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once = check_dataset.with_options(retry_delay_seconds=0)
-    judge = _Counted(ConnectionResetError("gone"), TimeoutError("late"))
-    monkeypatch.setattr(expectations.check, "validate", judge)
-    assert at_once(data)["ok"] and judge.calls == 3
+def test_io_errors_are_retried_and_failed_validations_are_not(
+    in_project: Servers, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = check_dataset.with_options(retry_delay_seconds=0)
+    stub = ValidateStub(ConnectionResetError("reset"), TimeoutError("late"))
+    monkeypatch.setattr(expectations.check, "validate", stub)
+    assert check(data)["ok"] and stub.calls == 3
     os.utime(data / "captions.parquet")
-    judge = _Counted(DataError("row 7"))
-    monkeypatch.setattr(expectations.check, "validate", judge)
+    stub = ValidateStub(DataError("row 7"))
+    monkeypatch.setattr(expectations.check, "validate", stub)
     with pytest.raises(DataError, match="row 7"):
-        at_once(data)
-    assert judge.calls == 1
+        check(data)
+    assert stub.calls == 1
 
 
 @pytest.mark.live
-def test_a_process_forked_in_a_flow_ends_well(here: Servers) -> None:
-    """As the workers of a data loader are; a log line has started Prefect's services before."""
+def test_a_process_forked_in_a_flow_ends_with_status_0(in_project: Servers) -> None:
+    """The workers of a data loader are such processes. The printed line starts Prefect's threads before the fork."""
 
     @prefect.flow(log_prints=True)
-    def forks() -> int | None:
+    def fork() -> int | None:
         print("one line")
         child = multiprocessing.get_context("fork").Process(target=int)
         child.start()
         child.join(60)
         return child.exitcode
 
-    assert forks() == 0
+    assert fork() == 0
 
 
 @pytest.mark.live
-def test_a_webhook_is_told_once_there_is_one(
-    here: Servers, heard: tuple[str, list[dict[str, str]]], tmp_path: Path
+def test_a_webhook_is_called_only_if_its_block_exists(
+    in_project: Servers, webhook: tuple[str, list[dict[str, str]]], tmp_path: Path
 ) -> None:
-    from prefect.blocks.webhook import Webhook
+    url, received = webhook
+    overrides = [f"train.out={tmp_path / 'latest'}"]
 
-    from flows.prefect_support import WEBHOOK_BLOCK
+    def run_without_data() -> bool:
+        return hire(data=str(tmp_path / "missing"), overrides=overrides, return_state=True).is_failed()
 
-    url, words = heard
-    bad = {"data": str(tmp_path / "nowhere"), "overrides": [f"train.out={tmp_path / 'latest'}"], "return_state": True}
-    assert hire(**bad).is_failed() and words == []
+    assert run_without_data() and received == []
     asyncio.run(Webhook(url=url).asave(WEBHOOK_BLOCK, overwrite=True))
     try:
-        assert hire(**bad).is_failed()
+        assert run_without_data()
     finally:
         asyncio.run(Webhook.adelete(WEBHOOK_BLOCK))
-    [said] = words
-    assert (said["flow"], said["state"]) == ("hire", "Failed") and "no data set here" in said["message"]
+    [body] = received
+    assert (body["flow"], body["state"]) == ("hire", "Failed") and str(tmp_path / "missing") in body["message"]

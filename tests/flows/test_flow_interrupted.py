@@ -1,56 +1,47 @@
-"""Killed without warning in the middle of a training; the same command goes on, to the same model."""
+"""A training that was killed: the same command resumes it, and the model is the same as without the interruption."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from real_servers import PATIENCE, SMALL, Servers
+from real_servers import SMALL, Servers, run_module, start_process, wait_until
 
 pytestmark = pytest.mark.live
-EPOCHS = "train.epochs=3"
 
 
-def _history(out: Path) -> list[dict[str, object]]:
-    timed = ("seconds", "samples_per_second")
-    return [{k: v for k, v in row.items() if k not in timed} for row in json.loads((out / "history.json").read_text())]
+def read_history(out: Path) -> list[dict[str, object]]:
+    """Return the figures of each epoch without its times."""
+    rows = json.loads((out / "history.json").read_text())
+    return [{k: v for k, v in row.items() if k not in ("seconds", "samples_per_second")} for row in rows]
 
 
-def test_a_killed_flow_goes_on_to_the_same_model(servers: Servers, project: Path, scenes: Path, tmp_path: Path) -> None:
-    settings = [*SMALL, EPOCHS, "tracking.model_name=interrupted"]
-    words = [sys.executable, "-m", "flows", "train", "--recipe", "synthetic", "--data", str(scenes)]
-    words += [word for setting in [*settings, "train.out=runs/interrupted"] for word in ("--set", setting)]
-    out, log = project / "runs" / "interrupted", tmp_path / "log"
-    with log.open("w") as said:
-        process = subprocess.Popen(
-            words, cwd=project, env=servers.env, stdout=said, stderr=said, start_new_session=True
-        )
-        try:
-            for _ in range(PATIENCE * 10):
-                assert process.poll() is None, log.read_text()
-                if (out / "last.pt").is_file() and "epoch 2/3: " in log.read_text():
-                    break
-                time.sleep(0.1)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and not (out / "model").exists(), log.read_text()
+def test_a_killed_flow_resumes_and_gives_the_same_model(
+    retrained: dict[str, Any], servers: Servers, project: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """The model to compare with is that of `retrained`, which had the same settings and no interruption."""
+    out, uninterrupted, log = project / "runs" / "interrupted", project / "runs" / "latest", tmp_path / "log"
+    command = ["hire_model", "flow", "train", "--recipe", "synthetic", "--data", str(scenes)]
+    for setting in [*SMALL, "tracking.model_name=interrupted", "train.out=runs/interrupted"]:
+        command += ["--set", setting]
+    with start_process(command, servers.env, project, log) as process:
 
-    done = subprocess.run(words, cwd=project, env=servers.env, capture_output=True, text=True, timeout=600, check=False)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert "Going on from the checkpoint" in said and "epoch 1/3" not in said and "epoch 3/3" in said
+        def is_in_epoch_2() -> bool:
+            assert process.poll() is None, log.read_text()
+            return (out / "last.pt").is_file() and "epoch 2/3: " in log.read_text()
 
-    # in a process with as many threads: the last bits of the closed-form start depend on their number
-    words = [sys.executable, "-m", "hire_model", "train", "--recipe", "synthetic", "--data", str(scenes)]
-    whole = [*settings, f"train.out={tmp_path / 'whole'}", "tracking.enabled=false"]
-    words += [word for setting in whole for word in ("--set", setting)]
-    subprocess.run(words, cwd=project, env=servers.env, check=True, timeout=600)
+        wait_until(is_in_epoch_2, log=log)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL and not (out / "model").exists(), log.read_text()
+
+    result = run_module(command, servers.env, project)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert "Resuming from the checkpoint" in output and "epoch 1/3" not in output and "epoch 3/3" in output
     weights = "model/model.safetensors"
-    assert (out / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
-    assert _history(out) == _history(tmp_path / "whole")
+    assert (out / weights).read_bytes() == (uninterrupted / weights).read_bytes()
+    assert read_history(out) == read_history(uninterrupted)

@@ -1,4 +1,4 @@
-"""The templates of work pools are what they say, as far as that can be seen without Docker or a cluster."""
+"""The templates of work pools and their image, as far as they can be checked without Docker or a cluster."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from typing import Any
 
 import pytest
 import yaml
-from real_servers import Servers
+from real_servers import ROOT, Servers
 
 from flows.plugin import POOL
 
-ROOT = Path(__file__).parents[2]
 POOLS = ROOT / "flows" / "pools"
 
 
-def _template(name: str) -> dict[str, Any]:
+def read_template(name: str) -> dict[str, Any]:
     return json.loads((POOLS / f"{name}.json").read_text("utf-8"))
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text("utf-8"))
+
+
 @pytest.mark.parametrize("name", ["docker", "kubernetes"])
-def test_each_variable_is_described_and_used(name: str) -> None:
-    template = _template(name)
+def test_each_variable_of_a_template_is_declared_and_used(name: str) -> None:
+    template = read_template(name)
     used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
     properties = template["variables"]["properties"]
     assert used == set(properties)
@@ -33,60 +36,57 @@ def test_each_variable_is_described_and_used(name: str) -> None:
 
 
 def test_the_container_gets_a_gpu_and_keeps_its_checkpoints() -> None:
-    job = _template("docker")["job_configuration"]
+    job = read_template("docker")["job_configuration"]
     assert job["container_create_kwargs"]["device_requests"] == [{"count": "{{ gpus }}", "capabilities": [["gpu"]]}]
     assert "{{ runs }}:/opt/hire/runs" in job["volumes"]
     assert job["container_create_kwargs"]["cap_drop"] == ["ALL"]
 
 
 def test_the_pod_gets_a_gpu_and_keeps_its_checkpoints() -> None:
-    job = _template("kubernetes")["job_configuration"]["job_manifest"]
+    job = read_template("kubernetes")["job_configuration"]["job_manifest"]
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     pod = job["spec"]["template"]["spec"]
     [container] = pod["containers"]
     assert pod["restartPolicy"] == "Never" and pod["securityContext"]["runAsNonRoot"] is True
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "{{ gpus }}"
-    mounts, volumes = (
-        {m["name"]: m["mountPath"] for m in container["volumeMounts"]},
-        {v["name"] for v in pod["volumes"]},
-    )
-    assert set(mounts) == volumes and mounts["runs"] == "/opt/hire/runs"
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in pod["volumes"]} and mounts["runs"] == "/opt/hire/runs"
 
 
-def test_deployments_in_containers_are_those_of_the_project() -> None:
-    ours, theirs = (yaml.safe_load(path.read_text()) for path in (ROOT / "prefect.yaml", POOLS / "containers.yaml"))
-    assert {deployment["work_pool"]["name"] for deployment in ours["deployments"]} == {POOL}
-    for one, other in zip(ours["deployments"], theirs["deployments"], strict=True):
-        assert {k: v for k, v in one.items() if k != "work_pool"} == {
-            k: v for k, v in other.items() if k != "work_pool"
-        }
-    [step] = theirs["pull"]
+def test_the_deployments_for_containers_differ_only_in_their_pool() -> None:
+    local, containers = read_yaml(ROOT / "prefect.yaml"), read_yaml(POOLS / "containers.yaml")
+    pools = [deployment.pop("work_pool")["name"] for deployment in local["deployments"]]
+    assert set(pools) == {POOL}
+    for deployment in containers["deployments"]:
+        del deployment["work_pool"]
+    assert local["deployments"] == containers["deployments"]
+    [step] = containers["pull"]
     directory = step["prefect.deployments.steps.set_working_directory"]["directory"]
     assert f"WORKDIR {directory}\n" in (POOLS / "Dockerfile").read_text()
 
 
-def test_the_image_takes_what_runs_and_nothing_else_of_the_folder() -> None:
-    """`COPY . .` would take datasets, .git, mlflow.db, and the keys below runs/serve."""
-    copied = [line.split()[1:-1] for line in (POOLS / "Dockerfile").read_text().splitlines() if line.startswith("COPY")]
-    taken = {name.strip("/") for names in copied for name in names}
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    packages = {
-        name.split(".")[0].rstrip("*") for name in settings["tool"]["setuptools"]["packages"]["find"]["include"]
-    }
-    files = {"requirements.lock", "pyproject.toml", "prefect.toml", settings["project"]["readme"], "LICENSE"}
-    assert taken == packages | files
-    assert all((ROOT / name).exists() for name in taken)
-    entries = [one["entrypoint"] for one in yaml.safe_load((POOLS / "containers.yaml").read_text())["deployments"]]
-    assert {entry.split("/")[0] for entry in entries} <= taken
+def test_the_image_copies_the_code_and_nothing_else() -> None:
+    """`COPY . .` would also copy datasets, .git, mlflow.db, and the keys in runs/serve."""
+    lines = [line.split()[1:-1] for line in (POOLS / "Dockerfile").read_text().splitlines() if line.startswith("COPY")]
+    copied = {name.strip("/") for names in lines for name in names}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    patterns = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    packages = {pattern.split(".")[0].rstrip("*") for pattern in patterns}
+    files = {"requirements.lock", "pyproject.toml", "prefect.toml", project["project"]["readme"], "LICENSE"}
+    assert copied == packages | files
+    assert all((ROOT / name).exists() for name in copied)
+    entrypoints = [deployment["entrypoint"] for deployment in read_yaml(POOLS / "containers.yaml")["deployments"]]
+    assert {entrypoint.split("/")[0] for entrypoint in entrypoints} <= copied
 
 
-def test_no_deployment_names_a_machines_folder() -> None:
-    assert "pull" not in yaml.safe_load((ROOT / "prefect.yaml").read_text())
+def test_the_local_deployments_have_no_pull_step() -> None:
+    """A pull step would name a folder of one machine; without it, runs work in the folder that was deployed."""
+    assert "pull" not in read_yaml(ROOT / "prefect.yaml")
 
 
 @pytest.mark.live
 @pytest.mark.parametrize("name", ["docker", "kubernetes"])
-def test_a_server_takes_the_template(name: str, servers: Servers) -> None:
-    template = _template(name)
-    servers.ask("work_pools/", {"name": f"try-{name}", "type": name, "base_job_template": template})
-    assert servers.ask(f"work_pools/try-{name}")["base_job_template"] == template
+def test_a_server_accepts_the_template(name: str, servers: Servers) -> None:
+    template = read_template(name)
+    servers.call("work_pools/", {"name": f"try-{name}", "type": name, "base_job_template": template})
+    assert servers.call(f"work_pools/try-{name}")["base_job_template"] == template

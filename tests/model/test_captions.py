@@ -1,4 +1,4 @@
-"""Captions with a frozen encoder's states: computed once, by one process, kept on disk and read from there."""
+"""A frozen encoder's states are computed once, by one process, and read from a cache on disk."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ import pytest
 import torch
 from torch import nn
 
-from hire_model.batch import Tokens
 from hire_model.errors import HireError
 from hire_model.model import captions
 from hire_model.model.captions import build_caption_bank
-from hire_model.model.text import Pretrained
+from hire_model.model.text import PretrainedEncoder
 
-TEXTS = [model_examples.caption(np.random.default_rng(seed)) for seed in range(50)]
+TEXTS = [model_examples.make_caption(np.random.default_rng(seed)) for seed in range(50)]
 HIDDEN = 4
 
 
+def compute_states(ids: torch.Tensor) -> torch.Tensor:
+    position = torch.arange(ids.shape[1]).expand_as(ids)
+    return torch.stack([ids, position, position * 0, position * 0 + 1], -1).float()
+
+
 class Encoder(nn.Module):
-    """Says of each token its id and place, so that what was stored where shows; writes a line for each call."""
+    """Return [id, position, 0, 1] as the state of each token; write the number of captions of each call to a file."""
 
     def __init__(self, calls: Path) -> None:
         super().__init__()
@@ -35,50 +39,43 @@ class Encoder(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
         with self.calls.open("a") as file:
             file.write(f"{len(input_ids)}\n")
-        place = torch.arange(input_ids.shape[1]).expand_as(input_ids)
-        return SimpleNamespace(last_hidden_state=torch.stack([input_ids, place, place * 0, place * 0 + 1], -1).float())
+        return SimpleNamespace(last_hidden_state=compute_states(input_ids))
 
 
 @pytest.fixture
 def frozen(tmp_path: Path):
     """A tiny model whose text encoder is frozen."""
-    model = model_examples.model()
-    text = Pretrained.__new__(Pretrained)
+    model = model_examples.make_model()
+    text = PretrainedEncoder.__new__(PretrainedEncoder)
     nn.Module.__init__(text)
     text.encoder, text.tuned = Encoder(tmp_path / "calls"), False
     model.text = text
     return model
 
 
-def calls(tmp_path: Path) -> int:
+def count_encoded(tmp_path: Path) -> int:
     return sum(map(int, (tmp_path / "calls").read_text().split()))
 
 
-def expected(tokens: Tokens) -> torch.Tensor:
-    place = torch.arange(tokens.ids.shape[1]).expand_as(tokens.ids)
-    found = torch.stack([tokens.ids, place, place * 0, place * 0 + 1], -1).float()
-    return found * tokens.mask[..., None]
-
-
-def test_each_caption_has_its_own_states(frozen, tmp_path, monkeypatch):
-    monkeypatch.setattr(captions, "_BLOCK", 7)
+def test_captions_of_different_blocks_get_their_own_states(frozen, tmp_path, monkeypatch):
+    monkeypatch.setattr(captions, "_ENCODE_BLOCK", 7)
     bank = build_caption_bank(frozen, TEXTS, tmp_path / "cache")
     rows = np.random.default_rng(0).permutation(len(TEXTS))
     tokens = bank.tokens(rows)
-    torch.testing.assert_close(tokens.states, expected(tokens))
+    torch.testing.assert_close(tokens.states, compute_states(tokens.ids) * tokens.mask[..., None])
 
 
-def test_they_are_computed_once(frozen, tmp_path):
+def test_states_are_computed_once_per_encoder_weights(frozen, tmp_path):
     build_caption_bank(frozen, TEXTS, tmp_path / "cache")
     build_caption_bank(frozen, TEXTS, tmp_path / "cache")
-    assert calls(tmp_path) == len(TEXTS)
+    assert count_encoded(tmp_path) == len(TEXTS)
     with torch.no_grad():
         frozen.text.encoder.weight += 1
-    build_caption_bank(frozen, TEXTS, tmp_path / "cache")  # other weights, other states
-    assert calls(tmp_path) == 2 * len(TEXTS)
+    build_caption_bank(frozen, TEXTS, tmp_path / "cache")
+    assert count_encoded(tmp_path) == 2 * len(TEXTS)
 
 
-def test_of_several_processes_one_computes_them(frozen, tmp_path):
+def test_only_one_of_several_processes_computes_the_states(frozen, tmp_path):
     context = multiprocessing.get_context("fork")
     torch.set_num_threads(1)
     workers = [context.Process(target=build_caption_bank, args=(frozen, TEXTS, tmp_path / "cache")) for _ in range(3)]
@@ -87,10 +84,10 @@ def test_of_several_processes_one_computes_them(frozen, tmp_path):
     for worker in workers:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert calls(tmp_path) == len(TEXTS)
+    assert count_encoded(tmp_path) == len(TEXTS)
 
 
-def test_reading_them_all_leaves_nothing_resident(frozen, tmp_path):
+def test_reading_all_states_does_not_keep_the_file_in_memory(frozen, tmp_path):
     many = TEXTS * 400
     bank = build_caption_bank(frozen, many, tmp_path / "cache")
     path = next((tmp_path / "cache").glob("*.npy"))
@@ -100,41 +97,41 @@ def test_reading_them_all_leaves_nothing_resident(frozen, tmp_path):
     assert mapped and sum(entry.rss for entry in mapped) < 0.1 * path.stat().st_size
 
 
-def test_a_folder_that_cannot_be_written(frozen, tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_written_is_named(frozen, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HIRE_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(HireError, match=r"states.*MB\) cannot be kept there.*HIRE_CACHE"):
+    with pytest.raises(HireError, match=r"states.*MB\) cannot be written.*HIRE_CACHE"):
         build_caption_bank(frozen, TEXTS)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk(frozen, tmp_path, monkeypatch):
-    """The partial file is a device without room, as on a full disk."""
+def test_a_full_disk_leaves_no_states_file(frozen, tmp_path, monkeypatch):
+    """Write the partial file to a device that is always full."""
     cache = tmp_path / "cache"
     cache.mkdir()
     real_open = Path.open
 
-    def full(path: Path, *args, **options):
+    def open_full_device(path: Path, *args, **options):
         return real_open(Path("/dev/full") if path.name.startswith(".states-") else path, *args, **options)
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(Path, "open", open_full_device)
     with pytest.raises(HireError, match=r"No space left.*HIRE_CACHE"):
         build_caption_bank(frozen, TEXTS, cache)
     assert not list(cache.glob("*.npy"))
 
 
-def test_a_damaged_file_says_so(frozen, tmp_path):
+def test_a_truncated_states_file_is_refused(frozen, tmp_path):
     cache = tmp_path / "cache"
     build_caption_bank(frozen, TEXTS, cache)
     path = next(cache.glob("*.npy"))
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(HireError, match=r"not a whole npy file.*Delete it"):
+    with pytest.raises(HireError, match=r"not a complete npy file.*Delete it"):
         build_caption_bank(frozen, TEXTS, cache)
 
 
-def test_captions_are_tokenised_some_at_a_time(monkeypatch):
-    whole = build_caption_bank(model_examples.model(), TEXTS)
-    monkeypatch.setattr(captions, "_TOKENISED", 7)
-    parts = build_caption_bank(model_examples.model(), TEXTS)
+def test_tokenising_in_blocks_gives_the_same_bank(monkeypatch):
+    whole = build_caption_bank(model_examples.make_model(), TEXTS)
+    monkeypatch.setattr(captions, "_TOKENIZE_BLOCK", 7)
+    parts = build_caption_bank(model_examples.make_model(), TEXTS)
     np.testing.assert_array_equal(parts.ids, whole.ids)
     np.testing.assert_array_equal(parts.offsets, whole.offsets)

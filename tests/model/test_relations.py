@@ -1,22 +1,22 @@
-"""The caption's relations along the image's edges: against the formula, word by word, and with the ends exchanged."""
+"""The relation match equals its formula, splits into words, and depends on the order of subject and object."""
 
 from __future__ import annotations
 
 import dataclasses
 
+import model_examples
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model_examples import caption, image, model, regions, tokens
 
 from hire_model.model.relations import SIZE, RelationMatch
 from hire_model.scoring.explain import explain
 from hire_model.settings import resolve
 
 
-def _sample(seed: int, kinds: int = 3, b: int = 2, c: int = 3, r: int = 4, n: int = 5) -> tuple[torch.Tensor, ...]:
-    """cosine, edges, roles, v_mask, t_mask of one group, with padding."""
+def make_group(seed: int, kinds: int = 3, b: int = 2, c: int = 3, r: int = 4, n: int = 5) -> tuple[torch.Tensor, ...]:
+    """Return cosine, edges, roles, v_mask and t_mask of one group, with padding."""
     g = torch.Generator().manual_seed(seed)
     v_mask, t_mask = torch.rand(1, b, r, generator=g) < 0.8, torch.rand(1, c, n, generator=g) < 0.8
     v_mask[..., 0], t_mask[..., 0] = True, True
@@ -31,10 +31,10 @@ def _sample(seed: int, kinds: int = 3, b: int = 2, c: int = 3, r: int = 4, n: in
 
 
 @given(st.integers(0, 10_000))
-def test_it_is_the_formula(seed: int) -> None:
-    cosine, edges, roles, v_mask, t_mask = _sample(seed)
+def test_the_relation_match_equals_its_formula(seed: int) -> None:
+    cosine, edges, roles, v_mask, t_mask = make_group(seed)
     match = RelationMatch(3)
-    found = match(cosine, edges, roles, v_mask, t_mask)
+    scores = match(cosine, edges, roles, v_mask, t_mask)
     a = cosine.view(3, 5, 2, 4) * match.sharpness
     for b in range(2):
         for c in range(3):
@@ -42,50 +42,50 @@ def test_it_is_the_formula(seed: int) -> None:
             h, p = roles[0, c].view(5, 2, 3, SIZE).unbind(1)  # [L, K, d]
             u, w = (torch.einsum("lr,lkd->krd", weights, ends) for ends in (h, p))
             total = torch.einsum("krs,krd,ksd->", edges[0, b], u, w) / (t_mask[0, c].sum() * SIZE**0.5)
-            assert torch.allclose(found[0, b, c], torch.tanh(total), atol=1e-4)
+            assert torch.allclose(scores[0, b, c], torch.tanh(total), atol=1e-4)
 
 
 @given(st.integers(0, 10_000))
-def test_the_words_parts_add_up(seed: int) -> None:
-    sample = _sample(seed, b=1, c=1)
+def test_the_parts_of_the_words_add_up_to_the_relation_match(seed: int) -> None:
+    group = make_group(seed, b=1, c=1)
     match = RelationMatch(3)
-    parts = match.split_by_word(*sample)
-    assert torch.allclose(parts.sum(), match(*sample)[0, 0, 0], atol=1e-4)
-    assert not parts[~sample[-1][0, 0]].any()
+    parts = match.split_by_word(*group)
+    assert torch.allclose(parts.sum(), match(*group)[0, 0, 0], atol=1e-4)
+    assert not parts[~group[-1][0, 0]].any()
 
 
-def test_it_says_nothing_at_first_and_nothing_of_an_image_without_edges() -> None:
-    cosine, edges, roles, v_mask, t_mask = _sample(0)
+def test_the_relation_match_is_zero_before_training_and_without_edges() -> None:
+    cosine, edges, roles, v_mask, t_mask = make_group(0)
     match = RelationMatch(3)
     half = roles.shape[-1] // 2
-    silent = torch.cat([roles[..., :half], torch.zeros_like(roles[..., half:])], dim=-1)
-    assert not match(cosine, edges, silent, v_mask, t_mask).any()
+    untrained = torch.cat([roles[..., :half], torch.zeros_like(roles[..., half:])], dim=-1)
+    assert not match(cosine, edges, untrained, v_mask, t_mask).any()
     assert not match(cosine, torch.zeros_like(edges), roles, v_mask, t_mask).any()
 
 
-def test_exchanged_ends_change_the_score() -> None:
-    """What the sums of stages 4 to 7 hardly see: subject and object of one relation have changed places."""
+def test_exchanging_subject_and_object_changes_the_score() -> None:
     random = np.random.default_rng(0)
-    there = dataclasses.replace(
-        image(random, regions=4, relations=1),
+    forward = dataclasses.replace(
+        model_examples.make_image(random, regions=4, relations=1),
         relations=np.array([[0, 0, 1]], np.int32),
         relation_scores=np.ones(1, np.float32),
     )
-    back = dataclasses.replace(there, relations=np.array([[1, 0, 0]], np.int32))
-    hire = model()
-    said = hire.encode_text(tokens(hire, [caption(random) for _ in range(8)]))
+    backward = dataclasses.replace(forward, relations=np.array([[1, 0, 0]], np.int32))
+    model = model_examples.make_model()
+    captions = [model_examples.make_caption(random) for _ in range(8)]
     with torch.inference_mode():
-        scores = hire.score(hire.encode_image(regions([there, back])), said).pair
+        texts = model.encode_text(model_examples.make_tokens(model, captions))
+        scores = model.score(model.encode_image(model_examples.make_regions([forward, backward])), texts).pair
     assert ((scores[0] - scores[1]).abs() > 1e-4).all()
 
 
-def test_an_explanation_still_splits_the_score() -> None:
-    random, hire = np.random.default_rng(1), model()
-    text = "a man holds a red ball"
-    why = explain(hire, regions([image(random, regions=5)]), tokens(hire, [text]), text)
-    assert abs(why.contributions.sum() - why.score) < 1e-5
+def test_the_contributions_of_the_words_add_up_to_the_score() -> None:
+    model, text = model_examples.make_model(), "a man holds a red ball"
+    regions = model_examples.make_regions([model_examples.make_image(np.random.default_rng(1), regions=5)])
+    explanation = explain(model, regions, model_examples.make_tokens(model, [text]), text)
+    assert abs(explanation.contributions.sum() - explanation.score) < 1e-5
 
 
-def test_it_rests_without_a_graph() -> None:
+def test_the_relation_match_is_inactive_without_a_graph() -> None:
     assert "model.relation_match" in resolve(None, {"model.graphs": "none"}, {}).settings.model.inactive_stages
-    assert model(graphs="none").roles is None
+    assert model_examples.make_model(graphs="none").roles is None

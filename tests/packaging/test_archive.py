@@ -1,8 +1,10 @@
-"""From a registered version to an archive: the same bytes twice, its golden pairs scored from it."""
+"""Packaging a version twice gives the same bytes, and only an archive that scores its golden pairs is published."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -21,8 +23,8 @@ from hire_model.packaging.verify import GOLDEN, MANIFEST, ArchiveError, Golden, 
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import deserialize_image
 from hire_model.tracking.connection import TrackingError
-from hire_model.tracking.packages import find_archive, read_example_request
-from hire_model.tracking.versions import find
+from hire_model.tracking.registry import read_example_request
+from hire_model.tracking.versions import find, find_archive
 from serving import HANDLER
 
 
@@ -31,22 +33,28 @@ def made(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFac
     return package("challenger", registered_model.settings, HANDLER, tmp_path_factory.mktemp("archives"))
 
 
-def test_the_registry_knows_path_and_digest(made: PackagedArchive, registered_model: RegisteredModel) -> None:
+def test_the_registry_records_path_and_digest_of_the_archive(
+    made: PackagedArchive, registered_model: RegisteredModel
+) -> None:
     assert made.path.parts[-2:] == ("1", "hire.mar") and made.sha256 == hash_file(made.path).sha256
-    found = find_archive("1", registered_model.settings.tracking)
-    assert (found.path, found.sha256, found.version.number) == (made.path, made.sha256, "1")
+    recorded = find_archive("1", registered_model.settings.tracking)
+    assert (recorded.path, recorded.sha256, recorded.version.number) == (made.path, made.sha256, "1")
 
 
-def test_twice_the_same_bytes(made: PackagedArchive, registered_model: RegisteredModel, tmp_path: Path) -> None:
-    handler = tmp_path / "elsewhere" / "handler.py"
+def test_packaging_twice_gives_the_same_bytes(
+    made: PackagedArchive, registered_model: RegisteredModel, tmp_path: Path
+) -> None:
+    handler = tmp_path / "other" / "handler.py"
     handler.parent.mkdir()
     handler.write_bytes(HANDLER.read_bytes())
     again = package("1", registered_model.settings, handler, tmp_path / "out")
     assert again.path.read_bytes() == made.path.read_bytes()
-    assert [path.name for path in again.path.parent.iterdir()] == ["hire.mar"], "nothing half-made is left"
+    assert [path.name for path in again.path.parent.iterdir()] == ["hire.mar"], "no temporary file remains"
 
 
-def test_what_is_inside(made: PackagedArchive, registered_model: RegisteredModel) -> None:
+def test_an_archive_contains_the_model_and_the_facts_of_its_version(
+    made: PackagedArchive, registered_model: RegisteredModel
+) -> None:
     manifest = verify(made.path, made.sha256)
     version = find(registered_model.settings.tracking, "1")
     facts = artifact.read_config(registered_model.folder)["facts"]
@@ -57,7 +65,7 @@ def test_what_is_inside(made: PackagedArchive, registered_model: RegisteredModel
         assert set(opened.namelist()) == {*manifest.files, MANIFEST}
         assert {entry.date_time for entry in opened.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         for path in registered_model.folder.iterdir():
-            assert opened.read(f"model/{path.name}") == path.read_bytes(), "the registry's artifact, unchanged"
+            assert opened.read(f"model/{path.name}") == path.read_bytes(), "the registry's model folder, unchanged"
         golden = Golden.model_validate_json(opened.read(GOLDEN))
     example = read_example_request(version, registered_model.settings.tracking)
     pairs = [(deserialize_image(json.dumps(pair["image"])), pair["text"]) for pair in example["pairs"]]
@@ -65,14 +73,12 @@ def test_what_is_inside(made: PackagedArchive, registered_model: RegisteredModel
     np.testing.assert_allclose(golden.scores, expected[: len(golden.scores)], atol=1e-6)
 
 
-def test_the_golden_pairs_come_out_right_in_a_clean_interpreter(made: PackagedArchive) -> None:
+def test_a_clean_interpreter_reproduces_the_golden_scores(made: PackagedArchive) -> None:
     assert rehearse(made.path) <= Golden.TOLERANCE
 
 
-def _changed(source: Path, target: Path, name: str, content: bytes) -> Path:
-    """A copy of an archive, one file of it exchanged and entered in the manifest."""
-    import hashlib
-
+def _replace_file(source: Path, target: Path, name: str, content: bytes) -> Path:
+    """Copy an archive, with other content for one file and a manifest that matches."""
     with zipfile.ZipFile(source) as opened:
         files = {entry: opened.read(entry) for entry in opened.namelist()}
     manifest = json.loads(files[MANIFEST])
@@ -84,15 +90,15 @@ def _changed(source: Path, target: Path, name: str, content: bytes) -> Path:
     return target
 
 
-def test_other_scores_are_seen(made: PackagedArchive, tmp_path: Path) -> None:
+def test_other_golden_scores_are_refused(made: PackagedArchive, tmp_path: Path) -> None:
     with zipfile.ZipFile(made.path) as opened:
         golden = json.loads(opened.read(GOLDEN))
     golden["scores"][0] += 1e-3
-    harmed = _changed(made.path, tmp_path / "a.mar", GOLDEN, json.dumps(golden).encode())
-    with pytest.raises(HireError, match="golden pairs are off by"):  # already the handler does not serve it
-        rehearse_in_process(harmed)
+    changed = _replace_file(made.path, tmp_path / "a.mar", GOLDEN, json.dumps(golden).encode())
+    with pytest.raises(HireError, match="scores of the golden pairs differ by"):  # raised by the handler
+        rehearse_in_process(changed)
     with pytest.raises(ArchiveError, match="golden pairs cannot be scored"):
-        rehearse(harmed)
+        rehearse(changed)
 
 
 def test_a_handler_with_two_classes_is_not_published(
@@ -104,26 +110,24 @@ def test_a_handler_with_two_classes_is_not_published(
         package("1", registered_model.settings, handler, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.mar"))
     assert find_archive("1", registered_model.settings.tracking).sha256 == made.sha256, (
-        "the registry knows only the good one"
+        "the registry still has the first archive"
     )
 
 
-def test_a_digest_that_does_not_match_the_model(
+def test_a_model_that_does_not_match_its_digest_is_not_packaged(
     registered_model: RegisteredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
-    harmed = shutil.copytree(registered_model.folder, tmp_path / "model")
-    weights = bytearray((harmed / artifact.WEIGHTS).read_bytes())
+    changed = shutil.copytree(registered_model.folder, tmp_path / "model")
+    weights = bytearray((changed / artifact.WEIGHTS).read_bytes())
     weights[-1] ^= 1
-    (harmed / artifact.WEIGHTS).write_bytes(weights)
-    monkeypatch.setattr(module.registry, "fetch", lambda *_: harmed)
+    (changed / artifact.WEIGHTS).write_bytes(weights)
+    monkeypatch.setattr(module.registry, "fetch", lambda *_: changed)
     with pytest.raises(HireError, match="SHA-256"):
         package("1", registered_model.settings, HANDLER, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.mar"))
 
 
-def test_a_version_that_is_not_there_or_not_packaged(registered_model: RegisteredModel, tmp_path: Path) -> None:
+def test_an_unknown_version_is_refused(registered_model: RegisteredModel, tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="no version or alias '99'"):
         package("99", registered_model.settings, HANDLER, tmp_path)
     with pytest.raises(TrackingError, match="no version or alias 'champion'"):

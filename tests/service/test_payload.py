@@ -1,4 +1,4 @@
-"""An image as JSON: what goes in comes out, and each fault is named."""
+"""An image survives the conversion to JSON and back, and each fault names its field."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def images(draw: st.DrawFn) -> ImageRegions:
 
 @settings(max_examples=60, deadline=None)
 @given(images())
-def test_an_image_survives_the_journey(image: ImageRegions) -> None:
-    back = deserialize_image(serialize_image(image))
-    assert back.features.dtype == image.features.dtype
+def test_an_image_is_equal_after_json_and_back(image: ImageRegions) -> None:
+    parsed = deserialize_image(serialize_image(image))
+    assert parsed.features.dtype == image.features.dtype
     for name in ("features", "boxes", "classes", "relations", "relation_scores"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(image, name), err_msg=name)
+        np.testing.assert_array_equal(getattr(parsed, name), getattr(image, name), err_msg=name)
 
 
 def _image() -> dict[str, object]:
@@ -65,30 +65,30 @@ FAULTS = [
     ("boxes", _array([[0, 0, 1, 1]]), r"expected \[2, 4\]"),
     ("boxes", _array([[0, 0, 1, 1], [0, 0, 640, 480]]), r"boxes\[1\].*fractions"),
     ("boxes", _array([[0.5, 0, 0.2, 1], [0, 0, 1, 1]]), r"boxes\[0\].*x1 <= x2"),
-    ("classes", [1], "1 for 2 regions"),
+    ("classes", [1], "1 values for 2 regions"),
     ("classes", [1, -2], r"classes\[1\]"),
-    ("relations", [[0, 1, 2, 0.5]], r"relations\[0\]: region 2 of 2"),
+    ("relations", [[0, 1, 2, 0.5]], r"relations\[0\]: no region 2, expected 0 to 1"),
     ("relations", [[0, 1, 1, 1.5]], r"relations\[0\]\[3\]"),
     ("relation", [], "relation: Extra inputs"),
 ]
 
 
 @pytest.mark.parametrize(("field", "value", "message"), FAULTS)
-def test_each_fault_is_named(field: str, value: object, message: str) -> None:
+def test_a_fault_names_its_field(field: str, value: object, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         deserialize_image(json.dumps(_image() | {field: value}), "row 7: image")
     assert str(caught.value).startswith("row 7: image")
 
 
-def test_the_unspoilt_image_of_these_faults_is_fine() -> None:
+def test_the_image_without_these_faults_is_accepted() -> None:
     assert deserialize_image(json.dumps(_image())).relations.tolist() == [[0, 2, 1]]
 
 
-def test_only_features_are_needed() -> None:
+def test_an_image_needs_only_features() -> None:
     image = deserialize_image(json.dumps({"features": _image()["features"]}))
     assert np.isnan(image.boxes).all() and (image.classes == -1).all() and not len(image.relations)
 
 
-def test_text_that_is_no_json() -> None:
+def test_an_image_that_is_not_json_is_refused() -> None:
     with pytest.raises(DataError, match="row 0: image: Invalid JSON"):
         deserialize_image("{", "row 0: image")

@@ -1,8 +1,7 @@
-"""Headless Chromium through its own protocol (Chrome DevTools), so that no test needs a driver of its own."""
+"""Control a headless Chromium through the Chrome DevTools protocol, without a driver such as Selenium."""
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import subprocess
@@ -22,13 +21,13 @@ FLAGS = (
 WAIT_S = 60.0
 
 
-def chromium() -> str | None:
-    """Where Chromium is, if it is installed."""
+def find_chromium() -> str | None:
+    """Return the path of Chromium or Chrome, or None if neither is installed."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Tab:
-    """One page in the browser."""
+    """One tab of the browser."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket, self._count = socket, 0
@@ -37,6 +36,7 @@ class Tab:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Call a DevTools method and return its result. Events that arrive meanwhile go to `events`."""
         self._count += 1
         self._socket.send(json.dumps({"id": self._count, "method": method, "params": params}))
         while True:
@@ -51,64 +51,63 @@ class Tab:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url="about:blank")  # or an address that differs in its hash alone loads nothing
+        self.call("Page.navigate", url="about:blank")  # an address with another hash alone would not load anything
         self.call("Page.navigate", url=address)
 
-    def value(self, expression: str) -> Any:
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of a JavaScript expression."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
-    def wait(self, expression: str) -> None:
-        """Until the expression is true."""
+    def wait_until(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true."""
         end = time.monotonic() + WAIT_S
-        while not self.value(expression):
-            assert time.monotonic() < end, f"never: {expression}\n{self.value('document.body.innerText')}"
+        while not self.evaluate(expression):
+            assert time.monotonic() < end, f"never true: {expression}\n{self.evaluate('document.body.innerText')}"
             time.sleep(0.05)
 
-    def text(self, selector: str) -> str:
-        return self.value(f"document.querySelector({json.dumps(selector)}).innerText")
+    def read_text(self, selector: str) -> str:
+        return self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText")
 
-    def type(self, text: str) -> None:
-        """Into whatever has the focus."""
+    def type_text(self, text: str) -> None:
+        """Type into the element that has the focus."""
         self.call("Input.insertText", text=text)
 
-    def press(self, key: str, code: int, text: str = "") -> None:
+    def press_key(self, key: str, code: int, text: str = "") -> None:
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, text=text)
 
     def point_at(self, selector: str, click: bool = False) -> None:
+        """Move the mouse to the middle of an element, and click it if `click` is set."""
         script = f"""(() => {{
           const element = document.querySelector({json.dumps(selector)});
           element.scrollIntoView({{block: 'center', behavior: 'instant'}});
           const box = element.getBoundingClientRect();
           return [box.x + box.width / 2, box.y + box.height / 2];
         }})()"""
-        x, y = self.value(script)
+        x, y = self.evaluate(script)
         kinds = ("mouseMoved", "mousePressed", "mouseReleased") if click else ("mouseMoved",)
         for kind in kinds:
             button = {"button": "left", "clickCount": 1} if kind != "mouseMoved" else {}
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
-    def shot(self, path: Path, whole: bool = False) -> None:
-        found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(found["data"]))
+    def list_errors(self) -> list[str]:
+        """Return exceptions and log entries of level error, such as a blocked script or a missing file."""
+        self.evaluate("1")  # receive the pending events
+        exceptions = [e["params"] for e in self.events if e["method"] == "Runtime.exceptionThrown"]
+        entries = [e["params"]["entry"] for e in self.events if e["method"] == "Log.entryAdded"]
+        errors = [entry for entry in entries if entry["level"] == "error"]
+        return [json.dumps(error) for error in [*exceptions, *errors]]
 
-    def complaints(self) -> list[str]:
-        """Exceptions, and what the browser logged as an error (a refused script, a missing file)."""
-        self.value("1")  # whatever came in meanwhile
-        thrown = [e["params"] for e in self.events if e["method"] == "Runtime.exceptionThrown"]
-        logged = [e["params"]["entry"] for e in self.events if e["method"] == "Log.entryAdded"]
-        return [json.dumps(one) for one in [*thrown, *(entry for entry in logged if entry["level"] == "error")]]
-
-    def addresses(self) -> list[str]:
-        """All that was asked for."""
+    def list_requested_addresses(self) -> list[str]:
+        """Return the addresses of all requests."""
         return [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
 
 
 @contextmanager
-def browser(program: str, profile: Path) -> Iterator[Tab]:
-    """A browser with one tab; `profile` is a new, empty folder."""
+def run_browser(program: str, profile: Path) -> Iterator[Tab]:
+    """Run a browser with one tab until the block ends. `profile` must be an empty folder."""
     process = subprocess.Popen(
         [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.PIPE, text=True
     )

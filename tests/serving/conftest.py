@@ -1,4 +1,4 @@
-"""Real servers of one archive and one gallery, started once for all tests that only ask them; killed in the end."""
+"""Servers of one archive and one gallery. Each is started once, for all tests that only send requests."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Server, running
+from processes import Endpoint, run_server
 from registered import RegisteredModel
 
 from hire_model.data.store import Dataset, Split
 from hire_model.gallery.building import build
 from hire_model.model import artifact
 from hire_model.packaging.archive import package
+from hire_model.packaging.verify import extract
 from hire_model.service.galleries import GALLERIES_VARIABLE
-from hire_model.tracking.packages import Archive, find_archive
-from serving import HANDLER, instance, lit, server
-from serving.instance import Instance
+from hire_model.tracking.versions import Archive, find_archive
+from serving import HANDLER, server
+from serving.tokens import KEYS
+from serving.torchserve import Server, find_free_ports
 
 
 @pytest.fixture(scope="session")
@@ -39,10 +41,18 @@ def archived(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
-def torchserve(archived: Archive, galleries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """Its folder's parent is the folder of `hire serve`."""
+def unpacked(archived: Archive, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the unpacked archive. Tests do not change it."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    extract(archived.path, folder, archived.sha256)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def torchserve(archived: Archive, galleries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A TorchServe server. The parent of its folder is the folder of `hire serve`."""
     folder = tmp_path_factory.mktemp("torchserve")
-    [port] = instance.free_ports(1)
+    [port] = find_free_ports(1)
     try:
         yield server.serve(archived, folder, port=port, galleries=galleries)
     finally:
@@ -50,23 +60,23 @@ def torchserve(archived: Archive, galleries: Path, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
-def litserve(archived: Archive, galleries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def litserve(archived: Archive, galleries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     folder = tmp_path_factory.mktemp("lit")
-    [port] = instance.free_ports(1)
+    [port] = find_free_ports(1)
     options = ["--archive", str(archived.path), "--port", str(port), "--folder", str(folder)]
-    found = Server(f"http://127.0.0.1:{port}", folder / lit.KEYS)
-    with running("serving.lit", [*options, "--galleries", str(galleries)], folder, found, {}):
-        yield found
+    endpoint = Endpoint(f"http://127.0.0.1:{port}", folder / KEYS)
+    with run_server("serving.lit", [*options, "--galleries", str(galleries)], folder, endpoint, {}):
+        yield endpoint
 
 
 @pytest.fixture(scope="session")
 def mlflow_serve(
     registered_model: RegisteredModel, galleries: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """`mlflow models serve`, in a folder that has nothing of this project: the code is the model's own."""
+) -> Iterator[Endpoint]:
+    """`mlflow models serve` in a folder without the code of this project: it uses the code of the model artifact."""
     folder, tracking = tmp_path_factory.mktemp("mlflow-serve"), registered_model.settings.tracking
-    [port] = instance.free_ports(1)
+    [port] = find_free_ports(1)
     options = ["models", "serve", "-m", f"models:/{tracking.model_name}/1", "--port", str(port), "--env-manager=local"]
     environment = {GALLERIES_VARIABLE: str(galleries), "MLFLOW_TRACKING_URI": tracking.uri, "DO_NOT_TRACK": "true"}
-    with running("mlflow", options, folder, Server(f"http://127.0.0.1:{port}"), environment) as found:
-        yield found
+    with run_server("mlflow", options, folder, Endpoint(f"http://127.0.0.1:{port}"), environment) as endpoint:
+        yield endpoint

@@ -1,4 +1,4 @@
-"""An untrained model and a gallery of relational scenes, with captions and pictures, for the demo page."""
+"""An untrained model, and a gallery of relational scenes with captions and pictures, for the tests of the demo."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ class Example:
     service: Service
 
 
-def model_in(place: Path, dataset: Path, seed: int = 0) -> Path:
-    """The folder of a model that nobody trained; another for another seed."""
-    return artifact.save(gallery_examples.make_model(gallery_examples.open_split(dataset), seed), place)
+def save_untrained_model(folder: Path, dataset: Path, seed: int = 0) -> Path:
+    """Save an untrained model and return its folder. Each seed gives another model."""
+    return artifact.save(gallery_examples.make_model(gallery_examples.open_split(dataset), seed), folder)
 
 
-def example_in(place: Path, dataset: Path) -> Example:
-    saved, split = model_in(place / "model", dataset), gallery_examples.open_split(dataset)
+def make_example(folder: Path, dataset: Path) -> Example:
+    """Save a model and a gallery in `folder`, and open both."""
+    saved, split = save_untrained_model(folder / "model", dataset), gallery_examples.open_split(dataset)
     model = artifact.load(saved)
-    gallery = gallery_examples.make_gallery(model, split, place / "gallery", captions=True, address=str(saved))
+    gallery = gallery_examples.make_gallery(model, split, folder / "gallery", captions=True, address=str(saved))
     service = Service.load(saved)
     service.galleries.add(GALLERY, gallery)
-    return Example(saved, place / "gallery", gallery, service)
+    return Example(saved, folder / "gallery", gallery, service)

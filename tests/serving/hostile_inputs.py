@@ -1,5 +1,7 @@
-"""Requests that mean harm: a corpus made by hand, good requests spoiled at random, and what schemathesis makes of the
-OpenAPI file. All of it follows from the seed, so input 1234 is the same one tomorrow."""
+"""Generate hostile requests: a handwritten corpus, randomly mutated good requests, and schemathesis on openapi.json.
+
+The inputs depend on the seed alone, so input 1234 is the same in every run.
+"""
 
 from __future__ import annotations
 
@@ -37,49 +39,54 @@ VALUES: list[Any] = [
 
 @dataclass(frozen=True)
 class Hostile:
-    """A request, and in words what is wrong with it."""
+    """A request. `label` describes what is wrong with it."""
 
-    what: str
+    label: str
     body: bytes
     path: str = PREDICTIONS
     headers: tuple[tuple[str, str], ...] = (JSON_TYPE,)
 
     @property
-    def plain(self) -> bool:
-        """Whether it reaches the model's code as it is: any server then answers as `Service` does."""
+    def is_plain(self) -> bool:
+        """Whether it reaches `Service` unchanged, so that every server must answer as `Service` does."""
         return self.headers == (JSON_TYPE,) and self.path in (PREDICTIONS, EXPLANATIONS)
 
     @property
-    def form(self) -> bool:
-        """Whether TorchServe's HTTP code decodes it; that answers 500 to some, and the proxy lets none through."""
+    def is_form(self) -> bool:
+        """Whether TorchServe decodes it as a form. It answers 500 to some forms; the proxy refuses all of them."""
         return any(value.startswith(("application/x-www-form", "multipart/")) for _, value in self.headers)
 
 
-def inputs(pair: dict[str, Any], count: int, seed: int = 0) -> Iterator[Hostile]:
-    """`count` hostile requests: the corpus first, then spoiled requests, and from the schema every fifth.
+def generate_inputs(pair: dict[str, Any], count: int, seed: int = 0) -> Iterator[Hostile]:
+    """Yield `count` hostile requests: first the corpus, then mutated requests, with every fifth from the schema.
 
-    pair: a good {"image": regions, "text": sentence}; the server has its image in gallery 'scenes' under some id.
+    Args:
+        pair: A good {"image": regions, "text": sentence}. The server must have the image in its gallery 'scenes'.
+        count: Number of requests.
+        seed: Seed of the random requests.
     """
-    yield from islice(corpus(pair), count)
-    left = count - sum(1 for _ in corpus(pair))
-    if left <= 0:
+    remaining = count
+    for hostile in islice(generate_corpus(pair), count):
+        yield hostile
+        remaining -= 1
+    if not remaining:
         return
-    by_schema = iter(from_schema(left // 5, seed))
-    chance = random.Random(seed)
-    for number in range(left):
-        made = next(by_schema, None) if number % 5 == 0 else None
-        yield made or spoiled(chance, pair, number)
+    by_schema = iter(generate_from_schema(remaining // 5, seed))
+    rng = random.Random(seed)
+    for number in range(remaining):
+        generated = next(by_schema, None) if number % 5 == 0 else None
+        yield generated or mutate_request(rng, pair, number)
 
 
-def corpus(pair: dict[str, Any]) -> Iterator[Hostile]:
-    """Made by hand: bodies, then what HTTP adds."""
+def generate_corpus(pair: dict[str, Any]) -> Iterator[Hostile]:
+    """Yield the handwritten requests: hostile bodies for both paths, then hostile headers, forms and paths."""
     for path in (PREDICTIONS, EXPLANATIONS):
-        for what, body in _bodies(pair):
-            yield Hostile(what, body, path)
-    yield from _transport(json.dumps({"pairs": [pair]}).encode())
+        for label, body in _generate_bodies(pair):
+            yield Hostile(label, body, path)
+    yield from _generate_http(json.dumps({"pairs": [pair]}).encode())
 
 
-def _bodies(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+def _generate_bodies(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     text = json.dumps({"pairs": [pair]})
     for bare in (*"0{}", "", " ", "null", "true", "-0", "1e999", "NaN", "[]", "{}", '"a"', "\x00", "{'a': 1}", "//"):
         yield f"body {bare!r}", bare.encode()
@@ -87,7 +94,7 @@ def _bodies(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     yield "byte order mark", b"\xef\xbb\xbf" + text.encode()
     yield "not UTF-8", text.replace('"text": "', '"text": "\udcff').encode("utf-8", "surrogateescape")
     yield "an encoded surrogate", text.replace('"text": "', '"text": "\ud800').encode("utf-8", "surrogatepass")
-    yield "JSON and more", text.encode() + b"{}"
+    yield "JSON and more JSON", text.encode() + b"{}"
     yield "JSON cut off", text.encode()[:-9]
     yield "a JPEG", b"\xff\xd8\xff\xe0" + bytes(2_000)
     yield "a pickle", b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93."
@@ -105,7 +112,7 @@ def _bodies(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     key = b"k" * 16_777_000
     yield "an unknown key of 16 MB", b'{"gallery": "scenes", "texts": ["a"], "' + key + b'": 1}'
     yield (
-        "the same in a pair",
+        "an unknown key of 16 MB in a pair",
         b'{"pairs": [{"image": {"gallery": "scenes", "id": "0"}, "text": "a", "' + key + b'": 1}]}',
     )
     yield "a number of 16 million digits", b'{"pairs": [' + b"9" * 16_000_000 + b"]}"
@@ -117,30 +124,30 @@ def _bodies(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     yield "65 images", json.dumps({"images": [pair["image"]] * 65, "texts": ["a"]}).encode()
     yield "both queries", json.dumps({"gallery": "scenes", "texts": ["a"], "images": [pair["image"]]}).encode()
     for shape in ([2**31, 2**31], [1, 10**12], [10**100, 1], [0, 8], [-1, -8], [1], [1, 1, 1], "1x1", [1.5, 2]):
-        yield f"shape {shape}", _image(pair, features=pair["image"]["features"] | {"shape": shape})
+        yield f"shape {shape}", _encode_pair(pair, features=pair["image"]["features"] | {"shape": shape})
     for dtype in ("float64", "object", "|O", "int8", "", None, 0):
-        yield f"dtype {dtype}", _image(pair, features=pair["image"]["features"] | {"dtype": dtype})
+        yield f"dtype {dtype}", _encode_pair(pair, features=pair["image"]["features"] | {"dtype": dtype})
     for number in (np.nan, np.inf, np.finfo("f4").max, 1e30, 1e19):
-        filled = _filled(pair["image"]["features"], number)
-        yield f"features {number}", _image(pair, features=filled)
+        filled = _fill_features(pair["image"]["features"], number)
+        yield f"features {number}", _encode_pair(pair, features=filled)
         search = {"gallery": "scenes", "images": [{"features": filled}]}
         yield f"search by features {number}", json.dumps(search).encode()
-    yield "base64 with spaces", _image(pair, features=pair["image"]["features"] | {"data": " AA =" * 9})
-    yield "relations to nowhere", _image(pair, relations=[[0, 0, 99, 0.5]])
-    yield "an unknown predicate", _image(pair, relations=[[0, 2**31 - 1, 0, 0.5]])
-    yield "100,000 relations", _image(pair, relations=[[0, 0, 0, 0.5]] * 100_000)
+    yield "base64 with spaces", _encode_pair(pair, features=pair["image"]["features"] | {"data": " AA =" * 9})
+    yield "relations to a missing region", _encode_pair(pair, relations=[[0, 0, 99, 0.5]])
+    yield "an unknown predicate", _encode_pair(pair, relations=[[0, 2**31 - 1, 0, 0.5]])
+    yield "100,000 relations", _encode_pair(pair, relations=[[0, 0, 0, 0.5]] * 100_000)
 
 
-def _image(pair: dict[str, Any], **fields: Any) -> bytes:
+def _encode_pair(pair: dict[str, Any], **fields: Any) -> bytes:
     return json.dumps({"pairs": [pair | {"image": pair["image"] | fields}]}).encode()
 
 
-def _filled(features: dict[str, Any], number: float) -> dict[str, Any]:
+def _fill_features(features: dict[str, Any], number: float) -> dict[str, Any]:
     raw = np.full(features["shape"], number, "<f4").tobytes()
     return {"dtype": "float32", "shape": features["shape"], "data": base64.b64encode(raw).decode()}
 
 
-def _transport(good: bytes) -> Iterator[Hostile]:
+def _generate_http(good: bytes) -> Iterator[Hostile]:
     for kind in ("text/plain", "application/xml", "application/x-pickle", "image/jpeg", "",
                  "application/json; charset=utf-16", "application/x-www-form-urlencoded", "multipart/form-data",
                  "multipart/form-data; boundary=x"):  # fmt: skip
@@ -154,9 +161,9 @@ def _transport(good: bytes) -> Iterator[Hostile]:
         for end in (b"--x--\r\n", b"", b"--x"):
             body = part % (name, more, content) + end
             yield Hostile("multipart", body, headers=(("Content-Type", "multipart/form-data; boundary=x"),))
-    bomb = _gzipped(b'{"pairs": [' + b" " * 50_000_000 + b"]}")
-    for encoding, body in (("gzip", _gzipped(good)), ("gzip", bomb), ("gzip", good), ("deflate", zlib.compress(good)),
-                           ("br", good), ("nonsense", good), ("gzip, gzip", _gzipped(_gzipped(good)))):  # fmt: skip
+    bomb = _compress(b'{"pairs": [' + b" " * 50_000_000 + b"]}")
+    for encoding, body in (("gzip", _compress(good)), ("gzip", bomb), ("gzip", good), ("deflate", zlib.compress(good)),
+                           ("br", good), ("nonsense", good), ("gzip, gzip", _compress(_compress(good)))):  # fmt: skip
         yield Hostile(f"content encoding {encoding}", body, headers=(JSON_TYPE, ("Content-Encoding", encoding)))
     for path in ("/predictions/hire/99", "/predictions/hire/x", "/predictions/hire/-1", "/predictions/nobody",
                  "/predictions/hire/..%2f..%2fetc", "/predictions/%00", "/predictions/hire?body=1&data=2",
@@ -169,83 +176,84 @@ def _transport(good: bytes) -> Iterator[Hostile]:
         yield Hostile(f"header {name[:20]}", good, headers=(JSON_TYPE, (name, value)))
 
 
-def _gzipped(body: bytes) -> bytes:
+def _compress(body: bytes) -> bytes:
     return gzip.compress(body, mtime=0)
 
 
-def spoiled(chance: random.Random, pair: dict[str, Any], number: int) -> Hostile:
-    """A good request with one or two things wrong: values exchanged, keys lost, added or double, bytes damaged."""
+def mutate_request(rng: random.Random, pair: dict[str, Any], number: int) -> Hostile:
+    """Return a good request with one or two mutations: a value or key replaced, removed or added, or bytes damaged."""
     image, stored = pair["image"], {"gallery": "scenes", "id": "0"}
     request: dict[str, Any] = copy.deepcopy(
-        chance.choice([
+        rng.choice([
             {"pairs": [pair, pair]}, {"pairs": [{"image": stored, "text": "a"}]},
             {"gallery": "scenes", "texts": ["a dog"]},
             {"images": [image], "texts": ["a", "b"], "top_k": 1, "rank": "texts"},
             {"gallery": "scenes", "images": [image], "top_k": 2, "shortlist": 4},
         ])
     )  # fmt: skip
-    for _ in range(chance.randint(1, 2)):
-        _spoil(chance, request)
-    body = json.dumps(request, ensure_ascii=chance.random() < 0.7).encode("utf-8", "surrogatepass")
-    if chance.random() < 0.2:
-        body = _damaged(chance, body)
-    return Hostile(f"spoiled request {number}", body, chance.choice([PREDICTIONS, PREDICTIONS, EXPLANATIONS]))
+    for _ in range(rng.randint(1, 2)):
+        _mutate_value(rng, request)
+    body = json.dumps(request, ensure_ascii=rng.random() < 0.7).encode("utf-8", "surrogatepass")
+    if rng.random() < 0.2:
+        body = _damage_bytes(rng, body)
+    return Hostile(f"mutated request {number}", body, rng.choice([PREDICTIONS, PREDICTIONS, EXPLANATIONS]))
 
 
-def _spoil(chance: random.Random, request: Any) -> None:
-    """Walk down at random and exchange, remove or add something there."""
-    here = request
+def _mutate_value(rng: random.Random, request: Any) -> None:
+    """Choose a random place in the request, and replace, remove or add a value."""
+    node = request
     while True:
-        keys = list(here) if isinstance(here, dict) else list(range(len(here)))
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
         if not keys:
             return
-        key = chance.choice(keys)
-        below = here[key]
-        if isinstance(below, dict | list) and below and chance.random() < 0.8:
-            here = below
+        key = rng.choice(keys)
+        child = node[key]
+        if isinstance(child, dict | list) and child and rng.random() < 0.8:
+            node = child
             continue
-        deed = chance.random()
-        if deed < 0.7:
-            here[key] = copy.deepcopy(chance.choice(VALUES))
-        elif deed < 0.85:
-            del here[key]
-        elif isinstance(here, dict):
-            added = chance.choice(["", "image", "texts", "features", "\x00", "__proto__", "a" * 500])
-            here[added] = chance.choice(VALUES)
+        action = rng.random()
+        if action < 0.7:
+            node[key] = copy.deepcopy(rng.choice(VALUES))
+        elif action < 0.85:
+            del node[key]
+        elif isinstance(node, dict):
+            added = rng.choice(["", "image", "texts", "features", "\x00", "__proto__", "a" * 500])
+            node[added] = rng.choice(VALUES)
         else:
-            here.extend(copy.deepcopy(here) * chance.choice([1, 3, 40]))
+            node.extend(copy.deepcopy(node) * rng.choice([1, 3, 40]))
         return
 
 
-def _damaged(chance: random.Random, body: bytes) -> bytes:
-    place = chance.randrange(len(body) or 1)
-    deed = chance.random()
-    if deed < 0.4:
-        return body[:place]
-    if deed < 0.7:
-        return body[:place] + chance.randbytes(chance.randint(1, 4)) + body[place + 1 :]
-    return body[:place] + body[chance.randrange(len(body) or 1) :]
+def _damage_bytes(rng: random.Random, body: bytes) -> bytes:
+    position = rng.randrange(len(body) or 1)
+    action = rng.random()
+    if action < 0.4:
+        return body[:position]
+    if action < 0.7:
+        return body[:position] + rng.randbytes(rng.randint(1, 4)) + body[position + 1 :]
+    return body[:position] + body[rng.randrange(len(body) or 1) :]
 
 
-def from_schema(count: int, seed: int) -> list[Hostile]:
-    """What schemathesis makes of serving/openapi.json: bodies that fit the schema, and bodies that do not."""
+def generate_from_schema(count: int, seed: int) -> list[Hostile]:
+    """Return `count` bodies that schemathesis generates from openapi.json, valid and invalid ones."""
     import schemathesis
     from hypothesis import HealthCheck, Phase, given, settings
-    from hypothesis import seed as seeded
+    from hypothesis import seed as set_seed
     from schemathesis import GenerationMode
 
     schema = schemathesis.openapi.from_dict(json.loads(OPENAPI.read_text("utf-8")))
-    made: list[Hostile] = []
-    ways = [(path, mode) for path in (PREDICTIONS, EXPLANATIONS) for mode in GenerationMode]
-    for path, mode in ways:
+    generated: list[Hostile] = []
+    cases = [(path, mode) for path in (PREDICTIONS, EXPLANATIONS) for mode in GenerationMode]
+    for path, mode in cases:
 
-        def gather(case: Any) -> None:
+        def collect(case: Any) -> None:
             body = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
-            made.append(Hostile(f"schemathesis, {mode.name.lower()}", body, path))  # noqa: B023  called in this turn
+            generated.append(Hostile(f"schemathesis, {mode.name.lower()}", body, path))  # noqa: B023  called in this turn
 
-        few = settings(
-            max_examples=count // len(ways) + 1, deadline=None, database=None, phases=[Phase.generate],
+        generation = settings(
+            max_examples=count // len(cases) + 1, deadline=None, database=None, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
-        seeded(seed)(few(given(case=schema[path]["POST"].as_strategy(generation_mode=mode))(gather)))()
-    return made[:: max(1, len(made) // count)][:count] if count else []
+        strategy = schema[path]["POST"].as_strategy(generation_mode=mode)
+        set_seed(seed)(generation(given(case=strategy)(collect)))()
+    return generated[:: max(1, len(generated) // count)][:count] if count else []

@@ -1,4 +1,4 @@
-"""A server in a process of its own, for tests that ask it."""
+"""Start a server in a subprocess and wait until it answers."""
 
 from __future__ import annotations
 
@@ -20,22 +20,27 @@ START_S = 300
 
 
 @dataclass(frozen=True)
-class Server:
-    """Its address, and its key file where it wants a token."""
+class Endpoint:
+    """Address of a server, and its key file if it requires a token."""
 
     address: str
     keys: Path | None = None
 
-    def headers(self) -> dict[str, str]:
-        token = json.loads(self.keys.read_text())["inference"]["key"] if self.keys else ""
-        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    def get_token(self) -> str:
+        return json.loads(self.keys.read_text())["inference"]["key"] if self.keys else ""
+
+    def make_headers(self) -> dict[str, str]:
+        token = {"Authorization": f"Bearer {self.get_token()}"} if self.keys else {}
+        return {"Content-Type": "application/json"} | token
 
 
 @contextmanager
-def running(module: str, options: list[str], folder: Path, found: Server, more: dict[str, str]) -> Iterator[Server]:
-    """`python -m module options` in `folder`, from when it says it is well until it is killed, children and all."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")} | more
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # mlflow looks for uvicorn there
+def run_server(
+    module: str, options: list[str], folder: Path, endpoint: Endpoint, variables: dict[str, str]
+) -> Iterator[Endpoint]:
+    """Run `python -m MODULE OPTIONS` in `folder` until the block ends. Yield when the server answers."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")} | variables
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # mlflow starts uvicorn through PATH
     environment |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PATH": path}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -43,21 +48,21 @@ def running(module: str, options: list[str], folder: Path, found: Server, more: 
             start_new_session=True,
         )  # fmt: skip
     try:
-        _wait(process, found, folder / "log")
-        yield found
+        _wait_until_ready(process, endpoint, folder / "log")
+        yield endpoint
     finally:
-        for order in (signal.SIGTERM, signal.SIGKILL):
+        for stop_signal in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(process.pid, order)
+                os.killpg(process.pid, stop_signal)
                 process.wait(30)
 
 
-def _wait(process: subprocess.Popen[bytes], found: Server, log: Path) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], endpoint: Endpoint, log: Path) -> None:
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         assert process.poll() is None, log.read_text()[-3000:]
         try:
-            if httpx.get(f"{found.address}/ping", headers=found.headers(), timeout=10).status_code == 200:
+            if httpx.get(f"{endpoint.address}/ping", headers=endpoint.make_headers(), timeout=10).status_code == 200:
                 return
         except (httpx.TransportError, FileNotFoundError):
             pass

@@ -1,4 +1,4 @@
-"""A server that answers as a test says, one step per request: for faults that a real server has only now and then."""
+"""An HTTP server that answers each request with the next step of a script, to produce faults on demand."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 Step = Callable[[BaseHTTPRequestHandler], None]
 
 
-def says(status: int, body: bytes = b"") -> Step:
-    """Answers."""
+def answer(status: int, body: bytes = b"") -> Step:
+    """Return a step that answers with `status` and `body`."""
 
     def step(request: BaseHTTPRequestHandler) -> None:
         request.send_response(status)
@@ -25,14 +25,14 @@ def says(status: int, body: bytes = b"") -> Step:
     return step
 
 
-def drops(request: BaseHTTPRequestHandler) -> None:
-    """Loses the connection."""
+def drop(request: BaseHTTPRequestHandler) -> None:
+    """Close the connection without an answer."""
     request.close_connection = True
     request.connection.close()
 
 
-def hangs(seconds: float) -> Step:
-    """Takes the request, and never answers it."""
+def hang(seconds: float) -> Step:
+    """Return a step that accepts the request and does not answer it."""
 
     def step(request: BaseHTTPRequestHandler) -> None:
         request.close_connection = True
@@ -41,8 +41,8 @@ def hangs(seconds: float) -> Step:
     return step
 
 
-def drips(seconds: float) -> Step:
-    """Sends a header byte by byte."""
+def drip(seconds: float) -> Step:
+    """Return a step that sends an endless header, byte by byte."""
 
     def step(request: BaseHTTPRequestHandler) -> None:
         request.close_connection = True
@@ -59,21 +59,22 @@ def drips(seconds: float) -> Step:
 
 
 @dataclass
-class Scripted:
-    """What it was asked: bodies, headers, and the most requests at a time."""
+class ScriptedServer:
+    """The server's address, the remaining steps, the requests received, and the highest number of them at a time."""
 
     address: str = ""
     steps: list[Step] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
-    at_once: int = 0
-    most: int = 0
+    open_requests: int = 0
+    most_open_requests: int = 0
 
 
 @contextmanager
-def scripted(*steps: Step) -> Iterator[Scripted]:
-    """A server of `steps`; the last one is repeated."""
-    told, lock = Scripted(steps=list(steps)), threading.Lock()
+def run_scripted_server(*steps: Step) -> Iterator[ScriptedServer]:
+    """Run a server of `steps`; it repeats the last one."""
+    record, lock = ScriptedServer(steps=list(steps)), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -82,16 +83,17 @@ def scripted(*steps: Step) -> Iterator[Scripted]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with lock:
-                told.bodies.append(body)
-                told.headers.append(dict(self.headers.items()))
-                step = told.steps.pop(0) if len(told.steps) > 1 else told.steps[0]
-                told.at_once += 1
-                told.most = max(told.most, told.at_once)
+                record.paths.append(self.path)
+                record.bodies.append(body)
+                record.headers.append(dict(self.headers.items()))
+                step = record.steps.pop(0) if len(record.steps) > 1 else record.steps[0]
+                record.open_requests += 1
+                record.most_open_requests = max(record.most_open_requests, record.open_requests)
             try:
                 step(self)
             finally:
                 with lock:
-                    told.at_once -= 1
+                    record.open_requests -= 1
 
         do_GET = do_POST  # noqa: N815
 
@@ -100,11 +102,11 @@ def scripted(*steps: Step) -> Iterator[Scripted]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    told.address = f"http://127.0.0.1:{server.server_port}"
+    record.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield told
+        yield record
     finally:
         server.shutdown()
         thread.join()

@@ -1,4 +1,4 @@
-"""The client: typed answers and errors, tries until a deadline that holds, and nothing told to strangers."""
+"""The client: typed answers and errors, retries until the deadline, and tokens only for the server itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import drips, drops, hangs, says, scripted
+from scripted import answer, drip, drop, hang, run_scripted_server
 
 from hire_model.data.store import Split
 from serving import client, messages
@@ -34,37 +34,38 @@ from serving.client import (
 )
 
 MODEL = {"name": "hire", "version": "1", "run_id": "r", "weights_sha256": "0"}
-SCORED = says(200, json.dumps({"model": MODEL, "scores": [0.5]}).encode())
+ANSWER_SCORE = answer(200, json.dumps({"model": MODEL, "scores": [0.5]}).encode())
 NO_TOKEN = {"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}
 PAIR = [(StoredImage(gallery="g", id="1"), "a dog")]
 
 
-def _fault(status: int, path: str) -> bytes:
+def _make_fault(status: int, path: str) -> bytes:
     return json.dumps({"status": status, "path": path, "message": "why", "model": MODEL}).encode()
 
 
-def test_a_sentence_is_no_list_of_sentences() -> None:
-    wrong = pytest.raises(BadRequest, match=r"expected a list of sentences, as in \['a dog'\]")
-    with HireClient("http://127.0.0.1:1", "token") as client, wrong:
-        client.search("g", "a dog")
+def test_a_string_in_place_of_a_list_of_sentences_is_refused() -> None:
+    refused = pytest.raises(BadRequest, match=r"expected a list of sentences, as in \['a dog'\]")
+    with HireClient("http://127.0.0.1:1", "token") as hire, refused:
+        hire.search("g", "a dog")
 
 
 @pytest.mark.parametrize(
-    "fault", [says(500), says(503, b'{"code": 503, "type": "x", "message": "busy"}'), says(507), says(502), drops]
+    "fault",
+    [answer(500), answer(503, b'{"code": 503, "type": "x", "message": "busy"}'), answer(507), answer(502), drop],
 )
-def test_what_passes_is_tried_again(fault: Any) -> None:
-    with scripted(fault, fault, SCORED) as server, HireClient(server.address) as hire:
-        answer = hire.score(PAIR)
-    assert answer.scores == [0.5] and answer.model.version == "1"
-    assert len(server.bodies) == 3 and len(set(server.bodies)) == 1, "the same request each time"
+def test_a_temporary_fault_is_retried_with_the_same_request(fault: Any) -> None:
+    with run_scripted_server(fault, fault, ANSWER_SCORE) as server, HireClient(server.address) as hire:
+        result = hire.score(PAIR)
+    assert result.scores == [0.5] and result.model.version == "1"
+    assert len(server.bodies) == 3 and len(set(server.bodies)) == 1
 
 
 @pytest.mark.parametrize(
     ("status", "body", "kind", "path"),
     [
-        (400, _fault(400, "pairs[0].image"), BadRequest, "pairs[0].image"),
-        (404, _fault(404, "gallery"), NotFound, "gallery"),
-        (413, _fault(413, ""), TooLarge, ""),
+        (400, _make_fault(400, "pairs[0].image"), BadRequest, "pairs[0].image"),
+        (404, _make_fault(404, "gallery"), NotFound, "gallery"),
+        (413, _make_fault(413, ""), TooLarge, ""),
         (413, b"", TooLarge, ""),
         (429, b"<html>slow down</html>", TooManyRequests, ""),
         (401, b'{"detail": "Wrong token."}', Unauthorized, ""),
@@ -74,9 +75,11 @@ def test_what_passes_is_tried_again(fault: Any) -> None:
         (200, b"<html>welcome</html>", ClientError, ""),
     ],
 )
-def test_what_is_refused_is_not(status: int, body: bytes, kind: type[ClientError], path: str) -> None:
+def test_a_refused_request_is_not_retried_and_raises_the_error_of_its_status(
+    status: int, body: bytes, kind: type[ClientError], path: str
+) -> None:
     with (
-        scripted(says(status, body)) as server,
+        run_scripted_server(answer(status, body)) as server,
         HireClient(server.address, lambda: "t") as hire,
         pytest.raises(ClientError) as caught,
     ):
@@ -89,30 +92,30 @@ def test_what_is_refused_is_not(status: int, body: bytes, kind: type[ClientError
     status=st.integers(201, 599),
     content=st.binary() | st.just(b"[" * 100_000) | st.text().map(json.dumps).map(str.encode),
 )
-def test_whatever_comes_back_is_an_error_of_its_status(status: int, content: bytes) -> None:
+def test_every_answer_other_than_200_becomes_an_error_with_its_status(status: int, content: bytes) -> None:
     error = messages.to_error(status, content)
     assert error.status == status and str(error) and isinstance(error, Unavailable) == (status >= 500)
 
 
-def test_a_server_that_hangs_is_asked_again_after_a_while() -> None:
-    with scripted(hangs(20), SCORED) as server, HireClient(server.address, attempt=0.5) as hire:
+def test_a_request_to_a_hung_server_is_retried() -> None:
+    with run_scripted_server(hang(20), ANSWER_SCORE) as server, HireClient(server.address, attempt=0.5) as hire:
         assert hire.score(PAIR).scores == [0.5]
     assert len(server.bodies) == 2
 
 
 @pytest.mark.parametrize(
-    ("step", "kind"), [(hangs(20), DeadlineExceeded), (drips(20), DeadlineExceeded), (says(503), Unavailable)]
+    ("step", "kind"), [(hang(20), DeadlineExceeded), (drip(20), DeadlineExceeded), (answer(503), Unavailable)]
 )
-def test_no_call_outlasts_its_deadline(step: Any, kind: type[ClientError]) -> None:
-    with scripted(step) as server, HireClient(server.address, deadline=100) as hire:
-        begun = time.monotonic()
+def test_a_call_ends_at_its_deadline(step: Any, kind: type[ClientError]) -> None:
+    with run_scripted_server(step) as server, HireClient(server.address, deadline=100) as hire:
+        start = time.monotonic()
         with pytest.raises(ClientError, match="no answer within 1 s") as caught:
             hire.score(PAIR, deadline=1)
-        took = time.monotonic() - begun
-    assert type(caught.value) is kind and 0.9 < took < 4
+        seconds = time.monotonic() - start
+    assert type(caught.value) is kind and 0.9 < seconds < 4
 
 
-def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_server_raises_an_error_that_names_it(tmp_path: Path) -> None:
     with HireClient("http://127.0.0.1:9") as hire:
         with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:9"):
             hire.score(PAIR, deadline=0.5)
@@ -128,39 +131,39 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         hire.health()
 
 
-def test_a_refused_token_is_read_anew_once(tmp_path: Path) -> None:
+def test_a_refused_token_is_read_again_once(tmp_path: Path) -> None:
     keys = tmp_path / "key_file.json"
     keys.write_text('{"inference": {"key": "old"}}')
-    refused = says(400, json.dumps(NO_TOKEN).encode())
+    refused = answer(400, json.dumps(NO_TOKEN).encode())
 
-    def renewed(request: Any) -> None:
+    def renew_and_refuse(request: Any) -> None:
         keys.write_text('{"inference": {"key": "new"}}')
         refused(request)
 
-    with scripted(renewed, SCORED) as server, HireClient(server.address, keys) as hire:
+    with run_scripted_server(renew_and_refuse, ANSWER_SCORE) as server, HireClient(server.address, keys) as hire:
         assert hire.score(PAIR).scores == [0.5] and hire.score(PAIR).scores == [0.5]
-    assert [one["Authorization"] for one in server.headers] == ["Bearer old", "Bearer new", "Bearer new"]
+    assert [headers["Authorization"] for headers in server.headers] == ["Bearer old", "Bearer new", "Bearer new"]
     keys.unlink()
     with HireClient("http://127.0.0.1:9", keys) as hire, pytest.raises(Unauthorized, match=r"key_file\.json"):
         hire.score(PAIR)
 
 
-def test_no_more_connections_than_told() -> None:
-    def slow(request: Any) -> None:
+def test_the_limit_of_connections_is_kept() -> None:
+    def answer_slowly(request: Any) -> None:
         time.sleep(0.05)
-        SCORED(request)
+        ANSWER_SCORE(request)
 
     with (
-        scripted(slow) as server,
+        run_scripted_server(answer_slowly) as server,
         HireClient(server.address, connections=3) as hire,
         ThreadPoolExecutor(12) as pool,
     ):
         answers = list(pool.map(lambda _: hire.score(PAIR), range(24)))
-    assert len(answers) == 24 and server.most == 3
+    assert len(answers) == 24 and server.most_open_requests == 3
 
 
-def test_the_environments_proxy_gets_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    with scripted(SCORED) as server, scripted(SCORED) as proxy:
+def test_a_proxy_of_the_environment_receives_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    with run_scripted_server(ANSWER_SCORE) as server, run_scripted_server(ANSWER_SCORE) as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.address)
         monkeypatch.delenv("no_proxy", raising=False)
@@ -170,10 +173,10 @@ def test_the_environments_proxy_gets_no_token(monkeypatch: pytest.MonkeyPatch) -
     assert len(server.bodies) == 1 and not proxy.bodies
 
 
-def test_a_fault_that_the_client_sees_itself_is_not_sent(scenes: Split) -> None:
+def test_an_invalid_request_is_refused_before_sending(scenes: Split) -> None:
     image = scenes.regions(0)
     broken = replace(image, features=np.full_like(image.features, np.nan))
-    with scripted(SCORED) as server, HireClient(server.address) as hire:
+    with run_scripted_server(ANSWER_SCORE) as server, HireClient(server.address) as hire:
         for call, path in (
             (lambda: hire.score([(image, "a"), (broken, "b")]), "pairs[1].image"),
             (lambda: hire.score([(image, "")]), "pairs[0].text"),
@@ -191,15 +194,15 @@ def test_a_fault_that_the_client_sees_itself_is_not_sent(scenes: Split) -> None:
     assert not server.bodies
 
 
-def test_a_client_that_nobody_closes_does_not_keep_python_from_ending() -> None:
+def test_python_exits_with_an_open_client() -> None:
     code = "from serving.client import HireClient; HireClient('http://127.0.0.1:9').health(deadline=0.1); print('end')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "end\n" and not done.stderr
 
 
 def test_both_clients_have_the_same_methods() -> None:
-    def public(kind: type) -> set[str]:
+    def list_public(kind: type) -> set[str]:
         return {name for name in vars(kind) if not name.startswith("_")}
 
-    assert public(HireClient) == public(AsyncHireClient)
+    assert list_public(HireClient) == list_public(AsyncHireClient)
     assert set(client.__all__) <= set(vars(client)) and messages.Image is not None

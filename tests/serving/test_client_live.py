@@ -1,4 +1,4 @@
-"""The client against real servers: every method, both twins, tokens, and workers that are killed meanwhile."""
+"""The clients with real servers: every method, blocking and asyncio, tokens, and killed workers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from processes import Server
+from processes import Endpoint
 from registered import RegisteredModel
 
 from hire_model.data.store import ImageRegions, Split
@@ -24,26 +23,28 @@ from serving.client import (
     StoredImage,
     Unauthorized,
 )
-from serving.instance import Instance
+from serving.torchserve import Server
 
 pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module", params=["torchserve", "litserve"])
 def hire(request: pytest.FixtureRequest) -> Iterator[HireClient]:
-    """A client of a real server: by the folder of `hire serve`, and by address and key file."""
-    found: Instance | Server = request.getfixturevalue(request.param)
-    made = HireClient(found.folder.parent) if isinstance(found, Instance) else HireClient(found.address, found.keys)
-    with made as hire:
+    """A client of TorchServe by the folder of `hire serve`, and one of LitServe by address and key file."""
+    server: Server | Endpoint = request.getfixturevalue(request.param)
+    client = HireClient(server.folder.parent) if isinstance(server, Server) else HireClient(server.address, server.keys)
+    with client as hire:
         yield hire
 
 
-def _images(split: Split) -> list[ImageRegions]:
+def _take_images(split: Split) -> list[ImageRegions]:
     return [split.regions(i) for i in range(4)]
 
 
-def test_every_method_against_a_real_server(hire: HireClient, registered_model: RegisteredModel, scenes: Split) -> None:
-    scorer, images, texts = Scorer.load(registered_model.folder), _images(scenes), list(scenes.texts[:4])
+def test_every_method_works_with_a_real_server(
+    hire: HireClient, registered_model: RegisteredModel, scenes: Split
+) -> None:
+    scorer, images, texts = Scorer.load(registered_model.folder), _take_images(scenes), list(scenes.texts[:4])
     expected = scorer.predict(list(zip(images, texts, strict=True)))
     np.testing.assert_allclose(hire.score(zip(images, texts, strict=True)).scores, expected, atol=1e-5)
     stored = [StoredImage(gallery="scenes", id=scenes.image_id(i)) for i in range(4)]
@@ -53,49 +54,45 @@ def test_every_method_against_a_real_server(hire: HireClient, registered_model: 
     assert [hits[0].index for hits in ranked] == matrix.argmax(axis=0).tolist()
     ranked = hire.rank(images, texts, top_k=1, rank="texts").results
     assert [hits[0].index for hits in ranked] == matrix.argmax(axis=1).tolist()
-    found = hire.search("scenes", texts[:1], top_k=2)
-    assert found.size == 8 and len(found.results[0].hits) == 2
+    answer = hire.search("scenes", texts[:1], top_k=2)
+    assert answer.size == 8 and len(answer.results[0].hits) == 2
     assert hire.search("scenes", images=stored[:1], top_k=1).results[0].hits[0].id in scenes.texts
-    [why] = hire.explain([(images[0], texts[0])]).explanations
-    assert sum(why.contributions) == pytest.approx(expected[0], abs=1e-5)
-    assert hire.health() and hire.model() == found.model and found.model.version == "1"
+    [explanation] = hire.explain([(images[0], texts[0])]).explanations
+    assert sum(explanation.contributions) == pytest.approx(expected[0], abs=1e-5)
+    assert hire.health() and hire.model() == answer.model and answer.model.version == "1"
     with pytest.raises(NotFound, match="gallery"):
         hire.search("nowhere", texts)
 
 
-def test_a_wrong_token_is_unauthorized(torchserve: Instance, litserve: Server) -> None:
-    for address, right in ((torchserve.address, torchserve.token), (litserve.address, _token(litserve))):
+def test_a_wrong_token_is_unauthorized(torchserve: Server, litserve: Endpoint) -> None:
+    for address, get_token in ((torchserve.address, torchserve.get_token), (litserve.address, litserve.get_token)):
         with HireClient(address, lambda: "wrong") as hire, pytest.raises(Unauthorized):
             hire.model()
-        tokens = iter(["expired", right()])
+        tokens = iter(["expired", get_token()])
         with HireClient(address, lambda tokens=tokens: next(tokens)) as hire:  # type: ignore[misc]
             assert hire.model().version == "1"
 
 
-def _token(found: Server) -> Any:
-    return lambda: found.headers()["Authorization"].removeprefix("Bearer ")
-
-
-def test_the_twin_for_asyncio(torchserve: Instance, scenes: Split) -> None:
+def test_the_asyncio_client_scores_as_the_blocking_one(torchserve: Server, scenes: Split) -> None:
     pairs = [(StoredImage(gallery="scenes", id=scenes.image_id(i)), scenes.texts[i]) for i in range(8)]
 
-    async def all_at_once() -> list[float]:
+    async def score_concurrently() -> list[float]:
         async with AsyncHireClient(torchserve.folder.parent, connections=4) as hire:
             answers = await asyncio.gather(*(hire.score([pair]) for pair in pairs * 3))
         return [answer.scores[0] for answer in answers]
 
     with HireClient(torchserve.folder.parent) as hire:
         expected = hire.score(pairs).scores
-    np.testing.assert_allclose(asyncio.run(all_at_once()), expected * 3, atol=1e-5)
+    np.testing.assert_allclose(asyncio.run(score_concurrently()), expected * 3, atol=1e-5)
 
 
-def test_no_request_is_lost_while_workers_are_killed(torchserve: Instance, scenes: Split) -> None:
+def test_no_request_is_lost_while_workers_are_killed(torchserve: Server, scenes: Split) -> None:
     pairs = [(StoredImage(gallery="scenes", id=scenes.image_id(0)), scenes.texts[0])]
     done = threading.Event()
     killed = []
 
-    def kill() -> None:
-        java = torchserve.process()
+    def kill_workers() -> None:
+        java = torchserve.find_process()
         assert java is not None
         while not done.wait(1.5) and len(killed) < 2:
             for worker in java.children(recursive=True):
@@ -105,7 +102,7 @@ def test_no_request_is_lost_while_workers_are_killed(torchserve: Instance, scene
 
     with HireClient(torchserve.folder.parent, deadline=300) as hire, ThreadPoolExecutor(4) as pool:
         [expected] = hire.score(pairs).scores
-        killer = threading.Thread(target=kill)
+        killer = threading.Thread(target=kill_workers)
         killer.start()
         end = time.monotonic() + 12
         scores: list[float] = []

@@ -1,4 +1,4 @@
-"""One contract, whoever serves it: the same request gets the same status, the same scores and the same fault."""
+"""All servers implement one contract: a request gets the same status, scores and error from each of them."""
 
 from __future__ import annotations
 
@@ -13,33 +13,25 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.pyfunc import PyFuncModel
-from processes import Server
+from processes import Endpoint
 from registered import RegisteredModel
 from test_handler import Context
 
 from hire_model.data.store import Split
 from hire_model.gallery.store import Gallery
 from hire_model.packaging.opening import open_service
-from hire_model.packaging.verify import extract
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.galleries import GALLERIES_VARIABLE
 from hire_model.service.parsing import Request
 from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
-from hire_model.tracking.packages import Archive
 from serving.contract import EXPLANATIONS, PREDICTIONS
 from serving.handler import HireHandler
-from serving.instance import Instance
+from serving.torchserve import Server
 
 Answer = tuple[int, dict[str, Any]]
-Asking = Callable[[bytes, bool], Answer]
-
-
-@pytest.fixture(scope="module")
-def unpacked(archived: Archive, galleries: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unpacked")
-    extract(archived.path, folder, archived.sha256)
-    return folder
+Ask = Callable[[bytes, bool], Answer]
+"""Send a body, with or without explanations, and return the status and JSON of the answer."""
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +41,13 @@ def service(unpacked: Path, galleries: Path) -> Service:
         return open_service(unpacked)
 
 
-def _direct(service: Service, body: bytes, explain: bool) -> Answer:
+def _answer_directly(service: Service, body: bytes, explain: bool) -> Answer:
     [reply], _ = service.answer([Request(body, explain)])
     return reply.status, json.loads(reply.body)
 
 
 @pytest.fixture(scope="module")
-def by_handler(unpacked: Path, galleries: Path) -> Asking:
+def by_handler(unpacked: Path, galleries: Path) -> Ask:
     handler = HireHandler()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(GALLERIES_VARIABLE, str(galleries))
@@ -82,7 +74,7 @@ def pyfunc(registered_model: RegisteredModel, galleries: Path) -> PyFuncModel:
 
 
 @pytest.fixture(scope="module")
-def by_pyfunc(pyfunc: PyFuncModel) -> Asking:
+def by_pyfunc(pyfunc: PyFuncModel) -> Ask:
     def ask(body: bytes, explain: bool) -> Answer:
         answer = pyfunc.predict(pd.DataFrame({"request": [body.decode()]}), params={"explain": explain})
         return int(answer["status"][0]), json.loads(answer["body"][0])
@@ -91,7 +83,7 @@ def by_pyfunc(pyfunc: PyFuncModel) -> Asking:
 
 
 @pytest.fixture(scope="module")
-def by_mlflow_serve(mlflow_serve: Server) -> Asking:
+def by_mlflow_serve(mlflow_serve: Endpoint) -> Ask:
     def ask(body: bytes, explain: bool) -> Answer:
         table = {"dataframe_split": {"columns": ["request"], "data": [[body.decode()]]}, "params": {"explain": explain}}
         answer = httpx.post(f"{mlflow_serve.address}/invocations", json=table, timeout=60)
@@ -102,7 +94,7 @@ def by_mlflow_serve(mlflow_serve: Server) -> Asking:
     return ask
 
 
-def _over_http(address: str, headers: dict[str, str]) -> Asking:
+def _make_http_ask(address: str, headers: dict[str, str]) -> Ask:
     def ask(body: bytes, explain: bool) -> Answer:
         path = EXPLANATIONS if explain else PREDICTIONS
         answer = httpx.post(address + path, content=body, headers=headers, timeout=60)
@@ -113,14 +105,14 @@ def _over_http(address: str, headers: dict[str, str]) -> Asking:
 
 
 @pytest.fixture(scope="module")
-def by_torchserve(torchserve: Instance) -> Asking:
-    headers = {"Authorization": f"Bearer {torchserve.token()}", "Content-Type": "application/json"}
-    return _over_http(torchserve.address, headers)
+def by_torchserve(torchserve: Server) -> Ask:
+    headers = {"Authorization": f"Bearer {torchserve.get_token()}", "Content-Type": "application/json"}
+    return _make_http_ask(torchserve.address, headers)
 
 
 @pytest.fixture(scope="module")
-def by_litserve(litserve: Server) -> Asking:
-    return _over_http(litserve.address, litserve.headers())
+def by_litserve(litserve: Endpoint) -> Ask:
+    return _make_http_ask(litserve.address, litserve.make_headers())
 
 
 @pytest.fixture(
@@ -130,20 +122,20 @@ def by_litserve(litserve: Server) -> Asking:
         *(pytest.param(name, marks=pytest.mark.live) for name in ("by_torchserve", "by_litserve", "by_mlflow_serve")),
     ],
 )  # fmt: skip
-def ask(request: pytest.FixtureRequest) -> Asking:
-    """An adapter: the body of a request, and whether it wants explanations, to the answer's status and JSON."""
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Every way to send a request: the handler, MLflow, and the real servers."""
     return request.getfixturevalue(request.param)
 
 
-def _image(split: Split, index: int) -> dict[str, Any]:
+def _make_image(split: Split, index: int) -> dict[str, Any]:
     return json.loads(serialize_image(split.regions(index)))
 
 
-def good(split: Split) -> dict[str, tuple[dict[str, Any], bool]]:
-    """Every kind of request that is answered."""
-    sent = [_image(split, i) for i in range(3)]
+def make_good_requests(split: Split) -> dict[str, tuple[dict[str, Any], bool]]:
+    """Return every kind of valid request: name -> (body, whether it asks for explanations)."""
+    sent = [_make_image(split, i) for i in range(3)]
     stored = [{"gallery": "scenes", "id": split.image_id(i)} for i in range(4)]
-    pairs = {"pairs": [{"image": _image(split, i), "text": split.texts[i]} for i in range(4)]}
+    pairs = {"pairs": [{"image": _make_image(split, i), "text": split.texts[i]} for i in range(4)]}
     mixed = {"pairs": [*pairs["pairs"][:1], {"image": stored[1], "text": split.texts[1]}]}
     return {
         "pairs": (pairs, False),
@@ -164,7 +156,7 @@ GOOD = [
 ]  # fmt: skip
 REFUSED = {
     "empty": (b"", False, 400, ""),
-    "no JSON": (b'{"pairs"', False, 400, ""),
+    "not JSON": (b'{"pairs"', False, 400, ""),
     "not an object": (b"[]", False, 400, ""),
     "deep": (b"[" * 50_000, False, 400, ""),
     "no request": (b"{}", False, 400, ""),
@@ -187,62 +179,64 @@ REFUSED = {
 }
 
 
-def _same(one: object, other: object) -> bool:
-    """Equal, numbers with a fraction within 1e-5."""
+def _is_same(one: object, other: object) -> bool:
+    """Compare two JSON values. Floats may differ by 1e-5."""
     if isinstance(one, float) and isinstance(other, float):
         return abs(one - other) <= 1e-5
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+        return len(one) == len(other) and all(_is_same(a, b) for a, b in zip(one, other, strict=True))
     return one == other
 
 
-def test_the_service_scores_as_the_scorer(service: Service, registered_model: RegisteredModel, scenes: Split) -> None:
-    scorer, cases = Scorer.load(registered_model.folder), good(scenes)
+def test_the_service_returns_the_scores_of_the_scorer(
+    service: Service, registered_model: RegisteredModel, scenes: Split
+) -> None:
+    scorer, cases = Scorer.load(registered_model.folder), make_good_requests(scenes)
     assert list(cases) == GOOD
     expected = scorer.predict([(scenes.regions(i), scenes.texts[i]) for i in range(4)])
-    _, answer = _direct(service, json.dumps(cases["pairs"][0]).encode(), False)
+    _, answer = _answer_directly(service, json.dumps(cases["pairs"][0]).encode(), False)
     np.testing.assert_allclose(answer["scores"], expected, atol=1e-5)
     assert len(set(answer["scores"])) > 1
     expected = scorer.predict([(scenes.regions(i), text) for i in range(4) for text in scenes.texts[:5]])
-    _, answer = _direct(service, json.dumps(cases["matrix"][0]).encode(), False)
+    _, answer = _answer_directly(service, json.dumps(cases["matrix"][0]).encode(), False)
     np.testing.assert_allclose(np.ravel(answer["scores"]), expected, atol=1e-5)
 
 
 def test_galleries_are_opened_before_the_first_request(
     unpacked: Path, galleries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Digests of gigabytes are checked then, while a request has seconds."""
+    """Opening checks the digests of the files, which may take longer than a request is allowed to."""
     monkeypatch.setenv(GALLERIES_VARIABLE, str(galleries))
     service = open_service(unpacked)
     monkeypatch.delattr(Gallery, "open")
-    status, _ = _direct(service, b'{"gallery": "scenes", "texts": ["a dog"]}', False)
+    status, _ = _answer_directly(service, b'{"gallery": "scenes", "texts": ["a dog"]}', False)
     assert status == 200
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_every_adapter_answers_as_the_service(ask: Asking, service: Service, scenes: Split, case: str) -> None:
-    request, explain = good(scenes)[case]
+def test_every_server_answers_as_the_service(ask: Ask, service: Service, scenes: Split, case: str) -> None:
+    request, explain = make_good_requests(scenes)[case]
     body = json.dumps(request).encode()
     status, answer = ask(body, explain)
-    expected_status, expected = _direct(service, body, explain)
+    expected_status, expected = _answer_directly(service, body, explain)
     assert status == expected_status == 200, answer
     assert answer["model"]["version"] == "1" and len(answer["model"]["run_id"]) == 32
-    assert _same(answer, expected), (answer, expected)
+    assert _is_same(answer, expected), (answer, expected)
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_every_adapter_refuses_as_the_service(ask: Asking, service: Service, case: str) -> None:
+def test_every_server_refuses_as_the_service(ask: Ask, service: Service, case: str) -> None:
     body, explain, status, path = REFUSED[case]
-    found, fault = ask(body, explain)
-    assert (found, fault["status"]) == (status, status) and fault["message"]
-    assert fault == _direct(service, body, explain)[1]
-    if case != "a lone surrogate":  # the parser's place for it is its own business
+    actual_status, fault = ask(body, explain)
+    assert (actual_status, fault["status"]) == (status, status) and fault["message"]
+    assert fault == _answer_directly(service, body, explain)[1]
+    if case != "a lone surrogate":  # its path depends on the JSON parser
         assert fault["path"] == path
 
 
-CELLS = [None, 5, 0.5, True, "a good one"]
+CELLS = [None, 5, 0.5, True, "a good request"]
 
 
 def _check_cells(statuses: list[int], bodies: list[str], service: Service, body: bytes) -> None:
@@ -251,17 +245,17 @@ def _check_cells(statuses: list[int], bodies: list[str], service: Service, body:
         fault = json.loads(text)
         assert (fault["status"], fault["path"]) == (400, "") and "expected JSON as text" in fault["message"]
         assert fault["model"]["version"] == "1"
-    assert _same(json.loads(bodies[-1]), _direct(service, body, False)[1])
+    assert _is_same(json.loads(bodies[-1]), _answer_directly(service, body, False)[1])
 
 
-def test_a_cell_that_is_no_text_is_refused_alone(pyfunc: PyFuncModel, service: Service) -> None:
+def test_a_table_cell_that_is_not_text_is_refused_without_the_others(pyfunc: PyFuncModel, service: Service) -> None:
     body = b'{"gallery": "scenes", "texts": ["a dog"], "top_k": 1}'
     answer = pyfunc.predict(pd.DataFrame({"request": [*CELLS[:-1], body.decode()]}))
     _check_cells(answer["status"].tolist(), answer["body"].tolist(), service, body)
 
 
 @pytest.mark.live
-def test_a_cell_that_is_no_text_is_refused_alone_over_http(mlflow_serve: Server, service: Service) -> None:
+def test_a_table_cell_that_is_not_text_is_refused_over_http(mlflow_serve: Endpoint, service: Service) -> None:
     body = b'{"gallery": "scenes", "texts": ["a dog"], "top_k": 1}'
     table = {"columns": ["request"], "data": [*([cell] for cell in CELLS[:-1]), [body.decode()]]}
     answer = httpx.post(f"{mlflow_serve.address}/invocations", json={"dataframe_split": table}, timeout=60)
@@ -273,8 +267,8 @@ def test_a_cell_that_is_no_text_is_refused_alone_over_http(mlflow_serve: Server,
 @pytest.mark.parametrize(
     "name", ["by_handler", *(pytest.param(name, marks=pytest.mark.live) for name in ("by_torchserve", "by_litserve"))]
 )
-def test_bytes_that_are_no_text(request: pytest.FixtureRequest, name: str, service: Service) -> None:
-    """A table has no room for such bytes, hence not through MLflow."""
+def test_a_body_that_is_not_utf_8_is_refused(request: pytest.FixtureRequest, name: str, service: Service) -> None:
+    """Not through MLflow: a table cell cannot hold such bytes."""
     ask = request.getfixturevalue(name)
     for body in (b"\xff\xd8\xff\xe0", b'{"gallery": "scenes", "texts": ["\xff"]}'):
-        assert ask(body, False) == _direct(service, body, False) and ask(body, False)[0] == 400
+        assert ask(body, False) == _answer_directly(service, body, False) and ask(body, False)[0] == 400

@@ -1,4 +1,4 @@
-"""What `hire demo` lets in, what it keeps out, and that its answers are the service's."""
+"""The server of `hire demo`: access control, facts of the gallery, and the same answers as the service."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from demo_examples import Example, example_in, model_in
+from demo_examples import Example, make_example, save_untrained_model
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -23,35 +23,36 @@ from hire_model.service.parsing import Request
 from serving import demo
 
 TOKEN = "T0ken-_"
-HERE = f"http://127.0.0.1/{TOKEN}"
+BASE = f"http://127.0.0.1/{TOKEN}"
 ADDRESSES = ["", "page/page.js", "gallery", "image?id=train-000000", "picture?id=train-000000"]
-quick = hypothesis_settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+few_examples = hypothesis_settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
 def example(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Example:
-    return example_in(tmp_path_factory.mktemp("demo"), tiny_dataset)
+    return make_example(tmp_path_factory.mktemp("demo"), tiny_dataset)
 
 
 @pytest.fixture(scope="module")
 def client(example: Example) -> Iterator[TestClient]:
-    with TestClient(demo.application(example.service, example.gallery, TOKEN), base_url=HERE) as client:
+    """A client that sends the token with each request."""
+    with TestClient(demo.build_app(example.service, example.gallery, TOKEN), base_url=BASE) as client:
         yield client
 
 
-def test_the_page_and_its_files(client: TestClient) -> None:
+def test_the_page_and_its_files_are_served(client: TestClient) -> None:
     assert "<h1>hire</h1>" in client.get("/").text
-    kinds = {"css": "text/css", "js": "javascript"}
+    content_types = {"css": "text/css", "js": "javascript"}
     for name in demo.FILES:
         answer = client.get(f"/page/{name}")
-        assert answer.status_code == 200 and kinds[name.rpartition(".")[2]] in answer.headers["content-type"]
+        assert answer.status_code == 200 and content_types[name.rpartition(".")[2]] in answer.headers["content-type"]
 
 
-def test_every_file_of_the_page_is_served() -> None:
+def test_every_file_of_the_page_folder_is_listed() -> None:
     assert {path.name for path in demo.PAGE.iterdir()} == {"index.html", *demo.FILES}
 
 
-def test_nothing_comes_from_elsewhere_and_nothing_is_inline() -> None:
+def test_the_page_has_no_inline_code_and_no_foreign_addresses() -> None:
     for path in demo.PAGE.iterdir():
         text = path.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?:|\bsrc=\"//|innerHTML|insertAdjacentHTML|\beval\(", text), path.name
@@ -59,8 +60,8 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_inline() -> None:
     assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=", page)
 
 
-@pytest.mark.parametrize("path", [*ADDRESSES, "page/none.js", "predictions/hire", "nowhere"])
-def test_each_answer_has_the_headers(client: TestClient, path: str) -> None:
+@pytest.mark.parametrize("path", [*ADDRESSES, "page/none.js", "predictions/hire", "missing"])
+def test_each_answer_has_the_security_headers(client: TestClient, path: str) -> None:
     headers = client.get(f"/{path}").headers
     assert "default-src 'none'" in headers["content-security-policy"] and "unsafe" not in str(headers)
     assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
@@ -68,25 +69,25 @@ def test_each_answer_has_the_headers(client: TestClient, path: str) -> None:
 
 @pytest.mark.parametrize("path", ADDRESSES)
 @pytest.mark.parametrize("token", ["", "t0ken-_", "T0ken-", "%C3%BC", "%ED%A0%80", "..", "%2e%2e", "x" * 9000])
-def test_without_the_token_there_is_nothing(client: TestClient, path: str, token: str) -> None:
+def test_every_address_is_404_without_the_token(client: TestClient, path: str, token: str) -> None:
     assert client.get(f"http://127.0.0.1/{token}/{path}").status_code == 404
     assert client.post(f"http://127.0.0.1/{token}/predictions/hire", content=b"{}").status_code == 404
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:80", "", "0.0.0.0"])
-def test_a_foreign_host_is_refused(client: TestClient, host: str) -> None:
+def test_another_host_header_is_refused(client: TestClient, host: str) -> None:
     assert client.get("/gallery", headers={"Host": host}).status_code == 400
     assert client.get("/gallery", headers={"Host": "localhost:8090"}).status_code == 200
 
 
-def test_nothing_can_be_changed(client: TestClient) -> None:
+def test_methods_that_change_something_are_refused(client: TestClient) -> None:
     for method in ("PUT", "PATCH", "DELETE"):
         for path in [*ADDRESSES, "predictions/hire", "explanations/hire"]:
             assert client.request(method, f"/{path}").status_code == 405
     assert client.get("/docs").status_code == client.get("/openapi.json").status_code == 404
 
 
-def test_answers_are_those_of_the_service(client: TestClient, example: Example) -> None:
+def test_answers_equal_those_of_the_service(client: TestClient, example: Example) -> None:
     image = {"gallery": demo.GALLERY, "id": str(example.gallery.ids[3])}
     pairs = {"pairs": [{"image": image, "text": "a man rides a horse"}]}
     for path, request, explain in [
@@ -100,13 +101,13 @@ def test_answers_are_those_of_the_service(client: TestClient, example: Example) 
         assert answer.status_code == reply.status == 200 and answer.json() == json.loads(reply.body)
 
 
-def test_facts_of_the_gallery(client: TestClient, example: Example) -> None:
+def test_the_facts_of_the_gallery_are_returned(client: TestClient, example: Example) -> None:
     facts = client.get("/gallery").json()
     assert facts["size"] == len(example.gallery) == 40 and facts["captions"]
     assert len(set(facts["sample"])) == demo.SAMPLE and set(facts["sample"]) <= set(example.gallery.ids.tolist())
 
 
-def test_facts_of_an_image(client: TestClient, example: Example) -> None:
+def test_the_facts_of_every_image_are_returned(client: TestClient, example: Example) -> None:
     gallery = example.gallery
     for row in range(len(gallery)):
         facts, layout = client.get("/image", params={"id": gallery.ids[row]}).json(), gallery.layout(row)
@@ -120,7 +121,7 @@ def test_facts_of_an_image(client: TestClient, example: Example) -> None:
         assert [facts["width"], facts["height"]] == list(gallery.size(row))
 
 
-def test_a_picture_is_the_file(client: TestClient, example: Example) -> None:
+def test_a_picture_is_returned_unchanged(client: TestClient, example: Example) -> None:
     answer = client.get("/picture", params={"id": example.gallery.ids[0]})
     path = example.gallery.picture(0)
     assert path and answer.content == path.read_bytes() and answer.headers["content-type"] == "image/png"
@@ -142,7 +143,7 @@ def test_a_picture_is_the_file(client: TestClient, example: Example) -> None:
         "0",
     ],
 )
-def test_a_picture_that_is_not_in_the_gallery(client: TestClient, id_: str) -> None:
+def test_an_id_that_is_not_in_the_gallery_is_404(client: TestClient, id_: str) -> None:
     for path in ("picture", "image"):
         assert client.get(f"/{path}?id={quote(id_)}").status_code == 404
     assert client.get("/picture").status_code == 422
@@ -151,31 +152,31 @@ def test_a_picture_that_is_not_in_the_gallery(client: TestClient, id_: str) -> N
 @pytest.mark.parametrize(
     "path", ["page/../demo.py", "page/..%2fdemo.py", "page/%2e%2e/cli.py", "page/index.html/..", "page//etc/passwd"]
 )
-def test_a_file_that_is_not_of_the_page(client: TestClient, path: str) -> None:
+def test_a_file_outside_the_page_folder_is_404(client: TestClient, path: str) -> None:
     assert client.get(f"/{path}").status_code == 404
 
 
-def test_a_hostile_gallery_names_no_file_outside(
+def test_a_picture_outside_the_picture_folder_is_not_served(
     example: Example, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     gallery = example.gallery
     outside = tmp_path / "private.png"
     outside.write_bytes(b"secret")
     inside = gallery.folder / "pictures"
-    assert demo.shown_picture(gallery, 0) is not None
-    for named in (
+    assert demo.find_picture(gallery, 0) is not None
+    for path in (
         inside / outside,
         inside / ".." / "manifest.json",
         inside / ".." / ".." / "private.png",
         inside / "a.html",
     ):
-        monkeypatch.setattr(gallery, "picture", lambda row, named=named: named)
-        assert demo.shown_picture(gallery, 0) is None
+        monkeypatch.setattr(gallery, "picture", lambda row, path=path: path)
+        assert demo.find_picture(gallery, 0) is None
 
 
 @given(id_=st.text(max_size=30))
-@quick
-def test_no_id_breaks_it(client: TestClient, id_: str) -> None:
+@few_examples
+def test_any_text_as_id_is_404(client: TestClient, id_: str) -> None:
     answer = client.get(f"/image?id={quote(id_.encode(errors='surrogatepass'))}")
     assert answer.status_code == 404
 
@@ -195,8 +196,8 @@ def test_no_id_breaks_it(client: TestClient, id_: str) -> None:
         ).map(lambda value: json.dumps(value).encode()),
     )
 )
-@quick
-def test_no_body_breaks_it(client: TestClient, body: bytes) -> None:
+@few_examples
+def test_any_body_is_answered_with_an_error_message(client: TestClient, body: bytes) -> None:
     for path in ("predictions", "explanations"):
         answer = client.post(f"/{path}/hire", content=body)
         assert answer.status_code in (400, 404, 413) and answer.json()["message"]
@@ -216,34 +217,38 @@ def test_no_body_breaks_it(client: TestClient, body: bytes) -> None:
         (b"", 400, "JSON"),
     ],
 )
-def test_what_is_refused(client: TestClient, body: bytes, status: int, message: str) -> None:
+def test_an_invalid_request_is_refused_with_a_reason(
+    client: TestClient, body: bytes, status: int, message: str
+) -> None:
     answer = client.post("/predictions/hire", content=body)
     assert answer.status_code == status and message in answer.json()["message"]
 
 
-def test_without_pictures(tiny_dataset: Path, tmp_path: Path) -> None:
-    lone = example_in(tmp_path, tiny_dataset)
-    (lone.folder / "pictures").unlink()
-    client = TestClient(demo.application(lone.service, lone.gallery, TOKEN), base_url=HERE)
-    facts = client.get("/image", params={"id": lone.gallery.ids[0]}).json()
+def test_a_gallery_without_pictures_has_boxes_only(tiny_dataset: Path, tmp_path: Path) -> None:
+    example = make_example(tmp_path, tiny_dataset)
+    (example.folder / "pictures").unlink()
+    client = TestClient(demo.build_app(example.service, example.gallery, TOKEN), base_url=BASE)
+    facts = client.get("/image", params={"id": example.gallery.ids[0]}).json()
     assert facts["boxes"] and not facts["picture"]
-    assert client.get("/picture", params={"id": lone.gallery.ids[0]}).status_code == 404
+    assert client.get("/picture", params={"id": example.gallery.ids[0]}).status_code == 404
 
 
-def test_a_port_that_is_taken(example: Example) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+def test_a_port_in_use_is_refused(example: Example) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
         with pytest.raises(HireError, match=f"Port {port} cannot be used"):
             CliRunner().invoke(app, ["demo", "--gallery", str(example.folder), "--port", port], catch_exceptions=False)
 
 
-def test_a_model_that_did_not_encode_the_gallery(example: Example, tiny_dataset: Path, tmp_path: Path) -> None:
-    other = model_in(tmp_path / "other", tiny_dataset, seed=1)
-    line = ["demo", "--gallery", str(example.folder), "--model", str(other), "--port", "0"]
+def test_a_model_that_did_not_encode_the_gallery_is_refused(
+    example: Example, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    other = save_untrained_model(tmp_path / "other", tiny_dataset, seed=1)
+    arguments = ["demo", "--gallery", str(example.folder), "--model", str(other), "--port", "0"]
     with pytest.raises(HireError, match="Build the gallery again with this model"):
-        CliRunner().invoke(app, line, catch_exceptions=False)
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
-def test_no_gallery(tmp_path: Path) -> None:
+def test_a_folder_without_a_gallery_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HireError, match="no gallery here"):
         CliRunner().invoke(app, ["demo", "--gallery", str(tmp_path)], catch_exceptions=False)

@@ -1,4 +1,4 @@
-"""The files of serving/deploy fit each other and the server, as far as can be told without a container engine."""
+"""The files of serving/deploy are consistent with each other and with the server. No container engine is needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 import yaml
 from proxies import find_nginx
 
-from serving.instance import CONFIG, Instance, free_ports
+from serving.torchserve import CONFIG, Server, find_free_ports
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "serving" / "deploy"
@@ -28,61 +28,64 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PROMQL = {"sum", "rate", "max", "absent", "job", "hire", "or", "up", "e6", "e3", "m", "__rate_interval"}
 
 
-def _asked_of_metrics() -> dict[str, set[str]]:
-    """By query: the names in it that are neither PromQL's nor Prometheus's own."""
+def _find_metric_names() -> dict[str, set[str]]:
+    """Return query -> names of metrics in it, for all queries of Grafana and of the alerts."""
     panels = json.loads((DEPLOY / "grafana.json").read_text("utf-8"))["panels"]
     alerts = yaml.safe_load((DEPLOY / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]] + [rule["expr"] for rule in alerts]
     return {query: set(NAME.findall(query)) - PROMQL for query in queries}
 
 
-def test_every_query_names_metrics_that_are_configured() -> None:
+def test_every_query_uses_configured_metrics() -> None:
     settings = yaml.safe_load((CONFIG / "metrics.yaml").read_text("utf-8"))
-    known = {
-        one["name"] for part in ("ts_metrics", "model_metrics") for some in settings[part].values() for one in some
+    configured = {
+        metric["name"]
+        for part in ("ts_metrics", "model_metrics")
+        for metrics in settings[part].values()
+        for metric in metrics
     }
-    asked = _asked_of_metrics()
-    assert len(asked) >= 15 and all(names <= known for names in asked.values()), asked
-    shown = set().union(*asked.values())
-    assert known - shown == {"WorkerThreadTime"}, "what nobody looks at need not be counted"
+    queries = _find_metric_names()
+    assert len(queries) >= 15 and all(names <= configured for names in queries.values()), queries
+    used = set().union(*queries.values())
+    assert configured - used == {"WorkerThreadTime"}, "a metric without a query need not be configured"
 
 
 @pytest.mark.live
-def test_every_query_names_metrics_that_the_server_has(torchserve: Instance) -> None:
-    headers = {"Authorization": f"Bearer {torchserve.token()}"}
+def test_every_query_uses_metrics_of_the_running_server(torchserve: Server) -> None:
+    headers = {"Authorization": f"Bearer {torchserve.get_token()}"}
     body = (torchserve.folder / "example.json").read_bytes()
     httpx.post(f"{torchserve.address}/predictions/hire", content=body, headers=headers, timeout=60).raise_for_status()
     [target] = json.loads((torchserve.folder / "targets.json").read_text("utf-8"))
     assert target["labels"] == {"version": "1"}
     text = httpx.get(f"http://{target['targets'][0]}/metrics", timeout=60).text
     found = set(re.findall(r"^# TYPE (\S+)", text, re.M))
-    missing = {name for names in _asked_of_metrics().values() for name in names} - found
+    missing = {name for names in _find_metric_names().values() for name in names} - found
     assert not missing, f"{missing} not among {sorted(found)}"
     assert (torchserve.folder / "token.conf").read_text() == (
-        f'proxy_set_header Authorization "Bearer {torchserve.token()}";\n'
+        f'proxy_set_header Authorization "Bearer {torchserve.get_token()}";\n'
     )
 
 
-def test_prometheus_takes_its_files() -> None:
+def test_promtool_accepts_the_prometheus_configuration() -> None:
     promtool = shutil.which("promtool") or pytest.skip("promtool is not installed: apt-get install -y prometheus")
     subprocess.run([promtool, "check", "config", "prometheus.yml"], cwd=DEPLOY, check=True, timeout=60)
 
 
-def test_limits_of_proxy_and_server_are_the_same() -> None:
+def test_proxy_and_server_have_matching_limits() -> None:
     proxy, server = (DEPLOY / "nginx.conf").read_text("utf-8"), (CONFIG / "config.properties").read_text("utf-8")
     [size], [seconds] = re.findall(r"client_max_body_size (\d+)m;", proxy), re.findall(r"read_timeout (\d+)s;", proxy)
     assert f"max_request_size={int(size) << 20}\n" in server
     assert int(seconds) > int(re.findall(r"default_response_timeout=(\d+)", server)[0])
 
 
-def test_the_container_file_copies_what_is_there() -> None:
+def test_the_containerfile_copies_existing_files_and_runs_as_a_user() -> None:
     lines = (DEPLOY / "Containerfile").read_text("utf-8").replace("\\\n", " ").splitlines()
     steps = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
     assert {step for step, _ in steps} <= {"FROM", "RUN", "WORKDIR", "COPY", "USER", "ENV", "ENTRYPOINT"}
     sources = [source for step, rest in steps if step == "COPY" for source in shlex.split(rest)[:-1]]
     assert sources and all((ROOT / source).exists() for source in sources)
     [image] = [rest for step, rest in steps if step == "FROM"]
-    assert re.fullmatch(r"python:3\.11\.\d+-slim-bookworm", image), "a version, not latest"
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-bookworm", image), "pin a version"
     assert [rest for step, rest in steps if step == "USER"] == ["hire"]
     [entry] = [json.loads(rest) for step, rest in steps if step == "ENTRYPOINT"]
     script = ROOT / Path(entry[0]).relative_to("/opt/hire")
@@ -90,17 +93,17 @@ def test_the_container_file_copies_what_is_there() -> None:
     subprocess.run(["bash", "-n", script], check=True, timeout=60)
 
 
-def test_the_compose_file() -> None:
+def test_the_compose_file_limits_privileges_and_ports() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
     serve, prometheus = compose["services"]["serve"], compose["services"]["prometheus"]
     assert (ROOT / serve["build"]["dockerfile"]).is_file() and (DEPLOY / serve["build"]["context"]).resolve() == ROOT
     assert serve["cap_drop"] == ["ALL"] and serve["read_only"] and serve["ports"] == ["8443:8443"]
     assert prometheus["network_mode"] == "service:serve" and "ports" not in prometheus
-    local = [one.split(":")[0] for one in prometheus["volumes"] if one.startswith("./")]
-    assert len(local) == 2 and all((DEPLOY / one).is_file() for one in local)
+    local = [volume.split(":")[0] for volume in prometheus["volumes"] if volume.startswith("./")]
+    assert len(local) == 2 and all((DEPLOY / path).is_file() for path in local)
 
 
-def test_compose_takes_its_file() -> None:
+def test_docker_compose_accepts_the_compose_file() -> None:
     command = shutil.which("docker-compose") or pytest.skip("no docker-compose: apt-get install -y docker-compose")
     environment = os.environ | {"PROJECT_HOME": "/srv/hire", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
     subprocess.run(
@@ -108,19 +111,19 @@ def test_compose_takes_its_file() -> None:
     )
 
 
-def test_without_a_client_that_is_known_nothing_starts(tmp_path: Path) -> None:
+def test_the_run_script_refuses_to_start_without_clients(tmp_path: Path) -> None:
     environment = os.environ | {"SERVE_FOLDER": str(tmp_path / "serve")}
-    said = subprocess.run([DEPLOY / "run"], env=environment, capture_output=True, text=True, check=False, timeout=60)
-    assert said.returncode == 2 and "clients.conf is missing or empty" in said.stderr
+    done = subprocess.run([DEPLOY / "run"], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2 and "clients.conf is missing or empty" in done.stderr
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> Path:
-    """A stand-in for `hire`: it serves for as long as its folder has `current`, which --stop takes away, as there."""
+def fake_hire(tmp_path: Path) -> Path:
+    """A fake command `hire`: it creates the folder `current`, is healthy while that exists, and --stop removes it."""
     hire, folder = tmp_path / "bin" / "hire", tmp_path / "serve"
     folder.mkdir()
-    (folder / "clients.conf").write_text('"Bearer a" somebody;\n')
-    (folder / "listen.conf").write_text(f"listen 127.0.0.1:{free_ports(1)[0]};\n")
+    (folder / "clients.conf").write_text('"Bearer a" laptop;\n')
+    (folder / "listen.conf").write_text(f"listen 127.0.0.1:{find_free_ports(1)[0]};\n")
     hire.parent.mkdir()
     hire.write_text(
         "#!/bin/sh\n"
@@ -136,40 +139,40 @@ def stand_in(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def run_with(stand_in: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """The script over the stand-in, and its folder."""
-    folder = stand_in.parent.parent / "serve"
-    path = f"{stand_in.parent}:{Path(find_nginx()).parent}:{os.environ['PATH']}"
+def run_script(fake_hire: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Start the script serving/deploy/run with the fake `hire`. Yield the process and the folder."""
+    folder = fake_hire.parent.parent / "serve"
+    path = f"{fake_hire.parent}:{Path(find_nginx()).parent}:{os.environ['PATH']}"
     environment = os.environ | {"SERVE_FOLDER": str(folder), "PATH": path}
     pipe = subprocess.PIPE
     with subprocess.Popen([DEPLOY / "run"], env=environment, stdout=pipe, stderr=pipe, text=True) as running:
         yield running, folder
 
 
-def test_the_proxy_ends_with_the_server(stand_in: Path) -> None:
-    with run_with(stand_in) as (running, folder):
+def test_the_proxy_stops_with_the_server(fake_hire: Path) -> None:
+    with run_script(fake_hire) as (running, folder):
         assert running.stdout is not None and "The proxy listens" in running.stdout.readline()
         pid = int((folder / "nginx.pid").read_text())
-        subprocess.run([stand_in, "serve", "--stop"], check=True, timeout=60)
+        subprocess.run([fake_hire, "serve", "--stop"], check=True, timeout=60)
         running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=60) in {0, 1}  # by the signal, or by its next look
+        assert running.wait(timeout=60) in {0, 1}  # 0 after the signal, 1 if the health check is first
     assert not psutil.pid_exists(pid)
 
 
-def test_the_server_ends_with_the_proxy(stand_in: Path) -> None:
-    with run_with(stand_in) as (running, folder):
+def test_the_server_stops_with_the_proxy(fake_hire: Path) -> None:
+    with run_script(fake_hire) as (running, folder):
         assert running.stdout is not None and "The proxy listens" in running.stdout.readline()
         os.kill(int((folder / "nginx.pid").read_text()), signal.SIGTERM)
-        _, said = running.communicate(timeout=60)
-    assert running.returncode == 1 and "server or the proxy has failed" in said
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 1 and "server or the proxy has failed" in errors
     assert not (folder / "current").exists()
 
 
-def test_a_proxy_that_cannot_listen_says_why(stand_in: Path) -> None:
-    listen = stand_in.parent.parent / "serve" / "listen.conf"
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        listen.write_text(f"listen 127.0.0.1:{taken.getsockname()[1]};\n")
-        with run_with(stand_in) as (running, folder):
-            _, said = running.communicate(timeout=60)
-    assert running.returncode == 1 and "Address already in use" in said
+def test_a_proxy_that_cannot_listen_reports_the_reason(fake_hire: Path) -> None:
+    listen = fake_hire.parent.parent / "serve" / "listen.conf"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen.write_text(f"listen 127.0.0.1:{other.getsockname()[1]};\n")
+        with run_script(fake_hire) as (running, folder):
+            _, errors = running.communicate(timeout=60)
+    assert running.returncode == 1 and "Address already in use" in errors
     assert not (folder / "current").exists()

@@ -1,25 +1,24 @@
-"""TorchServe's adapter, without TorchServe: one class, an answer per request, nothing raised."""
+"""The handler, without TorchServe: one class, one answer per request, no exception."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from registered import RegisteredModel
 
 from hire_model.errors import HireError
-from hire_model.packaging.archive import package
-from hire_model.packaging.verify import GOLDEN, ArchiveError, extract
+from hire_model.packaging.verify import GOLDEN, ArchiveError
 from serving import HANDLER
 from serving.handler import HireHandler
 
 
 class Context:
-    """TorchServe's, as far as the handler uses it."""
+    """A fake of TorchServe's context, with the parts that the handler uses."""
 
     def __init__(self, folder: Path, explain: tuple[int, ...] = ()) -> None:
         self.system_properties = {"model_dir": str(folder)}
@@ -43,18 +42,10 @@ class Context:
 
 
 @pytest.fixture(scope="module")
-def unpacked(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("handler")
-    made = package("1", registered_model.settings, HANDLER, place)
-    extract(made.path, place / "unpacked")
-    return place / "unpacked"
-
-
-@pytest.fixture(scope="module")
 def handler(unpacked: Path) -> HireHandler:
-    made = HireHandler()
-    made.initialize(Context(unpacked))
-    return made
+    handler = HireHandler()
+    handler.initialize(Context(unpacked))
+    return handler
 
 
 @pytest.fixture
@@ -63,27 +54,31 @@ def golden(unpacked: Path) -> dict[str, Any]:
 
 
 def test_the_file_defines_one_class_when_imported_by_its_bare_name() -> None:
-    found = runpy.run_path(str(HANDLER), run_name="handler")
-    own = [name for name, value in found.items() if inspect.isclass(value) and value.__module__ == "handler"]
-    assert own == ["HireHandler"]
+    names = runpy.run_path(str(HANDLER), run_name="handler")
+    classes = [name for name, value in names.items() if inspect.isclass(value) and value.__module__ == "handler"]
+    assert classes == ["HireHandler"]
     assert "torch_handler" not in HANDLER.read_text("utf-8"), "TorchServe's base handler is not used"
 
 
-def test_an_answer_each_in_order_with_its_status(handler: HireHandler, unpacked: Path, golden: dict[str, Any]) -> None:
+def test_each_request_is_answered_in_order_with_its_status(
+    handler: HireHandler, unpacked: Path, golden: dict[str, Any]
+) -> None:
     body, context = json.dumps(golden["request"]).encode(), Context(unpacked, explain=(1,))
     items = [{"body": bytearray(body)}, {"data": body}, {"body": b"\xff"}, {"file": b"x"}, {}, {"body": {"a": 1}}]
     answers = handler.handle(items, context)
     assert len(answers) == len(items) and all(isinstance(answer, str) for answer in answers)
     assert [context.status[i][0] for i in range(6)] == [200, 200, 400, 400, 400, 400]
     assert set(context.types.values()) == {"application/json"}
-    assert all(phrase.isascii() for _, phrase in context.status.values()), "TorchServe counts characters for bytes"
+    assert all(phrase.isascii() for _, phrase in context.status.values()), (
+        "TorchServe counts characters instead of bytes"
+    )
     assert json.loads(answers[0])["scores"] == pytest.approx(golden["scores"], abs=1e-5)
     assert len(json.loads(answers[1])["explanations"]) == len(golden["scores"])
     assert context.counted["HireRefusals"] == 4 and context.counted["HirePairs"] == len(golden["scores"])
     assert context.counted["HireDecodeMilliseconds"] > 0
 
 
-def test_metrics_that_fail_cost_no_answer(handler: HireHandler, unpacked: Path, golden: dict[str, Any]) -> None:
+def test_requests_are_answered_when_metrics_fail(handler: HireHandler, unpacked: Path, golden: dict[str, Any]) -> None:
     context = Context(unpacked)
     context.metrics = None  # type: ignore[assignment]
     assert len(handler.handle([{"body": json.dumps(golden["request"])}], context)) == 1
@@ -92,7 +87,9 @@ def test_metrics_that_fail_cost_no_answer(handler: HireHandler, unpacked: Path, 
     assert context.status[0][0] == 200
 
 
-def test_every_metric_is_configured(handler: HireHandler, unpacked: Path, golden: dict[str, Any]) -> None:
+def test_every_metric_of_the_handler_is_configured(
+    handler: HireHandler, unpacked: Path, golden: dict[str, Any]
+) -> None:
     context = Context(unpacked)
     handler.handle([{"body": json.dumps(golden["request"])}, {"body": b""}], context)
     handler.handle([{"body": json.dumps(golden["request"])}], context)
@@ -100,11 +97,9 @@ def test_every_metric_is_configured(handler: HireHandler, unpacked: Path, golden
     assert len(context.counted) == 9 and all(f"name: {name}," in configured for name in context.counted)
 
 
-def test_a_damaged_folder_is_not_served(unpacked: Path, tmp_path: Path) -> None:
-    import shutil
-
-    harmed = shutil.copytree(unpacked, tmp_path / "harmed")
-    (harmed / "model" / "tokenizer.json").write_text("{}")
+def test_a_damaged_archive_folder_is_refused(unpacked: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(unpacked, tmp_path / "damaged")
+    (damaged / "model" / "tokenizer.json").write_text("{}")
     with pytest.raises(ArchiveError, match=r"tokenizer\.json"):
-        HireHandler().initialize(Context(harmed))
+        HireHandler().initialize(Context(damaged))
     assert issubclass(ArchiveError, HireError)

@@ -1,4 +1,4 @@
-"""Real features, 36 regions of 2,048 numbers: every adapter serves the scores that `Scorer` gives."""
+"""Real features of 36 regions x 2,048 values: every server returns the scores of `Scorer`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from processes import Server, running
+from processes import Endpoint, run_server
 from registered import RegisteredModel, register
 
 from hire_model.data.importers.base import Target, write_dataset
@@ -23,13 +23,15 @@ from hire_model.data.store import Dataset, Split
 from hire_model.packaging.archive import package
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import serialize_image
-from hire_model.tracking.packages import Archive, find_archive
-from serving import HANDLER, instance, lit, server
+from hire_model.tracking.versions import Archive, find_archive
+from serving import HANDLER, server
 from serving.contract import PREDICTIONS
+from serving.tokens import KEYS
+from serving.torchserve import find_free_ports
 
-PAIRS, SIDE = 40, 10
-Asking = Callable[[dict[str, Any]], dict[str, Any]]
-ADAPTERS = [
+PAIRS, SIDE = 40, 10  # pairs, and rows and columns of the matrix
+Ask = Callable[[dict[str, Any]], dict[str, Any]]
+SERVERS = [
     *(pytest.param(name, marks=pytest.mark.live) for name in ("torchserve", "litserve", "mlflow serve")),
     "pyfunc",
 ]
@@ -39,16 +41,16 @@ ADAPTERS = [
 def photographs(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Split:
     """The dev split of flickr8k_mini."""
     folder = tmp_path_factory.mktemp("photographs")
-    words = ["--src", shared_data / "flickr8k_mini", "--split", "dev", "--out", folder / "in"]
-    subprocess.run([sys.executable, shared_data / "unpack_features.py", *words], check=True, capture_output=True)
+    options = ["--src", shared_data / "flickr8k_mini", "--split", "dev", "--out", folder / "in"]
+    subprocess.run([sys.executable, shared_data / "unpack_features.py", *options], check=True, capture_output=True)
     write_dataset(open_scan(folder / "in"), Target(folder / "out"))
     return Dataset.open(folder / "out").split("dev")
 
 
 @pytest.fixture(scope="module")
 def trained(photographs: Split, tmp_path_factory: pytest.TempPathFactory) -> RegisteredModel:
-    place = tmp_path_factory.mktemp("registered-photographs")
-    return register(photographs.dataset.folder, place, {"data.train": "dev", "data.test": "dev"})
+    store = tmp_path_factory.mktemp("registered-photographs")
+    return register(photographs.dataset.folder, store, {"data.train": "dev", "data.test": "dev"})
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def archive(trained: RegisteredModel, tmp_path_factory: pytest.TempPathFactory) 
     return find_archive("1", trained.settings.tracking)
 
 
-def _posted(address: str, headers: dict[str, str]) -> Asking:
+def _ask_over_http(address: str, headers: dict[str, str]) -> Ask:
     def ask(request: dict[str, Any]) -> dict[str, Any]:
         answer = httpx.post(address + PREDICTIONS, json=request, headers=headers, timeout=60)
         assert answer.status_code == 200, answer.text
@@ -66,7 +68,7 @@ def _posted(address: str, headers: dict[str, str]) -> Asking:
     return ask
 
 
-def _invoked(address: str) -> Asking:
+def _ask_mlflow_serve(address: str) -> Ask:
     def ask(request: dict[str, Any]) -> dict[str, Any]:
         table = {"dataframe_split": {"columns": ["request"], "data": [[json.dumps(request)]]}}
         [row] = httpx.post(f"{address}/invocations", json=table, timeout=60).json()["predictions"]
@@ -76,7 +78,7 @@ def _invoked(address: str) -> Asking:
     return ask
 
 
-def _predicted(uri: str, name: str) -> Asking:
+def _ask_pyfunc(uri: str, name: str) -> Ask:
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     model = mlflow.pyfunc.load_model(f"models:/{name}/1")
@@ -84,39 +86,42 @@ def _predicted(uri: str, name: str) -> Asking:
     return lambda request: json.loads(model.predict(pd.DataFrame({"request": [json.dumps(request)]}))["body"][0])
 
 
-@pytest.fixture(params=ADAPTERS)
-def ask(request: pytest.FixtureRequest, trained: RegisteredModel, archive: Archive, tmp_path: Path) -> Iterator[Asking]:
-    [port], tracking = instance.free_ports(1), trained.settings.tracking
+@pytest.fixture(params=SERVERS)
+def ask(request: pytest.FixtureRequest, trained: RegisteredModel, archive: Archive, tmp_path: Path) -> Iterator[Ask]:
+    [port], tracking = find_free_ports(1), trained.settings.tracking
     address = f"http://127.0.0.1:{port}"
     if request.param == "torchserve":
         try:
-            found = server.serve(archive, tmp_path, port=port)
-            yield _posted(found.address, {"Authorization": f"Bearer {found.token()}"})
+            running = server.serve(archive, tmp_path, port=port)
+            yield _ask_over_http(running.address, {"Authorization": f"Bearer {running.get_token()}"})
         finally:
             server.stop(tmp_path)
     elif request.param == "litserve":
         options = ["--archive", str(archive.path), "--port", str(port), "--folder", str(tmp_path)]
-        with running("serving.lit", options, tmp_path, Server(address, tmp_path / lit.KEYS), {}) as one:
-            yield _posted(address, one.headers())
+        with run_server("serving.lit", options, tmp_path, Endpoint(address, tmp_path / KEYS), {}) as endpoint:
+            yield _ask_over_http(address, endpoint.make_headers())
     elif request.param == "mlflow serve":
         options = ["models", "serve", "-m", f"models:/{tracking.model_name}/1", "--port", str(port)]
         environment = {"MLFLOW_TRACKING_URI": tracking.uri, "DO_NOT_TRACK": "true"}
-        with running("mlflow", [*options, "--env-manager=local"], tmp_path, Server(address), environment):
-            yield _invoked(address)
+        with run_server("mlflow", [*options, "--env-manager=local"], tmp_path, Endpoint(address), environment):
+            yield _ask_mlflow_serve(address)
     else:
-        yield _predicted(tracking.uri, tracking.model_name)
+        yield _ask_pyfunc(tracking.uri, tracking.model_name)
 
 
-def test_scores_are_those_of_the_scorer(ask: Asking, trained: RegisteredModel, photographs: Split) -> None:
+def test_served_scores_equal_those_of_the_scorer(ask: Ask, trained: RegisteredModel, photographs: Split) -> None:
     scorer = Scorer.load(trained.folder)
     images, texts = [photographs.regions(row) for row in range(PAIRS)], photographs.texts[:PAIRS]
     sent = [json.loads(serialize_image(image)) for image in images]
     pairs = [{"image": image, "text": text} for image, text in zip(sent, texts, strict=True)]
-    found = np.array(ask({"pairs": pairs})["scores"])
-    square = np.array(ask({"images": sent[:SIDE], "texts": texts[:SIDE]})["scores"])
+    scores = np.array(ask({"pairs": pairs})["scores"])
+    matrix = np.array(ask({"images": sent[:SIDE], "texts": texts[:SIDE]})["scores"])
     expected = scorer.predict(list(zip(images, texts, strict=True)))
-    crossed = scorer.predict([(image, text) for image in images[:SIDE] for text in texts[:SIDE]])
-    print(f"largest difference {max(abs(found - expected).max(), abs(square.ravel() - crossed).max()):.1e}", end=" ")
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(square.ravel(), crossed, atol=1e-5)
-    assert len(set(found)) > PAIRS / 2
+    expected_matrix = scorer.predict([(image, text) for image in images[:SIDE] for text in texts[:SIDE]])
+    print(
+        f"largest difference {max(abs(scores - expected).max(), abs(matrix.ravel() - expected_matrix).max()):.1e}",
+        end=" ",
+    )
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    np.testing.assert_allclose(matrix.ravel(), expected_matrix, atol=1e-5)
+    assert len(set(scores)) > PAIRS / 2

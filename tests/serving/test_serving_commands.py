@@ -1,56 +1,70 @@
-"""`hire package` and `hire serve` as typed."""
+"""The commands `hire package` and `hire serve`."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from registered import RegisteredModel
+from scripted import answer, run_scripted_server
 from typer.testing import CliRunner
 
 from hire_model.cli.main import app
 from hire_model.data.schema import hash_file
 from hire_model.errors import HireError
-from serving.cli import curl_line
+from serving.cli import format_curl_command
+from serving.contract import PREDICTIONS
+from serving.server import CURRENT, EXAMPLE
+from serving.tokens import write_header
 
 
 @pytest.fixture
-def at_store(registered_model: RegisteredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder_with_store(registered_model: RegisteredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registered_model.settings.tracking.uri)
     return tmp_path
 
 
-def test_package_says_where_the_archive_lies(at_store: Path) -> None:
+def test_package_prints_path_and_digest_of_the_archive(folder_with_store: Path) -> None:
     done = CliRunner().invoke(app, ["package", "--version", "challenger"], catch_exceptions=False)
-    assert done.exit_code == 0 and hash_file(at_store / "runs/archives/1/hire.mar").sha256 in done.stdout
+    assert done.exit_code == 0 and hash_file(folder_with_store / "runs/archives/1/hire.mar").sha256 in done.stdout
     assert "hire serve --version 1" in done.stdout
 
 
-def test_a_version_that_is_not_there(at_store: Path) -> None:
+def test_a_missing_version_is_refused(folder_with_store: Path) -> None:
     for command in (["package"], ["serve"]):
         with pytest.raises(HireError, match="no version or alias 'champion'"):
             CliRunner().invoke(app, command, catch_exceptions=False)
 
 
-def test_a_folder_of_galleries_that_is_not_there(at_store: Path) -> None:
+def test_a_missing_gallery_folder_is_refused(folder_with_store: Path) -> None:
     with pytest.raises(HireError, match="--galleries nowhere: no such folder"):
         CliRunner().invoke(app, ["serve", "--galleries", "nowhere"], catch_exceptions=False)
 
 
-def test_nothing_to_stop_and_no_status(at_store: Path) -> None:
+def test_stop_and_status_work_without_a_server(folder_with_store: Path) -> None:
     assert "No server was running" in CliRunner().invoke(app, ["serve", "--stop"]).stdout
     status = CliRunner().invoke(app, ["serve", "--status"])
     assert status.exit_code == 1 and "hire serve" in status.stdout
 
 
-def test_a_folder_that_is_a_file(at_store: Path) -> None:
-    (at_store / "taken").touch()
+def test_a_file_in_place_of_the_folder_is_refused(folder_with_store: Path) -> None:
+    (folder_with_store / "file").touch()
     for more in ([], ["--stop"], ["--status"]):
-        done = CliRunner().invoke(app, ["serve", "--folder", "taken", *more])
+        done = CliRunner().invoke(app, ["serve", "--folder", "file", *more])
         assert done.exit_code == 2 and "is a file" in done.output
 
 
-def test_the_curl_line_names_the_files_of_the_server(tmp_path: Path) -> None:
-    line = curl_line("http://127.0.0.1:1/predictions/hire", tmp_path)
-    assert f"{tmp_path}/current/key_file.json" in line and f"@{tmp_path}/current/example.json" in line
+def test_the_curl_command_sends_token_and_request_from_files(tmp_path: Path) -> None:
+    current = tmp_path / "a folder" / CURRENT
+    current.mkdir(parents=True)
+    write_header(current, "a-secret")
+    (current / EXAMPLE).write_text('{"pairs": []}')
+    with run_scripted_server(answer(200, b"answered")) as server:
+        command = format_curl_command(server.address + PREDICTIONS, current.parent)
+        output = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert output == "answered" and "a-secret" not in command, "a token in the command line is in the process list"
+    assert (server.paths, server.bodies) == ([PREDICTIONS], [b'{"pairs": []}'])
+    headers = server.headers[0]
+    assert (headers["Authorization"], headers["Content-Type"]) == ("Bearer a-secret", "application/json")

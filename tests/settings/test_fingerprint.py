@@ -1,4 +1,4 @@
-"""Which settings identify a training, and which split a version is evaluated on."""
+"""Settings that identify a training, and the split that a version is evaluated on."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from hire_model.settings.fingerprint import (
 )
 
 
-def _key(*overrides: str, data: str = "d", code: str = "") -> str:
+def make_key(*overrides: str, data: str = "d", code: str = "") -> str:
     return compute_training_key(resolve("synthetic", overrides, environ={}).settings, data, code)
 
 
-def test_the_key_depends_on_settings_data_and_code_and_not_on_places_or_speed() -> None:
+def test_the_key_depends_on_settings_data_and_code_but_not_on_folders_or_speed() -> None:
     same = ("train.out=elsewhere", "data.path=x", "train.threads=2", "tracking.enabled=false", "gate.max_mb=1")
-    assert _key() == _key(*same)
+    assert make_key() == make_key(*same)
     changes = ("train.epochs=7", "train.seed=1", "model.dim=128", "data.test=dev", "evaluate.protocol=coco-5k")
-    assert len({_key(), _key(data="e"), _key(code="c"), *(_key(change) for change in changes)}) == 8
+    assert len({make_key(), make_key(data="e"), make_key(code="c"), *(make_key(change) for change in changes)}) == 8
 
 
-def test_settings_that_a_resumed_training_may_change_are_in_the_result_alone() -> None:
+def test_settings_that_may_change_on_resume_affect_only_the_result() -> None:
     settings = resolve("synthetic", environ={}).settings
     weights, result = select_weight_settings(settings), select_result_settings(settings)
     assert result.keys() - weights.keys() >= {"data.test", "train.device", "train.epochs", "evaluate.protocol"}
@@ -36,7 +36,7 @@ def test_settings_that_a_resumed_training_may_change_are_in_the_result_alone() -
     assert {key.partition(".")[0] for key in weights} == {"data", "model", "train"}
 
 
-def test_a_key_tells_its_parts_apart() -> None:
+def test_hash_json_separates_its_parts() -> None:
     assert hash_json("a", "bc") != hash_json("ab", "c") and hash_json(Path("x"), 1) == hash_json(Path("x"), 1)
 
 
@@ -48,5 +48,5 @@ def test_a_key_tells_its_parts_apart() -> None:
         (DataSettings(dev="val", test="val", dev_images=5), ("val", 5)),
     ],
 )
-def test_a_version_is_evaluated_on_the_test_split_or_else_on_dev(data: DataSettings, expected: tuple[str, int]) -> None:
+def test_versions_are_evaluated_on_the_test_split_or_else_on_dev(data: DataSettings, expected: tuple[str, int]) -> None:
     assert data.evaluation_split == expected

@@ -1,4 +1,4 @@
-"""A small model and galleries of it, for the tests of galleries and of searching in them."""
+"""A small model and its galleries, for the tests of galleries and search."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hire_model.model.hire import Hire
 def make_model(split: Split, seed: int = 0, **changes: object) -> Hire:
     """Build a model for the data of `split`, its zero-initialised parts filled in like those of a trained model."""
     torch.manual_seed(seed)
-    model = build_model(model_examples.settings(**changes), split)
+    model = build_model(model_examples.make_settings(**changes), split)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
@@ -27,7 +27,7 @@ def make_model(split: Split, seed: int = 0, **changes: object) -> Hire:
 
 
 def open_split(dataset: Path, name: str = "") -> Split:
-    """Open the data set: every image, or those of one split."""
+    """Open all images of a data set, or those of one split."""
     return Dataset.open(dataset).split(name)
 
 

@@ -1,4 +1,4 @@
-"""What the fixture `registered_model` of conftest.py gives, and how it comes to be."""
+"""Train and register a tiny model, for the fixture `registered_model` in conftest.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hire_model.settings import Settings
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A tiny trained model that is version 1, the challenger, of `hire` in a store of its own."""
+    """A tiny trained model: version 1 of `hire`, the challenger, in a new store."""
 
     settings: Settings
     version: str
@@ -21,8 +21,8 @@ class RegisteredModel:
     dataset: Path
 
 
-def register(dataset: Path, place: Path, changes: dict[str, str]) -> RegisteredModel:
-    """Train on `dataset` for an epoch, and register in a store within `place`. MLflow's own state is put back."""
+def train_and_register(dataset: Path, folder: Path, changes: dict[str, str]) -> RegisteredModel:
+    """Train on `dataset` for one epoch and register the model in a store in `folder`. Restore the state of MLflow."""
     import mlflow
 
     from hire_model.settings import resolve
@@ -34,19 +34,19 @@ def register(dataset: Path, place: Path, changes: dict[str, str]) -> RegisteredM
         "train.epochs": "1",
         "train.batch": "8",
         "train.threads": "1",
-        "train.out": str(place / "run"),
+        "train.out": str(folder / "run"),
         "evaluate.bootstrap": "0",
         "evaluate.examples": "0",
-        "tracking.uri": f"sqlite:///{place}/mlflow.db",
+        "tracking.uri": f"sqlite:///{folder}/mlflow.db",
     }
     resolved = resolve("synthetic", overrides | changes, environ={})
     before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+        patch.chdir(folder)
         for name in [name for name in os.environ if name.startswith("MLFLOW")]:
             patch.delenv(name)
-        trained = train(resolved, name="tiny")
+        outcome = train(resolved, name="tiny")
     mlflow.set_tracking_uri(before)
     mlflow.tracking.fluent._active_experiment_id = None
-    assert trained is not None
-    return RegisteredModel(resolved.settings, "1", trained.model, dataset)
+    assert outcome is not None
+    return RegisteredModel(resolved.settings, "1", outcome.model, dataset)

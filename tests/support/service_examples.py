@@ -1,4 +1,4 @@
-"""A service over a small model and a gallery, and requests to it."""
+"""A service with a small model and a gallery, and requests for it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def make_service(folder: Path, split: Split, limits: Limits | None = None) -> Se
 
 
 def image(regions: ImageRegions) -> dict[str, Any]:
-    """An image as a request has it."""
+    """Return an image in the format of a request."""
     return json.loads(serialize_image(regions))
 
 
 def stored(split: Split, index: int) -> dict[str, str]:
-    """The same image, from the gallery."""
+    """Return a reference to image `index` in the gallery."""
     return {"gallery": GALLERY, "id": split.image_id(index)}
 
 
 def pairs(split: Split, count: int) -> dict[str, Any]:
-    """A request for `count` pairs."""
+    """Return a request for `count` pairs."""
     return {"pairs": [{"image": image(split.regions(i)), "text": split.texts[i]} for i in range(count)]}

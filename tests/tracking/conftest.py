@@ -1,4 +1,4 @@
-"""One SQLite store for all tracking tests (making one takes seconds), and MLflow's own state put back after each."""
+"""Stores for the tracking tests: one SQLite store and one `mlflow server` per session, as each needs seconds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from hire_model.settings import TrackingSettings
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the SQLite store."""
     return tmp_path_factory.mktemp("mlflow")
 
 
 @pytest.fixture
 def tracking(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrackingSettings]:
-    """Settings of a store of its own; the working folder is beside it, as SQLite's artifacts go to ./mlruns."""
+    """Use the SQLite store, in its folder because artifacts go to ./mlruns; restore MLflow's state afterwards."""
     import mlflow
 
     monkeypatch.chdir(store)
@@ -38,26 +39,34 @@ def tracking(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrackingS
     mlflow.tracking.fluent._active_experiment_id = None
 
 
-@pytest.fixture
-def server(tmp_path: Path, tracking: TrackingSettings) -> Iterator[TrackingSettings]:
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start an `mlflow server` with its own store and return its address."""
+    folder = tmp_path_factory.mktemp("mlflow-server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
     env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")} | {"DO_NOT_TRACK": "true"}
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
-    command += ["--artifacts-destination", str(tmp_path / "kept")]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        _wait(f"http://127.0.0.1:{port}/health", process, tmp_path / "log")
-        yield tracking.model_copy(update={"uri": f"http://127.0.0.1:{port}"})
+        _wait_until_healthy(f"{url}/health", process, folder / "log")
+        yield url
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # nothing in it is kept, and a busy machine makes a farewell long
+        os.killpg(process.pid, signal.SIGKILL)  # its store is not needed again, and an orderly stop can be slow
         process.wait(60)
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+@pytest.fixture
+def server(server_url: str, tracking: TrackingSettings) -> TrackingSettings:
+    """Use the `mlflow server`. The tests share it, so each test needs its own model name."""
+    return tracking.model_copy(update={"uri": server_url})
+
+
+def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(960):
         assert process.poll() is None, log.read_text()
         try:

@@ -1,12 +1,12 @@
-"""Processes that promote, for tests of what happens when two do or one is killed: started by a fork server."""
+"""Promotions in other processes, for tests in which two run at once or one is killed. A fork server starts them."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import mlflow
@@ -23,32 +23,34 @@ WRITES = (
 )
 
 
-def race(settings: TrackingSettings, version: str, start: float, answers: Queue[tuple[str, str]]) -> None:
-    """Promote `version` at the moment `start` (time.time), and say how it went."""
-    time.sleep(max(0.0, start - time.time()))
+def promote_at_barrier(
+    settings: TrackingSettings, version: str, barrier: Barrier, outcomes: Queue[tuple[str, str]]
+) -> None:
+    """Wait for the other processes, promote `version`, and put (version, "won" or the error) into `outcomes`."""
+    barrier.wait(120)
     try:
         promotion.promote(settings, version)
-        answers.put((version, "won"))
+        outcomes.put((version, "won"))
     except HireError as error:
-        answers.put((version, f"{type(error).__name__}: {error}"))
+        outcomes.put((version, f"{type(error).__name__}: {error}"))
 
 
-def killed_before(settings: TrackingSettings, version: str, write: int) -> None:
-    """Promote `version`, or roll back without one, and be killed (SIGKILL) before its write number `write` (from 0)."""
+def kill_before_write(settings: TrackingSettings, version: str, write: int) -> None:
+    """Promote `version` ("" to roll back), and kill this process (SIGKILL) before its write number `write` (from 0)."""
     done = 0
 
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
+    def count(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
             nonlocal done
             if done == write:
                 os.kill(os.getpid(), signal.SIGKILL)
             done += 1
-            return real(*arguments, **named)
+            return real(*arguments, **options)
 
         return call
 
     for name in WRITES:
-        setattr(mlflow.MlflowClient, name, counted(getattr(mlflow.MlflowClient, name)))
+        setattr(mlflow.MlflowClient, name, count(getattr(mlflow.MlflowClient, name)))
     if version:
         promotion.promote(settings, version)
     else:

@@ -1,7 +1,8 @@
-"""Registered versions without a model in them, for tests of who is in force."""
+"""Registered versions without a model in them, for tests of promotion."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import mlflow
 
 from hire_model.settings import TrackingSettings
 from hire_model.tracking.connection import connect
-from hire_model.tracking.versions import CHAMPION, DECISION, JUDGED_AGAINST, PASSED, PREVIOUS
+from hire_model.tracking.versions import CHAMPION, COMPARED_WITH, DECISION, PASSED, PREVIOUS
 
 
-def register(settings: TrackingSettings, count: int) -> None:
-    """Add `count` versions of the model, all of one run."""
+def register_versions(settings: TrackingSettings, count: int) -> None:
+    """Register `count` versions of the model, all of one run."""
     client = mlflow.MlflowClient(connect(settings))
     run = client.create_run("0").info
     client.log_text(run.run_id, "{}", "model/config.json")
@@ -24,22 +25,20 @@ def register(settings: TrackingSettings, count: int) -> None:
 
 
 def pass_gate(settings: TrackingSettings, version: str, against: str = "none", decision: str = PASSED) -> None:
-    """What the gate writes when it is done."""
+    """Set the tags that a gate sets at its end."""
     client = mlflow.MlflowClient(settings.uri)
-    client.set_model_version_tag(settings.model_name, version, JUDGED_AGAINST, against)
+    client.set_model_version_tag(settings.model_name, version, COMPARED_WITH, against)
     client.set_model_version_tag(settings.model_name, version, DECISION, decision)
 
 
-def aliases(settings: TrackingSettings) -> Mapping[str, str]:
-    """{"champion": "2", "previous": "1"}, read past our own code."""
+def read_aliases(settings: TrackingSettings) -> Mapping[str, str]:
+    """Read the aliases such as {"champion": "2", "previous": "1"} with MLflow's client, without our code."""
     found = mlflow.MlflowClient(settings.uri).get_registered_model(settings.model_name).aliases
     return {name: str(number) for name, number in found.items() if name in (CHAMPION, PREVIOUS)}
 
 
 def age_tickets(store: Path, seconds: int) -> None:
-    """Let time pass for the tickets of every promotion in an SQLite store."""
-    import sqlite3
-
+    """Make all promotion tickets in the SQLite store `seconds` older."""
     with sqlite3.connect(store / "mlflow.db", timeout=60) as database:
-        order = "update model_versions set creation_time = creation_time - ? where name like '%-promotions'"
-        database.execute(order, (1000 * seconds,))
+        statement = "update model_versions set creation_time = creation_time - ? where name like '%-promotions'"
+        database.execute(statement, (1000 * seconds,))

@@ -1,4 +1,4 @@
-"""Promotion and rollback on a real store: what is refused, what is recorded, what a crash leaves."""
+"""Promotion and rollback on a real store: what is refused, what is recorded, and what remains after a crash."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from registrations import age_tickets, aliases, pass_gate, register
+from registrations import age_tickets, pass_gate, read_aliases, register_versions
 
 from hire_model.settings import TrackingSettings
 from hire_model.tracking import lease, versions
@@ -19,84 +19,87 @@ from hire_model.tracking.versions import PASSED
 
 @pytest.fixture
 def hire(tracking: TrackingSettings, request: pytest.FixtureRequest) -> TrackingSettings:
-    """A registered model of three versions, of the test's own name; nobody is in force."""
+    """Register three versions of a model with the test's name; none of them is the champion."""
     settings = tracking.model_copy(update={"model_name": request.node.name.replace("[", "-").strip("]")})
-    register(settings, 3)
+    register_versions(settings, 3)
     return settings
 
 
-def test_forward_and_back(hire: TrackingSettings) -> None:
-    pass_gate(hire, "1")
-    first = promote(hire, "1")
-    assert (first.champion, first.previous, first.changed) == ("1", "", True) and "the first one" in first.summary()
-    assert aliases(hire) == {"champion": "1"}
-    pass_gate(hire, "2", against="1")
-    second = promote(hire, "2")
-    assert (second.champion, second.previous) == ("2", "1") and "in place of version 1" in second.summary()
-    assert aliases(hire) == {"champion": "2", "previous": "1"}
-    back = roll_back(hire)
-    assert (back.champion, back.previous) == ("1", "2") and aliases(hire) == {"champion": "1", "previous": "2"}
-    assert roll_back(hire).champion == "2" and aliases(hire) == {"champion": "2", "previous": "1"}
-    done = list_promotions(hire)
-    assert len(done) == 4 and all("(done)" in line for line in done) and "roll back: version 2" in done[0]
-
-
-def test_a_version_rolled_back_wants_another_gate(hire: TrackingSettings) -> None:
+@pytest.fixture
+def two_promoted(hire: TrackingSettings) -> TrackingSettings:
+    """Promote version 1, then version 2, each after a gate."""
     pass_gate(hire, "1")
     promote(hire, "1")
     pass_gate(hire, "2", against="1")
     promote(hire, "2")
+    return hire
+
+
+def test_promotions_and_rollbacks_move_both_aliases(hire: TrackingSettings) -> None:
+    pass_gate(hire, "1")
+    first = promote(hire, "1")
+    assert (first.champion, first.previous, first.changed) == ("1", "", True) and "the first one" in first.summary()
+    assert read_aliases(hire) == {"champion": "1"}
+    pass_gate(hire, "2", against="1")
+    second = promote(hire, "2")
+    assert (second.champion, second.previous) == ("2", "1") and "in place of version 1" in second.summary()
+    assert read_aliases(hire) == {"champion": "2", "previous": "1"}
+    back = roll_back(hire)
+    assert (back.champion, back.previous) == ("1", "2") and read_aliases(hire) == {"champion": "1", "previous": "2"}
+    assert roll_back(hire).champion == "2" and read_aliases(hire) == {"champion": "2", "previous": "1"}
+    lines = list_promotions(hire)
+    assert len(lines) == 4 and all("(done)" in line for line in lines) and "roll back: version 2" in lines[0]
+
+
+def test_a_version_that_was_rolled_back_needs_another_gate(two_promoted: TrackingSettings) -> None:
+    hire = two_promoted
     roll_back(hire, "it is slow")
     tags = versions.find(hire, "2").tags
     assert tags["gate.decision"] == "rolled back" and tags["gate.champion"] == "1"
-    noted = tags["promotion.rolled_back"]
-    assert noted.startswith("20") and f"by {getpass.getuser()}: it is slow" in noted
+    note = tags["promotion.rolled_back"]
+    assert note.startswith("20") and f"by {getpass.getuser()}: it is slow" in note
     assert "roll back: it is slow: version 1" in list_promotions(hire)[0]
     assert versions.find(hire, "1").tags["gate.decision"] == PASSED
     with pytest.raises(PromotionError, match=r"it was rolled back, 20.*it is slow.*hire gate --version 2.*--force"):
         promote(hire, "2")
-    assert aliases(hire) == {"champion": "1", "previous": "2"}
+    assert read_aliases(hire) == {"champion": "1", "previous": "2"}
     pass_gate(hire, "2", against="1")
     assert promote(hire, "2").champion == "2"
     roll_back(hire)
     assert promote(hire, "2", force="it was the network").champion == "2"
 
 
-def test_promoting_again_changes_nothing(hire: TrackingSettings) -> None:
-    pass_gate(hire, "1")
-    promote(hire, "1")
-    pass_gate(hire, "2", against="1")
-    promote(hire, "2")
-    again = promote(hire, "champion")
+def test_promoting_the_champion_changes_nothing(two_promoted: TrackingSettings) -> None:
+    again = promote(two_promoted, "champion")
     assert (again.champion, again.previous, again.changed) == ("2", "1", False) and "already" in again.summary()
-    assert aliases(hire) == {"champion": "2", "previous": "1"}
+    assert read_aliases(two_promoted) == {"champion": "2", "previous": "1"}
 
 
-def test_an_alias_names_a_version(hire: TrackingSettings) -> None:
+def test_a_version_is_promoted_through_its_alias(hire: TrackingSettings) -> None:
     mlflow.MlflowClient().set_registered_model_alias(hire.model_name, "challenger", "3")
     pass_gate(hire, "3")
     assert promote(hire).champion == "3"
 
 
 @pytest.mark.parametrize("decision", [None, "failed", "running"])
-def test_without_a_passed_gate_nobody_is_promoted(hire: TrackingSettings, decision: str | None) -> None:
+def test_a_version_without_a_passed_gate_is_refused(hire: TrackingSettings, decision: str | None) -> None:
     if decision:
         pass_gate(hire, "1", decision=decision)
     with pytest.raises(PromotionError, match=rf"decision is {decision or 'missing'}.*hire gate --version 1.*--force"):
         promote(hire, "1")
-    assert aliases(hire) == {}
+    assert read_aliases(hire) == {}
 
 
-def test_a_gate_against_another_champion_does_not_count(hire: TrackingSettings) -> None:
+def test_a_gate_against_another_champion_is_refused(hire: TrackingSettings) -> None:
     pass_gate(hire, "2")
     pass_gate(hire, "1")
     promote(hire, "1")
     with pytest.raises(PromotionError, match="compared it with version none, but the champion is 1 now"):
         promote(hire, "2")
-    assert aliases(hire) == {"champion": "1"}
+    assert read_aliases(hire) == {"champion": "1"}
 
 
-def test_force_needs_a_reason_and_keeps_it(hire: TrackingSettings) -> None:
+def test_the_reason_of_a_forced_promotion_is_recorded(hire: TrackingSettings) -> None:
     promote(hire, "1", force="the old one was trained on the wrong data")
     tags = versions.find(hire, "champion").tags
     assert tags["promotion.forced"] == "the old one was trained on the wrong data"
@@ -104,7 +107,7 @@ def test_force_needs_a_reason_and_keeps_it(hire: TrackingSettings) -> None:
     assert "forced: the old one" in list_promotions(hire)[0]
 
 
-def test_nothing_to_go_back_to(hire: TrackingSettings) -> None:
+def test_a_rollback_without_an_earlier_champion_is_refused(hire: TrackingSettings) -> None:
     with pytest.raises(PromotionError, match="no champion"):
         roll_back(hire)
     promote(hire, "1", force="first")
@@ -114,20 +117,27 @@ def test_nothing_to_go_back_to(hire: TrackingSettings) -> None:
     mlflow.MlflowClient().delete_model_version(hire.model_name, "1")
     with pytest.raises(PromotionError, match="replaced no version"):
         roll_back(hire)
-    assert aliases(hire)["champion"] == "2"
+    assert read_aliases(hire)["champion"] == "2"
 
 
-def test_no_such_version_says_what_there_is(hire: TrackingSettings) -> None:
-    for unknown in ("9", "nobody", ""):
+def test_an_unknown_version_is_refused_with_the_versions_that_exist(hire: TrackingSettings) -> None:
+    for unknown in ("9", "unknown", ""):
         with pytest.raises(PromotionError, match=f"no version or alias '{unknown}'"):
             promote(hire, unknown)
-        with pytest.raises(TrackingError, match=r"there are 3, 2, 1\."):
+        with pytest.raises(TrackingError, match=r"there are 3, 2, 1\. See"):
             versions.find(hire, unknown)
     with pytest.raises(TrackingError, match="has none yet"):
-        versions.find(hire.model_copy(update={"model_name": "unheard-of"}), "1")
+        versions.find(hire.model_copy(update={"model_name": "unregistered"}), "1")
 
 
-def test_a_ticket_that_is_open_keeps_others_out_until_it_lapses(hire: TrackingSettings, store: Path) -> None:
+def test_a_misspelled_alias_is_refused_with_the_nearest_one(two_promoted: TrackingSettings) -> None:
+    with pytest.raises(TrackingError, match=r"there are 3, 2 = champion, 1 = previous\. Did you mean 'champion'\?"):
+        versions.find(two_promoted, "champoin")
+    with pytest.raises(PromotionError, match=r"'champoin'\. Did you mean 'champion'\?"):
+        promote(two_promoted, "champoin")
+
+
+def test_an_open_ticket_blocks_promotions_until_it_expires(hire: TrackingSettings, store: Path) -> None:
     promote(hire, "1", force="first")
     client, book = mlflow.MlflowClient(), f"{hire.model_name}-promotions"
     client.create_model_version(book, versions.find(hire, "2").uri, description="promote 2: killed in the middle")
@@ -136,65 +146,67 @@ def test_a_ticket_that_is_open_keeps_others_out_until_it_lapses(hire: TrackingSe
             attempt()
     with pytest.raises(PromotionBusy, match=r"killed in the middle.*was killed, in 1?[0-9]?[0-9] s"):
         promote(hire, "3", force="now")
-    assert aliases(hire) == {"champion": "1"}
+    assert read_aliases(hire) == {"champion": "1"}
     age_tickets(store, 3600)
     promote(hire, "3", force="now")
-    assert aliases(hire) == {"champion": "3", "previous": "1"}
+    assert read_aliases(hire) == {"champion": "3", "previous": "1"}
 
 
-def test_who_slept_too_long_writes_nothing_more(hire: TrackingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_writes_nothing_after_half_of_its_lease(
+    hire: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     promote(hire, "1", force="first")
     real = mlflow.MlflowClient.set_registered_model_alias
 
-    def sleeps_before(client: mlflow.MlflowClient, name: str, alias: str, version: str) -> None:
+    def expire_after(client: mlflow.MlflowClient, name: str, alias: str, version: str) -> None:
         real(client, name, alias, version)
-        monkeypatch.setattr(lease, "LEASE_SECONDS", 0.0)  # as if all of it had passed
+        monkeypatch.setattr(lease, "LEASE_SECONDS", 0.0)  # as if the whole lease had passed
 
-    monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", sleeps_before)
-    with pytest.raises(PromotionBusy, match="given up"):
+    monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", expire_after)
+    with pytest.raises(PromotionBusy, match=r"promote 2.*: stopped after 0 s"):
         promote(hire, "2", force="second")
-    assert aliases(hire) == {"champion": "1", "previous": "1"}, "woken between the two aliases"
+    assert read_aliases(hire) == {"champion": "1", "previous": "1"}, "stopped between the two aliases"
     assert "given up" in list_promotions(hire)[0]
 
 
-def test_the_champion_is_read_again_under_the_ticket(hire: TrackingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another promotion is done between the first look and the ticket: the decision is stale and nobody moves."""
+def test_the_champion_is_read_again_under_the_lease(hire: TrackingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another promotion ends between the first check and the ticket: the gate decision is stale and is refused."""
     promote(hire, "1", force="first")
     pass_gate(hire, "2", against="1")
     real = lease._create_book
 
-    def overtaken(client: mlflow.MlflowClient, book: str) -> None:
+    def promote_another(client: mlflow.MlflowClient, book: str) -> None:
         real(client, book)
         client.set_registered_model_alias(hire.model_name, "champion", "3")
 
-    monkeypatch.setattr(lease, "_create_book", overtaken)
+    monkeypatch.setattr(lease, "_create_book", promote_another)
     with pytest.raises(PromotionError, match="compared it with version 1, but the champion is 3 now"):
         promote(hire, "2")
-    assert aliases(hire) == {"champion": "3"}
+    assert read_aliases(hire) == {"champion": "3"}
 
 
 def test_versions_are_listed_with_their_aliases(hire: TrackingSettings) -> None:
     promote(hire, "1", force="first")
     promote(hire, "3", force="second")
-    found = versions.list_versions(hire)
-    assert [(one.number, one.aliases) for one in found] == [("3", ("champion",)), ("2", ()), ("1", ("previous",))]
+    listed = versions.list_versions(hire)
+    assert [(each.number, each.aliases) for each in listed] == [("3", ("champion",)), ("2", ()), ("1", ("previous",))]
     champion = versions.find_champion(hire)
     assert champion is not None and champion.aliases == ("champion",) and champion.uri.endswith("/3")
-    assert versions.list_versions(hire.model_copy(update={"model_name": "unheard-of"})) == []
-    assert versions.find_champion(hire.model_copy(update={"model_name": "unheard-of"})) is None
+    unregistered = hire.model_copy(update={"model_name": "unregistered"})
+    assert versions.list_versions(unregistered) == [] and versions.find_champion(unregistered) is None
 
 
-def test_long_words_are_cut_at_a_line(hire: TrackingSettings) -> None:
+def test_long_tags_and_descriptions_are_cut_at_a_line(hire: TrackingSettings) -> None:
     version = versions.find(hire, "1")
     versions.set_tags(hire, version, {"long": "a line\n" * 2000})
     versions.set_description(hire, version, "x" * 9000)
-    kept = versions.find(hire, "1").tags["long"]
-    assert len(kept) <= versions.DESCRIPTION_LIMIT and kept.endswith("a line\n\n(cut)")
+    stored = versions.find(hire, "1").tags["long"]
+    assert len(stored) <= versions.DESCRIPTION_LIMIT and stored.endswith("a line\n\n(cut)")
     assert len(mlflow.MlflowClient().get_model_version(hire.model_name, "1").description) == versions.DESCRIPTION_LIMIT
 
 
-def test_a_store_that_is_away_is_one_clear_error(tracking: TrackingSettings) -> None:
-    nowhere = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
-    for attempt in (lambda: promote(nowhere, "1"), lambda: roll_back(nowhere), lambda: versions.list_versions(nowhere)):
+def test_a_store_that_is_down_raises_tracking_error(tracking: TrackingSettings) -> None:
+    down = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
+    for attempt in (lambda: promote(down, "1"), lambda: roll_back(down), lambda: versions.list_versions(down)):
         with pytest.raises(TrackingError, match="does not answer"):
             attempt()

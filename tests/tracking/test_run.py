@@ -1,8 +1,10 @@
-"""A run against a real SQLite store, and what happens where there is none."""
+"""MLflow runs in a real SQLite store, and with a store that fails or does not exist."""
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import pytest
 
 from hire_model.errors import TrainingStopped
 from hire_model.settings import Settings, TrackingSettings, flatten
+from hire_model.tracking import connection
 from hire_model.tracking.connection import (
     DEFAULT_URI,
     UPLOAD_SECONDS,
@@ -25,7 +28,7 @@ from hire_model.tracking.connection import (
 from hire_model.tracking.run import TrackedRun, explain_failed_upload, start_run
 
 
-def test_everything_that_is_told_is_kept(tracking: TrackingSettings, tmp_path: Path) -> None:
+def test_a_run_stores_settings_metrics_tags_data_sets_and_artifacts(tracking: TrackingSettings, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<html>")
     digest = "0123456789abcdef" * 4
     with start_run(tracking, "one") as run:
@@ -36,26 +39,26 @@ def test_everything_that_is_told_is_kept(tracking: TrackingSettings, tmp_path: P
         run.log_dataset(tmp_path, "scenes", digest, "training")
         run.log_artifact(tmp_path / "report.html", "evaluation")
         run.log_artifact(tmp_path, "folder")
-    kept = mlflow.get_run(run.run_id)
-    assert kept.info.status == "FINISHED" and kept.info.run_name == "one"
-    assert kept.data.params["train.epochs"] == "10" and len(kept.data.params) > 60
+    stored = mlflow.get_run(run.run_id)
+    assert stored.info.status == "FINISHED" and stored.info.run_name == "one"
+    assert stored.data.params["train.epochs"] == "10" and len(stored.data.params) > 60
     steps = mlflow.MlflowClient().get_metric_history(run.run_id, "dev/rsum")
-    assert [(figure.step, figure.value) for figure in steps] == [(1, 100), (2, 200)]
-    assert kept.data.tags["git.commit"] == "abc" and kept.data.tags["dataset.training.digest"] == digest
-    found = kept.inputs.dataset_inputs[0]
-    assert found.dataset.name == "scenes" and digest.startswith(found.dataset.digest)
-    assert found.tags[0].value == "training" and str(tmp_path) in json.loads(found.dataset.source)["uri"]
-    assert mlflow.artifacts.load_text(f"{kept.info.artifact_uri}/evaluation/report.html") == "<html>"
-    assert mlflow.artifacts.load_text(f"{kept.info.artifact_uri}/folder/report.html") == "<html>"
+    assert [(metric.step, metric.value) for metric in steps] == [(1, 100), (2, 200)]
+    assert stored.data.tags["git.commit"] == "abc" and stored.data.tags["dataset.training.digest"] == digest
+    logged = stored.inputs.dataset_inputs[0]
+    assert logged.dataset.name == "scenes" and digest.startswith(logged.dataset.digest)
+    assert logged.tags[0].value == "training" and str(tmp_path) in json.loads(logged.dataset.source)["uri"]
+    assert mlflow.artifacts.load_text(f"{stored.info.artifact_uri}/evaluation/report.html") == "<html>"
+    assert mlflow.artifacts.load_text(f"{stored.info.artifact_uri}/folder/report.html") == "<html>"
 
 
-def test_a_failure_ends_the_run_as_failed(tracking: TrackingSettings) -> None:
+def test_an_exception_ends_the_run_as_failed(tracking: TrackingSettings) -> None:
     with pytest.raises(ZeroDivisionError), start_run(tracking, "fails") as run:
         raise ZeroDivisionError
     assert mlflow.get_run(run.run_id).info.status == "FAILED"
 
 
-def test_a_training_that_goes_on_joins_its_run(tracking: TrackingSettings) -> None:
+def test_a_resumed_training_joins_its_run_and_keeps_old_settings(tracking: TrackingSettings) -> None:
     with start_run(tracking, "first") as first:
         first.log_params({"train.epochs": 5})
     with start_run(tracking, "again", first.run_id) as again:
@@ -64,15 +67,13 @@ def test_a_training_that_goes_on_joins_its_run(tracking: TrackingSettings) -> No
     assert mlflow.get_run(first.run_id).data.params == {"train.epochs": "5", "train.lr": "1"}
 
 
-def test_a_run_that_is_gone_is_opened_anew(tracking: TrackingSettings) -> None:
-    with start_run(tracking, "anew", "0" * 32) as run:
+def test_an_unknown_run_id_starts_a_new_run(tracking: TrackingSettings) -> None:
+    with start_run(tracking, "new", "0" * 32) as run:
         pass
     assert run.run_id != "0" * 32
 
 
-def test_inside_mlflow_run_the_opened_run_is_joined(
-    tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inside_mlflow_run_its_run_is_joined(tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     connect(tracking)
     opened = mlflow.MlflowClient().create_run(experiment_id="0", run_name="opened by mlflow run")
     monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
@@ -85,7 +86,7 @@ def test_inside_mlflow_run_the_opened_run_is_joined(
     assert mlflow.get_run(run.run_id).info.run_name == "opened by mlflow run"
 
 
-def test_where_runs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_comes_from_settings_environment_or_default_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     assert tracking_uri(TrackingSettings()) == DEFAULT_URI
@@ -96,22 +97,35 @@ def test_where_runs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracking_uri(TrackingSettings(uri="http://settings")) == "http://environment"
 
 
-def _refusing() -> str:
+def _make_refusing_address() -> str:
+    """Return the address of a port at which no server listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
-def test_no_server_is_one_clear_error_within_seconds(tracking: TrackingSettings) -> None:
-    uri, start = _refusing(), time.monotonic()
-    nowhere = tracking.model_copy(update={"uri": uri})
-    with pytest.raises(TrackingError, match="does not answer") as caught, start_run(nowhere, "never"):
-        pytest.fail("training would have begun")
+@pytest.mark.parametrize("uri", ["foo://bar", "localhost:5000"])
+def test_an_address_with_an_unknown_scheme_is_refused_with_the_valid_ones(tracking: TrackingSettings, uri: str) -> None:
+    scheme = uri.partition(":")[0]
+    with pytest.raises(
+        TrackingError, match=rf"{uri} has the unknown scheme '{scheme}'\. Valid schemes: .*http, .*sqlite"
+    ):
+        connect(tracking.model_copy(update={"uri": uri}))
+
+
+def test_a_store_that_is_down_fails_before_the_training_within_seconds(tracking: TrackingSettings) -> None:
+    uri, start = _make_refusing_address(), time.monotonic()
+    down = tracking.model_copy(update={"uri": uri})
+    with pytest.raises(TrackingError, match="does not answer") as caught, start_run(down, "never"):
+        pytest.fail("the training started")
     assert uri in str(caught.value) and "tracking.enabled=false" in str(caught.value)
     assert time.monotonic() - start < 20
 
 
-def test_a_server_that_says_nothing_is_not_waited_for(tracking: TrackingSettings) -> None:
+def test_a_server_that_never_answers_fails_within_seconds(
+    tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "limit_waiting", functools.partial(limit_waiting, 1))
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -122,97 +136,101 @@ def test_a_server_that_says_nothing_is_not_waited_for(tracking: TrackingSettings
         assert time.monotonic() - start < 30
 
 
-def test_the_bounds_of_the_first_question_are_lifted_again(
+def test_connecting_restores_the_time_limits_of_the_environment(
     tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     connect(tracking)
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
-def test_metrics_outlast_a_server_that_restarts(tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_sent_again_after_a_server_restart(
+    tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, down = mlflow.log_metrics, [True]
 
-    def flaky(*arguments: Any, **named: Any) -> None:
+    def fail_while_down(*arguments: Any, **options: Any) -> None:
         if down[0]:
             raise ConnectionError("the server restarts")
-        real(*arguments, **named)
+        real(*arguments, **options)
 
-    monkeypatch.setattr(mlflow, "log_metrics", flaky)
+    monkeypatch.setattr(mlflow, "log_metrics", fail_while_down)
     with start_run(tracking, "flaky") as run:
         run.log_metrics({"dev/rsum": 1}, step=1)
         run.log_metrics({"dev/rsum": 2}, step=2)
-        with pytest.raises(TrackingError, match="did not take the run's metrics"):
+        with pytest.raises(TrackingError, match="failed to store the run's metrics"):
             run.flush()
         down[0] = False
         run.log_metrics({"dev/rsum": 3}, step=3)
         run.flush()
     steps = mlflow.MlflowClient().get_metric_history(run.run_id, "dev/rsum")
-    assert [figure.step for figure in steps] == [1, 2, 3]
+    assert [metric.step for metric in steps] == [1, 2, 3]
 
 
-def test_a_server_that_is_away_in_the_end_hides_no_message(tracking: TrackingSettings, tmp_path: Path) -> None:
+def test_a_failed_upload_after_training_says_how_to_repeat_it(tracking: TrackingSettings, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<html>")
-    words = r"training is complete.*--resume.*-P resume=yes"
-    with pytest.raises(TrackingError, match=words), start_run(tracking, "away") as run:
-        mlflow.set_tracking_uri(_refusing())
+    message = r"training is complete.*--resume.*-P resume=yes"
+    with pytest.raises(TrackingError, match=message), start_run(tracking, "down") as run:
+        mlflow.set_tracking_uri(_make_refusing_address())
         with limit_waiting(), explain_failed_upload(tmp_path):
             run.log_artifact(tmp_path / "report.html", "evaluation")
     assert mlflow.active_run() is None
 
 
 @pytest.mark.parametrize("error", [TrainingStopped("The checkpoint is last.pt"), ZeroDivisionError()])
-def test_a_server_that_is_away_in_the_end_is_not_waited_for(tracking: TrackingSettings, error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, start_run(tracking, "away"):
-        mlflow.set_tracking_uri(_refusing())
+def test_a_store_that_fails_at_the_end_does_not_replace_the_exception(
+    tracking: TrackingSettings, error: Exception
+) -> None:
+    with pytest.raises(type(error)) as caught, start_run(tracking, "down"):
+        mlflow.set_tracking_uri(_make_refusing_address())
         start = time.monotonic()
         raise error
     assert caught.value is error and time.monotonic() - start < 30
 
 
-def test_a_run_that_cannot_be_closed_is_warned_of(tracking: TrackingSettings, caplog: pytest.LogCaptureFixture) -> None:
-    with start_run(tracking, "away") as run:
-        mlflow.set_tracking_uri(_refusing())
-    assert f"did not take the end of run {run.run_id}" in caplog.text
+def test_a_run_that_cannot_be_ended_is_logged_as_a_warning(
+    tracking: TrackingSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with start_run(tracking, "down") as run:
+        mlflow.set_tracking_uri(_make_refusing_address())
+    assert f"MLflow run {run.run_id} could not be ended" in caplog.text
     mlflow.set_tracking_uri(tracking.uri)
     assert mlflow.get_run(run.run_id).info.status == "RUNNING"
 
 
-def test_what_a_store_does_not_take_is_one_clear_error_within_seconds(
+def test_each_call_to_a_store_that_is_down_raises_tracking_error_within_seconds(
     tracking: TrackingSettings, tmp_path: Path
 ) -> None:
     (tmp_path / "page.html").write_text("<html>")
-    orders: dict[str, Callable[[TrackedRun], None]] = {
+    calls: dict[str, Callable[[TrackedRun], None]] = {
         "settings": lambda run: run.log_params({"a": 1}),
         "tags": lambda run: run.set_tags({"a": "b"}),
         "data set": lambda run: run.log_dataset(tmp_path, "a", "b", "c"),
         "page.html": lambda run: run.log_artifact(tmp_path / "page.html"),
     }
-    with start_run(tracking, "away") as run:
-        mlflow.set_tracking_uri(_refusing())
-        for what, order in orders.items():
+    with start_run(tracking, "down") as run:
+        mlflow.set_tracking_uri(_make_refusing_address())
+        for what, call in calls.items():
             start = time.monotonic()
-            with pytest.raises(TrackingError, match=rf"store http.* did not take .*{what}: .*Look whether it is up"):
-                order(run)
+            with pytest.raises(
+                TrackingError, match=rf"store http.* failed to store .*{what}: .*Check that it is running"
+            ):
+                call(run)
             assert time.monotonic() - start < 60, what
         mlflow.set_tracking_uri(tracking.uri)
 
 
-def test_a_server_that_answers_no_upload_is_not_waited_for_long(tracking: TrackingSettings) -> None:
-    import os
-
+def test_uploads_have_a_time_limit(tracking: TrackingSettings) -> None:
     with explain_failed_upload(Path("run")):
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == str(UPLOAD_SECONDS)
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
-def test_tracking_that_is_off_asks_nothing_of_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_run_with_tracking_off_sends_and_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    with start_run(TrackingSettings(enabled=False, uri=_refusing()), "off") as run:
+    with start_run(TrackingSettings(enabled=False, uri=_make_refusing_address()), "off") as run:
         run.log_params({"a": 1})
         run.log_metrics({"a": 1.0})
         run.set_tags({"a": "b"})

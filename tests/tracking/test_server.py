@@ -1,4 +1,4 @@
-"""Against a real `mlflow server`: log, register, fetch, promote and go back."""
+"""The whole life of a model on a real `mlflow server`: log, register, fetch, promote, roll back, predict."""
 
 from __future__ import annotations
 
@@ -17,34 +17,38 @@ from hire_model.tracking.run import start_run
 pytestmark = pytest.mark.live
 
 
-def test_log_register_promote_and_load_back(server: TrackingSettings, tiny_dataset: Path, tmp_path: Path) -> None:
+def test_a_model_is_logged_registered_promoted_and_fetched_over_http(
+    server: TrackingSettings, tiny_dataset: Path, tmp_path: Path
+) -> None:
     dataset = Dataset.open(tiny_dataset)
     split = dataset.split("test")
     settings = resolve(overrides={"model.preset": "tiny"}, environ={}).settings
     folder = artifact.save(build_model(settings.model, dataset.split("train")), tmp_path / "model")
+    pairs = [(split.regions(0), split.texts[0])]
     with start_run(server, "over http") as run:
         run.log_metrics({"dev/rsum": 3.0}, step=1)
         run.log_dataset(dataset.folder, "scenes", dataset.manifest.digest, "training")
         run.log_artifact(folder / "config.json", "evaluation")
-        registered = registry.log_model(folder, [(split.regions(0), split.texts[0])], server, {"full.rsum": "3"})
-    assert (registered.uri, registered.version) == ("models:/hire-test@challenger", "1")
+        logged = registry.log_model(folder, pairs, server, {"full.rsum": "3"})
+    assert (logged.uri, logged.version) == ("models:/hire-test@challenger", "1")
     assert mlflow.get_run(run.run_id).data.metrics["dev/rsum"] == 3.0
-    back = registry.fetch(registered.uri, server)
-    assert (back / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-    promoted = promotion.promote(server, force="the first of its kind")
+    fetched = registry.fetch(logged.uri, server)
+    assert (fetched / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+    promoted = promotion.promote(server, force="the first version")
     assert (promoted.champion, promoted.previous) == ("1", "")
     assert registry.fetch("models:/hire-test@champion", server).is_dir()
+
     with start_run(server, "again"):
-        registry.log_model(folder, [(split.regions(0), split.texts[0])], server, {}, card="# A card")
+        registry.log_model(folder, pairs, server, {}, card="# A card")
     version = versions.find(server, "challenger")
     versions.log_artifact(server, version, folder / "config.json", "gate/version-2")
     assert versions.read_artifact(server, version, "gate/version-2/config.json") == (folder / "config.json").read_text()
     assert versions.read_artifact(server, version, "gate/version-2/other.json") is None
-    promotion.promote(server, "2", force="the second")
-    assert [one.aliases for one in versions.list_versions(server)] == [("challenger", "champion"), ("previous",)]
+
+    promotion.promote(server, "2", force="the second version")
+    assert [each.aliases for each in versions.list_versions(server)] == [("challenger", "champion"), ("previous",)]
     assert promotion.roll_back(server).champion == "1"
-    assert [one.aliases for one in versions.list_versions(server)] == [("challenger", "previous"), ("champion",)]
-    answer = mlflow.pyfunc.load_model(registered.uri).predict(
-        registry.build_request_table([(split.regions(0), "a dog")])
-    )
+    assert [each.aliases for each in versions.list_versions(server)] == [("challenger", "previous"), ("champion",)]
+    answer = mlflow.pyfunc.load_model(logged.uri).predict(registry.build_request_table([(split.regions(0), "a dog")]))
     assert answer["status"].tolist() == [200]

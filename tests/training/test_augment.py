@@ -1,4 +1,4 @@
-"""What augmentation drops, and that it depends on (seed, epoch, caption) alone."""
+"""Augmentation drops regions and words consistently, depending only on (seed, epoch, caption)."""
 
 from __future__ import annotations
 
@@ -40,52 +40,52 @@ SIZES = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 9)), min_size=1, ma
 
 
 @given(SIZES, RATES, RATES, st.integers(0, 5))
-def test_what_is_kept_is_consistent(sizes: list[tuple[int, int]], region: float, word: float, epoch: int) -> None:
+def test_an_augmented_batch_is_consistent(sizes: list[tuple[int, int]], region: float, word: float, epoch: int) -> None:
     batch = make_batch([a for a, _ in sizes], [b for _, b in sizes])
-    thin = Augment(3, region, word)(batch, epoch, range(len(sizes)))
-    regions, tokens = thin.regions, thin.tokens
+    augmented = Augment(3, region, word)(batch, epoch, range(len(sizes)))
+    regions, tokens = augmented.regions, augmented.tokens
     assert regions.mask.any(dim=1).all() and tokens.mask[:, 0].all()
     assert not (regions.mask & ~batch.regions.mask).any()
     image, subject, _, object_ = regions.relations.unbind(dim=1)
     assert regions.mask[image, subject].all() and regions.mask[image, object_].all()
     assert len(regions.relation_scores) == len(regions.relations)
-    gone = ~regions.mask
-    assert not regions.features[gone].any() and not regions.boxes[gone].any() and not regions.boxed[gone].any()
-    assert (regions.classes[gone] == -1).all() and (regions.classes[~gone] == 3).all()
+    dropped = ~regions.mask
+    assert not regions.features[dropped].any() and not regions.boxes[dropped].any() and not regions.boxed[dropped].any()
+    assert (regions.classes[dropped] == -1).all() and (regions.classes[~dropped] == 3).all()
     assert (tokens.ids[:, 0] == 1).all()
     lengths = tokens.mask.sum(dim=1, keepdim=True)
     assert (tokens.mask == (torch.arange(tokens.mask.shape[1]) < lengths)).all()
-    assert (tokens.ids.diff(dim=1)[tokens.mask[:, 1:]] > 0).all(), "the words keep their order"
+    assert (tokens.ids.diff(dim=1)[tokens.mask[:, 1:]] > 0).all(), "the order of the words has changed"
     assert tokens.states is not None and (tokens.states[..., 0] == tokens.ids).all()
     assert not tokens.ids[~tokens.mask].any()
 
 
-def test_rates_are_met() -> None:
+def test_the_dropped_shares_match_the_rates() -> None:
     batch = make_batch([36] * 64, [40] * 64)
-    thin = Augment(0, 0.2, 0.3)(batch, 0, range(64))
-    assert abs(thin.regions.mask.float().mean() - 0.8) < 0.03
-    assert abs(int(thin.tokens.mask.sum()) / (64 * 40) - 0.7) < 0.03
-    assert abs(len(thin.regions.relations) / len(batch.regions.relations) - 0.8**2) < 0.04
+    augmented = Augment(0, 0.2, 0.3)(batch, 0, range(64))
+    assert abs(augmented.regions.mask.float().mean() - 0.8) < 0.03
+    assert abs(int(augmented.tokens.mask.sum()) / (64 * 40) - 0.7) < 0.03
+    assert abs(len(augmented.regions.relations) / len(batch.regions.relations) - 0.8**2) < 0.04
 
 
-def test_nothing_to_drop_leaves_the_batch_alone() -> None:
+def test_rates_of_zero_return_the_same_batch() -> None:
     batch = make_batch([3], [4])
     assert Augment(0)(batch, 0, [0]) is batch
 
 
 @given(st.integers(0, 4), st.integers(0, 3))
-def test_batch_mates_and_padding_change_nothing(epoch: int, pad: int) -> None:
+def test_other_items_and_padding_do_not_change_what_is_dropped(epoch: int, pad: int) -> None:
     augment = Augment(1, 0.4, 0.4)
     together = augment(make_batch([5, 7, 4], [6, 3, 9], pad), epoch, [10, 11, 12])
     alone = augment(make_batch([4], [9]), epoch, [12])
     assert together.regions.mask[2, :4].tolist() == alone.regions.mask[0].tolist()
     length = int(alone.tokens.mask.sum())
     assert together.tokens.ids[2, :length].tolist() == alone.tokens.ids[0, :length].tolist()
-    mine = together.regions.relations[together.regions.relations[:, 0] == 2, 1:]
-    assert mine.tolist() == alone.regions.relations[:, 1:].tolist()
+    relations = together.regions.relations[together.regions.relations[:, 0] == 2, 1:]
+    assert relations.tolist() == alone.regions.relations[:, 1:].tolist()
 
 
-def test_epochs_captions_and_seeds_draw_anew() -> None:
+def test_another_epoch_caption_or_seed_drops_other_regions() -> None:
     batch = make_batch([30], [30])
     masks = [
         augment(batch, epoch, [caption]).regions.mask
@@ -96,7 +96,7 @@ def test_epochs_captions_and_seeds_draw_anew() -> None:
     assert len({tuple(mask[0].tolist()) for mask in masks}) == 4
 
 
-def test_one_rate_does_not_change_what_another_drops() -> None:
+def test_the_region_rate_does_not_change_which_words_are_dropped() -> None:
     batch = make_batch([9, 8], [12, 5])
     words = Augment(0, 0.0, 0.5)(batch, 0, [0, 1]).tokens
     both = Augment(0, 0.5, 0.5)(batch, 0, [0, 1]).tokens

@@ -1,4 +1,4 @@
-"""Two processes over gloo give what one process gives: losses, gradients, weights, dev metrics, and an orderly stop."""
+"""Two processes over gloo give the same losses, gradients, weights and metrics as one, and stop together."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from typing import Any
 
 import pytest
 import torch
+import two_processes  # type: ignore[import-not-found]
 
 HERE = Path(__file__).parent
-SCRIPT = HERE / "two_processes.py"
 
 
-def launch(data: Path, out: Path, *prefix: str) -> list[dict[str, Any]]:
+def run_in_two_processes(data: Path, out: Path) -> list[dict[str, Any]]:
     out.mkdir()
     path = os.pathsep.join([str(HERE.parent.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
     environ = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *prefix, str(SCRIPT), str(data), str(out)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, two_processes.__file__, str(data), str(out)]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(file, weights_only=True) for file in sorted(out.glob("found-*.pt"))]
+    return [torch.load(out / f"result-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
-def both(things: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def results(
+    things_dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     out = tmp_path_factory.mktemp("processes")
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    (one,) = launch(things, out / "one")
-    two = launch(things, out / "two", *torchrun)
-    assert len(two) == 2
-    return one, two
+    (out / "one").mkdir()
+    two_processes.main(str(things_dataset), str(out / "one"))
+    one = torch.load(out / "one" / "result-0.pt", weights_only=True)
+    return one, run_in_two_processes(things_dataset, out / "two")
 
 
-def test_losses_and_gradients_are_those_of_one_process(both: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
-    one, two = both
+def test_losses_and_gradients_equal_those_of_one_process(results: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    one, two = results
     assert len(one["steps"]["losses"]) == 4
     for rank in two:
         torch.testing.assert_close(
@@ -45,15 +47,17 @@ def test_losses_and_gradients_are_those_of_one_process(both: tuple[dict[str, Any
         assert rank["steps"]["norm"] == pytest.approx(one["steps"]["norm"], rel=1e-5)
 
 
-def test_weights_are_those_of_one_process(both: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
-    one, two = both
+def test_weights_equal_those_of_one_process(results: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    one, two = results
     for name, weight in one["steps"]["weights"].items():
         torch.testing.assert_close(two[0]["steps"]["weights"][name], weight, rtol=0, atol=1e-5, msg=f"{name} differs")
         assert torch.equal(two[0]["steps"]["weights"][name], two[1]["steps"]["weights"][name]), name
 
 
-def test_one_signal_stops_both_and_the_run_goes_on(both: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
-    one, two = both
+def test_a_signal_to_one_process_stops_both_and_the_run_can_be_resumed(
+    results: tuple[dict[str, Any], list[dict[str, Any]]],
+) -> None:
+    one, two = results
     assert "Stopped by SIGTERM in epoch 2 of 3, after batch 3 of 9" in one["run"]["message"]
     assert "Stopped by a signal to another process in epoch 2 of 3, after batch 3 of 9" in two[0]["run"]["message"]
     assert "Stopped by SIGTERM in epoch 2 of 3, after batch 3 of 9" in two[1]["run"]["message"]

@@ -1,4 +1,4 @@
-"""Parameter groups and the learning rate over the steps."""
+"""Parameter groups and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from workshop import Workshop  # type: ignore[import-not-found]
+from training_examples import TrainingExample  # type: ignore[import-not-found]
 
 from hire_model.settings import TrainSettings
 from hire_model.training.optim import group_parameters, make_lr_factor, make_optimizer, make_scheduler
@@ -22,7 +22,7 @@ class Toy(nn.Module):
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
 
 
-def test_groups_by_rate_and_decay() -> None:
+def test_parameters_are_grouped_by_learning_rate_and_decay() -> None:
     model = Toy()
     groups = {g["name"]: g for g in group_parameters(model, TrainSettings(lr=1e-3, weight_decay=0.1))}
     assert set(groups) == {"hire", "hire, no decay", "encoder", "encoder, no decay"}
@@ -32,9 +32,9 @@ def test_groups_by_rate_and_decay() -> None:
     assert groups["hire"]["weight_decay"] == 0.1 and groups["hire, no decay"]["weight_decay"] == 0
 
 
-def test_every_trained_parameter_is_in_one_group(workshop: Workshop) -> None:
-    settings = workshop.settings()
-    model = workshop.model(settings)
+def test_each_trained_parameter_is_in_exactly_one_group(training: TrainingExample) -> None:
+    settings = training.settings()
+    model = training.model(settings)
     grouped = [id(p) for g in group_parameters(model, settings.train) for p in g["params"]]  # type: ignore[attr-defined]
     trained = [id(p) for p in model.parameters() if p.requires_grad]
     assert sorted(grouped) == sorted(trained) and len(set(grouped)) == len(grouped)
@@ -50,28 +50,28 @@ def test_every_trained_parameter_is_in_one_group(workshop: Workshop) -> None:
         ("cosine", {0: 0.25, 3: 1.0, 16: 0.505, 29: 0.01}),
     ],
 )
-def test_schedule(schedule: Any, expected: dict[int, float]) -> None:
+def test_the_schedule_has_a_warm_up_and_falls_to_its_end(schedule: Any, expected: dict[int, float]) -> None:
     factor = make_lr_factor(TrainSettings(schedule=schedule, warmup=0.1), 30)
     assert {step: factor(step) for step in expected} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("schedule", ["step", "cosine"])
 @pytest.mark.parametrize("total", [1, 2, 7])
-def test_short_runs_have_a_rate(schedule: Any, total: int) -> None:
+def test_short_runs_have_a_positive_learning_rate(schedule: Any, total: int) -> None:
     factor = make_lr_factor(TrainSettings(schedule=schedule, warmup=0.5), total)
     assert all(0 < factor(step) <= 1 for step in range(total + 2))
 
 
-def test_a_schedule_joined_late_is_the_same_schedule() -> None:
-    def rates(joined: int) -> list[list[float]]:
+def test_a_schedule_that_starts_late_continues_the_same_schedule() -> None:
+    def list_rates(start: int) -> list[list[float]]:
         settings = TrainSettings(schedule="cosine")
         adamw = make_optimizer(Toy(), settings)
-        plan = make_scheduler(adamw, settings, 20, joined)
-        seen = []
-        for _ in range(joined, 20):
-            seen.append([group["lr"] for group in adamw.param_groups])
+        scheduler = make_scheduler(adamw, settings, 20, start)
+        rates = []
+        for _ in range(start, 20):
+            rates.append([group["lr"] for group in adamw.param_groups])
             adamw.step()
-            plan.step()
-        return seen
+            scheduler.step()
+        return rates
 
-    torch.testing.assert_close(rates(8), rates(0)[8:], rtol=0, atol=0)
+    torch.testing.assert_close(list_rates(8), list_rates(0)[8:], rtol=0, atol=0)

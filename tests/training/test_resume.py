@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed is the run that was never stopped, bit for bit."""
+"""A run that is stopped and resumed gives the same bits as a run that is not stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from workshop import Workshop  # type: ignore[import-not-found]
+from training_examples import TrainingExample  # type: ignore[import-not-found]
 
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.training.checkpoint import BEST, LAST, VERSION, Checkpoint, lock_folder
@@ -26,15 +26,15 @@ from hire_model.training.record import FitResult
 def stop_at(*steps: int, kind: signal.Signals = signal.SIGTERM) -> Any:
     def on_step(step: int) -> None:
         if step in steps:
-            everyone = [*multiprocessing.active_children(), multiprocessing.current_process()]
-            names = [str(process.pid) for process in everyone]  # a scheduler signals loader workers, too,
-            subprocess.run(["kill", f"-{kind.value}", *names], check=True)  # and from outside
+            # As a scheduler does: signal all processes, including loader workers, from another process.
+            processes = [*multiprocessing.active_children(), multiprocessing.current_process()]
+            subprocess.run(["kill", f"-{kind.value}", *(str(process.pid) for process in processes)], check=True)
 
     return on_step
 
 
-def numbers(result: FitResult) -> list[Any]:
-    """The history without what a clock says."""
+def drop_times(result: FitResult) -> list[Any]:
+    """Return the history without figures that depend on time."""
     return [dataclasses.replace(record, seconds=0, samples_per_second=0) for record in result.history]
 
 
@@ -60,9 +60,9 @@ def assert_same_runs(left: Path, right: Path) -> None:
         assert_same(getattr(one, name), getattr(two, name), name)
 
 
-def spoilt(workshop: Workshop, settings: Any) -> Any:
-    """A model and generators in another state than those of the run, so that only the checkpoint can mend them."""
-    model = workshop.model(settings)
+def make_spoilt_model(training: TrainingExample, settings: Any) -> Any:
+    """Return a model with other weights, and change all random states: only the checkpoint can restore them."""
+    model = training.model(settings)
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.add_(1)
@@ -74,43 +74,45 @@ def spoilt(workshop: Workshop, settings: Any) -> Any:
     ("options", "steps"),
     [
         ({}, [13]),  # in the middle of the second epoch
-        ({}, [8, 9, 10, 20]),  # around the end of an epoch, and again
+        ({}, [8, 9, 10, 20]),  # around the end of an epoch, several times
         ({"schedule": "cosine", "sum_epochs": 0}, [13]),
         ({"loss": "infonce", "workers": 2}, [7]),
     ],
 )
-def test_resume_is_exact(workshop: Workshop, tmp_path: Path, options: dict[str, Any], steps: list[int]) -> None:
-    settings = workshop.settings(**options)
-    straight = workshop.fit(settings)
-    broken = workshop.settings(**options, out=tmp_path / "broken")
-    model, resume = workshop.model(broken), False
+def test_a_resumed_run_equals_a_run_without_a_stop(
+    training: TrainingExample, tmp_path: Path, options: dict[str, Any], steps: list[int]
+) -> None:
+    settings = training.settings(**options)
+    straight = training.fit(settings)
+    broken = training.settings(**options, out=tmp_path / "broken")
+    model, resume = training.model(broken), False
     for _ in steps:
         with pytest.raises(TrainingStopped, match=r"SIGTERM.*--resume"):
-            workshop.fit(broken, model, on_step=stop_at(*steps), resume=resume)
-        steps, model, resume = steps[1:], spoilt(workshop, broken), True
-    resumed = workshop.fit(broken, model, resume=True)
-    assert numbers(resumed) == numbers(straight)
+            training.fit(broken, model, on_step=stop_at(*steps), resume=resume)
+        steps, model, resume = steps[1:], make_spoilt_model(training, broken), True
+    resumed = training.fit(broken, model, resume=True)
+    assert drop_times(resumed) == drop_times(straight)
     assert resumed.best_epoch == straight.best_epoch
     assert_same_runs(settings.train.out, broken.train.out)
 
 
-def test_two_runs_of_one_seed_agree_and_of_two_do_not(workshop: Workshop, tmp_path: Path) -> None:
-    results = [workshop.fit(workshop.settings(out=tmp_path / str(i), epochs=2, seed=i // 2)) for i in range(3)]
-    assert numbers(results[0]) == numbers(results[1]) != numbers(results[2])
+def test_runs_are_equal_if_and_only_if_their_seeds_are(training: TrainingExample, tmp_path: Path) -> None:
+    results = [training.fit(training.settings(out=tmp_path / str(i), epochs=2, seed=i // 2)) for i in range(3)]
+    assert drop_times(results[0]) == drop_times(results[1]) != drop_times(results[2])
     assert_same_runs(tmp_path / "0", tmp_path / "1")
 
 
-def test_ctrl_c_says_how_to_go_on(workshop: Workshop) -> None:
+def test_ctrl_c_writes_a_checkpoint_and_names_the_command_to_resume(training: TrainingExample) -> None:
     with pytest.raises(TrainingStopped, match=r"Ctrl-C in epoch 1 of 4, after batch 3 of \d+.*last.pt.*--resume"):
-        workshop.fit(on_step=stop_at(3, kind=signal.SIGINT))
-    assert Checkpoint.load(workshop.out / LAST).batch == 3
+        training.fit(on_step=stop_at(3, kind=signal.SIGINT))
+    assert Checkpoint.load(training.out / LAST).batch == 3
 
 
 @pytest.mark.parametrize("kinds", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
-def test_the_other_signal_too_leaves_a_checkpoint(
-    workshop: Workshop, kinds: tuple[signal.Signals, signal.Signals]
+def test_a_second_different_signal_does_not_prevent_the_checkpoint(
+    training: TrainingExample, kinds: tuple[signal.Signals, signal.Signals]
 ) -> None:
-    """Under `mlflow run` Ctrl-C reaches the training from the terminal, and MLflow sends SIGTERM right after."""
+    """Under `mlflow run`, Ctrl-C reaches the training from the terminal, and MLflow then sends SIGTERM."""
 
     def on_step(step: int) -> None:
         if step == 3:
@@ -118,152 +120,152 @@ def test_the_other_signal_too_leaves_a_checkpoint(
             time.sleep(0.02)
             os.kill(os.getpid(), kinds[1])
 
-    before = _deadly()
+    before = _install_deadly_handlers()
     try:
         with pytest.raises(TrainingStopped, match=r"epoch 1 of 4, after batch 3.*last.pt.*-P resume=yes"):
-            workshop.fit(on_step=on_step)
+            training.fit(on_step=on_step)
         assert all(signal.getsignal(kind) is _die for kind in kinds)
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-    assert Checkpoint.load(workshop.out / LAST).batch == 3
+    assert Checkpoint.load(training.out / LAST).batch == 3
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_the_same_signal_again_acts_at_once(workshop: Workshop, kind: signal.Signals) -> None:
+def test_the_same_signal_again_ends_the_run_at_once(training: TrainingExample, kind: signal.Signals) -> None:
     def on_step(step: int) -> None:
         os.kill(os.getpid(), kind)
         os.kill(os.getpid(), kind)
 
-    before = _deadly()
+    before = _install_deadly_handlers()
     try:
         with pytest.raises(_Killed):
-            workshop.fit(on_step=on_step)
+            training.fit(on_step=on_step)
     finally:
         for other, handler in before.items():
             signal.signal(other, handler)
-    assert not (workshop.out / LAST).exists()
+    assert not (training.out / LAST).exists()
 
 
 class _Killed(BaseException):
-    """What the signal would have done to the process."""
+    """Raised by the handlers that stand for the default effect of a signal."""
 
 
 def _die(number: int, frame: Any) -> None:
     raise _Killed
 
 
-def _deadly() -> dict[signal.Signals, Any]:
+def _install_deadly_handlers() -> dict[signal.Signals, Any]:
     return {kind: signal.signal(kind, _die) for kind in (signal.SIGINT, signal.SIGTERM)}
 
 
-def test_a_stop_while_dev_runs_waits_for_the_epoch(workshop: Workshop) -> None:
+def test_a_signal_during_dev_stops_after_the_epoch(training: TrainingExample) -> None:
     def dev(model: Any) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGTERM)
-        return workshop.dev(model)
+        return training.dev(model)
 
     with pytest.raises(TrainingStopped, match="after epoch 1 of 4"):
-        workshop.fit(dev=dev)
-    saved = Checkpoint.load(workshop.out / LAST)
+        training.fit(dev=dev)
+    saved = Checkpoint.load(training.out / LAST)
     assert (saved.epoch, saved.batch, len(saved.history)) == (1, 0, 1)
 
 
-def test_handlers_are_put_back(workshop: Workshop) -> None:
+def test_signal_handlers_are_restored(training: TrainingExample) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    workshop.fit(workshop.settings(epochs=1))
+    training.fit(training.settings(epochs=1))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_more_epochs_may_follow(workshop: Workshop) -> None:
-    workshop.fit(workshop.settings(epochs=1))
-    result = workshop.fit(workshop.settings(epochs=3), resume=True)
+def test_a_finished_run_can_be_resumed_with_more_epochs(training: TrainingExample) -> None:
+    training.fit(training.settings(epochs=1))
+    result = training.fit(training.settings(epochs=3), resume=True)
     assert [record.epoch for record in result.history] == [0, 1, 2]
 
 
-def test_a_finished_run_resumes_to_its_result(workshop: Workshop) -> None:
-    first = workshop.fit(workshop.settings(epochs=2))
-    again = workshop.fit(workshop.settings(epochs=2), resume=True, dev=None)
-    assert again == first
+def test_resuming_a_finished_run_returns_its_result(training: TrainingExample) -> None:
+    first = training.fit(training.settings(epochs=2))
+    resumed = training.fit(training.settings(epochs=2), resume=True, dev=None)
+    assert resumed == first
 
 
-def test_other_settings_are_named(workshop: Workshop) -> None:
-    workshop.fit(workshop.settings(epochs=1))
+def test_resuming_with_other_settings_is_refused(training: TrainingExample) -> None:
+    training.fit(training.settings(epochs=1))
     with pytest.raises(
-        HireError, match=r"train\.lr=0\.002 \(now 0\.1\), train\.margin=0\.2 \(now 0\.5\)\. Set them so"
+        HireError, match=r"train\.lr=0\.002 \(now 0\.1\), train\.margin=0\.2 \(now 0\.5\)\. Use its values"
     ):
-        workshop.fit(workshop.settings(epochs=2, lr=0.1, margin=0.5), resume=True)
+        training.fit(training.settings(epochs=2, lr=0.1, margin=0.5), resume=True)
 
 
-def test_other_data_are_refused(workshop: Workshop) -> None:
-    workshop.fit(workshop.settings(epochs=1))
+def test_resuming_on_other_data_is_refused(training: TrainingExample) -> None:
+    training.fit(training.settings(epochs=1))
     with pytest.raises(HireError, match=r"other data.*d1.*d2"):
-        workshop.fit(workshop.settings(epochs=2), resume=True, digest="d2")
+        training.fit(training.settings(epochs=2), resume=True, digest="d2")
 
 
-def test_nothing_to_resume(workshop: Workshop) -> None:
+def test_resuming_without_a_checkpoint_is_refused(training: TrainingExample) -> None:
     with pytest.raises(HireError, match=r"last\.pt: no checkpoint.*Leave out --resume"):
-        workshop.fit(resume=True)
+        training.fit(resume=True)
 
 
-def test_damaged_and_foreign_checkpoints(workshop: Workshop) -> None:
-    workshop.fit(workshop.settings(epochs=1))
-    last = workshop.out / LAST
+def test_a_damaged_checkpoint_or_one_of_another_version_is_refused(training: TrainingExample) -> None:
+    training.fit(training.settings(epochs=1))
+    last = training.out / LAST
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(HireError, match="damaged"):
-        workshop.fit(resume=True)
+        training.fit(resume=True)
     torch.save({"version": VERSION - 1}, last)
     with pytest.raises(HireError, match="another version"):
-        workshop.fit(resume=True)
+        training.fit(resume=True)
 
 
-def test_a_checkpoint_runs_no_code(workshop: Workshop, tmp_path: Path) -> None:
-    class Evil:
+def test_loading_a_checkpoint_does_not_run_its_code(training: TrainingExample, tmp_path: Path) -> None:
+    class Malicious:
         def __reduce__(self) -> Any:
-            return os.mkdir, (str(tmp_path / "evil"),)
+            return os.mkdir, (str(tmp_path / "malicious"),)
 
-    workshop.out.mkdir(parents=True)
-    torch.save({"version": 1, "model": Evil()}, workshop.out / LAST)
+    training.out.mkdir(parents=True)
+    torch.save({"version": 1, "model": Malicious()}, training.out / LAST)
     with pytest.raises(HireError, match="not a checkpoint"):
-        workshop.fit(resume=True)
-    assert not (tmp_path / "evil").exists()
+        training.fit(resume=True)
+    assert not (tmp_path / "malicious").exists()
 
 
-def test_a_new_run_sets_the_old_one_aside(workshop: Workshop) -> None:
-    workshop.fit(workshop.settings(epochs=1))
-    old = (workshop.out / BEST).read_bytes()
-    workshop.fit(workshop.settings(epochs=1, seed=1))
-    assert (workshop.out / f"previous-{BEST}").read_bytes() == old != (workshop.out / BEST).read_bytes()
+def test_a_new_run_keeps_the_weights_of_the_previous_one(training: TrainingExample) -> None:
+    training.fit(training.settings(epochs=1))
+    old = (training.out / BEST).read_bytes()
+    training.fit(training.settings(epochs=1, seed=1))
+    assert (training.out / f"previous-{BEST}").read_bytes() == old != (training.out / BEST).read_bytes()
 
 
-def test_frozen_weights_are_not_in_a_checkpoint_and_must_be_the_same(workshop: Workshop) -> None:
-    def half_frozen(settings: Any, value: float = 0.1) -> Any:
-        model = workshop.model(settings)
+def test_frozen_weights_are_not_saved_and_must_not_change(training: TrainingExample) -> None:
+    def make_half_frozen_model(settings: Any, value: float = 0.1) -> Any:
+        model = training.model(settings)
         with torch.no_grad():
             model.text.embedding.weight.fill_(value).requires_grad_(False)
         return model
 
-    settings = workshop.settings(epochs=2)
-    result = workshop.fit(settings, half_frozen(settings))
-    saved = Checkpoint.load(workshop.out / LAST)
-    for kept in (saved.model, load_file(result.best_weights)):
-        assert not any("embedding" in name for name in kept) and any("gru" in name for name in kept)
-    again = half_frozen(settings)
-    assert numbers(workshop.fit(settings, again, resume=True)) == numbers(result)
+    settings = training.settings(epochs=2)
+    result = training.fit(settings, make_half_frozen_model(settings))
+    saved = Checkpoint.load(training.out / LAST)
+    for weights in (saved.model, load_file(result.best_weights)):
+        assert not any("embedding" in name for name in weights) and any("gru" in name for name in weights)
+    again = make_half_frozen_model(settings)
+    assert drop_times(training.fit(settings, again, resume=True)) == drop_times(result)
     assert (again.text.embedding.weight == 0.1).all()
     with pytest.raises(HireError, match=r"last\.pt: cannot resume: model\.text\.checkpoint=.* has other weights"):
-        workshop.fit(settings, half_frozen(settings, 0.2), resume=True)
+        training.fit(settings, make_half_frozen_model(settings, 0.2), resume=True)
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"half")])
-def test_lost_best_weights_are_named(workshop: Workshop, damage: Any) -> None:
-    settings = workshop.settings(epochs=1)
-    damage(workshop.fit(settings).best_weights)
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"damaged")])
+def test_missing_or_damaged_best_weights_are_reported(training: TrainingExample, damage: Any) -> None:
+    settings = training.settings(epochs=1)
+    damage(training.fit(settings).best_weights)
     with pytest.raises(HireError, match=r"best\.safetensors: the best weights are missing or damaged"):
-        workshop.fit(settings, resume=True)
+        training.fit(settings, resume=True)
 
 
-def test_a_second_training_is_kept_out(tmp_path: Path) -> None:
-    second = pytest.raises(HireError, match=r"out: another training is writing there")
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    second = pytest.raises(HireError, match=r"out: another training is using this folder")
     with lock_folder(tmp_path / "out"), second, lock_folder(tmp_path / "out"):
         pass
     with lock_folder(tmp_path / "out"):

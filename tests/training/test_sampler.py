@@ -1,4 +1,4 @@
-"""An epoch covers every caption once, and no batch holds two captions of an image."""
+"""An epoch has each caption once, and no batch has two captions of the same image."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from hire_model.training.batches import CaptionSampler
 COUNTS = st.lists(st.integers(1, 6), min_size=2, max_size=30)
 
 
-def owners(counts: list[int]) -> np.ndarray:
+def make_owners(counts: list[int]) -> np.ndarray:
     return np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
 
 
 @given(COUNTS, st.integers(2, 9), st.integers(0, 3), st.integers(0, 3))
-def test_no_batch_holds_two_captions_of_an_image(counts: list[int], batch: int, seed: int, epoch: int) -> None:
-    owner = owners(counts)
+def test_no_batch_has_two_captions_of_the_same_image(counts: list[int], batch: int, seed: int, epoch: int) -> None:
+    owner = make_owners(counts)
     batches = CaptionSampler(owner, batch, seed).draw_batches(epoch)
     seen = np.concatenate(batches)
     assert len(np.unique(seen)) == len(seen)
     most = max(counts)
-    lonely = most - sorted(counts)[-2] if counts.count(most) == 1 else 0  # rounds in which one image is left alone
-    assert len(seen) == len(owner) - lonely
+    left_out = most - sorted(counts)[-2] if counts.count(most) == 1 else 0  # rounds with a single image
+    assert len(seen) == len(owner) - left_out
     for rows in batches:
         assert len(np.unique(owner[rows])) == len(rows)
         assert 2 <= len(rows) <= batch + 1
 
 
 @given(COUNTS, st.integers(2, 9), st.integers(1, 4))
-def test_number_of_batches_is_the_same_each_epoch(counts: list[int], batch: int, world: int) -> None:
-    sampler = CaptionSampler(owners(counts), max(batch, 2 * world), 0, 0, world)
+def test_each_epoch_has_the_same_number_of_batches(counts: list[int], batch: int, world: int) -> None:
+    sampler = CaptionSampler(make_owners(counts), max(batch, 2 * world), 0, 0, world)
     assert len({len(sampler.draw_batches(epoch)) for epoch in range(5)}) == 1
 
 
 @given(COUNTS, st.integers(2, 4), st.integers(0, 20))
-def test_shares_of_all_processes_make_the_whole_batch(counts: list[int], world: int, start: int) -> None:
-    owner = owners(counts)
+def test_the_shares_of_all_processes_add_up_to_the_whole_batch(counts: list[int], world: int, start: int) -> None:
+    owner = make_owners(counts)
     ranks = [CaptionSampler(owner, 2 * world, 7, rank, world) for rank in range(world)]
     for batch, *shares in zip(
         ranks[0].draw_batches(3)[start:], *(rank.plan_epoch(3, start) for rank in ranks), strict=True
@@ -47,16 +47,16 @@ def test_shares_of_all_processes_make_the_whole_batch(counts: list[int], world: 
         assert all(len(share.rows) for share in shares)
 
 
-def test_epochs_and_seeds_differ_and_repeat() -> None:
-    owner = owners([5] * 40)
+def test_batches_repeat_for_the_same_seed_and_epoch_only() -> None:
+    owner = make_owners([5] * 40)
     first = np.concatenate(CaptionSampler(owner, 8, 0).draw_batches(0))
     assert (first == np.concatenate(CaptionSampler(owner, 8, 0).draw_batches(0))).all()
     assert (first != np.concatenate(CaptionSampler(owner, 8, 0).draw_batches(1))).any()
     assert (first != np.concatenate(CaptionSampler(owner, 8, 1).draw_batches(0))).any()
 
 
-def test_captions_of_an_image_change_partners_and_order() -> None:
-    """Round k must not always hold caption k, or captions would always meet the same neighbours."""
+def test_the_first_round_mixes_the_captions_of_each_image() -> None:
+    """If round k always held caption k, captions would always have the same negatives."""
     owner = np.repeat(np.arange(20), 5)
     first_round = [set(np.concatenate(CaptionSampler(owner, 20, 0).draw_batches(e)[:1]) % 5) for e in range(2)]
     assert all(len(kinds) > 2 for kinds in first_round)

@@ -18,7 +18,7 @@ from hire_model.evaluation.bootstrap import FIGURES, bootstrap_difference, boots
 from hire_model.evaluation.result import Result
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
-from hire_model.model.vocabulary import learn
+from hire_model.model.vocabulary import learn_vocabulary
 from hire_model.settings import Settings, resolve
 from hire_model.tracking.connection import TrackingError
 from hire_model.workflows import evaluate as evaluate_workflow
@@ -29,10 +29,10 @@ from hire_model.workflows.compare import ComparedFigure, ModelComparison, compar
 def folders(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Two untrained models in folders."""
     dataset, place = Dataset.open(tiny_dataset), tmp_path_factory.mktemp("models")
-    chosen = model_examples.settings()
+    chosen = model_examples.make_settings()
     for seed in (0, 1):
         torch.manual_seed(seed)
-        vocabulary = learn(dataset.split("train").texts, chosen.text)
+        vocabulary = learn_vocabulary(dataset.split("train").texts, chosen.text)
         model = Hire(chosen, dataset.manifest.feature_dim, dataset.manifest.predicates, vocabulary, None)
         artifact.save(model, place / str(seed), {})
     return str(place / "0"), str(place / "1")
@@ -107,7 +107,7 @@ def test_a_missing_model_is_an_error_before_scoring(
         compare(models[0], models[1], settings, "dev")
 
 
-@pytest.mark.parametrize(("split", "protocol", "words"), [("", "full", "no name"), ("dev", "coco-5k", "coco-5k")])
+@pytest.mark.parametrize(("split", "protocol", "words"), [("", "full", "name is empty"), ("dev", "coco-5k", "coco-5k")])
 def test_a_wrong_split_or_protocol_is_refused(
     split: str, protocol: str, words: str, folders: tuple[str, str], tiny_dataset: Path
 ) -> None:

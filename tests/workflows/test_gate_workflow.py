@@ -1,4 +1,4 @@
-"""`hire gate` on a real store: a trained version is judged, promoted, and a worse one is kept out."""
+"""`hire gate` on a real store: a trained version passes and is promoted; a worse one is refused."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ LENIENT = {"min_shuffle": 0.0, "max_pair_ms": 0.0, "max_query_ms": 0.0, "max_ece
 
 @pytest.fixture(scope="module")
 def settings(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A copy of the store, so that no other test sees what is promoted here; version 2 has collapsed."""
-    place = tmp_path_factory.mktemp("gate")
-    shutil.copy(registered_model.settings.tracking.uri.removeprefix("sqlite:///"), place / "mlflow.db")
-    found = registered_model.settings
-    tracking = found.tracking.model_copy(update={"uri": f"sqlite:///{place}/mlflow.db"})
+    """Copy the store to keep the promotions from other tests; register a version 2 that scores all pairs alike."""
+    folder = tmp_path_factory.mktemp("gate")
+    shutil.copy(registered_model.settings.tracking.uri.removeprefix("sqlite:///"), folder / "mlflow.db")
+    original = registered_model.settings
+    tracking = original.tracking.model_copy(update={"uri": f"sqlite:///{folder}/mlflow.db"})
     before = mlflow.get_tracking_uri()
     model = artifact.load(registered_model.folder)
     with torch.no_grad():
         for weight in model.parameters():
             weight.zero_()  # every pair has the same score
-    collapsed = artifact.save(model, place / "collapsed")
+    collapsed = artifact.save(model, folder / "collapsed")
     mlflow.MlflowClient(tracking.uri).create_model_version("hire", str(collapsed))
-    yield found.model_copy(
+    yield original.model_copy(
         update={
             "tracking": tracking,
-            "gate": found.gate.model_copy(update=LENIENT),
-            "evaluate": found.evaluate.model_copy(update={"bootstrap": 200}),
+            "gate": original.gate.model_copy(update=LENIENT),
+            "evaluate": original.evaluate.model_copy(update={"bootstrap": 200}),
         }
     )
     mlflow.set_tracking_uri(before)
@@ -54,19 +54,19 @@ def settings(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def first(settings: Settings) -> workflow.GateOutcome:
-    """Version 1, judged while there is no champion, and promoted."""
-    judged = workflow.gate(settings, "challenger")
+    """Run the gate of version 1 without a champion, and promote the version."""
+    outcome = workflow.gate(settings, "challenger")
     promote(settings.tracking)
-    return judged
+    return outcome
 
 
 @pytest.fixture(scope="module")
 def second(settings: Settings, first: workflow.GateOutcome) -> workflow.GateOutcome:
-    """Version 2 against version 1."""
+    """Run the gate of version 2 against version 1."""
     return workflow.gate(settings, "2")
 
 
-def test_the_first_version_is_measured_in_every_respect(first: workflow.GateOutcome, settings: Settings) -> None:
+def test_every_figure_of_the_first_version_is_measured(first: workflow.GateOutcome, settings: Settings) -> None:
     decision = first.decision
     assert decision.passed and decision.champion == "" and first.champion is None, decision.reasons()
     evidence = decision.evidence
@@ -79,15 +79,17 @@ def test_the_first_version_is_measured_in_every_respect(first: workflow.GateOutc
     assert evidence.megabytes is not None and evidence.megabytes > 0.1
 
 
-def test_tags_run_and_card_hold_the_decision(first: workflow.GateOutcome, settings: Settings) -> None:
+def test_the_decision_is_in_the_tags_the_run_and_the_model_card(
+    first: workflow.GateOutcome, settings: Settings
+) -> None:
     version = versions.find(settings.tracking, "1")
     decision = first.decision
     assert version.tags["gate.decision"] == "passed" and version.tags["gate.champion"] == "none"
     assert version.tags["gate.data.digest"] == decision.evidence.ground.digest
     for check in decision.checks:
         assert version.tags[f"gate.check.{check.name}"] == f"{check.verdict}: {check.words}"
-    kept = versions.read_artifact(settings.tracking, version, "gate/version-1/decision.json")
-    assert kept is not None and Decision.model_validate_json(kept) == decision
+    stored = versions.read_artifact(settings.tracking, version, "gate/version-1/decision.json")
+    assert stored is not None and Decision.model_validate_json(stored) == decision
     assert versions.read_artifact(settings.tracking, version, "gate/version-1/decision.md") == decision.markdown()
     card = mlflow.MlflowClient(settings.tracking.uri).get_model_version("hire", "1").description
     assert card.startswith("# Model card: hire") and "models:/hire/1" in card
@@ -97,7 +99,7 @@ def test_a_worse_version_is_not_promoted(second: workflow.GateOutcome, settings:
     decision = second.decision
     assert not decision.passed and decision.champion == "1" and decision.comparison is not None
     assert decision.comparison.difference < -30 and decision.comparison.interval[1] < 0
-    assert {found.share for found in decision.evidence.behaviour.values()} == {0.0}
+    assert {behaviour.share for behaviour in decision.evidence.behaviour.values()} == {0.0}
     assert [check.name for check in decision.failed_rules()] == ["no worse than the champion"]
     assert versions.find(settings.tracking, "2").tags["gate.decision"] == "failed"
     with pytest.raises(PromotionError, match="decision is failed"):
@@ -149,8 +151,8 @@ def test_the_gate_measures_on_the_evaluation_split_of_the_settings(
 
 
 def test_the_champion_compared_with_itself_is_equal(second: workflow.GateOutcome, settings: Settings) -> None:
-    own = workflow.gate(settings, "champion").decision.comparison
-    assert own is not None and (own.difference, own.interval) == (0.0, (0.0, 0.0))
+    comparison = workflow.gate(settings, "champion").decision.comparison
+    assert comparison is not None and (comparison.difference, comparison.interval) == (0.0, (0.0, 0.0))
 
 
 def test_a_wrong_version_split_or_protocol_is_refused_before_scoring(settings: Settings) -> None:
@@ -166,17 +168,17 @@ def test_a_wrong_version_split_or_protocol_is_refused_before_scoring(settings: S
 def test_a_version_with_an_interrupted_gate_cannot_be_promoted(
     second: workflow.GateOutcome, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workflow, "decide", interrupted)
+    monkeypatch.setattr(workflow, "decide", interrupt)
     with pytest.raises(KeyboardInterrupt):
         workflow.gate(settings, "2")
     with pytest.raises(PromotionError, match="decision is stopped"):
         promote(settings.tracking, "2")
 
 
-def test_on_the_command_line(
+def test_gate_promote_show_and_card_agree_on_the_command_line(
     first: workflow.GateOutcome, second: workflow.GateOutcome, settings: Settings, tmp_path: Path
 ) -> None:
     run, store = CliRunner(), ["--set", f"tracking.uri={settings.tracking.uri}"]
@@ -197,6 +199,6 @@ def test_on_the_command_line(
     carded = run.invoke(app, ["card", "--model", "1", "--out", str(tmp_path / "card.md"), *store])
     card = (tmp_path / "card.md").read_text()
     assert carded.exit_code == 0 and "## Gate" in card
-    assert "## Ablation\n\nNone is at hand." in card and "hire card --ablation" in card, "it says how to add one"
+    assert "## Ablation\n\nNot available." in card and "hire card --ablation" in card, "it says how to add one"
     folder = run.invoke(app, ["card", "--model", str(settings.train.out / "model"), *store])
-    assert "has not judged this model yet" in folder.output
+    assert "has not checked this model yet" in folder.output

@@ -1,4 +1,4 @@
-"""From settings to a registered model and back, small, through every room."""
+"""Train, register and evaluate a tiny model with the workflows that the command line and the flows call."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("workflows")
 
 
 @pytest.fixture(autouse=True)
-def _apart(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In a folder of its own, with MLflow's and torch's state put back."""
-    monkeypatch.chdir(place)
+def _isolate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in the module's folder; restore the state of MLflow and torch afterwards."""
+    monkeypatch.chdir(folder)
     for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(name, raising=False)
     before, threads = mlflow.get_tracking_uri(), torch.get_num_threads()
@@ -49,32 +49,34 @@ def _apart(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _settings(place: Path, data: Path, **more: str) -> ResolvedSettings:
-    uri = {"tracking.uri": f"sqlite:///{place}/mlflow.db", "data.path": str(data)}
+def _settings(folder: Path, data: Path, **more: str) -> ResolvedSettings:
+    uri = {"tracking.uri": f"sqlite:///{folder}/mlflow.db", "data.path": str(data)}
     return resolve("synthetic", TINY | uri | {key.replace("__", "."): value for key, value in more.items()}, environ={})
 
 
 @pytest.fixture(scope="module")
-def trained(place: Path, tiny_dataset: Path) -> TrainOutcome:
+def trained(folder: Path, tiny_dataset: Path) -> TrainOutcome:
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        outcome = train_workflow.train(_settings(place, tiny_dataset), name="tiny")
+        patch.chdir(folder)
+        outcome = train_workflow.train(_settings(folder, tiny_dataset), name="tiny")
     assert outcome is not None
     return outcome
 
 
-def test_a_training_leaves_all_it_promises(trained: TrainOutcome, place: Path) -> None:
+def test_a_training_writes_report_figures_settings_and_history(trained: TrainOutcome, folder: Path) -> None:
     assert (trained.split, trained.epochs, trained.registered) == ("test", 1, "models:/hire@challenger")
     assert "<html" in trained.report.read_text("utf-8")
     assert Result.model_validate_json(trained.figures.read_text("utf-8")) == trained.result
-    table = json.loads((place / "runs/latest/settings.json").read_text())
+    table = json.loads((folder / "runs/latest/settings.json").read_text())
     assert table["train.epochs"] == {"value": 1, "from": "command line"}
-    assert len(json.loads((place / "runs/latest/history.json").read_text())) == 1
+    assert len(json.loads((folder / "runs/latest/history.json").read_text())) == 1
 
 
-def test_mlflow_holds_settings_figures_data_and_report(trained: TrainOutcome, place: Path, tiny_dataset: Path) -> None:
+def test_the_mlflow_run_has_settings_metrics_data_sets_and_report(
+    trained: TrainOutcome, folder: Path, tiny_dataset: Path
+) -> None:
     mlflow.set_tracking_uri(trained.tracking_uri)
-    run = mlflow.get_run((place / "runs/latest" / train_workflow.RUN_FILE).read_text().strip())
+    run = mlflow.get_run((folder / "runs/latest" / train_workflow.RUN_FILE).read_text().strip())
     assert run.info.status == "FINISHED" and run.data.params["train.batch"] == "8"
     assert {"train/loss", "dev/rsum", "full/rsum", "full/i2t_r1"} <= set(run.data.metrics)
     assert run.data.metrics["full/rsum"] == pytest.approx(trained.result.rsum)
@@ -86,57 +88,59 @@ def test_mlflow_holds_settings_figures_data_and_report(trained: TrainOutcome, pl
     assert run.data.tags["dataset.test.digest"] == digest
     version = mlflow.MlflowClient().get_model_version_by_alias("hire", "challenger")
     assert version.tags["full.rsum"] == f"{trained.result.rsum:.2f}" and version.tags["data.digest"] == digest
-    names = {found.path for found in mlflow.MlflowClient().list_artifacts(run.info.run_id, "evaluation")}
+    names = {artifact.path for artifact in mlflow.MlflowClient().list_artifacts(run.info.run_id, "evaluation")}
     assert names == {"evaluation/report.html", "evaluation/figures.json", "evaluation/history.json"}
 
 
 @pytest.mark.parametrize("model", ["models:/hire@challenger", "runs/latest/model", "runs/latest"])
-def test_an_evaluation_gives_the_figures_of_the_training(
-    trained: TrainOutcome, place: Path, tiny_dataset: Path, model: str
+def test_an_evaluation_repeats_the_figures_of_the_training(
+    trained: TrainOutcome, folder: Path, tiny_dataset: Path, model: str
 ) -> None:
-    settings = _settings(place, tiny_dataset).settings
-    found = evaluate_workflow.evaluate([model], settings, "test", place / "f.json", place / "r.html")
-    assert found.result.rsum == pytest.approx(trained.result.rsum)
-    assert found.result.facts["model"] == model
-    assert (place / "f.json").is_file() and "<html" in (place / "r.html").read_text("utf-8")
+    settings = _settings(folder, tiny_dataset).settings
+    outcome = evaluate_workflow.evaluate([model], settings, "test", folder / "f.json", folder / "r.html")
+    assert outcome.result.rsum == pytest.approx(trained.result.rsum)
+    assert outcome.result.facts["model"] == model
+    assert (folder / "f.json").is_file() and "<html" in (folder / "r.html").read_text("utf-8")
 
 
-def test_two_models_are_an_ensemble_and_say_so(trained: TrainOutcome, place: Path, tiny_dataset: Path) -> None:
-    settings = _settings(place, tiny_dataset).settings
-    found = evaluate_workflow.evaluate(["runs/latest/model", "models:/hire@challenger"], settings, "dev")
-    assert found.result.models == 2 and "ensemble of 2" in found.result.title
+def test_two_models_are_evaluated_as_an_ensemble(trained: TrainOutcome, folder: Path, tiny_dataset: Path) -> None:
+    settings = _settings(folder, tiny_dataset).settings
+    outcome = evaluate_workflow.evaluate(["runs/latest/model", "models:/hire@challenger"], settings, "dev")
+    assert outcome.result.models == 2 and "ensemble of 2" in outcome.result.title
 
 
-def test_resuming_a_finished_training_logs_it_again(trained: TrainOutcome, place: Path, tiny_dataset: Path) -> None:
-    again = train_workflow.train(_settings(place, tiny_dataset), resume=True)
+def test_resuming_a_finished_training_logs_to_the_same_run(
+    trained: TrainOutcome, folder: Path, tiny_dataset: Path
+) -> None:
+    again = train_workflow.train(_settings(folder, tiny_dataset), resume=True)
     assert again is not None and again.result.rsum == pytest.approx(trained.result.rsum)
     mlflow.set_tracking_uri(trained.tracking_uri)
     runs = mlflow.search_runs(experiment_names=["hire"], output_format="list")
     assert len(runs) == 1, "the resumed training joins its run"
 
 
-def test_ctrl_c_after_the_last_epoch_says_how_to_go_on(
+def test_ctrl_c_after_the_last_epoch_says_how_to_resume(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = _settings(tmp_path, tiny_dataset, tracking__enabled="false", train__out=str(tmp_path / "out"))
 
-    def stopped(*args: object, **options: object) -> str:
+    def interrupt(*args: object, **options: object) -> str:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate_workflow.report, "render", stopped)
-        with pytest.raises(TrainingStopped, match=r"training is complete and lies in .*out.*--resume"):
+        patch.setattr(evaluate_workflow.report, "render", interrupt)
+        with pytest.raises(TrainingStopped, match=r"training is complete and stored in .*out.*--resume"):
             train_workflow.train(settings)
     again = train_workflow.train(settings, resume=True)
     assert again is not None and again.epochs == 1
 
 
-def test_an_evaluation_of_no_split_is_refused(trained: TrainOutcome, place: Path, tiny_dataset: Path) -> None:
-    with pytest.raises(HireError, match=r"split: no name is given"):
-        evaluate_workflow.evaluate([str(trained.model)], _settings(place, tiny_dataset).settings, "")
+def test_an_empty_split_name_is_refused(trained: TrainOutcome, folder: Path, tiny_dataset: Path) -> None:
+    with pytest.raises(HireError, match=r"split: the name is empty"):
+        evaluate_workflow.evaluate([str(trained.model)], _settings(folder, tiny_dataset).settings, "")
 
 
-def test_a_wrong_address_fails_before_anything_is_done(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_a_wrong_mlflow_address_fails_before_anything_is_written(tiny_dataset: Path, tmp_path: Path) -> None:
     settings = _settings(tmp_path, tiny_dataset, tracking__uri="http://127.0.0.1:9", train__out=str(tmp_path / "out"))
     with pytest.raises(TrackingError, match="does not answer"):
         train_workflow.train(settings)
@@ -149,7 +153,7 @@ def test_a_protocol_that_does_not_fit_fails_before_training(tiny_dataset: Path, 
         train_workflow.train(settings)
 
 
-def test_without_mlflow_all_is_in_the_folder(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_a_training_without_mlflow_writes_only_to_its_folder(tiny_dataset: Path, tmp_path: Path) -> None:
     settings = _settings(tmp_path, tiny_dataset, tracking__enabled="false", train__out=str(tmp_path / "out"))
     outcome = train_workflow.train(settings)
     assert outcome is not None and outcome.registered == "" and outcome.model.is_dir()
@@ -157,18 +161,20 @@ def test_without_mlflow_all_is_in_the_folder(tiny_dataset: Path, tmp_path: Path)
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_refused_resume_leaves_the_earlier_run_as_it_is(trained: TrainOutcome, place: Path, tiny_dataset: Path):
-    before = (place / "runs/latest/settings.json").read_bytes()
+def test_a_refused_resume_does_not_change_the_earlier_run(
+    trained: TrainOutcome, folder: Path, tiny_dataset: Path
+) -> None:
+    before = (folder / "runs/latest/settings.json").read_bytes()
     with pytest.raises(HireError, match=r"cannot resume with other settings.*train\.lr"):
-        train_workflow.train(_settings(place, tiny_dataset, train__lr="0.5"), resume=True)
-    assert (place / "runs/latest/settings.json").read_bytes() == before
+        train_workflow.train(_settings(folder, tiny_dataset, train__lr="0.5"), resume=True)
+    assert (folder / "runs/latest/settings.json").read_bytes() == before
     mlflow.set_tracking_uri(trained.tracking_uri)
-    run = mlflow.get_run((place / "runs/latest" / train_workflow.RUN_FILE).read_text().strip())
+    run = mlflow.get_run((folder / "runs/latest" / train_workflow.RUN_FILE).read_text().strip())
     assert run.info.status == "FINISHED"
 
 
-def test_what_is_printed_names_the_next_step(trained: TrainOutcome, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_summary_names_the_next_command(trained: TrainOutcome, capsys: pytest.CaptureFixture[str]) -> None:
     print_training(trained)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in ("R@1", "rSum", "runs/latest/report.html", "hire evaluate --model models:/hire@challenger"):
-        assert part in said
+        assert part in printed

@@ -1,1 +1,1 @@
-"""Importers: each turns one published layout into a `Source` of images, and `base.write` makes a data set of it."""
+"""Importers. Each reads one published layout as a `Source`; `base.write_dataset` writes it as a data set."""

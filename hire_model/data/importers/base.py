@@ -1,4 +1,4 @@
-"""What all importers share: a source of images, notes on what was changed, pictures, and writing the data set."""
+"""Code shared by all importers: sources of images, notes for the user, pictures, and writing the data set."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from hire_model.progress import show_progress
 
 
 class Notes:
-    """What an importer decided or mended, for the user to read: sentences, and counts with their first place."""
+    """What an importer assumed or corrected: sentences, and counts with the place of the first case."""
 
     def __init__(self) -> None:
         self._sentences: list[str] = []
         self._counts: dict[str, tuple[int, str]] = {}
 
     def add(self, sentence: str) -> None:
-        """Keep one sentence, once."""
+        """Add a sentence, unless it was added before."""
         if sentence not in self._sentences:
             self._sentences.append(sentence)
 
     def count(self, what: str, where: str, times: int = 1) -> None:
-        """Count `times` more of `what`; the first place is kept."""
-        before, first = self._counts.get(what, (0, where))
-        self._counts[what] = (before + times, first)
+        """Add `times` to the count of `what`. `where` is kept as the first place if it is the first case."""
+        count, first = self._counts.get(what, (0, where))
+        self._counts[what] = (count + times, first)
 
     def sentences(self) -> list[str]:
-        """All notes, as they are printed."""
+        """Return all notes as they are printed."""
         return self._sentences + [f"{n:,} {what} (first: {where})" for what, (n, where) in self._counts.items()]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an importer found, before anything is written.
+    """The images of one published layout, ready to be written.
 
-    description  the layout and the folder's name, for the manifest
-    images       how many images `records` gives at most, for the progress bar
-    records      gives the images one by one; it is called once; `picture` is the name that --pictures looks for
+    description  layout and folder name, for the manifest
+    images       maximum number of images that `records` yields, for the progress bar
+    records      yields the images one by one; called once; `picture` is the file name that --pictures searches for
     predicates   empty if the source has no relations
-    named        whether images have names of their own; else a number is all that is known of them
+    named        whether the images have names; if not, they have only numbers
     """
 
     description: str
@@ -60,9 +60,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Target:
-    """Where and how the data set is written.
+    """Where and how to write the data set.
 
-    extractor  the detector or encoder that made the features, in words; it is part of the data set's version
+    extractor  description of the detector or encoder that made the features; part of the version of the data set
     """
 
     out: Path
@@ -75,25 +75,29 @@ class Target:
 
 
 class PictureFinder:
-    """Finds picture files by name in a folder or in the folders right below it."""
+    """Find picture files by name in a folder and its direct subfolders."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser()
         if not self.folder.is_dir():
             raise DataError(f"--pictures {folder}: no such folder.")
-        self.places: dict[str, list[str]] = {}
-        below = sorted(entry.name for entry in os.scandir(self.folder) if entry.is_dir())
-        for place in ["", *below]:
-            for entry in os.scandir(self.folder / place):
+        self._paths: dict[str, list[str]] = {}
+        subfolders = sorted(entry.name for entry in os.scandir(self.folder) if entry.is_dir())
+        for subfolder in ["", *subfolders]:
+            for entry in os.scandir(self.folder / subfolder):
                 if entry.is_file():
-                    self.places.setdefault(entry.name, []).append(os.path.join(place, entry.name))
+                    self._paths.setdefault(entry.name, []).append(os.path.join(subfolder, entry.name))
 
     def find(self, name: str, split: str) -> str | None:
-        """Path of picture `name` below the folder; of several, the one whose folder's name ends in the split's."""
-        found = self.places.get(os.path.basename(name), [])
-        if name in found or len(found) < 2:
-            return name if name in found else next(iter(found), None)
-        return next((path for path in found if os.path.dirname(path).endswith(split)), found[0])
+        """Return the path of picture `name` relative to the folder, None if there is no such file.
+
+        If several subfolders have the file, the one whose name ends with the name of the split is used.
+        """
+        paths = self._paths.get(os.path.basename(name), [])
+        if name in paths:
+            return name
+        matching = (path for path in paths if os.path.dirname(path).endswith(split))
+        return next(matching, paths[0]) if paths else None
 
 
 def write_dataset(source: Source, target: Target) -> Manifest:
@@ -112,12 +116,12 @@ def write_dataset(source: Source, target: Target) -> Manifest:
     )
     pictures = PictureFinder(target.pictures) if target.pictures else None
     with writer:
-        found = source.records(source.notes)
+        records = source.records(source.notes)
         if pictures:
             writer.link_pictures(pictures.folder)
-            records = _add_pictures(found, pictures, source.notes)
-        else:  # what the source names is not there
-            records = (dataclasses.replace(record, picture=None) for record in found)
+            records = _add_pictures(records, pictures, source.notes)
+        else:
+            records = _remove_pictures(records)
         for record in show_progress(records, "importing images", source.images):
             writer.add(record)
     assert writer.manifest is not None
@@ -125,25 +129,33 @@ def write_dataset(source: Source, target: Target) -> Manifest:
 
 
 def _add_pictures(records: Iterable[ImageRecord], pictures: PictureFinder, notes: Notes) -> Iterator[ImageRecord]:
-    found = images = 0
+    with_picture = images = 0
     for record in records:
         images += 1
         path = pictures.find(record.picture, record.split) if record.picture else None
-        found += path is not None
+        with_picture += path is not None
         if path is None:
             notes.count("images without a picture", f"image '{record.image_id}'")
         yield dataclasses.replace(record, picture=path)
-    if images and not found:
+    if images and not with_picture:
         raise DataError(
-            f"--pictures {pictures.folder}: not one of {images:,} images has a file of its name there or in a folder "
-            "right below. Name the folder that holds the pictures, or leave the option out."
+            f"--pictures {pictures.folder}: no picture found for any of {images:,} images, neither there nor in a "
+            "direct subfolder. Expected files named after the images. Correct the folder, or omit the option."
         )
 
 
+def _remove_pictures(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+    """Set `picture` to None: without --pictures there are no files for the names in the source."""
+    return (dataclasses.replace(record, picture=None) for record in records)
+
+
 def select_splits(wanted: Sequence[str], found: Iterable[str], where: str) -> list[str]:
-    """The splits to import: all that were found, or those asked for. Raises DataError for one that is not there."""
-    known = list(found)
+    """Return the splits to import: `wanted`, or all of `found` if `wanted` is empty.
+
+    Raise DataError if a wanted split does not exist.
+    """
+    existing = list(found)
     for name in wanted:
-        if name not in known:
-            raise DataError(f"{where}: no split '{name}'; it has {', '.join(known)}. Mend --split.")
-    return [name for name in known if name in wanted] if wanted else known
+        if name not in existing:
+            raise DataError(f"{where}: no split '{name}'. Existing splits: {', '.join(existing)}. Correct --split.")
+    return [name for name in existing if name in wanted] if wanted else existing

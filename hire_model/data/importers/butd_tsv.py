@@ -1,6 +1,7 @@
-"""Bottom-up-attention TSV: image_id, image_w, image_h, num_boxes, boxes, features; the last two base64 of float32.
+"""Import bottom-up-attention TSV files.
 
-The files carry no captions and no splits: those come from `captions`.
+Columns: image_id, image_w, image_h, num_boxes, boxes, features; the last two are base64 of float32. The files hold
+neither captions nor splits: both come from a captions file (see `captions`).
 """
 
 from __future__ import annotations
@@ -22,37 +23,39 @@ FIELDS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 
 
 def open_butd_tsv(files: Sequence[Path], captions: Captions, notes: Notes) -> Source:
-    """Open one or more TSV files. They are read line by line; images that `captions` does not know are left out.
+    """Open one or more TSV files. They are read line by line; images that are not in `captions` are skipped.
 
-    Raises DataError naming file, line and field.
+    A DataError names file, line and field.
     """
     paths = [path.expanduser() for path in files]
     for path in paths:
         if not path.is_file():
-            raise DataError(f"{path}: no such file. Expected a TSV with the columns {', '.join(FIELDS)}.")
-    dim = next((found.features.shape[1] for path in paths for _, _, found in _read_rows(path, None)), None)
+            raise DataError(f"{path}: no such file. Expected a TSV file with the columns {', '.join(FIELDS)}.")
+    dim = next((detections.features.shape[1] for path in paths for _, _, detections in _read_rows(path, None)), None)
     if dim is None:
-        raise DataError(f"{', '.join(map(str, paths))}: not one line. Expected a line per image.")
+        raise DataError(f"{', '.join(map(str, paths))}: no lines. Expected one line per image.")
 
     def records(notes: Notes) -> Iterator[ImageRecord]:
         seen: dict[int, str] = {}
         for path in paths:
-            for where, name, found in _read_rows(path, dim):
+            for where, name, detections in _read_rows(path, dim):
                 index = captions.find(name)
                 if index is None:
-                    notes.count("images without captions in the wanted splits, left out", f"{where}, image_id '{name}'")
+                    notes.count(
+                        "images without captions in the imported splits, skipped", f"{where}, image_id '{name}'"
+                    )
                     continue
                 if index in seen:
-                    raise DataError(f"{where}: image_id '{name}' was already at {seen[index]}. Expected each id once.")
+                    raise DataError(f"{where}: image_id '{name}' is already at {seen[index]}. Expected each id once.")
                 seen[index] = where
-                yield make_record(captions.images[index], found, where, notes)
+                yield make_record(captions.images[index], detections, where, notes)
         captions.check_complete(seen, ", ".join(path.name for path in paths))
 
     return Source(f"bottom-up-attention TSV, {paths[0].name}", dim, len(captions.images), records, notes=notes)
 
 
 def _read_rows(path: Path, dim: int | None) -> Iterator[tuple[str, str, Detections]]:
-    """(place, image_id, detections) of each line; nothing but the line at hand is in memory."""
+    """Yield (place, image_id, detections) of each line, with one line in memory at a time."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             where = f"{path}: line {number}"
@@ -60,7 +63,7 @@ def _read_rows(path: Path, dim: int | None) -> Iterator[tuple[str, str, Detectio
             if len(cells) != len(FIELDS):
                 raise DataError(
                     f"{where} has {len(cells)} columns. Expected {len(FIELDS)}: {', '.join(FIELDS)}. If it is the last "
-                    "line, the file is cut off."
+                    "line, the file is truncated."
                 )
             width, height, count = (_parse_length(cells[i], FIELDS[i], where) for i in (1, 2, 3))
             boxes = _decode_floats(cells[4], "boxes", count, 4, where)
@@ -83,13 +86,17 @@ def _parse_length(cell: bytes, field: str, where: str) -> int:
 
 
 def _decode_floats(cell: bytes, field: str, count: int, width: int | None, where: str) -> np.ndarray:
-    """[count, width] float32 out of base64; width is free if it is None."""
+    """Decode base64 to [count, width] float32. A width of None allows any width."""
     try:
         data = pybase64.b64decode(cell, validate=True)
     except binascii.Error as error:
-        raise DataError(f"{where}: field '{field}' is not base64 ({error}). The line may be cut off.") from error
-    row = count * 4
-    if not data or len(data) % row or (width is not None and len(data) != row * width):
-        wanted = f"{row * width} ({count} boxes x {width} x 4)" if width else f"a multiple of {row} ({count} boxes x 4)"
-        raise DataError(f"{where}: field '{field}' holds {len(data)} bytes. Expected {wanted}, float32.")
+        raise DataError(f"{where}: field '{field}' is not base64 ({error}). The line may be truncated.") from error
+    column = count * 4  # bytes
+    if not data or len(data) % column or (width is not None and len(data) != column * width):
+        expected = (
+            f"{column * width} ({count} boxes x {width} x 4)"
+            if width
+            else f"a multiple of {column} ({count} boxes x 4)"
+        )
+        raise DataError(f"{where}: field '{field}' holds {len(data)} bytes. Expected {expected}, float32.")
     return np.frombuffer(data, "<f4").reshape(count, -1)

@@ -1,4 +1,4 @@
-"""Checks on one image's arrays, shared by the importers."""
+"""Checks on the arrays of one image, shared by the importers."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ import numpy as np
 from hire_model.data.importers.base import Notes
 from hire_model.errors import DataError
 
-OVERHANG = 0.01  # of the width or height: a box that sticks out no further is clipped, detectors round that way
+OVERHANG = 0.01  # of the width or height; detectors round, so boxes that exceed the image by at most this are clipped
 OVERHANG_PIXELS = 1.5
-LONGEST = 2**31 - 1  # pixels of a width or height, and regions of an image: the table's columns are int32
+LONGEST = 2**31 - 1  # maximum width and height in pixels, and maximum number of regions: the table columns are int32
 Relation = tuple[int, int, int, float]
 _BYTES_LITERAL = re.compile(r"""b(['"]).*\1""", re.DOTALL)
 
 
 def check_caption(text: str, where: str) -> None:
-    """Raise DataError for a caption that is the printed form of Python bytes, as b'a dog' is."""
+    """Raise DataError if the caption is the printed form of Python bytes, such as b'a dog'."""
     if _BYTES_LITERAL.fullmatch(text.strip()):
         raise DataError(
-            f"{where} is {text[:40]}..., the printed form of Python bytes. Expected plain text: the b and the quotes "
-            "would be learned as words and cost much recall. Write the captions decoded (.decode('utf-8')), then "
-            "import again."
+            f"{where} is {text[:40]}..., the printed form of Python bytes. Expected plain text: the model would learn "
+            "the b and the quotes as words, which lowers recall. Write decoded captions (.decode('utf-8')) and import "
+            "again."
         )
 
 
 def is_length(value: float) -> bool:
-    """Whether `value` may be a width or height in pixels: 1 to LONGEST, so neither NaN nor infinite."""
+    """Return whether `value` is a valid width or height in pixels: 1 to LONGEST, so neither NaN nor infinite."""
     return 1 <= value <= LONGEST
 
 
 def select_real_features(features: np.ndarray, count: int | None, where: str, notes: Notes) -> np.ndarray:
-    """The image's real regions [r, F] out of [R, F]: the first `count`, or all but the zero rows at the end.
+    """Return the real regions [r, F] of padded features [R, F]: the first `count`, or all but the final zero rows.
 
-    Raises DataError if a number is NaN or infinite, or if nothing is left.
+    Raise DataError if a number is NaN or infinite, or if no region remains.
     """
     if count is None:
         filled = np.flatnonzero(features.any(axis=1))
         count = int(filled[-1]) + 1 if len(filled) else 0
         if 0 < count < len(features):
-            notes.count("images with all-zero rows at the end, taken for padding", where)
+            notes.count("images with all-zero rows at the end, treated as padding", where)
         elif not count:
             raise DataError(f"{where}: all features are zero. Expected at least one region with features.")
     features = features[:count]
@@ -50,24 +50,32 @@ def select_real_features(features: np.ndarray, count: int | None, where: str, no
     if not finite.all():
         region = int(np.flatnonzero(~finite)[0])
         raise DataError(
-            f"{where}, region {region}: a feature is NaN or infinite. Expected finite numbers; extract the features "
+            f"{where}, region {region}: a feature is NaN or infinite. Expected finite numbers. Extract the features "
             "of this image again."
         )
     empty = ~features.any(axis=1)
     if empty.any():
         region = int(np.flatnonzero(empty)[0])
         raise DataError(
-            f"{where}, region {region}: all features are zero, but {count} regions are said to be real. "
-            "Correct the number of regions or extract the features again."
+            f"{where}, region {region}: all features are zero, but the image should have {count} regions. "
+            "Correct the number of regions, or extract the features again."
         )
     return features
 
 
 def to_fractions(boxes: np.ndarray, size: tuple[int, int] | None, where: str, notes: Notes) -> np.ndarray:
-    """Boxes [r, 4] x1 y1 x2 y2 as float32 fractions of width and height.
+    """Return boxes [r, 4] x1 y1 x2 y2 as float32 fractions of width and height.
 
-    size: (width, height) if the boxes are in pixels, None if they are fractions already. A row of four NaN is a region
-    without a box. A small overhang is clipped and counted; anything else outside the image is a DataError.
+    Boxes that exceed the image slightly are clipped and counted in `notes`.
+
+    Args:
+        boxes: [r, 4]; a row of NaN is a region without a box
+        size: (width, height) if the boxes are in pixels, None if they are fractions
+        where: place for messages
+        notes: receives the number of clipped boxes
+
+    Raises:
+        DataError: a box is outside the image or has no area.
     """
     width, height = size or (1, 1)
     scale = np.array([width, height, width, height], np.float64)
@@ -79,12 +87,12 @@ def to_fractions(boxes: np.ndarray, size: tuple[int, int] | None, where: str, no
         region = int(np.flatnonzero(bad)[0])
         frame = f"the image of {width} x {height} pixels" if size else "0 to 1"
         raise DataError(
-            f"{where}, region {region}: box {_format_box(boxes[region])} lies outside {frame}. Expected x1 y1 x2 y2 "
-            "inside; check that the sizes are (width, height) of the picture that the detector saw."
+            f"{where}, region {region}: box {_format_box(boxes[region])} is outside {frame}. Expected x1 y1 x2 y2 "
+            "inside. Check that the sizes are (width, height) of the picture that the detector processed."
         )
     clipped = ~absent & ((inside < 0) | (inside > 1)).any(axis=1)
     if clipped.any():
-        notes.count("boxes that stuck out of the image by up to 1 % or 1.5 pixels, clipped", where, int(clipped.sum()))
+        notes.count("boxes that exceeded the image by up to 1 % or 1.5 pixels, clipped", where, int(clipped.sum()))
     inside = np.clip(inside, 0, 1).astype(np.float32)
     flat = ~absent & ((inside[:, 2] <= inside[:, 0]) | (inside[:, 3] <= inside[:, 1]))
     if flat.any():
@@ -96,20 +104,20 @@ def to_fractions(boxes: np.ndarray, size: tuple[int, int] | None, where: str, no
     return inside
 
 
-def check_classes(classes: np.ndarray, known: int, where: str) -> np.ndarray:
-    """Class ids [r] as int32. Raises DataError for one that is neither -1 nor below `known`."""
-    bad = (classes < -1) | (classes >= known)
+def check_classes(classes: np.ndarray, count: int, where: str) -> np.ndarray:
+    """Return class ids [r] as int32. Raise DataError for an id that is neither -1 nor below `count`."""
+    bad = (classes < -1) | (classes >= count)
     if bad.any():
         region = int(np.flatnonzero(bad)[0])
         raise DataError(
-            f"{where}, region {region}: class {classes[region]}. Expected -1 (unknown) or 0 to {known - 1}: the class "
-            f"list has {known} names."
+            f"{where}, region {region}: class {classes[region]}. Expected -1 (unknown) or 0 to {count - 1}: the class "
+            f"list has {count} names."
         )
     return classes.astype(np.int32)
 
 
 def check_scores(scores: np.ndarray, where: str) -> np.ndarray:
-    """Detector scores [r] as float32, NaN where unknown. Raises DataError outside 0-1."""
+    """Return detector scores [r] as float32, NaN if unknown. Raise DataError for a score outside 0-1."""
     bad = (scores < 0) | (scores > 1)
     if bad.any():
         region = int(np.flatnonzero(bad)[0])
@@ -118,9 +126,9 @@ def check_scores(scores: np.ndarray, where: str) -> np.ndarray:
 
 
 def parse_relations(rows: Any, regions: int, predicates: dict[str, int], where: str) -> list[Relation]:
-    """[[subject, predicate, object] or [..., score], ...] as it stands in a JSON file, checked.
+    """Check and return relations from a JSON file: [[subject, predicate, object] or [..., score], ...].
 
-    subject and object are region indices; predicate is an index or a name of `predicates`.
+    Subject and object are region indices. The predicate is an index or a name in `predicates`.
     """
     if not isinstance(rows, list):
         raise DataError(f"{where}: {_shorten(rows)}. Expected a list of [subject, predicate, object, score].")
@@ -133,14 +141,16 @@ def _parse_relation(row: Any, regions: int, predicates: dict[str, int], where: s
     subject, predicate, object_ = row[:3]
     for end in (subject, object_):
         if type(end) is not int or not 0 <= end < regions:
-            raise DataError(f"{where}: region {_shorten(end)}. Expected 0 to {regions - 1}: the image has {regions}.")
+            raise DataError(
+                f"{where}: region {_shorten(end)}. Expected 0 to {regions - 1}: the image has {regions} regions."
+            )
     if subject == object_:
         raise DataError(f"{where}: region {subject} is related to itself. Expected two regions.")
     if isinstance(predicate, str) and predicate in predicates:
         predicate = predicates[predicate]
     if type(predicate) is not int or not 0 <= predicate < len(predicates):
         raise DataError(
-            f"{where}: unknown predicate {_shorten(predicate)}. Expected 0 to {len(predicates) - 1} or a name of "
+            f"{where}: unknown predicate {_shorten(predicate)}. Expected 0 to {len(predicates) - 1}, or a name in "
             "predicates.txt."
         )
     score = row[3] if len(row) == 4 else 1.0
@@ -150,15 +160,15 @@ def _parse_relation(row: Any, regions: int, predicates: dict[str, int], where: s
 
 
 def read_numbers(entry: Any, key: str, width: int, kinds: str, where: str) -> np.ndarray:
-    """Field `key` of a JSON object: a list of numbers as an array [n], or of rows as [n, width] if width is not 0.
+    """Return field `key` of a JSON object as an array [n], or [n, width] if width is not 0.
 
-    kinds: the dtype kinds that are right, "iu" integers or "iuf" numbers. A list of nothing is of any kind.
+    kinds: allowed dtype kinds, "iu" for integers or "iuf" for numbers. An empty list passes with any kind.
     """
     try:
         array = np.array(entry[key])
         array = array.reshape(len(array), width) if width else array.reshape(len(array))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{where}: field '{key}' is missing or of the wrong shape.") from error
+        raise DataError(f"{where}: field '{key}' is missing or has the wrong shape.") from error
     if array.size and array.dtype.kind not in kinds:
         expected = "numbers" if "f" in kinds else "integers (3, not 3.0) of at most 64 bits"
         raise DataError(f"{where}: field '{key}' has dtype {array.dtype}. Expected a list of {expected}.")
@@ -168,7 +178,7 @@ def read_numbers(entry: Any, key: str, width: int, kinds: str, where: str) -> np
 def check_within(values: np.ndarray, low: int, high: int, slack: float, what: str) -> None:
     """Raise DataError for the first number that is NaN, or outside `low` to `high` by more than `slack`.
 
-    what: the message up to the number.
+    what: start of the message, before the number
     """
     bad = values[~((values >= low - slack) & (values <= high + slack))]
     if len(bad):

@@ -1,4 +1,4 @@
-"""Reading source files so that each fault names the file, the line or row, and what was expected."""
+"""Read source files. Each error names the file, the line or row, and what was expected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes, or a DataError that says why not."""
+    """Return the bytes of a file. Raise DataError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -26,9 +26,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_lines(path: Path, notes: Notes) -> list[str]:
-    """The lines of a UTF-8 text file. Only a line feed ends a line; a carriage return before it is taken off.
+    """Return the lines of a UTF-8 text file. Only a line feed ends a line; a carriage return before it is removed.
 
-    Raises DataError for invalid UTF-8 and for empty lines, with the line's number.
+    Raise DataError with the line number for invalid UTF-8 and for empty lines.
     """
     data = read_bytes(path)
     if data.startswith(_BOM):
@@ -39,7 +39,7 @@ def read_lines(path: Path, notes: Notes) -> list[str]:
         raw.pop()
     returns = sum(line.endswith(b"\r") for line in raw)
     if returns:
-        notes.add(f"{path.name}: {returns:,} lines end in CR LF; the CR was taken off.")
+        notes.add(f"{path.name}: {returns:,} lines end in CR LF; the CR was removed.")
     lines = []
     for number, line in enumerate(raw, 1):
         try:
@@ -51,8 +51,8 @@ def read_lines(path: Path, notes: Notes) -> list[str]:
             ) from error
         if not text.strip():
             raise DataError(
-                f"{path}: line {number} of {len(raw)} is empty; every line must hold something. Remove the line, or "
-                "if something is lost there, put it back."
+                f"{path}: line {number} of {len(raw)} is empty. Expected text on every line. Remove the line, or "
+                "restore its text if it was lost."
             )
         lines.append(text)
     if not lines:
@@ -61,46 +61,49 @@ def read_lines(path: Path, notes: Notes) -> list[str]:
 
 
 def read_vocabulary(path: Path, notes: Notes) -> tuple[str, ...]:
-    """One name per line, each once."""
+    """Return the names in a file with one name per line. Raise DataError if a name is repeated."""
     names = read_lines(path, notes)
     check_unique(names, path, "name")
     return tuple(names)
 
 
 def check_unique(names: Sequence[str], path: Path, what: str, place: str = "on line", first: int = 1) -> None:
-    """Raise DataError where one of `names`, by default the lines of `path`, comes twice; they count from `first`."""
+    """Raise DataError if `names` repeats one. By default they are the lines of `path`, numbered from `first`."""
     seen: dict[str, int] = {}
     for number, name in enumerate(names, first):
         if name in seen:
             raise DataError(
-                f"{path}: {what} '{name}' {place} {number} is already {place} {seen[name]}; each must come once."
+                f"{path}: {what} '{name}' {place} {number} is already {place} {seen[name]}. Expected each once."
             )
         seen[name] = number
 
 
 @contextlib.contextmanager
 def convert_errors(path: Path, kind: str, advice: str) -> Iterator[None]:
-    """Make a DataError of whatever NumPy raises over a damaged file of `kind`; only reading belongs under it.
+    """Convert any exception that NumPy raises for a damaged file of `kind` into a DataError. Use it only around reads.
 
-    One byte changed in a header may end in an error of ast, tokenize, mmap, zipfile or zlib, or a lack of memory.
+    One changed byte in a header can cause an exception of ast, tokenize, mmap, zipfile or zlib, or a MemoryError.
     """
     try:
         yield
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{path}: not a whole {kind} file ({str(error) or type(error).__name__}). {advice}") from error
+        raise DataError(f"{path}: not a valid {kind} file ({str(error) or type(error).__name__}). {advice}") from error
 
 
 def open_array(path: Path, kinds: str, shape: Sequence[int | None], meaning: str) -> np.ndarray:
-    """Map an npy file from disk and check it.
+    """Memory-map an npy file and check its type and shape.
 
-    kinds: the dtype kinds that are right ("f" floating, "iu" integers); shape: sizes expected, None where any will do;
-    meaning: what the array holds, in words, for the message.
+    Args:
+        path: the npy file
+        kinds: allowed dtype kinds, "f" for floating point, "iu" for integers, "iuf" for all numbers
+        shape: expected sizes, None for any size
+        meaning: description of the array, for messages
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Expected {meaning}.")
-    advice = f"Expected {meaning}. Copy the file again: it looks cut off or is of another kind."
+    advice = f"Expected {meaning}. Copy the file again: it seems to be truncated or of another type."
     with convert_errors(path, "npy", advice):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
@@ -110,20 +113,20 @@ def open_array(path: Path, kinds: str, shape: Sequence[int | None], meaning: str
 
 
 def check_array(array: np.ndarray, where: str, kinds: str, shape: Sequence[int | None], meaning: str) -> None:
-    """Raise DataError where `array` has another shape or kind of number than expected."""
-    wanted = ", ".join("any" if n is None else str(n) for n in shape)
-    if array.ndim != len(shape) or any(n is not None and n != have for n, have in zip(shape, array.shape, strict=True)):
-        raise DataError(f"{where}: shape {list(array.shape)}. Expected [{wanted}], {meaning}.")
+    """Raise DataError unless `array` has the expected shape and dtype kind (see `open_array`)."""
+    expected_shape = ", ".join("any" if n is None else str(n) for n in shape)
+    if array.ndim != len(shape) or any(n not in (None, size) for n, size in zip(shape, array.shape, strict=True)):
+        raise DataError(f"{where}: shape {list(array.shape)}. Expected [{expected_shape}], {meaning}.")
     if array.dtype.kind not in kinds:
         expected = "floating point numbers" if kinds == "f" else "integers" if kinds == "iu" else "numbers"
-        hint = " Quantised features must be scaled back to floating point first." if kinds == "f" else ""
+        hint = " Convert quantised features to floating point first." if kinds == "f" else ""
         raise DataError(f"{where}: dtype {array.dtype}. Expected {expected}, {meaning}.{hint}")
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """The JSON value in `text`; a DataError with place and column otherwise."""
+    """Return the JSON value in `text`. Raise DataError with the place if it is not valid JSON."""
     with _convert_decoding_errors(where):
-        if isinstance(text, bytes):  # json.loads would let halves of characters pass
+        if isinstance(text, bytes):  # json.loads would accept lone surrogates
             text = text.decode(json.detect_encoding(text))
         value = json.loads(text)
         _check_characters(value, text, where)
@@ -132,7 +135,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 @contextlib.contextmanager
 def _convert_decoding_errors(where: str) -> Iterator[None]:
-    """Make a DataError of what Python's decoders of UTF-8 and JSON raise."""
+    """Convert exceptions of Python's UTF-8 and JSON decoders into a DataError."""
     try:
         yield
     except RecursionError as error:
@@ -141,37 +144,37 @@ def _convert_decoding_errors(where: str) -> Iterator[None]:
         raise DataError(f"{where}: not JSON ({error}).") from error
 
 
-_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-_HALF = re.compile("[\ud800-\udfff]")
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _check_characters(value: Any, text: str, where: str) -> None:
-    r"""Raise DataError where JSON `text` of that `value` escapes half a character: \ud83d without its pair."""
-    at = _find_half(value) if _ESCAPED_HALF.search(text) else None
-    if at is not None:
+    r"""Raise DataError if the JSON `text` of `value` has a lone surrogate: an escape like \ud83d without its pair."""
+    path = _find_surrogate(value) if _ESCAPED_SURROGATE.search(text) else None
+    if path is not None:
         raise DataError(
-            f"{where}{at and ': '}{at.lstrip('.')}: half a character, a \\ud800 to \\udfff without its pair. Expected "
-            "whole ones: the text was cut within a character. Put the other half back, or take this one out."
+            f"{where}{path and ': '}{path.lstrip('.')}: half a character, a \\ud800 to \\udfff without its pair: the "
+            "text was cut within a character. Expected complete characters. Restore the other half, or remove this one."
         )
 
 
-def _find_half(value: Any) -> str | None:
-    """Where a text with half a character lies within `value`, as .key[index]; None if nowhere."""
+def _find_surrogate(value: Any) -> str | None:
+    """Return the path (.key[index]) of the first string in `value` with a lone surrogate, None without one."""
     if isinstance(value, str):
-        return "" if _HALF.search(value) else None
+        return "" if _SURROGATE.search(value) else None
     keyed = isinstance(value, dict)
     for key, inner in value.items() if keyed else enumerate(value) if isinstance(value, list) else ():
-        at = _find_half(inner)
-        if at is not None:
-            return (f".{key}" if keyed else f"[{key}]") + at
+        path = _find_surrogate(inner)
+        if path is not None:
+            return (f".{key}" if keyed else f"[{key}]") + path
     return None
 
 
 def iterate_json(path: Path, block: int = 1 << 20) -> Iterator[tuple[str, Any]]:
-    """(key or index, value) of each item of the one list or object that a JSON file holds, one item at a time.
+    """Yield (key or index, value) of each item of a JSON file that holds one list or object.
 
-    Graph files have many gigabytes, which json.load would hold in memory as a whole. ijson does not fit: its C backend
-    replaces half characters without an error, and refuses NaN and integers beyond 64 bits, which we check ourselves.
+    Scene graph files have many gigabytes; json.load would load them as a whole. ijson does not fit: its C backend
+    replaces lone surrogates without an error, and rejects NaN and integers beyond 64 bits, which we check ourselves.
     """
     try:
         with _convert_decoding_errors(str(path)), path.open(encoding="utf-8-sig") as file:
@@ -185,7 +188,7 @@ def _iterate_items(file: TextIO, block: int, path: Path) -> Iterator[tuple[str, 
     while not buffer and (more := file.read(block)):
         buffer = more.lstrip()
     if buffer[:1] not in ("[", "{"):
-        raise DataError(f"{path}: expected JSON, one list or one object.")
+        raise DataError(f"{path}: not JSON. Expected one list or one object.")
     keyed, buffer, index = buffer[0] == "{", buffer[1:], 0
     while True:
         buffer = buffer.lstrip()
@@ -200,10 +203,10 @@ def _iterate_items(file: TextIO, block: int, path: Path) -> Iterator[tuple[str, 
             yield name, value
             index += 1
             continue
-        # doubling keeps the check_unique attempts at a long item linear
+        # Doubling the block keeps the total cost of repeated attempts at a long item linear.
         more = file.read(max(block, len(buffer))) if len(buffer) < _LONGEST_ITEM else ""
         if not more:
-            raise DataError(f"{path}: not JSON, or cut off, after {index:,} whole items. Copy or write it again.")
+            raise DataError(f"{path}: not JSON, or truncated, after {index:,} complete items. Copy or write it again.")
         buffer += more
 
 
@@ -212,9 +215,9 @@ _DECODER = json.JSONDecoder()
 
 
 def _parse_item(text: str, keyed: bool) -> tuple[str, Any, str] | None:
-    """(key, value, the text after it) at the start of `text`, None if no whole item is there (yet).
+    """Return (key, value, following text) of the item at the start of `text`, None if the item is not complete yet.
 
-    Whole only shows by what follows: the number 0 may go on as 0.5 in the next block.
+    Only the following character shows that an item is complete: the number 0 may continue as 0.5 in the next block.
     """
     key = ""
     try:

@@ -1,9 +1,11 @@
-"""Scene graphs from elsewhere, laid over an image's regions by the overlap of boxes.
+"""Import scene graphs. Their boxes are matched with the regions of an image by overlap.
 
-Scene-Graph-Benchmark writes `custom_prediction.json` ({"0": {bbox, rel_pairs, rel_labels, rel_scores, ...}}) and
-`custom_data_info.json` (ind_to_predicates, idx_to_files). Its boxes are in the picture as the network saw it: shorter
-side 600, longer side at most 1000. Visual Genome has `relationships.json` ([{image_id, relationships: [{predicate,
-subject: {x, y, w, h}, object}]}]) and `image_data.json` (image_id -> coco_id, width, height).
+Two layouts are supported:
+- Scene-Graph-Benchmark: `custom_prediction.json` ({"0": {bbox, rel_pairs, rel_labels, rel_scores, ...}}) and
+  `custom_data_info.json` (ind_to_predicates, idx_to_files). Boxes are in pixels of the resized picture: shorter side
+  600, longer side at most 1000.
+- Visual Genome: `relationships.json` ([{image_id, relationships: [{predicate, subject: {x, y, w, h}, object}]}]) and
+  `image_data.json` (image_id -> coco_id, width, height).
 """
 
 from __future__ import annotations
@@ -24,22 +26,22 @@ from hire_model.data.importers.files import check_unique, iterate_json, parse_js
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
 
-_SHORT, _LONG = 600, 1000  # Scene-Graph-Benchmark's resize
+_SHORT, _LONG = 600, 1000  # sides of a picture after the resize of Scene-Graph-Benchmark
 _BACKGROUND = "__background__"
-_ROUNDING = 1e-3  # a score may leave 0-1 by so much
-_SPARE = 4  # relations kept per image before matching, as a multiple of those wanted: some find no region
+_ROUNDING = 1e-3  # a score may be outside 0-1 by this much
+_SPARE = 4  # factor of relations kept before matching, because some boxes match no region
 
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """How a graph is laid over the regions.
+    """How to read a graph and match it with the regions.
 
-    iou         a graph's box means the region that it overlaps most, if by so much (intersection over union)
-    top         the so many best relations of an image are kept
-    frame       sgb: what its boxes are measured in, "resized" (600/1000) or the "original" picture's pixels
-    vocabulary  vg: the so many most frequent predicates are kept; its own are free text
-    images      sgb: custom_data_info.json, by default the one beside the predictions; vg: image_data.json, whose
-                coco_id then names the images; without it Visual Genome's own ids do
+    iou         minimum IoU (intersection over union) of a box of the graph with its best region
+    top         maximum number of relations per image; those with the highest scores are kept
+    frame       Scene-Graph-Benchmark: boxes are in pixels of the "resized" (600/1000) or the "original" picture
+    vocabulary  Visual Genome: number of predicates to keep, the most frequent ones (its predicates are free text)
+    images      Scene-Graph-Benchmark: custom_data_info.json, default: the one beside the predictions;
+                Visual Genome: image_data.json, to name images by coco_id; without it, by image_id
     """
 
     iou: float = 0.5
@@ -51,9 +53,12 @@ class GraphOptions:
 
 @dataclass(frozen=True)
 class ImageGraph:
-    """One image's graph: boxes [b, 4] in pixels, edges [e, 3] int32 (box, predicate, box), scores [e] float32.
+    """The graph of one image.
 
-    size: (width, height) of the picture that the boxes are measured in, None if it is the data set's own.
+    boxes   [b, 4] in pixels
+    edges   [e, 3] int32: box, predicate, box
+    scores  [e] float32
+    size    (width, height) of the picture that the boxes refer to; None: the size in the data set
     """
 
     boxes: np.ndarray
@@ -64,7 +69,7 @@ class ImageGraph:
 
 @dataclass(frozen=True)
 class Graphs:
-    """The graphs of a file, by image name."""
+    """The graphs of a file by image name. `resized`: boxes are in pixels of the resized picture (600/1000)."""
 
     path: Path
     predicates: tuple[str, ...]
@@ -73,48 +78,51 @@ class Graphs:
     resized: bool = False
 
     def find(self, record: ImageRecord) -> ImageGraph | None:
-        """The graph of the record's image."""
+        """Return the graph of the image of `record`, None if there is none."""
         return next((self.images[key] for key in derive_image_keys(record.image_id) if key in self.images), None)
 
 
 def add_graphs(source: Source, graphs: Graphs) -> Source:
-    """The same source with relations from `graphs`; any of its own are replaced. Raises DataError if none fits."""
+    """Return `source` with the relations of `graphs`. Relations of the source itself are replaced.
+
+    Raise DataError if the images of the source have no names, or, while reading, if no relation matches.
+    """
 
     def records(notes: Notes) -> Iterator[ImageRecord]:
-        kept = 0
+        count = 0
         for record in source.records(notes):
             relations = match_relations(record, graphs, notes)
-            kept += len(relations)
+            count += len(relations)
             yield dataclasses.replace(record, relations=relations)
-        notes.add(f"{graphs.path.name}: {kept:,} relations laid over the regions.")
-        if not kept:
+        notes.add(f"{graphs.path.name}: {count:,} relations matched with regions.")
+        if not count:
             raise DataError(
-                f"{graphs.path}: not one relation fits a region. Check that the images have the same names, the frame "
+                f"{graphs.path}: no relation matches the regions. Check that the images have the same names, the frame "
                 f"of the boxes (--graph-frame, now {graphs.options.frame}), and --graph-iou {graphs.options.iou:g}."
             )
 
     if not source.named:  # row 5 of a split is not image 5 of COCO or Visual Genome
         raise DataError(
-            f"{graphs.path}: names its images, and the source does not. For the SCAN layout add SPLIT_names.txt, the "
-            "name of each image on a line, in the order of the features."
+            f"{graphs.path}: refers to images by name, but the source has no image names. For the SCAN layout, "
+            "add SPLIT_names.txt with one image name per line, in the order of the features."
         )
     if source.predicates:
-        source.notes.add(f"The source's own relations are replaced by those of {graphs.path.name}.")
+        source.notes.add(f"The relations of the source are replaced by those of {graphs.path.name}.")
     return dataclasses.replace(source, predicates=graphs.predicates, records=records)
 
 
 def match_relations(record: ImageRecord, graphs: Graphs, notes: Notes) -> list[Relation]:
-    """The graph of one image as relations between its regions, best first."""
+    """Return the graph of one image as relations between its regions, highest score first."""
     where = f"image '{record.image_id}'"
     graph = graphs.find(record)
     if graph is None:
         notes.count("images without a graph", where)
         return []
     if record.boxes is None:
-        raise DataError(f"{where}: a graph can only be laid over regions that have boxes; the source has none.")
+        raise DataError(f"{where}: the regions have no boxes. Expected boxes, to match them with the graph.")
     size = graph.size or (record.width, record.height)
     if not all(size):
-        raise DataError(f"{where}: its width and height are not known, so boxes in pixels cannot be compared.")
+        raise DataError(f"{where}: width and height are unknown. Expected both, to match boxes in pixels.")
     if graphs.resized:
         size = compute_resized_size(*size)
     region = match_boxes(graph.boxes / np.array([*size, *size], np.float32), record.boxes, graphs.options.iou)
@@ -122,7 +130,7 @@ def match_relations(record: ImageRecord, graphs: Graphs, notes: Notes) -> list[R
     for (subject, predicate, object_), score in zip(graph.edges.tolist(), graph.scores.tolist(), strict=True):
         ends = int(region[subject]), int(region[object_])
         if min(ends) < 0 or ends[0] == ends[1]:
-            notes.count("relations dropped, as their boxes are no two regions", where)
+            notes.count("relations dropped, because their boxes do not match two different regions", where)
             continue
         edge = (ends[0], predicate, ends[1])
         best[edge] = max(score, best.get(edge, 0.0))
@@ -130,21 +138,21 @@ def match_relations(record: ImageRecord, graphs: Graphs, notes: Notes) -> list[R
     return [(*edge, score) for edge, score in ranked]
 
 
-def match_boxes(boxes: np.ndarray, regions: np.ndarray, least: float) -> np.ndarray:
-    """[b] index of the region with the greatest IoU for each box, -1 where that is below `least`.
+def match_boxes(boxes: np.ndarray, regions: np.ndarray, min_iou: float) -> np.ndarray:
+    """Return the index of the region with the highest IoU for each box, [b], or -1 if that IoU is below `min_iou`.
 
-    boxes [b, 4] and regions [r, 4] are x1 y1 x2 y2 in one frame; a region of NaN never matches.
+    boxes [b, 4] and regions [r, 4] are x1 y1 x2 y2 in the same unit. A region of NaN never matches.
     """
     low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=2)
     areas = [(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes, regions)]
     iou = np.nan_to_num(shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-12), nan=-1.0)
-    return np.where(iou.max(axis=1) >= least, iou.argmax(axis=1), -1)
+    return np.where(iou.max(axis=1) >= min_iou, iou.argmax(axis=1), -1)
 
 
 def compute_resized_size(width: int, height: int) -> tuple[int, int]:
-    """Size of a picture as Scene-Graph-Benchmark shows it to its network: short side 600, long side at most 1000."""
+    """Return the picture size after the resize of Scene-Graph-Benchmark: short side 600, long side at most 1000."""
     short, long = min(width, height), max(width, height)
     side = round(_LONG * short / long) if long / short * _SHORT > _LONG else _SHORT
     if short == side:
@@ -153,7 +161,7 @@ def compute_resized_size(width: int, height: int) -> tuple[int, int]:
 
 
 def read_sgb(path: Path, options: GraphOptions) -> Graphs:
-    """Scene-Graph-Benchmark's predictions. Raises DataError naming file, image and field."""
+    """Read predictions of Scene-Graph-Benchmark. A DataError names file, image and field."""
     path = path.expanduser()
     if not path.is_file():
         raise DataError(f"{path}: no such file. Expected Scene-Graph-Benchmark's custom_prediction.json.")
@@ -161,7 +169,9 @@ def read_sgb(path: Path, options: GraphOptions) -> Graphs:
     info = parse_json(read_bytes(info_path), str(info_path))
     names, files = (info.get(key) if isinstance(info, dict) else None for key in ("ind_to_predicates", "idx_to_files"))
     if not isinstance(names, list) or not isinstance(files, list):
-        raise DataError(f"{info_path}: expected an object with the lists ind_to_predicates and idx_to_files.")
+        raise DataError(
+            f"{info_path}: wrong layout. Expected an object with the lists ind_to_predicates and idx_to_files."
+        )
     first = 1 if names and names[0] == _BACKGROUND else 0
     predicates = tuple(map(str, names[first:]))
     check_unique(predicates, info_path, "ind_to_predicates: the name", "at", first)
@@ -169,7 +179,9 @@ def read_sgb(path: Path, options: GraphOptions) -> Graphs:
     for key, value in iterate_json(path):
         where = f"{path}: image '{key}'"
         if not key.isdecimal() or int(key) >= len(files):
-            raise DataError(f"{where}: {info_path.name} names {len(files)} files, none for this one.")
+            raise DataError(
+                f"{where}: no file name in {info_path.name}, which names {len(files)} files. Expected one per image."
+            )
         graph = _read_sgb_image(value, first, len(names), options.top * _SPARE, where)
         images.update(dict.fromkeys(derive_image_keys(str(files[int(key)])), graph))
     return Graphs(path, predicates, images, options, options.frame == "resized")
@@ -193,53 +205,63 @@ def _read_sgb_image(value: Any, first: int, names: int, keep: int, where: str) -
 
 
 def read_vg(path: Path, options: GraphOptions) -> Graphs:
-    """Visual Genome's relationships. Raises DataError naming file, entry and field."""
+    """Read relationships of Visual Genome. A DataError names file, entry and field."""
     path = path.expanduser()
-    known = _read_vg_images(options.images.expanduser()) if options.images else None
-    words: Counter[str] = Counter()
-    numbers: dict[str, int] = {}
-    found: dict[str, ImageGraph] = {}
+    coco_images = _read_vg_images(options.images.expanduser()) if options.images else None
+    predicate_counts: Counter[str] = Counter()
+    indices: dict[str, int] = {}
+    graphs: dict[str, ImageGraph] = {}
     for key, value in iterate_json(path):
         where = f"{path}: entry {key}"
         if not isinstance(value, dict) or "image_id" not in value or not isinstance(value.get("relationships"), list):
-            raise DataError(f"{where}: expected an object with image_id and the list relationships.")
-        name, size = known.get(str(value["image_id"]), ("", None)) if known else (str(value["image_id"]), None)
+            raise DataError(f"{where}: wrong layout. Expected an object with image_id and the list relationships.")
+        image_id = str(value["image_id"])
+        name, size = coco_images.get(image_id, ("", None)) if coco_images else (image_id, None)
         if name:
-            found[name] = _read_vg_image(value["relationships"], words, numbers, size, where)
-    common = [word for word, _ in words.most_common(options.vocabulary)]
-    new = np.full(len(numbers), -1, np.int32)
-    new[[numbers[word] for word in common]] = np.arange(len(common))
-    return Graphs(path, tuple(common), {name: _renumber_predicates(g, new) for name, g in found.items()}, options)
+            graphs[name] = _read_vg_image(value["relationships"], predicate_counts, indices, size, where)
+    predicates = [predicate for predicate, _ in predicate_counts.most_common(options.vocabulary)]
+    new_indices = np.full(len(indices), -1, np.int32)
+    new_indices[[indices[predicate] for predicate in predicates]] = np.arange(len(predicates))
+    graphs = {name: _renumber_predicates(graph, new_indices) for name, graph in graphs.items()}
+    return Graphs(path, tuple(predicates), graphs, options)
 
 
 def _read_vg_images(path: Path) -> dict[str, tuple[str, tuple[int, int]]]:
-    """Visual Genome id -> (COCO id, (width, height)) of each image that COCO has."""
+    """Return image_id -> (coco_id, (width, height)) of each image that is also in COCO."""
     images = {}
     for key, value in iterate_json(path):
         try:
             if value["coco_id"] is not None:
                 images[str(value["image_id"])] = (str(value["coco_id"]), (int(value["width"]), int(value["height"])))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"{path}: entry {key}: expected image_id, coco_id, width and height.") from error
+            raise DataError(
+                f"{path}: entry {key}: wrong layout. Expected image_id, coco_id, width and height."
+            ) from error
     return images
 
 
 def _read_vg_image(
-    relationships: list[Any], words: Counter[str], numbers: dict[str, int], size: tuple[int, int] | None, where: str
+    relationships: list[Any],
+    predicate_counts: Counter[str],
+    indices: dict[str, int],
+    size: tuple[int, int] | None,
+    where: str,
 ) -> ImageGraph:
+    """Read one entry. Count its predicates in `predicate_counts`, and assign an index to each new one in `indices`."""
     boxes: list[tuple[float, float, float, float]] = []
     edges: list[tuple[int, int, int]] = []
-    for at, relation in enumerate(relationships):
+    for number, relation in enumerate(relationships):
         try:
             predicate = " ".join(relation["predicate"].lower().split())
             ends = [[float(relation[end][key]) for key in "xywh"] for end in ("subject", "object")]
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise DataError(
-                f"{where}, relationship {at}: expected predicate, and subject and object with x, y, w, h."
+                f"{where}, relationship {number}: wrong layout. Expected predicate, and subject and object with "
+                "x, y, w, h."
             ) from error
         if predicate and all(w > 0 and h > 0 for _, _, w, h in ends):
-            words[predicate] += 1
-            edges.append((len(boxes), numbers.setdefault(predicate, len(numbers)), len(boxes) + 1))
+            predicate_counts[predicate] += 1
+            edges.append((len(boxes), indices.setdefault(predicate, len(indices)), len(boxes) + 1))
             boxes += [(x, y, x + w, y + h) for x, y, w, h in ends]
     return ImageGraph(
         np.array(boxes, np.float32).reshape(-1, 4),
@@ -249,8 +271,8 @@ def _read_vg_image(
     )
 
 
-def _renumber_predicates(graph: ImageGraph, new: np.ndarray) -> ImageGraph:
+def _renumber_predicates(graph: ImageGraph, new_indices: np.ndarray) -> ImageGraph:
     edges = graph.edges.copy()
-    edges[:, 1] = new[edges[:, 1]]
+    edges[:, 1] = new_indices[edges[:, 1]]
     kept = edges[:, 1] >= 0
     return dataclasses.replace(graph, edges=edges[kept], scores=graph.scores[kept])

@@ -1,8 +1,13 @@
-"""A folder with one npz file per image, named after the image (123.npz, 123.jpg.npz).
+"""Import a folder with one npz file per image, named after the image (123.npz, 123.jpg.npz).
 
-features [r, F] under features, feature, feat or x; boxes [r, 4] under boxes or bbox; width and height under image_w and
-image_h, or width and height; class ids under classes, objects_id or objects, scores under scores or objects_conf.
-The files carry no captions and no splits: those come from `captions`.
+Names of the arrays in a file:
+    features [r, F]   features, feature, feat or x
+    boxes [r, 4]      boxes or bbox
+    width, height     image_w and image_h, or width and height
+    class ids [r]     classes, objects_id or objects
+    scores [r]        scores or objects_conf
+
+The files hold neither captions nor splits: both come from a captions file (see `captions`).
 """
 
 from __future__ import annotations
@@ -28,22 +33,22 @@ _SCORES = ("scores", "objects_conf")
 
 
 def open_npz(folder: Path, captions: Captions, notes: Notes, classes: tuple[str, ...] = ()) -> Source:
-    """Open a folder of npz files, read one by one in the order of `captions`.
+    """Open a folder of npz files. They are read one by one in the order of `captions`.
 
-    classes: the names of the class ids; without them the ids in the files are left out, and a note says so.
-    Raises DataError naming file and field.
+    classes: names of the class ids; without names, the ids in the files are ignored and a note is added.
+    A DataError names file and field.
     """
     folder = folder.expanduser()
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder. Expected one with an npz file per image.")
+        raise DataError(f"{folder}: no such folder. Expected a folder with one npz file per image.")
     files: dict[int, Path] = {}
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
         if entry.name.endswith(".npz"):
             _assign_file(Path(entry.path), captions, files, notes)
     if not files:
         raise DataError(
-            f"{folder}: no npz file of an image in {captions.path}. Expected files named after the images, such as "
-            f"{captions.images[0].image_id}.npz."
+            f"{folder}: no npz file belongs to an image in {captions.path}. Expected files named after the images, "
+            f"such as {captions.images[0].image_id}.npz."
         )
     captions.check_complete(files, str(folder))
     dim = _read_detections(next(iter(files.values())), None).features.shape[1]
@@ -59,36 +64,35 @@ def open_npz(folder: Path, captions: Captions, notes: Notes, classes: tuple[str,
 def _assign_file(path: Path, captions: Captions, files: dict[int, Path], notes: Notes) -> None:
     index = captions.find(path.name.removesuffix(".npz"))
     if index is None:
-        notes.count("npz files without captions in the wanted splits, left out", path.name)
+        notes.count("npz files without captions in the imported splits, skipped", path.name)
     elif index in files:
-        raise DataError(f"{path}: the same image as {files[index].name}. Expected one file per image.")
+        raise DataError(f"{path}: same image as {files[index].name}. Expected one file per image.")
     else:
         files[index] = path
 
 
 def _load_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays that are of use, and the names of all that the file has."""
+    """Return the arrays that the importer uses, and the names of all arrays in the file."""
     with convert_errors(path, "npz", "Copy or extract it again."):
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise DataError(
-                f"{path}: one array without a name, an npy file. Expected an archive of named arrays; write it with "
-                "numpy.savez."
+                f"{path}: an npy file with one array. Expected an archive of named arrays. Write it with numpy.savez."
             )
         with archive:
-            found = {key: archive[key] for key in archive.files if key in _KNOWN}
-            return found, ", ".join(archive.files) or "nothing"
+            arrays = {key: archive[key] for key in archive.files if key in _USED}
+            return arrays, ", ".join(archive.files) or "no arrays"
 
 
 def _read_detections(path: Path, dim: int | None) -> Detections:
-    found, present = _load_arrays(path)
+    arrays, names = _load_arrays(path)
 
-    def pick(names: tuple[str, ...]) -> np.ndarray | None:
-        return next((found[name] for name in names if name in found), None)
+    def pick(keys: tuple[str, ...]) -> np.ndarray | None:
+        return next((arrays[key] for key in keys if key in arrays), None)
 
     features = pick(_FEATURES)
     if features is None:
-        raise DataError(f"{path}: no features. Expected one of {', '.join(_FEATURES)}; the file has {present}.")
+        raise DataError(f"{path}: no features. Expected one of {', '.join(_FEATURES)}; the file has {names}.")
     check_array(features, f"{path}: features", "f", [None, dim], "features [regions, feature size]")
     regions = len(features)
     boxes, classes, scores = pick(_BOXES), pick(_CLASSES), pick(_SCORES)
@@ -103,7 +107,7 @@ def _read_detections(path: Path, dim: int | None) -> Detections:
     return Detections(features, boxes, size, classes, scores)
 
 
-_KNOWN = {*_FEATURES, *_BOXES, *_WIDTH, *_HEIGHT, *_CLASSES, *_SCORES}
+_USED = {*_FEATURES, *_BOXES, *_WIDTH, *_HEIGHT, *_CLASSES, *_SCORES}
 
 
 def _parse_size(value: np.ndarray | None, path: Path) -> int:
@@ -114,12 +118,12 @@ def _parse_size(value: np.ndarray | None, path: Path) -> int:
     return int(value.item())
 
 
-def _check_labels(found: Detections, classes: tuple[str, ...], path: Path, notes: Notes) -> Detections:
-    ids = found.classes
+def _check_labels(detections: Detections, classes: tuple[str, ...], path: Path, notes: Notes) -> Detections:
+    ids = detections.classes
     if ids is not None and not classes:
-        notes.count("images whose class ids were left out, as --classes names no list of names", path.name)
+        notes.count("images whose class ids were ignored, because --classes is not set", path.name)
         ids = None
     elif ids is not None:
         ids = check_classes(ids, len(classes), f"{path}: classes")
-    scores = None if found.scores is None else check_scores(found.scores, f"{path}: scores")
-    return Detections(found.features, found.boxes, found.size, ids, scores)
+    scores = None if detections.scores is None else check_scores(detections.scores, f"{path}: scores")
+    return Detections(detections.features, detections.boxes, detections.size, ids, scores)

@@ -1,14 +1,14 @@
-"""SCAN / VSE-infinity `*_precomp` folders: arrays and text files per split.
+"""Import SCAN / VSE-infinity `*_precomp` folders: arrays and text files per split.
 
 {split}_ims.npy          [N, R, F] features of N images
-{split}_caps.txt         a caption per line
-{split}_ids.txt          optional: row of each caption's image, or a name per image (see `scan_files`)
-{split}_names.txt        optional: name of each image row, as a rule its picture's file name
+{split}_caps.txt         one caption per line
+{split}_ids.txt          optional: image row of each caption, or one name per image (see `scan_files`)
+{split}_names.txt        optional: name of each image row, usually the file name of its picture
 {split}_boxes.npy        optional: [N, R, 4] x1 y1 x2 y2 in pixels or fractions
-{split}_sizes.npy        [N, 2] width and height in pixels; needed if boxes are in pixels
+{split}_sizes.npy        [N, 2] width and height in pixels; required if boxes are in pixels
 {split}_classes.npy      optional: [N, R] class ids, -1 unknown; names in classes.txt
 {split}_scores.npy       optional: [N, R] detector scores in 0-1
-{split}_n_regions.npy    optional: [N] how many regions are real; without it zero rows at the end are padding
+{split}_n_regions.npy    optional: [N] number of real regions; without it, zero rows at the end are padding
 {split}_relations.jsonl  optional: per image row [[subject, predicate, object, score], ...]; names in predicates.txt
 """
 
@@ -37,14 +37,20 @@ from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
 
 _SUFFIX = "_ims.npy"
-_MOST_UNNAMED = 100_000  # ids without a list of names: a higher one is a fault, and would fill memory with names
+_MAX_UNNAMED = 100_000  # without a list of names, a higher id is an error; generated names would fill the memory
 _Ids = Iterator[tuple[int, str]]  # an id and its place
 
 
 def open_scan(folder: Path, *, splits: Sequence[str] = (), captions_per_image: str = "auto") -> Source:
-    """Open a folder in SCAN's layout. splits: only these; captions_per_image: auto, ids or a number.
+    """Open a folder in SCAN's layout.
 
-    Raises DataError naming file, row and field for the first fault found.
+    Args:
+        folder: the folder
+        splits: names of the splits to import; empty for all
+        captions_per_image: auto, ids or a number (see `scan_files.find_owners`)
+
+    Raises:
+        DataError: names file, row and field of the first error.
     """
     folder, notes = folder.expanduser(), Notes()
     names = select_splits(splits, _find_splits(folder), str(folder))
@@ -74,18 +80,18 @@ def open_scan(folder: Path, *, splits: Sequence[str] = (), captions_per_image: s
 
 def _find_splits(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder. Expected one with train{_SUFFIX}, train_caps.txt and so on.")
-    found = sorted(path.name.removesuffix(_SUFFIX) for path in folder.glob(f"*{_SUFFIX}"))
-    if not found:
+        raise DataError(f"{folder}: no such folder. Expected a folder with train{_SUFFIX}, train_caps.txt and so on.")
+    names = sorted(path.name.removesuffix(_SUFFIX) for path in folder.glob(f"*{_SUFFIX}"))
+    if not names:
         quantised = list(folder.glob("*_ims_int8.npy"))
-        hint = f" {quantised[0].name} is quantised: scale it back to floating point first." if quantised else ""
-        raise DataError(f"{folder}: no file {{split}}{_SUFFIX}. Expected [N, R, F] features per split.{hint}")
-    known = ["train", "dev", "val", "test"]
-    return sorted(found, key=lambda name: (known.index(name) if name in known else len(known), name))
+        hint = f" {quantised[0].name} is quantised: convert it to floating point first." if quantised else ""
+        raise DataError(f"{folder}: no file {{split}}{_SUFFIX}. Expected [N, R, F] features of each split.{hint}")
+    order = ["train", "dev", "val", "test"]
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def _find_class_ids(splits: Sequence[ScanSplit]) -> _Ids:
-    """The highest class id of each split."""
+    """Yield the highest class id of each split."""
     for split in splits:
         if split.classes is not None:
             row, region = np.unravel_index(int(split.classes.argmax()), split.classes.shape)
@@ -93,7 +99,7 @@ def _find_class_ids(splits: Sequence[ScanSplit]) -> _Ids:
 
 
 def _find_predicate_ids(splits: Sequence[ScanSplit]) -> _Ids:
-    """All predicate ids; faults in the lines are found later, where they have a place."""
+    """Yield all predicate ids. `_read_relations` reports errors in the lines later, with their place."""
     for split in splits:
         for number, line in enumerate(split.relations or (), 1):
             where = f"{split.path('relations.jsonl')}: line {number}"
@@ -109,15 +115,14 @@ def _read_vocabulary(
     if path.is_file():
         return read_vocabulary(path, notes)
     highest, where = max(ids(splits), key=itemgetter(0), default=(-1, ""))
-    if highest >= _MOST_UNNAMED:
+    if highest >= _MAX_UNNAMED:
         raise DataError(
-            f"{where}: {kind} {highest}. Expected 0 to {_MOST_UNNAMED - 1} where {path.name} is missing: write {path}, "
-            "a name on each line, or check the ids."
+            f"{where}: {kind} {highest}. Expected 0 to {_MAX_UNNAMED - 1} if {path.name} is missing. Write {path} "
+            "with one name per line, or check the ids."
         )
-    used = highest + 1
-    if used > 0:
-        notes.add(f"{path.name} is missing: the names are '{kind} 0' to '{kind} {used - 1}'.")
-    return tuple(f"{kind} {i}" for i in range(used))
+    if highest >= 0:
+        notes.add(f"{path.name} is missing: the names are '{kind} 0' to '{kind} {highest}'.")
+    return tuple(f"{kind} {i}" for i in range(highest + 1))
 
 
 def _read_records(split: ScanSplit, classes: int, predicates: dict[str, int], notes: Notes) -> Iterator[ImageRecord]:
@@ -153,21 +158,21 @@ def _read_records(split: ScanSplit, classes: int, predicates: dict[str, int], no
 
 
 def _read_features(split: ScanSplit, row: int, notes: Notes) -> np.ndarray:
-    """The real regions of the image at `row`; where the file repeats images, its copies are compared too."""
+    """Return the real regions of the image at `row`. If the file repeats images, check that the copies are equal."""
     where, copies = f"{split.path('ims.npy')}: row {row}", split.owners.copies
     block = _map_rows(split.features, row, copies, split.path("ims.npy"))
     if copies > 1 and not (block == block[0]).all():
         raise DataError(
-            f"{where}: other rows of the file come in runs of {copies} equal ones, these do not. "
-            "Say --captions-per-image 1 or ids if each row is an image of its own."
+            f"{where}: the {copies} copies of this image differ. Expected equal rows, as in other runs. If each "
+            "row is a different image, use --captions-per-image 1 or ids."
         )
     return select_real_features(block[0], _read_region_count(split, row), where, notes)
 
 
 def _map_rows(features: np.ndarray, row: int, count: int, path: Path) -> np.ndarray:
-    """Rows of the features through a mapping of their own, which ends with them.
+    """Return rows of the features through a separate memory mapping, which is freed together with them.
 
-    Pages read through the one mapping of the whole file would stay with this process until it ends.
+    Pages that are read through the mapping of the whole file would stay resident until the process ends.
     """
     if not features.flags.c_contiguous:
         return features[row : row + count]
@@ -176,7 +181,7 @@ def _map_rows(features: np.ndarray, row: int, count: int, path: Path) -> np.ndar
 
 
 def _name_images(split: ScanSplit) -> list[str]:
-    """The images' ids: their names, else the split and the ids file's name, else the split and a number."""
+    """Return the image ids: names from names.txt, else split/name from ids.txt, else split/number."""
     if split.names is not None:
         names = [split.names[row] for row in split.owners.rows]
         check_unique(names, split.path("names.txt"), "name")

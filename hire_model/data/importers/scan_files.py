@@ -1,4 +1,4 @@
-"""Open the files of one split of a SCAN folder, check that they fit together, and assign captions to images."""
+"""Open the files of one split of a SCAN folder, check that they agree, and assign captions to images."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hire_model.data.importers.checks import check_caption
 from hire_model.data.importers.files import check_unique, open_array, read_lines
 from hire_model.errors import DataError
 
-_COPIES = 5  # how often VSE++'s and SCAN's files repeat an image, once per caption
+_COPIES = 5  # the files of VSE++ and SCAN repeat each image 5 times, once per caption
 
 
 @dataclass(frozen=True)
 class CaptionOwners:
-    """The images of one split and their captions.
+    """The images of one split and the assignment of captions to them.
 
     rows    [images] row of each image in the features
-    owner   [captions] index of each caption's image
-    names   [images] the ids file's name of each image, None if it has none
-    copies  how many equal rows each image has in the features; only the first is used
+    owner   [captions] index of the image of each caption
+    names   [images] name of each image in the ids file, None if that file holds no names
+    copies  number of equal rows per image in the features; only the first is used
     """
 
     rows: np.ndarray
@@ -32,14 +32,17 @@ class CaptionOwners:
     copies: int = 1
 
     def group_captions(self) -> list[np.ndarray]:
-        """For each image the numbers of its captions, in order."""
+        """Return the caption indices of each image, in order."""
         order = np.argsort(self.owner, kind="stable")
         return np.split(order, np.searchsorted(self.owner[order], np.arange(1, len(self.rows))))
 
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """What the rules look at: paths for the messages, features [N, R, F], the number of captions, the ids' lines."""
+    """The files that decide which caption belongs to which image.
+
+    Paths (for messages), features [N, R, F], number of captions, lines of the ids file or None.
+    """
 
     features_path: Path
     captions_path: Path
@@ -51,7 +54,7 @@ class SplitFiles:
 
 @dataclass(frozen=True)
 class ScanSplit:
-    """What one split's files hold (see `scan`); None for an optional file that is not there."""
+    """Content of the files of one split (see `scan`). Optional files that are missing are None."""
 
     folder: Path
     name: str
@@ -68,46 +71,47 @@ class ScanSplit:
     relations: list[str] | None
 
     def path(self, suffix: str) -> Path:
-        """Path of the split's file `{split}_{suffix}`."""
+        """Return the path of the file `{split}_{suffix}`."""
         return self.folder / f"{self.name}_{suffix}"
 
 
 def open_split(folder: Path, name: str, rule: str, notes: Notes) -> ScanSplit:
-    """Open split `name` of `folder`; `rule` is --captions-per-image. Raises DataError naming the file at fault."""
+    """Open split `name` of `folder`. `rule` is --captions-per-image. A DataError names the wrong file."""
 
-    def path(suffix: str) -> Path:
+    def make_path(suffix: str) -> Path:
         return folder / f"{name}_{suffix}"
 
-    def array(suffix: str, kinds: str, shape: Sequence[int | None], meaning: str) -> np.ndarray | None:
-        return open_array(path(suffix), kinds, shape, meaning) if path(suffix).is_file() else None
+    def open_optional(suffix: str, kinds: str, shape: Sequence[int | None], meaning: str) -> np.ndarray | None:
+        return open_array(make_path(suffix), kinds, shape, meaning) if make_path(suffix).is_file() else None
 
-    def lines(suffix: str) -> list[str] | None:
-        return read_lines(path(suffix), notes) if path(suffix).is_file() else None
+    def read_optional(suffix: str) -> list[str] | None:
+        return read_lines(make_path(suffix), notes) if make_path(suffix).is_file() else None
 
-    features = open_array(path("ims.npy"), "f", [None, None, None], "features [images, regions, feature size]")
+    features = open_array(make_path("ims.npy"), "f", [None, None, None], "features [images, regions, feature size]")
     rows, regions, _ = features.shape
     if not features.size:
-        raise DataError(f"{path('ims.npy')}: shape {list(features.shape)} holds nothing.")
-    captions, ids, names = read_lines(path("caps.txt"), notes), lines("ids.txt"), lines("names.txt")
+        raise DataError(f"{make_path('ims.npy')}: shape {list(features.shape)}. Expected no size to be 0.")
+    captions = read_lines(make_path("caps.txt"), notes)
+    ids, names = read_optional("ids.txt"), read_optional("names.txt")
     for number, caption in enumerate(captions, 1):
-        check_caption(caption, f"{path('caps.txt')}: line {number}")
-    counted = SplitFiles(path("ims.npy"), path("caps.txt"), path("ids.txt"), features, len(captions), ids)
-    boxes = array("boxes.npy", "f", [rows, regions, 4], "boxes x1 y1 x2 y2 of each region")
-    sizes = array("sizes.npy", "iuf", [rows, 2], "width and height of each image in pixels")
+        check_caption(caption, f"{make_path('caps.txt')}: line {number}")
+    files = SplitFiles(make_path("ims.npy"), make_path("caps.txt"), make_path("ids.txt"), features, len(captions), ids)
+    boxes = open_optional("boxes.npy", "f", [rows, regions, 4], "boxes x1 y1 x2 y2 of each region")
+    sizes = open_optional("sizes.npy", "iuf", [rows, 2], "width and height of each image in pixels")
     return ScanSplit(
-        folder,
-        name,
-        features,
-        captions,
-        find_owners(counted, rule, notes),
-        _check_one_per_row(names, rows, path("names.txt")),
-        boxes,
-        _detect_pixels(boxes, sizes, path("boxes.npy"), path("sizes.npy"), notes),
-        sizes,
-        array("classes.npy", "iu", [rows, regions], "the class id of each region"),
-        array("scores.npy", "f", [rows, regions], "the score of each region"),
-        array("n_regions.npy", "iu", [rows], "the number of real regions of each image"),
-        _check_one_per_row(lines("relations.jsonl"), rows, path("relations.jsonl")),
+        folder=folder,
+        name=name,
+        features=features,
+        captions=captions,
+        owners=find_owners(files, rule, notes),
+        names=_check_one_per_row(names, rows, make_path("names.txt")),
+        boxes=boxes,
+        pixels=_detect_pixels(boxes, sizes, make_path("boxes.npy"), make_path("sizes.npy"), notes),
+        sizes=sizes,
+        classes=open_optional("classes.npy", "iu", [rows, regions], "the class id of each region"),
+        scores=open_optional("scores.npy", "f", [rows, regions], "the score of each region"),
+        counts=open_optional("n_regions.npy", "iu", [rows], "the number of real regions of each image"),
+        relations=_check_one_per_row(read_optional("relations.jsonl"), rows, make_path("relations.jsonl")),
     )
 
 
@@ -120,24 +124,25 @@ def _check_one_per_row(lines: list[str] | None, rows: int, path: Path) -> list[s
 def _detect_pixels(
     boxes: np.ndarray | None, sizes: np.ndarray | None, path: Path, sizes_path: Path, notes: Notes
 ) -> bool:
-    """Whether boxes are pixels: they are where any number is above 1 by more than a fraction may overhang."""
+    """Return whether boxes are in pixels: some number exceeds 1 by more than the overhang allowed for fractions."""
     if boxes is None:
         return False
     pixels = bool(np.fmax.reduce(boxes, axis=None) > 1.01)
     if pixels and sizes is None:
         raise DataError(
-            f"{path}: numbers above 1, so the boxes are in pixels, but {sizes_path.name} is missing. Write it as "
-            "[N, 2] width and height of each image, or give the boxes as fractions of them."
+            f"{path}: numbers above 1, so the boxes are in pixels, but {sizes_path.name} is missing. Write it with "
+            "the width and height of each image, [N, 2], or convert the boxes to fractions of width and height."
         )
     notes.add(f"{path.name}: boxes are in {'pixels' if pixels else 'fractions (no number is above 1)'}.")
     return pixels
 
 
 def find_owners(files: SplitFiles, rule: str, notes: Notes) -> CaptionOwners:
-    """The caption -> image map of one split. rule: auto, ids, or the number of captions per image.
+    """Assign the captions of one split to its images.
 
-    auto: an ids file with one row number per caption decides; otherwise every image has equally many captions, in
-    order. Raises DataError where that does not come out even, naming the option that settles it.
+    rule: "ids" reads the image row of each caption from the ids file; a number is the number of captions per image;
+    "auto" uses an ids file with one row number per caption if there is one, and otherwise assigns equally many captions
+    to each image, in order. Raise DataError if the numbers do not agree; the message names the option to use.
     """
     if rule == "ids":
         return _read_owners(files)
@@ -146,10 +151,12 @@ def find_owners(files: SplitFiles, rule: str, notes: Notes) -> CaptionOwners:
     rows, total = len(files.features), files.captions
     copies = _COPIES if rule == "auto" else int(rule)
     if rows == total and copies > 1 and rows % copies == 0 and _has_copies(files.features, copies):
-        notes.add(f"{files.features_path.name}: each image is there {copies} times, once per caption; it is kept once.")
+        notes.add(
+            f"{files.features_path.name}: each image is repeated {copies} times, once per caption; one copy is kept."
+        )
         return _spread_evenly(files, copies, copies)
     if rule == "auto" and files.ids is not None and len(files.ids) == total and _are_row_numbers(files.ids, rows):
-        notes.add(f"{files.ids_path.name}: one row number per caption, taken as the caption -> image map.")
+        notes.add(f"{files.ids_path.name}: one row number per caption, used to assign captions to images.")
         return _read_owners(files)
     per_image = total // rows if rule == "auto" else int(rule)
     if per_image * rows != total:
@@ -159,12 +166,12 @@ def find_owners(files: SplitFiles, rule: str, notes: Notes) -> CaptionOwners:
 
 
 def _describe_uneven(files: SplitFiles, rule: str) -> str:
-    wanted = "a multiple of that" if rule == "auto" else f"{int(rule) * len(files.features)} ({rule} per image)"
+    images = len(files.features)
+    expected = f"a multiple of {images}" if rule == "auto" else f"{int(rule) * images} ({rule} per image)"
     return (
-        f"{files.captions_path}: {files.captions} captions for {len(files.features)} images of "
-        f"{files.features_path.name}. Expected {wanted}. If the number differs from image to image, write "
-        f"{files.ids_path.name} with, for each caption, the row number of its image (0 to "
-        f"{len(files.features) - 1}) and say --captions-per-image ids; if not, lines are missing."
+        f"{files.captions_path}: {files.captions} captions for {images} images of {files.features_path.name}. Expected "
+        f"{expected}. If the number of captions varies, write the image row of each caption (0 to {images - 1}) to "
+        f"{files.ids_path.name} and use --captions-per-image ids. Otherwise lines are missing."
     )
 
 
@@ -173,32 +180,33 @@ def _are_row_numbers(ids: Sequence[str], rows: int) -> bool:
 
 
 def _has_copies(features: np.ndarray, copies: int) -> bool:
-    """Whether rows come in runs of `copies` equal ones; looks at a few runs, `scan` compares all as it reads them."""
+    """Return whether each image is repeated `copies` times. Checks 8 images; `scan` checks all of them."""
     blocks = np.unique(np.linspace(0, len(features) // copies - 1, 8).astype(int))
     return all((features[b * copies : (b + 1) * copies] == features[b * copies]).all() for b in blocks)
 
 
 def _read_owners(files: SplitFiles) -> CaptionOwners:
     if files.ids is None:
-        raise DataError(f"--captions-per-image ids: {files.ids_path} is missing. Expected a row number per caption.")
+        raise DataError(f"--captions-per-image ids: {files.ids_path} is missing. Expected one row number per caption.")
     rows = len(files.features)
     if len(files.ids) != files.captions:
         raise DataError(
             f"{files.ids_path}: {len(files.ids)} lines for {files.captions} captions of {files.captions_path.name}. "
-            "Expected, for each caption, the row number of its image."
+            "Expected the image row of each caption."
         )
     for number, text in enumerate(files.ids, 1):
         if not (text.strip().isdecimal() and int(text) < rows):
             raise DataError(
-                f"{files.ids_path}: line {number} is '{text}', but {files.features_path.name} has no such image. "
-                f"Expected a row number from 0 to {rows - 1}; with another kind of id say --captions-per-image N."
+                f"{files.ids_path}: line {number} is '{text}', but {files.features_path.name} has no such row. "
+                f"Expected a row number from 0 to {rows - 1}. For other ids, use --captions-per-image N."
             )
     owner = np.array([int(text) for text in files.ids], np.int64)
-    bare = np.setdiff1d(np.arange(rows), owner)
-    if len(bare):
+    without_caption = np.setdiff1d(np.arange(rows), owner)
+    if len(without_caption):
         raise DataError(
-            f"{files.ids_path}: image row {bare[0]} has no caption ({len(bare)} of {rows} images have none). Every "
-            "image needs one; take such images out, or say --captions-per-image N if these ids are no row numbers."
+            f"{files.ids_path}: image row {without_caption[0]} has no caption ({len(without_caption)} of {rows} images "
+            "have none). Expected at least one per image. Remove these images, or use --captions-per-image N if the "
+            "ids are not row numbers."
         )
     return CaptionOwners(np.arange(rows), owner, None)
 
@@ -210,7 +218,7 @@ def _spread_evenly(files: SplitFiles, per_image: int, copies: int) -> CaptionOwn
 
 
 def _read_names(files: SplitFiles, images: int, per_image: int) -> list[str] | None:
-    """The images' names out of an ids file with a line per image, or with the image's name again for each caption."""
+    """Return the image names from an ids file that has one line per image, or the image name once per caption."""
     if files.ids is None:
         return None
     if len(files.ids) == images:
@@ -221,12 +229,12 @@ def _read_names(files: SplitFiles, images: int, per_image: int) -> list[str] | N
         same = all(name == firsts[i // per_image] for i, name in enumerate(files.ids))
         if same and len(set(firsts)) == images:
             return firsts
-        if len(set(files.ids)) == len(files.ids):  # the captions' own ids: they name no image
+        if len(set(files.ids)) == len(files.ids):  # ids of captions, not of images
             return None
         raise DataError(
             f"{files.ids_path}: {len(files.ids)} ids, one per caption, that are neither row numbers of "
-            f"{files.features_path.name} nor the same for each {per_image} captions of an image. Expected row numbers "
-            f"from 0 to {len(files.features) - 1} (--captions-per-image ids), or no such file."
+            f"{files.features_path.name} nor equal for the {per_image} captions of each image. Expected row numbers "
+            f"from 0 to {len(files.features) - 1} (--captions-per-image ids). Otherwise, remove the file."
         )
     raise DataError(
         f"{files.ids_path}: {len(files.ids)} lines. Expected {images} (one per image) or {files.captions} (one per "

@@ -1,4 +1,4 @@
-"""Relational scenes: a seeded generator of pictures, captions, regions and relations that needs no download."""
+"""Generate relational scenes from a seed: pictures, captions, regions and relations, without a download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hire_model.progress import show_progress
 __all__ = ["Faults", "generate", "generate_scenes"]
 
 TWIN_SHARE = 0.6
-# One block of 20 images: eight single scenes and six pairs of twins.
+# One block of 20 images: 8 single scenes (False) and 6 pairs of twins (True).
 _BLOCK = (False, True, True, False, False, True, False, False, True, True, False, False, True, False)
 
 
@@ -34,15 +34,24 @@ def generate(
     overwrite: bool = False,
     faults: Faults | None = None,
 ) -> Manifest:
-    """Write a data set of relational scenes with five captions each into `out`, and return its manifest.
+    """Write a data set of relational scenes with five captions each to `out`, and return its manifest.
 
-    The same arguments give the same digest. Raises DataError if `out` exists and `overwrite` is not said, or a size is
-    negative.
+    The same arguments give the same digest.
+
+    Args:
+        out: folder of the data set
+        train, dev, test: number of images of each split
+        seed: seed of all random numbers
+        overwrite: replace an existing data set
+        faults: error rates of the simulated detector, default `Faults()`
+
+    Raises:
+        DataError: `out` exists and `overwrite` is False, or a number of images is negative.
     """
     sizes = {"train": train, "dev": dev, "test": test}
     for name, size in sizes.items():
         if size < 0:
-            raise DataError(f"{name}={size}: expected a number of images, 0 or more.")
+            raise DataError(f"{name}={size}: expected a number of images, at least 0.")
     faults = faults or Faults()
     with DatasetWriter(
         out,
@@ -55,8 +64,8 @@ def generate(
         licence="Apache-2.0",
         overwrite=overwrite,
     ) as writer:
-        drawn = show_progress(generate_scenes(sizes, seed), "drawing scenes", sum(sizes.values()))
-        for split, image_id, scene, captions, rng in drawn:
+        scenes = show_progress(generate_scenes(sizes, seed), "drawing scenes", sum(sizes.values()))
+        for split, image_id, scene, captions, rng in scenes:
             picture = f"{image_id}.png"
             draw_scene(scene).save(writer.pictures / picture, compress_level=1)
             writer.add(_make_record(image_id, split, picture, captions, detect(rng, scene, faults)))
@@ -65,9 +74,9 @@ def generate(
 
 
 def generate_scenes(sizes: dict[str, int], seed: int) -> Iterator[tuple[str, str, Scene, list[Caption], Rng]]:
-    """Split, image id, scene, captions and the image's own random numbers, image by image.
+    """Yield split, image id, scene, captions and random generator of each image.
 
-    The two of a pair follow each other and share their id up to a last letter a or b. No scene comes twice.
+    Twins follow each other, and their ids differ only in the last letter, a or b. No scene is repeated.
     """
     seen: set[object] = set()
     for number, (split, size) in enumerate(sizes.items()):
@@ -82,7 +91,7 @@ def generate_scenes(sizes: dict[str, int], seed: int) -> Iterator[tuple[str, str
 
 
 def _sample_group(rng: Rng, twin: bool, seen: set[object]) -> list[tuple[Scene, list[Caption]]]:
-    """One scene or a pair of twins with their captions, none of them seen before."""
+    """Return one scene or a pair of twins with their captions. No scene is in `seen`, to which they are added."""
     while True:
         pair = sample_pair(rng, twin)
         scenes = [pair.scene] + ([pair.twin] if pair.twin else [])
@@ -96,17 +105,19 @@ def _sample_group(rng: Rng, twin: bool, seen: set[object]) -> list[tuple[Scene, 
         return members
 
 
-def _make_record(image_id: str, split: str, picture: str, captions: list[Caption], found: Detections) -> ImageRecord:
+def _make_record(
+    image_id: str, split: str, picture: str, captions: list[Caption], detections: Detections
+) -> ImageRecord:
     return ImageRecord(
         image_id=image_id,
         split=split,
-        features=found.features,
+        features=detections.features,
         captions=[caption.text for caption in captions],
         width=WIDTH,
         height=HEIGHT,
-        boxes=found.boxes,
-        classes=found.classes,
-        scores=found.scores,
-        relations=found.relations,
+        boxes=detections.boxes,
+        classes=detections.classes,
+        scores=detections.scores,
+        relations=detections.relations,
         picture=picture,
     )

@@ -1,14 +1,14 @@
-"""Write captions: a claim that is true of the scene, in one of many wordings."""
+"""Write captions: choose a claim that is true of the scene, and one of many wordings for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hire_model.data.synthetic.relations import Claim, Fact, Mention, find_facts, find_new_facts, holds
+from hire_model.data.synthetic.relations import Claim, Fact, Mention, find_facts, find_new_facts, is_true
 from hire_model.data.synthetic.world import CLASSES, PEOPLE, Entity, Rng, Scene
 
 PER_IMAGE = 5
-TELLING = 4  # of a twin's captions, so many are false of its sibling
+DISTINCTIVE = 4  # number of captions of a scene that are false of its twin
 _ANIMALS = ("dog", "cat", "horse", "bird")
 _WEIGHT = {"left of": 0.35, "right of": 0.35, "next to": 0.4, "looks at": 0.8}
 _TRIES = 200
@@ -16,78 +16,78 @@ _TRIES = 200
 
 @dataclass(frozen=True)
 class Caption:
-    """A text and what it claims."""
+    """A caption and the claim that it states."""
 
     text: str
     claim: Claim
 
 
-def write_captions(rng: Rng, scene: Scene, sibling: Scene | None) -> list[Caption]:
-    """PER_IMAGE different captions, all true of `scene`; TELLING of them are false of `sibling` if there is one.
+def write_captions(rng: Rng, scene: Scene, twin: Scene | None) -> list[Caption]:
+    """Return PER_IMAGE different captions that are true of `scene`. If it has a twin, DISTINCTIVE are false of it.
 
-    Raises ValueError if the scene does not allow it, which the caller answers with another scene.
+    Raise ValueError if the scene does not have enough facts; the caller then tries another scene.
     """
     known = find_facts(scene)
     ordered = sorted(known)
-    fresh = find_new_facts(scene, sibling) if sibling else ordered
-    against = (sibling, find_facts(sibling)) if sibling else None
+    new_facts = find_new_facts(scene, twin) if twin else ordered
+    twin_facts = find_facts(twin) if twin else None
     captions: dict[str, Caption] = {}
     for _ in range(_TRIES):
         if len(captions) == PER_IMAGE:
             return [captions[text] for text in rng.permutation(sorted(captions))]
-        telling = sibling is not None and len(captions) < TELLING
-        claim = _make_claim(rng, scene, fresh if telling else ordered)
-        if claim is None or not holds(claim, scene, known):
+        distinctive = twin is not None and len(captions) < DISTINCTIVE
+        claim = _make_claim(rng, scene, new_facts if distinctive else ordered)
+        if claim is None or not is_true(claim, scene, known):
             continue
-        if telling and against and holds(claim, *against):
+        if distinctive and twin and is_true(claim, twin, twin_facts):
             continue
         text = write_sentence(rng, claim)
         captions.setdefault(text, Caption(text, claim))
-    raise ValueError("too little to say about this scene")
+    raise ValueError("the scene has too few facts for its captions")
 
 
 def _make_claim(rng: Rng, scene: Scene, among: list[Fact]) -> Claim | None:
-    """A claim around one fact of `among`, with one more fact now and then; or two things side by side in words."""
+    """Return a claim of one fact in `among`, sometimes with a second fact, or of two things without a relation."""
     if not among:
         return None
     odds = [_WEIGHT.get(p, 1.0) for _, p, _ in among]
     subject, predicate, object_ = among[int(rng.choice(len(among), p=[o / sum(odds) for o in odds]))]
     if rng.random() < 0.1:
-        things = [_make_mention(rng, scene.entity(i), 1.0) for i in (subject, object_)]
+        things = [_make_mention(rng, scene.get_entity(i), 1.0) for i in (subject, object_)]
         return Claim(tuple(things))
     slots, relations = [subject, object_], [(0, predicate, 1)]
-    further = _find_third_thing(rng, scene, subject, object_, predicate) if rng.random() < 0.4 else None
-    if further:
-        slots.append(further[2] if further[2] not in slots else further[0])
-        relations.append((slots.index(further[0]), further[1], slots.index(further[2])))
-    return Claim(tuple(_make_mention(rng, scene.entity(i), 0.7) for i in slots), tuple(relations))
+    second = _find_second_fact(rng, scene, subject, object_) if rng.random() < 0.4 else None
+    if second:
+        slots.append(second[2] if second[2] not in slots else second[0])
+        relations.append((slots.index(second[0]), second[1], slots.index(second[2])))
+    return Claim(tuple(_make_mention(rng, scene.get_entity(i), 0.7) for i in slots), tuple(relations))
 
 
-def _find_third_thing(rng: Rng, scene: Scene, subject: int, object_: int, predicate: str) -> Fact | None:
-    """Another fact that starts from the subject, or from the object, and leads to a third thing."""
+def _find_second_fact(rng: Rng, scene: Scene, subject: int, object_: int) -> Fact | None:
+    """Return a fact whose subject is `subject` or `object_` and whose object is a third thing, None without one."""
     spatial = ("left of", "right of", "next to")
-    more = [
+    facts = [
         (s, p, o)
         for s, p, o in sorted(find_facts(scene))
         if s in (subject, object_) and o not in (subject, object_) and p not in spatial
     ]
-    return more[int(rng.integers(len(more)))] if more else None
+    return facts[int(rng.integers(len(facts)))] if facts else None
 
 
 def _make_mention(rng: Rng, entity: Entity, colour_odds: float) -> Mention:
-    """A description of `entity`: often with its colour, now and then with its size or with a wider word."""
+    """Return a description of `entity`, often with its colour, sometimes with its size or a more general word."""
     odds = colour_odds * (0.7 if entity.cls in PEOPLE and colour_odds < 1 else 1.0)
     colour = entity.colour if rng.random() < odds else None
     size = entity.size if entity.size != "normal" and rng.random() < 0.3 else None
-    wide = rng.random() < 0.12
-    if wide and entity.cls in PEOPLE:
+    general = rng.random() < 0.12
+    if general and entity.cls in PEOPLE:
         return Mention("person", PEOPLE, colour, size)
-    if wide and entity.cls in _ANIMALS:
+    if general and entity.cls in _ANIMALS:
         return Mention("animal", _ANIMALS, colour, size)
     return Mention(str(rng.choice(CLASSES[entity.cls].words)), (entity.cls,), colour, size)
 
 
-# {s} and {o} are noun phrases. First the sentences that stand alone ...
+# Complete sentences. {s} and {o} are noun phrases.
 SENTENCES: dict[str, tuple[str, ...]] = {
     "wears": ("{s} wears {o}", "{s} is wearing {o}", "{s} wearing {o}", "{s} has {o} on", "{o} is worn by {s}"),
     "holds": (
@@ -146,7 +146,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "above": ("{s} is above {o}", "{s} in the air over {o}", "{s} flies above {o}", "above {o} there is {s}"),
     "below": ("{s} is below {o}", "{s} under {o} in the air", "below {o} there is {s}"),
 }
-# ... then what can follow a noun phrase ("a man in a red hat ..."), the second half of a caption with two relations.
+# Phrases that follow a noun phrase ("a man in a red hat ..."), for the second relation of a caption.
 FOLLOWS: dict[str, tuple[str, ...]] = {
     "wears": ("in {o}", "wearing {o}", "with {o} on"),
     "holds": ("with {o}", "holding {o}", "carrying {o}"),
@@ -169,7 +169,7 @@ BOTH = ("{a} and {b}", "there is {a} and {b}", "{a} together with {b}", "one can
 
 
 def write_noun_phrase(rng: Rng, thing: Mention) -> str:
-    """An indefinite noun phrase such as 'a small red ball' or 'a tall man in a blue shirt'."""
+    """Return an indefinite noun phrase such as 'a small red ball' or 'a tall man in a blue shirt'."""
     words = []
     if thing.size:
         words.append(_pick(rng, (PERSON_SIZE_WORDS if thing.is_person else SIZE_WORDS)[thing.size]))
@@ -187,7 +187,7 @@ def _add_article(phrase: str) -> str:
 
 
 def write_sentence(rng: Rng, claim: Claim) -> str:
-    """One wording of `claim`, with a capital and, half of the time, a full stop."""
+    """Return one wording of `claim` with a capital and, half of the time, a full stop."""
     phrases = [write_noun_phrase(rng, thing) for thing in claim.things]
     if not claim.relations:
         order = rng.permutation(len(phrases))

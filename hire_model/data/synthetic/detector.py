@@ -1,4 +1,4 @@
-"""What a detector and a scene-graph generator would make of a scene, with their faults at stated rates."""
+"""Simulate a detector and a scene-graph generator with given error rates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hire_model.errors import DataError
 
 FEATURE_DIM = 128
 EXTRACTOR = "relational scenes, fixed projection 1 of class, colour, size and facing"
-_PROJECTION_SEED = 20240618  # never changed: a model trained on one generated set must work on the next
+_PROJECTION_SEED = 20240618  # do not change: models must work on data sets that are generated later
 _STRENGTH = {"class": 1.0, "colour": 0.8, "size": 0.4, "facing": 0.5}
 _CLASS_IDS = {name: i for i, name in enumerate(CLASSES)}
 _PREDICATE_IDS = {name: i for i, name in enumerate(PREDICATES)}
@@ -20,17 +20,17 @@ _PREDICATE_IDS = {name: i for i, name in enumerate(PREDICATES)}
 
 @dataclass(frozen=True)
 class Faults:
-    """How often the detector and the scene-graph generator err. All rates in 0-1 except where said.
+    """Error rates of the detector and the scene-graph generator, 0-1 except `background` and `noise`, 0-10.
 
-    missed       an object is not detected
-    shifted      a box has each side off by up to a quarter of its size
-    jitter       standard deviation of the error of the other boxes, as a share of their size
-    wrong_class  an object is taken for another of its kind, in feature as well as in class
-    lost         a relation between detected objects is not found
-    false        false relations, as a share of the true ones
-    duplicates   an object is detected twice
-    background   regions of nothing per image, on average
-    noise        standard deviation of a feature's noise, where the signal's is about 1
+    missed       rate of objects that are not detected
+    shifted      rate of boxes with each side shifted by up to a quarter of the box size
+    jitter       standard deviation of the error of the other boxes, as a fraction of their size
+    wrong_class  rate of objects detected as a similar class, in feature and class id
+    lost         rate of relations between detected objects that are not found
+    false        number of false relations, as a fraction of the true ones
+    duplicates   rate of objects that are detected twice
+    background   mean number of background regions per image
+    noise        standard deviation of the noise of a feature; that of the signal is about 1
     """
 
     missed: float = 0.04
@@ -45,24 +45,31 @@ class Faults:
 
     def __post_init__(self) -> None:
         for rate in fields(self):
-            value, most = getattr(self, rate.name), 1.0 if rate.name not in ("background", "noise") else 10.0
-            if not 0 <= value <= most:
-                raise DataError(f"faults.{rate.name}={value}: expected a number from 0 to {most:g}.")
+            value, highest = getattr(self, rate.name), 10.0 if rate.name in ("background", "noise") else 1.0
+            if not 0 <= value <= highest:
+                raise DataError(f"faults.{rate.name}={value}: expected a number from 0 to {highest:g}.")
 
     def __str__(self) -> str:
-        """For people: "missed 0.04, shifted 0.1, ..."."""
+        """Return the rates as text: "missed 0.04, shifted 0.1, ..."."""
         return ", ".join(f"{rate.name.replace('_', ' ')} {getattr(self, rate.name):g}" for rate in fields(self))
 
     @classmethod
     def none(cls) -> Faults:
-        """No faults at all: each object once, its exact box, a feature without noise, all relations."""
+        """Return rates of 0: each object once, exact boxes, features without noise, all relations."""
         return cls(**{rate.name: 0.0 for rate in fields(cls)})
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Regions of one image: features [r, F], boxes [r, 4] fractions, classes [r], scores [r], relations, and for each
-    region the slot that it shows, -1 for background."""
+    """The detected regions of one image.
+
+    features   [r, F]
+    boxes      [r, 4] fractions
+    classes    [r]
+    scores     [r]
+    relations  (subject, predicate, object, score) each
+    slots      [r] slot that the region shows, -1 for background
+    """
 
     features: np.ndarray
     boxes: np.ndarray
@@ -82,7 +89,7 @@ _PROJECTION = _make_projection()
 
 
 def encode_appearance(look: tuple[str, str, str, str]) -> np.ndarray:
-    """[F] float64, what a region looks like without noise. `look`: class, colour, size, facing."""
+    """Return the feature of a region without noise, [F] float64. `look`: class, colour, size, facing."""
     cls, colour, size, facing = look
     parts = _PROJECTION
     return (
@@ -94,7 +101,7 @@ def encode_appearance(look: tuple[str, str, str, str]) -> np.ndarray:
 
 
 def detect(rng: Rng, scene: Scene, faults: Faults) -> Detections:
-    """Regions and relations of `scene`, in an order that tells nothing."""
+    """Return regions and relations of `scene` with simulated errors. Regions are in random order."""
     seen = [i for i in scene.present if rng.random() >= faults.missed] or list(scene.present[:1])
     slots = seen + [i for i in seen if rng.random() < faults.duplicates] + [-1] * int(rng.poisson(faults.background))
     slots = [slots[i] for i in rng.permutation(len(slots))]
@@ -112,16 +119,16 @@ def detect(rng: Rng, scene: Scene, faults: Faults) -> Detections:
 
 
 def _detect_region(rng: Rng, scene: Scene, slot: int, faults: Faults) -> tuple[str, np.ndarray, np.ndarray, float]:
-    """Class, feature, box and score of one region."""
+    """Return class, feature, box and score of one region. A slot below 0 is background."""
     if slot < 0:
         corner, size = rng.uniform(0, 0.7, 2), rng.uniform(0.08, 0.3, 2)
         feature = rng.standard_normal(FEATURE_DIM)
         return str(rng.choice(list(CLASSES))), feature, np.concatenate([corner, corner + size]), float(rng.beta(2, 5))
-    cls, *rest = scene.appearance(slot)
+    cls, *rest = scene.find_appearance(slot)
     wrong = rng.random() < faults.wrong_class
     if wrong:
-        kind = CLASSES[cls].looks_like
-        others = [c.name for c in CLASSES.values() if c.name != cls and c.looks_like == kind] or list(CLASSES)
+        group = CLASSES[cls].look_group
+        others = [c.name for c in CLASSES.values() if c.name != cls and c.look_group == group] or list(CLASSES)
         cls = str(rng.choice(others))
     score = float(rng.beta(4, 3) if wrong else rng.beta(8, 2))
     box = np.array(scene.boxes[slot]) / [WIDTH, HEIGHT, WIDTH, HEIGHT]
@@ -129,21 +136,21 @@ def _detect_region(rng: Rng, scene: Scene, slot: int, faults: Faults) -> tuple[s
 
 
 def _shift_box(rng: Rng, box: np.ndarray, faults: Faults) -> np.ndarray:
-    """The box as found: with an error that scales with its size, cut off at the picture's border."""
+    """Return the box with an error proportional to its size, clipped to the picture."""
     error = rng.uniform(-0.25, 0.25, 4) if rng.random() < faults.shifted else rng.normal(0, 1, 4) * faults.jitter
     return np.clip(box + np.tile(box[2:] - box[:2], 2) * error, 0, 1)
 
 
 def _detect_relations(rng: Rng, scene: Scene, slots: list[int], faults: Faults) -> list[tuple[int, int, int, float]]:
-    """Found relations between regions; of an object that was detected twice the first region takes them."""
+    """Return relations between regions. If an object was detected twice, its relations belong to the first region."""
     regions = {slot: i for i, slot in reversed(list(enumerate(slots))) if slot >= 0}
-    found = []
+    relations = []
     for subject, predicate, object_ in sorted(find_facts(scene)):
         if predicate in _PREDICATE_IDS and subject in regions and object_ in regions and rng.random() >= faults.lost:
             score = float(rng.beta(6, 2)) if faults.lost else 1.0
-            found.append((regions[subject], _PREDICATE_IDS[predicate], regions[object_], score))
+            relations.append((regions[subject], _PREDICATE_IDS[predicate], regions[object_], score))
     if len(slots) > 1:
-        for _ in range(int(rng.poisson(faults.false * len(found)))):
+        for _ in range(int(rng.poisson(faults.false * len(relations)))):
             subject, object_ = (int(i) for i in rng.choice(len(slots), 2, replace=False))
-            found.append((subject, int(rng.integers(len(PREDICATES))), object_, float(rng.beta(2, 4))))
-    return found
+            relations.append((subject, int(rng.integers(len(PREDICATES))), object_, float(rng.beta(2, 4))))
+    return relations

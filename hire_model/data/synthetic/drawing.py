@@ -1,20 +1,20 @@
-"""Draw a scene and its people with Pillow: far things first, faces turned to what they look at."""
+"""Draw a scene with Pillow: distant things first, people face what they look at."""
 
 from __future__ import annotations
 
 from PIL import Image, ImageDraw
 
 from hire_model.data.synthetic.shapes import OUTLINE, PAINT, SHAPES, SKIN, Brush
-from hire_model.data.synthetic.world import GROWN, HEIGHT, PEOPLE, WIDTH, Scene
+from hire_model.data.synthetic.world import ADULTS, HEIGHT, PEOPLE, WIDTH, Scene
 
-_FINER = 2  # drawn at so many times the size and averaged down, for smooth edges
-_MOODS = (("#cfe8ff", "#b8d89a"), ("#e6f2fb", "#c9dfae"), ("#fdebd3", "#d8cfa0"), ("#d9f0ee", "#e3d9c0"))
+_FINER = 2  # draw at this multiple of the size, then reduce, for smooth edges
+_BACKDROPS = (("#cfe8ff", "#b8d89a"), ("#e6f2fb", "#c9dfae"), ("#fdebd3", "#d8cfa0"), ("#d9f0ee", "#e3d9c0"))
 _HORIZON = 138
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """The scene as a 320 x 240 RGB picture."""
-    sky, ground = _MOODS[scene.mood]
+    """Return the scene as a 320 x 240 RGB picture."""
+    sky, ground = _BACKDROPS[scene.backdrop]
     image = Image.new("RGB", (WIDTH * _FINER, HEIGHT * _FINER), sky)
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, _HORIZON * _FINER, WIDTH * _FINER, HEIGHT * _FINER), fill=ground)
@@ -24,7 +24,7 @@ def draw_scene(scene: Scene) -> Image.Image:
 
 
 def _rank_by_depth(scene: Scene, i: int) -> tuple[float, int, int, bool]:
-    """Far before near, column by column, hosts before what they carry, and what is held last."""
+    """Return a sort key: distant before near, column by column, hosts before their parts, held things last."""
     slot, nesting = scene.slots[i], 0
     held = slot.kind == "hand"
     while slot.host is not None:
@@ -33,9 +33,9 @@ def _rank_by_depth(scene: Scene, i: int) -> tuple[float, int, int, bool]:
 
 
 def _draw_slot(pen: ImageDraw.ImageDraw, scene: Scene, i: int) -> None:
-    entity, facing, slot = scene.entity(i), scene.facing(i), scene.slots[i]
+    entity, facing, slot = scene.get_entity(i), scene.find_facing(i), scene.slots[i]
     x1, y1, x2, y2 = (_FINER * value for value in scene.boxes[i])
-    held_left = slot.kind == "hand" and slot.host is not None and scene.facing(slot.host) == "left"
+    held_left = slot.kind == "hand" and slot.host is not None and scene.find_facing(slot.host) == "left"
     brush = Brush(pen, (x1, y1, x2, y2), facing == "left" or held_left)
     paint = PAINT[entity.colour]
     if entity.cls in PEOPLE:
@@ -48,12 +48,12 @@ def _draw_slot(pen: ImageDraw.ImageDraw, scene: Scene, i: int) -> None:
 
 _HAIR = {"man": "#3d2b1f", "woman": "#6b3a1e", "boy": "#b5803c", "girl": "#d9a441"}
 _TROUSERS, _SHOES = "#3f4a5f", "#26262b"
-_DRESSED_IN_SKIRTS = ("woman", "girl")
+_IN_SKIRTS = ("woman", "girl")
 
 
 def draw_person(brush: Brush, cls: str, fill: str, *, profile: bool, pose: str, holding: bool) -> None:
-    """A person filling the brush's box. `pose` is stand, seat or saddle; `profile` turns the face sideways."""
-    head = 0.22 if cls in GROWN else 0.3  # of the standing height, as world.head_of has it
+    """Draw a person that fills the box of the brush. `pose` is stand, seat or saddle; `profile` draws a side view."""
+    head = 0.22 if cls in ADULTS else 0.3  # fraction of the standing height, as in world.compute_head_size
     _LEGS[pose](brush, cls, fill, profile)
     hip = 0.64 if pose == "stand" else 0.78
     _draw_torso(brush, cls, fill, head, hip)
@@ -71,14 +71,13 @@ def draw_person(brush: Brush, cls: str, fill: str, *, profile: bool, pose: str, 
 
 
 def _draw_hand(brush: Brush, u: float, v: float) -> None:
-    """A hand."""
     width, height = brush.box[2] - brush.box[0], brush.box[3] - brush.box[1]
     radius = 0.035
     brush.oval(u - radius * height / width, v - radius, u + radius * height / width, v + radius, SKIN)
 
 
 def _draw_torso(brush: Brush, cls: str, fill: str, head: float, hip: float) -> None:
-    if cls in _DRESSED_IN_SKIRTS:
+    if cls in _IN_SKIRTS:
         brush.poly(
             [
                 (0.32, head - 0.01),
@@ -95,21 +94,21 @@ def _draw_torso(brush: Brush, cls: str, fill: str, head: float, hip: float) -> N
 
 
 def _draw_standing_legs(brush: Brush, cls: str, fill: str, profile: bool) -> None:
-    leg = SKIN if cls in _DRESSED_IN_SKIRTS else _TROUSERS
+    leg = SKIN if cls in _IN_SKIRTS else _TROUSERS
     for u in (0.28, 0.53):
         brush.rect(u, 0.6, u + 0.19, 0.97, leg)
         brush.oval(u - 0.02, 0.94, u + (0.28 if profile else 0.22), 1.0, _SHOES)
 
 
 def _draw_seated_legs(brush: Brush, cls: str, fill: str, profile: bool) -> None:
-    leg = SKIN if cls in _DRESSED_IN_SKIRTS else _TROUSERS
+    leg = SKIN if cls in _IN_SKIRTS else _TROUSERS
     for u in (0.26, 0.55):
         brush.rect(u, 0.72, u + 0.2, 0.97, leg)
         brush.oval(u - 0.02, 0.93, u + 0.24, 1.0, _SHOES)
 
 
 def _draw_riding_leg(brush: Brush, cls: str, fill: str, profile: bool) -> None:
-    leg = SKIN if cls in _DRESSED_IN_SKIRTS else _TROUSERS
+    leg = SKIN if cls in _IN_SKIRTS else _TROUSERS
     brush.stroke([(0.45, 0.74), (0.72, 0.82), (0.62, 0.98)], OUTLINE, 0.13)
     brush.stroke([(0.45, 0.74), (0.72, 0.82), (0.62, 0.98)], leg, 0.1)
     brush.oval(0.52, 0.94, 0.88, 1.01, _SHOES)
@@ -119,12 +118,12 @@ _LEGS = {"stand": _draw_standing_legs, "seat": _draw_seated_legs, "saddle": _dra
 
 
 def _draw_head(brush: Brush, cls: str, size: float, profile: bool) -> None:
-    """A head of `size` (fraction of the height) on top of the body, as wide as it is high."""
+    """Draw a head at the top of the box, as wide as high. `size`: fraction of the height."""
     width, height = brush.box[2] - brush.box[0], brush.box[3] - brush.box[1]
     half = size * height / width / 2
     face = brush.inner(0.5 - half, 0.0, 0.5 + half, size)
     hair = _HAIR[cls]
-    if cls in _DRESSED_IN_SKIRTS:
+    if cls in _IN_SKIRTS:
         _draw_long_hair(face, cls, hair)
     face.oval(0.06, 0.02, 0.94, 0.98, SKIN)
     if profile:

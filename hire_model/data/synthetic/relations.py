@@ -1,7 +1,7 @@
-"""What is true of a scene: its relations, and whether a caption's claim holds.
+"""Find the relations of a scene, and check whether the claim of a caption is true of it.
 
-A claim is a small pattern (things described by class, colour, size, and relations between them). It is true of a scene
-if different entities can be found for its things such that every description and every relation fits.
+A claim is a pattern: things described by class, colour and size, and relations between them. It is true of a scene if
+each thing can be assigned to a different entity such that all descriptions and relations match.
 """
 
 from __future__ import annotations
@@ -18,48 +18,50 @@ _ON_HOST = {"saddle": "rides", "seat": "sits on", "top": "on", "under": "under"}
 _MAIN = ("person", "animal", "runner", "mount", "table", "bench", "big")
 _STANDING = (*_MAIN, "front", "behind")
 _LOOSE = (*_STANDING, "saddle", "seat", "sky")
-_APART = 0.12 * WIDTH  # centres nearer than this are neither left nor right of each other
-_NEAR = 0.09 * WIDTH  # standing things with a smaller gap are next to each other
+_APART = 0.12 * WIDTH  # things with closer centres are neither left nor right of each other
+_NEAR = 0.09 * WIDTH  # things on the ground with a smaller gap are next to each other
 
 
 def find_facts(scene: Scene) -> frozenset[Fact]:
-    """All relations (subject slot, predicate, object slot) that hold in `scene`."""
-    found: set[Fact] = set()
+    """Return all relations of `scene` as (subject slot, predicate, object slot)."""
+    facts: set[Fact] = set()
     for i in scene.present:
         slot = scene.slots[i]
         if slot.host is not None and slot.kind in _OF_HOST:
-            found.add((slot.host, _OF_HOST[slot.kind], i))
+            facts.add((slot.host, _OF_HOST[slot.kind], i))
         elif slot.host is not None and slot.kind in _ON_HOST:
-            found.add((i, _ON_HOST[slot.kind], slot.host))
-    found.update(_find_gazes(scene))
+            facts.add((i, _ON_HOST[slot.kind], slot.host))
+    facts.update(_find_gazes(scene))
     loose = [i for i in scene.present if scene.slots[i].kind in _LOOSE]
     for i, j in itertools.permutations(loose, 2):
         if not _carries(scene, i, j) and not _carries(scene, j, i):
-            found.update((i, predicate, j) for predicate in _find_places(scene, i, j))
-    return frozenset(found)
+            facts.update((i, predicate, j) for predicate in _find_spatial_predicates(scene, i, j))
+    return frozenset(facts)
 
 
 def list_entity_relations(scene: Scene) -> frozenset[tuple[Entity, str, Entity]]:
-    """The scene's relations with entities in the place of slots."""
-    return frozenset((scene.entity(s), p, scene.entity(o)) for s, p, o in find_facts(scene))
+    """Return the relations of the scene as (subject entity, predicate, object entity)."""
+    return frozenset((scene.get_entity(s), p, scene.get_entity(o)) for s, p, o in find_facts(scene))
 
 
 def find_new_facts(scene: Scene, other: Scene) -> list[Fact]:
-    """The facts of `scene` that do not hold in `other` of the same entities, in a fixed order."""
+    """Return the facts of `scene` that are false in `other`, a scene with the same entities, in a fixed order."""
     known = list_entity_relations(other)
-    return sorted((s, p, o) for s, p, o in find_facts(scene) if (scene.entity(s), p, scene.entity(o)) not in known)
+    return sorted(
+        (s, p, o) for s, p, o in find_facts(scene) if (scene.get_entity(s), p, scene.get_entity(o)) not in known
+    )
 
 
 def _carries(scene: Scene, host: int, i: int) -> bool:
-    """Whether `i` rides or sits on `host`, so that no more needs to be said of where the two are."""
+    """Return whether `i` rides, sits on, or is on or under `host`; then the pair has no other spatial relation."""
     return scene.slots[i].host == host and scene.slots[i].kind in _ON_HOST
 
 
 def _find_gazes(scene: Scene) -> Iterator[Fact]:
-    """looks at and chases: towards the main thing of the column beside, in the direction that one faces."""
+    """Yield "looks at" and "chases" relations: to the main thing of the next column in the direction of the face."""
     main = {scene.slots[i].column: i for i in scene.present if scene.slots[i].kind in _MAIN}
     for c, i in main.items():
-        kind, facing = scene.slots[i].kind, scene.facing(i)
+        kind, facing = scene.slots[i].kind, scene.find_facing(i)
         target = main.get(c + {"left": -1, "right": 1}.get(facing, 0))
         if target is None or target == i or kind not in ("person", "animal", "runner"):
             continue
@@ -67,8 +69,8 @@ def _find_gazes(scene: Scene) -> Iterator[Fact]:
         yield i, "chases" if chases else "looks at", target
 
 
-def _find_places(scene: Scene, i: int, j: int) -> Iterator[str]:
-    """Spatial predicates of `i` with respect to `j`, from boxes and depths alone."""
+def _find_spatial_predicates(scene: Scene, i: int, j: int) -> Iterator[str]:
+    """Yield the spatial predicates of `i` relative to `j`, derived from boxes and depths."""
     a, b = scene.boxes[i], scene.boxes[j]
     kinds = scene.slots[i].kind, scene.slots[j].kind
     shift = (b[0] + b[2] - a[0] - a[2]) / 2
@@ -90,53 +92,53 @@ def _find_places(scene: Scene, i: int, j: int) -> Iterator[str]:
 
 
 def _measure_gap(a: Box, b: Box) -> float:
-    """Horizontal distance between two boxes in pixels, negative where they overlap."""
+    """Return the horizontal distance between two boxes in pixels, negative if they overlap."""
     return max(a[0], b[0]) - min(a[2], b[2])
 
 
 @dataclass(frozen=True)
 class Mention:
-    """How a claim describes one thing: any of `classes`, and the colour and size if they are said."""
+    """Description of one thing in a claim: any of `classes`, and colour and size unless they are None."""
 
     word: str
     classes: tuple[str, ...]
     colour: str | None = None
     size: str | None = None
 
-    def fits(self, scene: Scene, slot: int) -> bool:
-        """Whether the entity in `slot` is as described."""
-        entity = scene.entity(slot)
+    def matches(self, scene: Scene, slot: int) -> bool:
+        """Return whether the entity in `slot` matches the description."""
+        entity = scene.get_entity(slot)
         return entity.cls in self.classes and self.colour in (None, entity.colour) and self.size in (None, entity.size)
 
     @property
     def is_person(self) -> bool:
-        """Whether only people fit."""
+        """Whether the description matches only people."""
         return set(self.classes) <= set(PEOPLE)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a caption says: things, and relations (index, predicate, index) between them."""
+    """Meaning of a caption: things, and relations (index, predicate, index) between them."""
 
     things: tuple[Mention, ...]
     relations: tuple[Fact, ...] = ()
 
 
-def holds(claim: Claim, scene: Scene, known: frozenset[Fact] | None = None) -> bool:
-    """Whether `claim` is true of `scene`; `known` are the scene's facts, if the caller has them."""
+def is_true(claim: Claim, scene: Scene, known: frozenset[Fact] | None = None) -> bool:
+    """Return whether `claim` is true of `scene`. `known`: the facts of the scene, to avoid computing them again."""
     known = find_facts(scene) if known is None else known
     return _match(claim, scene, known, ())
 
 
 def _match(claim: Claim, scene: Scene, known: frozenset[Fact], chosen: tuple[int, ...]) -> bool:
-    at = len(chosen)
-    if at == len(claim.things):
+    index = len(chosen)
+    if index == len(claim.things):
         return True
     for slot in scene.present:
-        if slot in chosen or not claim.things[at].fits(scene, slot):
+        if slot in chosen or not claim.things[index].matches(scene, slot):
             continue
         trial = (*chosen, slot)
-        edges = ((s, p, o) for s, p, o in claim.relations if max(s, o) == at)
+        edges = ((s, p, o) for s, p, o in claim.relations if max(s, o) == index)
         if all((trial[s], p, trial[o]) in known for s, p, o in edges) and _match(claim, scene, known, trial):
             return True
     return False

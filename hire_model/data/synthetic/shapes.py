@@ -1,4 +1,4 @@
-"""Draw animals and things with a brush, each inside its box."""
+"""Draw animals and things, each inside its box."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAINT = {
 
 @dataclass(frozen=True)
 class Brush:
-    """Draws shapes given in fractions of `box` (u to the facing side, v downwards)."""
+    """Draw shapes in coordinates relative to `box`: u towards the facing side, v downwards, both 0-1."""
 
     pen: ImageDraw.ImageDraw
     box: Box
@@ -37,7 +37,7 @@ class Brush:
     line: int = 2
 
     def at(self, u: float, v: float) -> Point:
-        """The pixel of a point in the box."""
+        """Return the pixel of a point in the box."""
         x1, y1, x2, y2 = self.box
         u = 1 - u if self.mirrored else u
         return x1 + u * (x2 - x1), y1 + v * (y2 - y1)
@@ -47,32 +47,32 @@ class Brush:
         return min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb)
 
     def oval(self, u1: float, v1: float, u2: float, v2: float, fill: str, outline: str | None = OUTLINE) -> None:
-        """An ellipse between two corners."""
+        """Draw an ellipse between two corners."""
         self.pen.ellipse(self._corners(u1, v1, u2, v2), fill, outline, self.line)
 
     def ring(self, u1: float, v1: float, u2: float, v2: float) -> None:
-        """An empty dark ellipse with a thick line."""
+        """Draw a dark ellipse with a thick line and no fill."""
         self.pen.ellipse(self._corners(u1, v1, u2, v2), None, OUTLINE, 2 * self.line)
 
     def slice(self, u1: float, v1: float, u2: float, v2: float, fill: str) -> None:
-        """The upper half of an ellipse."""
+        """Draw the upper half of an ellipse."""
         self.pen.pieslice(self._corners(u1, v1, u2, v2), 180, 360, fill, OUTLINE, self.line)
 
     def rect(self, u1: float, v1: float, u2: float, v2: float, fill: str, outline: str | None = OUTLINE) -> None:
-        """A rectangle between two corners."""
+        """Draw a rectangle between two corners."""
         self.pen.rectangle(self._corners(u1, v1, u2, v2), fill, outline, self.line)
 
     def poly(self, points: Sequence[Point], fill: str, outline: str | None = OUTLINE) -> None:
-        """A filled polygon."""
+        """Draw a filled polygon."""
         self.pen.polygon([self.at(*point) for point in points], fill, outline, self.line)
 
     def stroke(self, points: Sequence[Point], fill: str = OUTLINE, width: float = 0.0) -> None:
-        """A line through points; `width` as a fraction of the box's height, 0 for a thin one."""
+        """Draw a line through points. `width`: fraction of the box height, 0 for a thin line."""
         pixels = max(self.line, round(width * (self.box[3] - self.box[1])))
         self.pen.line([self.at(*point) for point in points], fill, pixels, joint="curve")
 
     def inner(self, u1: float, v1: float, u2: float, v2: float) -> Brush:
-        """A brush for a part of the box."""
+        """Return a brush for a part of the box."""
         return Brush(self.pen, self._corners(u1, v1, u2, v2), self.mirrored, self.line)
 
 
@@ -80,7 +80,7 @@ _POLE = "#7a5230"
 
 
 def _draw_legs(b: Brush, fill: str, tops: tuple[float, ...], top: float, run: bool, width: float) -> None:
-    """Four legs of an animal, straight down or stretched out in a run."""
+    """Draw the four legs of an animal, straight, or spread if it runs."""
     for i, u in enumerate(tops):
         foot = u + (0 if not run else -0.12 if i < 2 else 0.12)
         b.stroke([(u, top), (foot, 0.99)], OUTLINE, width + 0.04)
@@ -88,7 +88,7 @@ def _draw_legs(b: Brush, fill: str, tops: tuple[float, ...], top: float, run: bo
 
 
 def draw_dog(b: Brush, fill: str, run: bool) -> None:
-    """A dog from the side: hanging ear, long snout, tail up."""
+    """Draw a dog from the side: hanging ear, long snout, tail up."""
     b.stroke([(0.12, 0.5), (0.02, 0.14)], OUTLINE, 0.13)
     b.stroke([(0.12, 0.5), (0.02, 0.15)], fill, 0.09)
     _draw_legs(b, fill, (0.17, 0.27, 0.56, 0.66), 0.65, run, 0.09)
@@ -102,7 +102,7 @@ def draw_dog(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_cat(b: Brush, fill: str, run: bool) -> None:
-    """A cat from the side: round head, pointed ears, whiskers, a long curved tail."""
+    """Draw a cat from the side: round head, pointed ears, whiskers, a long curved tail."""
     b.stroke([(0.14, 0.6), (0.02, 0.45), (0.04, 0.15), (0.12, 0.04)], OUTLINE, 0.12)
     b.stroke([(0.14, 0.6), (0.02, 0.45), (0.04, 0.15), (0.12, 0.06)], fill, 0.07)
     _draw_legs(b, fill, (0.18, 0.28, 0.54, 0.64), 0.7, run, 0.08)
@@ -119,7 +119,7 @@ def draw_cat(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_horse(b: Brush, fill: str, run: bool) -> None:
-    """A horse from the side: long neck with a mane, tail down."""
+    """Draw a horse from the side: long neck with a mane, tail down."""
     mane = "#2a2018" if fill != "#33333a" else "#8c8c94"
     b.stroke([(0.1, 0.42), (0.02, 0.55), (0.03, 0.8)], mane, 0.08)
     _draw_legs(b, fill, (0.16, 0.25, 0.58, 0.67), 0.6, run, 0.07)
@@ -133,7 +133,7 @@ def draw_horse(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_bird(b: Brush, fill: str, run: bool) -> None:
-    """A flying bird with a raised wing."""
+    """Draw a flying bird with a raised wing."""
     b.poly([(0.2, 0.6), (0.0, 0.45), (0.0, 0.75)], fill)
     b.oval(0.14, 0.42, 0.76, 0.86, fill)
     b.oval(0.62, 0.26, 0.92, 0.64, fill)
@@ -143,14 +143,14 @@ def draw_bird(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_hat(b: Brush, fill: str, run: bool) -> None:
-    """A hat with a brim and a band."""
+    """Draw a hat with a brim and a band."""
     b.rect(0.24, 0.02, 0.76, 0.8, fill)
     b.oval(0.0, 0.66, 1.0, 1.0, fill)
     b.stroke([(0.25, 0.62), (0.75, 0.62)], OUTLINE, 0.12)
 
 
 def draw_scarf(b: Brush, fill: str, run: bool) -> None:
-    """A scarf round the neck with one end hanging down."""
+    """Draw a scarf round the neck with one end hanging down."""
     b.rect(0.55, 0.3, 0.82, 1.0, fill)
     for v in (0.7, 0.85):
         b.stroke([(0.57, v), (0.8, v)])
@@ -158,14 +158,14 @@ def draw_scarf(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_ball(b: Brush, fill: str, run: bool) -> None:
-    """A ball with two seams."""
+    """Draw a ball with two seams."""
     b.oval(0.0, 0.0, 1.0, 1.0, fill)
     b.stroke([(0.06, 0.38), (0.5, 0.52), (0.94, 0.38)])
     b.stroke([(0.5, 0.52), (0.5, 0.98)])
 
 
 def draw_umbrella(b: Brush, fill: str, run: bool) -> None:
-    """An open umbrella on its stick, which leans to the hand."""
+    """Draw an open umbrella on its stick, which leans to the hand."""
     b.stroke([(0.5, 0.4), (0.2, 0.98)], OUTLINE, 0.05)
     b.slice(0.0, 0.02, 1.0, 0.88, fill)
     b.stroke([(0.5, 0.03), (0.33, 0.45)])
@@ -173,7 +173,7 @@ def draw_umbrella(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_balloon(b: Brush, fill: str, run: bool) -> None:
-    """A balloon on its string."""
+    """Draw a balloon on its string."""
     b.stroke([(0.5, 0.5), (0.42, 0.7), (0.55, 0.85), (0.5, 1.0)])
     b.oval(0.0, 0.0, 1.0, 0.52, fill)
     b.poly([(0.38, 0.57), (0.5, 0.5), (0.62, 0.57)], fill)
@@ -181,14 +181,14 @@ def draw_balloon(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_cup(b: Brush, fill: str, run: bool) -> None:
-    """A cup with its handle."""
+    """Draw a cup with its handle."""
     b.ring(0.55, 0.25, 1.0, 0.8)
     b.poly([(0.0, 0.1), (0.75, 0.1), (0.66, 1.0), (0.1, 1.0)], fill)
     b.oval(0.0, 0.0, 0.75, 0.22, "#e9e2d8")
 
 
 def draw_book(b: Brush, fill: str, run: bool) -> None:
-    """A closed book with its pages to be seen."""
+    """Draw a closed book with its pages to be seen."""
     b.rect(0.0, 0.0, 1.0, 1.0, fill)
     b.rect(0.06, 0.8, 1.0, 0.95, "#fffbe8")
     b.rect(0.25, 0.2, 0.75, 0.45, "#fffbe8")
@@ -196,13 +196,13 @@ def draw_book(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_flag(b: Brush, fill: str, run: bool) -> None:
-    """A flag on its pole."""
+    """Draw a flag on its pole."""
     b.stroke([(0.1, 0.0), (0.1, 1.0)], _POLE, 0.06)
     b.poly([(0.14, 0.02), (0.55, 0.08), (1.0, 0.02), (1.0, 0.42), (0.55, 0.48), (0.14, 0.42)], fill)
 
 
 def draw_bag(b: Brush, fill: str, run: bool) -> None:
-    """A handbag with its handle."""
+    """Draw a handbag with its handle."""
     b.ring(0.2, 0.0, 0.8, 0.7)
     b.poly([(0.06, 0.35), (0.94, 0.35), (1.0, 1.0), (0.0, 1.0)], fill)
     b.stroke([(0.05, 0.55), (0.95, 0.55)])
@@ -210,7 +210,7 @@ def draw_bag(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_kite(b: Brush, fill: str, run: bool) -> None:
-    """A kite with its tail."""
+    """Draw a kite with its tail."""
     b.stroke([(0.5, 0.7), (0.4, 0.8), (0.6, 0.9), (0.5, 1.0)])
     b.poly([(0.5, 0.0), (1.0, 0.3), (0.5, 0.75), (0.0, 0.3)], fill)
     b.stroke([(0.5, 0.0), (0.5, 0.75)])
@@ -218,14 +218,14 @@ def draw_kite(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_table(b: Brush, fill: str, run: bool) -> None:
-    """A table: a board on two pairs of legs, open below."""
+    """Draw a table: a board on two pairs of legs, open below."""
     for u in (0.05, 0.87):
         b.rect(u, 0.12, u + 0.08, 1.0, fill)
     b.rect(0.0, 0.0, 1.0, 0.18, fill)
 
 
 def draw_bench(b: Brush, fill: str, run: bool) -> None:
-    """A garden bench: two boards for the back, a seat, legs."""
+    """Draw a garden bench: two boards for the back, a seat, legs."""
     for u in (0.06, 0.86):
         b.rect(u, 0.0, u + 0.07, 1.0, fill)
     for v in (0.04, 0.26):
@@ -234,7 +234,7 @@ def draw_bench(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_box(b: Brush, fill: str, run: bool) -> None:
-    """A crate with slats."""
+    """Draw a crate with slats."""
     b.rect(0.0, 0.0, 1.0, 1.0, fill)
     for v in (0.33, 0.66):
         b.stroke([(0.0, v), (1.0, v)])
@@ -242,7 +242,7 @@ def draw_box(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_car(b: Brush, fill: str, run: bool) -> None:
-    """A car from the side, its bonnet in front."""
+    """Draw a car from the side, its bonnet in front."""
     b.poly([(0.16, 0.48), (0.28, 0.04), (0.6, 0.04), (0.76, 0.48)], fill)
     b.poly([(0.22, 0.45), (0.31, 0.13), (0.43, 0.13), (0.43, 0.45)], "#d6f0fb")
     b.poly([(0.47, 0.45), (0.47, 0.13), (0.58, 0.13), (0.69, 0.45)], "#d6f0fb")
@@ -260,7 +260,7 @@ def _draw_wheels(b: Brush, centres: tuple[float, ...], top: float, fill: str) ->
 
 
 def draw_bike(b: Brush, fill: str, run: bool) -> None:
-    """A bicycle from the side, its frame in colour."""
+    """Draw a bicycle from the side, its frame in colour."""
     width, height = b.box[2] - b.box[0], b.box[3] - b.box[1]
     half = 0.31 * height / width
     for u in (0.02 + half, 0.98 - half):
@@ -277,7 +277,7 @@ def draw_bike(b: Brush, fill: str, run: bool) -> None:
 
 
 def draw_tree(b: Brush, fill: str, run: bool) -> None:
-    """A tree with a round crown."""
+    """Draw a tree with a round crown."""
     b.rect(0.42, 0.5, 0.58, 1.0, _POLE)
     for u1, v1, u2, v2 in ((0.0, 0.25, 0.6, 0.62), (0.4, 0.25, 1.0, 0.62), (0.16, 0.0, 0.84, 0.45)):
         b.oval(u1, v1, u2, v2, fill)

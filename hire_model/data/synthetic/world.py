@@ -1,7 +1,7 @@
-"""The world of relational scenes: classes, colours, predicates, and scenes made of columns with slots.
+"""Classes, colours, predicates and scenes of the generated data.
 
-A scene is a frame (columns and slots) and a filling (the entity in each slot). Positions, and therefore all relations,
-follow from the slots. A twin is the same frame with two contents, two columns or two colours exchanged.
+A scene has columns, slots, and the entity in each slot. The slots determine all positions and therefore all relations.
+A twin is the same scene with two entities, two columns or two colours exchanged.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ FACINGS = ("front", "left", "right")
 
 @dataclass(frozen=True)
 class ObjectClass:
-    """One class of objects: its usual size in pixels of a 320 x 240 picture, its colours, and words for it.
+    """A class of objects.
 
-    `looks_like` is the group within which the detector confuses classes; `turns` says that left and right differ.
+    width, height  normal size in pixels of a 320 x 240 picture
+    palette        possible colours
+    words          words for it in captions
+    look_group     group of classes that the detector confuses
+    turns          whether it can face left or right
     """
 
     name: str
@@ -32,7 +36,7 @@ class ObjectClass:
     height: int
     palette: tuple[str, ...]
     words: tuple[str, ...]
-    looks_like: str
+    look_group: str
     turns: bool = False
 
 
@@ -64,11 +68,21 @@ _ALL = (
 )
 CLASSES: dict[str, ObjectClass] = {c.name: c for c in _ALL}
 PEOPLE = ("man", "woman", "boy", "girl")
-GROWN = ("man", "woman")
-HANDY = ("ball", "umbrella", "umbrella", "balloon", "cup", "book", "flag", "flag", "bag")  # twice: drawn twice as often
+ADULTS = ("man", "woman")
+HANDHELD = (
+    "ball",
+    "umbrella",
+    "umbrella",
+    "balloon",
+    "cup",
+    "book",
+    "flag",
+    "flag",
+    "bag",
+)  # repeated: chosen twice as often
 
-# What each kind of slot takes. Where a kind depends on its host, the host's class comes after a colon.
-ACCEPTS: dict[str, tuple[str, ...]] = {
+# The classes that each kind of slot can hold.
+SLOT_CLASSES: dict[str, tuple[str, ...]] = {
     "person": PEOPLE,
     "animal": ("dog", "cat", "dog", "cat", "horse"),
     "runner": ("dog", "cat", "dog", "cat", "horse"),
@@ -76,7 +90,7 @@ ACCEPTS: dict[str, tuple[str, ...]] = {
     "table": ("table",),
     "bench": ("bench",),
     "big": ("car", "tree", "car", "tree", "bike"),
-    "hand": HANDY,
+    "hand": HANDHELD,
     "head": ("hat",),
     "neck": ("scarf",),
     "saddle": PEOPLE,
@@ -88,11 +102,11 @@ ACCEPTS: dict[str, tuple[str, ...]] = {
     "sky": ("bird", "kite", "balloon"),
 }
 
-# Predicates that the scene-graph file may hold, as a generator trained on Visual Genome would name them.
+# Predicates of detected relations, with the names of a generator that is trained on Visual Genome.
 SEMANTIC = ("wears", "holds", "rides", "sits on", "looks at", "chases")
 DETECTED_SPATIAL = ("on", "under", "in front of", "behind", "next to")
 PREDICATES = SEMANTIC + DETECTED_SPATIAL
-# Predicates that captions speak of but only the boxes show.
+# Predicates that occur in captions, but not in detected relations: only the boxes show them.
 BOX_ONLY = ("left of", "right of", "above", "below")
 
 WIDTH, HEIGHT = 320, 240
@@ -103,7 +117,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Entity:
-    """One object: its class, colour (of the clothes, for people) and size."""
+    """An object: class, colour (of the clothes, for people) and size."""
 
     cls: str
     colour: str
@@ -112,7 +126,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Column:
-    """A place on the ground: centre and base line in pixels, and where its occupant faces."""
+    """A position on the ground: centre x and base line in pixels, and the direction that its main entity faces."""
 
     x: float
     base: float
@@ -121,7 +135,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Slot:
-    """A role that an entity can take: its kind (a key of ACCEPTS), its column, the slot it belongs to, its offset."""
+    """A place for one entity.
+
+    kind    role of the entity, a key of SLOT_CLASSES
+    column  index of the column
+    host    slot that this slot belongs to, None for a main slot
+    dx      horizontal offset in pixels
+    """
 
     kind: str
     column: int
@@ -131,59 +151,59 @@ class Slot:
 
 @dataclass(frozen=True)
 class Scene:
-    """Columns, slots and what fills them (None: empty); `mood` picks sky and ground."""
+    """Columns, slots and the entity in each slot (None: empty). `backdrop`: index of the colours of sky and ground."""
 
     columns: tuple[Column, ...]
     slots: tuple[Slot, ...]
-    filling: tuple[Entity | None, ...]
-    mood: int = 0
+    entities: tuple[Entity | None, ...]
+    backdrop: int = 0
 
     @cached_property
     def present(self) -> tuple[int, ...]:
-        """The slots that hold something."""
-        return tuple(i for i, entity in enumerate(self.filling) if entity is not None)
+        """The slots that are not empty."""
+        return tuple(i for i, entity in enumerate(self.entities) if entity is not None)
 
-    def entity(self, slot: int) -> Entity:
-        """What is in `slot`, which must not be empty."""
-        entity = self.filling[slot]
+    def get_entity(self, slot: int) -> Entity:
+        """Return the entity in `slot`, which must not be empty."""
+        entity = self.entities[slot]
         assert entity is not None
         return entity
 
-    def facing(self, slot: int) -> str:
-        """front, left or right; things without a front face front, and only people can face the viewer."""
-        entity, side = self.entity(slot), self.columns[self.slots[slot].column].facing
+    def find_facing(self, slot: int) -> str:
+        """Return front, left or right. Only people can face the viewer; classes that do not turn always face front."""
+        entity, side = self.get_entity(slot), self.columns[self.slots[slot].column].facing
         host = self.slots[slot].host
         if self.slots[slot].kind == "saddle" and host is not None:
-            return self.facing(host)
+            return self.find_facing(host)
         if not CLASSES[entity.cls].turns:
             return "front"
         return side if side != "front" or entity.cls in PEOPLE else "right"
 
-    def appearance(self, slot: int) -> tuple[str, str, str, str]:
-        """Class, colour, size and facing: all that a region's feature tells."""
-        entity = self.entity(slot)
-        return entity.cls, entity.colour, entity.size, self.facing(slot)
+    def find_appearance(self, slot: int) -> tuple[str, str, str, str]:
+        """Return class, colour, size and facing: the content of a region feature."""
+        entity = self.get_entity(slot)
+        return entity.cls, entity.colour, entity.size, self.find_facing(slot)
 
     @cached_property
     def key(self) -> tuple[object, ...]:
-        """What the scene shows without its jitter: two scenes with one key are duplicates."""
+        """Content of the scene without random offsets. Scenes with the same key are duplicates."""
         rows = []
         for i in self.present:
             slot = self.slots[i]
-            rows.append((slot.kind, slot.column, -1 if slot.host is None else slot.host, *self.appearance(i)))
+            rows.append((slot.kind, slot.column, -1 if slot.host is None else slot.host, *self.find_appearance(i)))
         return (len(self.columns), tuple(sorted(rows)))
 
     @cached_property
     def boxes(self) -> dict[int, Box]:
-        """x1, y1, x2, y2 in pixels of each filled slot; may stick out of the picture a little."""
+        """x1, y1, x2, y2 in pixels of each filled slot. A box can exceed the picture slightly."""
         boxes: dict[int, Box] = {}
         for i in self.present:
-            boxes[i] = self._box(i, boxes)
+            boxes[i] = self._compute_box(i, boxes)
         return boxes
 
     @cached_property
     def depths(self) -> dict[int, float]:
-        """Base line in pixels of what carries each filled slot: the larger, the nearer to the viewer."""
+        """Base line in pixels under each filled slot. A larger value is closer to the viewer."""
         depths: dict[int, float] = {}
         for i in self.present:
             slot = self.slots[i]
@@ -191,8 +211,8 @@ class Scene:
             depths[i] = ground + {"front": 20.0, "behind": -20.0}.get(slot.kind, 0.0)
         return depths
 
-    def _box(self, i: int, boxes: dict[int, Box]) -> Box:
-        slot, entity = self.slots[i], self.entity(i)
+    def _compute_box(self, i: int, boxes: dict[int, Box]) -> Box:
+        slot, entity = self.slots[i], self.get_entity(i)
         column = self.columns[slot.column]
         shape = CLASSES[entity.cls]
         scale = _SCALE[entity.size] * (0.5 + self.depths[i] / 400)
@@ -203,16 +223,16 @@ class Scene:
         if host is None or slot.kind in ("front", "behind"):
             return _make_box(column.x + slot.dx, self.depths[i], width, height)
         assert slot.host is not None
-        return _attach_box(slot, entity, self.facing(slot.host), self.entity(slot.host), host, width, height)
+        return _attach_box(slot, entity, self.find_facing(slot.host), self.get_entity(slot.host), host, width, height)
 
 
 def compute_head_size(cls: str, box: Box) -> float:
-    """Diameter in pixels of the head of a standing person with this box."""
-    return (box[3] - box[1]) * (0.22 if cls in GROWN else 0.3)
+    """Return the diameter in pixels of the head of a standing person with this box."""
+    return (box[3] - box[1]) * (0.22 if cls in ADULTS else 0.3)
 
 
 def compute_hand_position(facing: str, box: Box) -> tuple[float, float]:
-    """Where the holding hand of a person with this box is, in pixels."""
+    """Return the position in pixels of the holding hand of a person with this box."""
     side = -1 if facing == "left" else 1
     return (box[0] + box[2]) / 2 + side * 0.5 * (box[2] - box[0]), box[1] + 0.5 * (box[3] - box[1])
 
@@ -222,7 +242,7 @@ def _make_box(x: float, base: float, width: float, height: float) -> Box:
 
 
 def _attach_box(slot: Slot, entity: Entity, facing: str, host: Entity, box: Box, width: float, height: float) -> Box:
-    """The box of what a host wears, holds or carries."""
+    """Return the box of a thing that its host wears, holds or carries."""
     x, tall = (box[0] + box[2]) / 2, box[3] - box[1]
     if slot.kind in ("head", "neck"):
         head = compute_head_size(host.cls, box)
@@ -232,7 +252,9 @@ def _attach_box(slot: Slot, entity: Entity, facing: str, host: Entity, box: Box,
     if slot.kind == "hand":
         hand_x, hand_y = compute_hand_position(facing, box)
         if entity.cls in ("umbrella", "flag", "balloon"):
-            reach = {"umbrella": 0.3, "flag": 0.4}.get(entity.cls, 0.0)  # the stick is in the hand, the face in sight
+            reach = {"umbrella": 0.3, "flag": 0.4}.get(
+                entity.cls, 0.0
+            )  # the hand holds the stick, and the face stays visible
             return _make_box(hand_x + reach * width * (-1 if facing == "left" else 1), hand_y + 4, width, height)
         if entity.cls == "bag":
             return hand_x - width / 2, hand_y - 3, hand_x + width / 2, hand_y - 3 + height

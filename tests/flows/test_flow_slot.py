@@ -1,4 +1,4 @@
-"""The deployment's concurrency slot is freed after its run and Prefect's server were killed together."""
+"""The concurrency slot of a deployment becomes free after its run and Prefect's server were killed together."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from real_servers import await_that, clean_environment, free_port, running, wait_for
+from real_servers import Servers, clean_environment, find_free_port, start_process, wait_for_url, wait_until
 
 pytestmark = pytest.mark.live
-SHORTEST = 60  # seconds; Prefect grants no shorter lease
+LEASE = 60  # seconds, the shortest that Prefect grants
 SLOT = "one-at-a-time"
 PAST = "2000-01-01T00:00:00+00:00"
 
@@ -28,26 +28,29 @@ def expire_leases(home: Path) -> None:
     index.write_text(json.dumps(dict.fromkeys(json.loads(index.read_text()), PAST)))
 
 
-def test_a_slot_held_when_the_server_was_killed_is_freed_after_its_lease(project: Path, tmp_path: Path) -> None:
-    port, home = free_port(), tmp_path / "prefect"
+def test_a_slot_held_when_the_server_was_killed_is_freed_after_its_lease(
+    servers: Servers, project: Path, tmp_path: Path
+) -> None:
+    port, home = find_free_port(), tmp_path / "prefect"
+    servers.copy_database(home)
     api, log = f"http://127.0.0.1:{port}/api", tmp_path / "server.log"
     env = clean_environment() | {"PREFECT_HOME": str(home), "PREFECT_API_URL": api}
     env["PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS"] = "1"
     server = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with SyncPrefectClient(api) as client:
 
-        def taken() -> int:
+        def count_held_slots() -> int:
             return client.read_global_concurrency_limit_by_name(SLOT).active_slots
 
-        with running(server, env, project, log) as process:
-            wait_for(f"{api}/health", process, log)
+        with start_process(server, env, project, log) as process:
+            wait_for_url(f"{api}/health", process, log)
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=SLOT, limit=1))
-            client.increment_concurrency_slots_with_lease([SLOT], 1, "concurrency", SHORTEST)
-            assert taken() == 1
+            client.increment_concurrency_slots_with_lease([SLOT], 1, "concurrency", LEASE)
+            assert count_held_slots() == 1
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        with running(server, env, project, log) as process:
-            wait_for(f"{api}/health", process, log)
-            assert taken() == 1, "its holder may still be running"
+        with start_process(server, env, project, log) as process:
+            wait_for_url(f"{api}/health", process, log)
+            assert count_held_slots() == 1, "the run that holds the slot may still be running"
             expire_leases(home)
-            await_that(lambda: taken() == 0)
+            wait_until(lambda: count_held_slots() == 0)

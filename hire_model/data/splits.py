@@ -1,4 +1,4 @@
-"""Open the data set and the splits that the settings choose."""
+"""Open the data set and the splits that the settings name."""
 
 from __future__ import annotations
 
@@ -16,25 +16,29 @@ SCENES = Path("datasets/relational-scenes")
 
 
 def open_dataset(data: DataSettings) -> Dataset:
-    """Open the data set of the settings; without a path the relational scenes, generated if they do not exist.
+    """Open the data set at `data.path`. Without a path, open the relational scenes; generate them if needed.
 
-    Raises DataError if it cannot be opened, or if several processes would generate the scenes at once.
+    Raises:
+        DataError: the data set cannot be opened, or several processes would generate the scenes at the same time.
     """
     if data.path is not None:
         return Dataset.open(data.path)
     if not SCENES.exists():
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise DataError(f"{SCENES} does not exist. Before several processes run: hire data synth --out {SCENES}")
+            raise DataError(
+                f"{SCENES}: does not exist, and several processes cannot generate it together. First run: "
+                f"hire data synth --out {SCENES}"
+            )
         from hire_model.data.synthetic import generate
 
-        log.info("Drawing relational scenes into %s", SCENES)
+        log.info("Generating relational scenes in %s", SCENES)
         generate(SCENES)
     return Dataset.open(SCENES)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of a training. test: what the version is evaluated on at the end; it may be `dev` itself."""
+    """The splits of a training. `test` is used for the final evaluation; it can be the same split as `dev`."""
 
     train: Split
     dev: Split
@@ -42,7 +46,7 @@ class Splits:
 
 
 def open_splits(dataset: Dataset, data: DataSettings) -> Splits:
-    """Open the splits that the settings name. Raises DataError naming the setting and the splits there are."""
+    """Open the splits that the settings name. A DataError names the setting and the existing splits."""
     dev, evaluation = _open_split(dataset, "data.dev", data.dev, data.dev_images), data.evaluation_split
     test = dev if evaluation.name == data.dev else _open_split(dataset, "data.test", *evaluation)
     return Splits(_open_split(dataset, "data.train", data.train, data.train_images), dev, test)
@@ -50,6 +54,8 @@ def open_splits(dataset: Dataset, data: DataSettings) -> Splits:
 
 def _open_split(dataset: Dataset, key: str, name: str, limit: int) -> Split:
     if name not in dataset.manifest.splits:
-        known = ", ".join(sorted(dataset.manifest.splits))
-        raise DataError(f"{dataset.folder}: no split '{name}'; it has {known}. Choose one: --set {key}=NAME.")
+        existing = ", ".join(sorted(dataset.manifest.splits))
+        raise DataError(
+            f"{dataset.folder}: no split '{name}'. Existing splits: {existing}. Choose one with --set {key}=NAME."
+        )
     return dataset.split(name, limit)

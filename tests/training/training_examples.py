@@ -1,4 +1,4 @@
-"""A small learnable data set, and what it takes to train on it."""
+"""A small data set that a tiny model can learn, and helpers to train on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from hire_model.batch import Batch
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Dataset, Split
 from hire_model.data.writer import DatasetWriter, ImageRecord
@@ -24,7 +23,7 @@ NAMES = ["ball", "cat", "tree", "house", "car", "dog", "bird", "chair"]
 
 
 def write_dataset(out: Path, images: int = 26, captions: Callable[[int], int] = lambda i: 3) -> Path:
-    """Each region's feature says which thing it shows, each caption names three things of its image."""
+    """Write images whose region features encode the object shown; each caption names three objects of its image."""
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(len(NAMES), 12)).astype(np.float32)
     facts: dict[str, Any] = {
@@ -46,8 +45,8 @@ def write_dataset(out: Path, images: int = 26, captions: Callable[[int], int] = 
                     captions=[" and ".join(NAMES[i] for i in rng.choice(things, 3)) for _ in range(captions(index))],
                     boxes=np.concatenate([corner, corner + 0.3], axis=1).astype(np.float32),
                     classes=things.astype(np.int32),
-                    # Each label and each inverse shares a row with another: alone in its rows, a label's weight
-                    # cancels in the mean over neighbours, and its gradient is rounding.
+                    # Each label and each inverse shares a row with another one. Otherwise its weight cancels in the
+                    # mean over neighbours, and its gradient is only rounding error.
                     relations=[(0, 0, 1, 0.9), (1, 1, 2, 0.5), (0, 1, 2, 0.7), (2, 0, 0, 0.6)],
                 )
             )
@@ -55,20 +54,22 @@ def write_dataset(out: Path, images: int = 26, captions: Callable[[int], int] = 
 
 
 @dataclass
-class Workshop:
-    """Settings, data and a fresh model, and `fit` over them with a dev metric that needs no other module."""
+class TrainingExample:
+    """Settings, data and a new model for each test, and `fit` with a simple dev metric."""
 
     folder: Path
     out: Path
 
     def settings(self, **train: Any) -> Settings:
-        plain = {"epochs": 4, "batch": 8, "lr": 2e-3, "threads": 1, "device": "cpu", "out": self.out}
+        defaults = {"epochs": 4, "batch": 8, "lr": 2e-3, "threads": 1, "device": "cpu", "out": self.out}
         overrides = {
             "model.preset": "tiny",
             "model.dropout": train.pop("dropout", 0.1),
             "data.workers": train.pop("workers", 0),
         }
-        return resolve(overrides=overrides | {f"train.{k}": v for k, v in (plain | train).items()}, environ={}).settings
+        return resolve(
+            overrides=overrides | {f"train.{k}": v for k, v in (defaults | train).items()}, environ={}
+        ).settings
 
     def split(self, name: str = "train") -> Split:
         return Dataset.open(self.folder).split(name)
@@ -81,7 +82,7 @@ class Workshop:
         return CaptionBank.from_lists(model.vocabulary.encode(self.split(name).texts))
 
     def dev(self, model: Hire) -> dict[str, float]:
-        """The mean score of true pairs above all pairs, as 'rsum'."""
+        """Return as `rsum` the mean score of true pairs minus the mean score of all pairs, times 100."""
         assert not model.training
         split, bank = self.split("dev"), self.bank(model, "dev")
         images = model.encode_image(collate_regions([split.regions(i) for i in range(len(split.images))]))
@@ -93,8 +94,3 @@ class Workshop:
         model = model or self.model(settings)
         options = {"dev": self.dev, "digest": "d1"} | options
         return fit(model, self.split(), self.bank(model), settings, out=settings.train.out, **options)
-
-    def batch(self, model: Hire, rows: list[int]) -> Batch:
-        split = self.split()
-        regions = collate_regions([split.regions(int(split.owner[row])) for row in rows])
-        return Batch(regions, self.bank(model).tokens(rows))

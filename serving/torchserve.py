@@ -1,8 +1,8 @@
-"""One running TorchServe: its folder, its process, its tokens.
+"""One TorchServe server: its process, its folder, its ports and its tokens.
 
-The folder holds all that belongs to it: config.properties, key_file.json (tokens), logs/, store/hire.mar, workflows/
-(empty, read-only), server.json (the record below). TorchServe is started as `torchserve` starts it, but without that
-wrapper: one pid file per machine and "." on Java's class path are not wanted.
+The folder holds all files of the server: config.properties, key_file.json and header.txt (tokens), logs/,
+store/hire.mar, workflows/ (empty, read-only) and server.json (the record below). Java is started directly, not through
+the command `torchserve`: that allows one server per machine and adds "." to the class path of Java.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,25 +32,26 @@ from hire_model.files import write_text
 from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import verify
 from hire_model.service.galleries import GALLERIES_VARIABLE
+from serving.tokens import KEYS, write_header
 
 CONFIG = Path(__file__).parent / "config"
-RECORD, TOKENS, PROPERTIES = "server.json", "key_file.json", "config.properties"
+RECORD, PROPERTIES = "server.json", "config.properties"
 JAVA_LINE = "sudo apt-get install -y openjdk-17-jre-headless   (or: conda install -c conda-forge openjdk=17)"
 _JAVA = ("-Xms64m", "-Xmx1g", "-XX:MaxDirectMemorySize=1g", "-XX:+ExitOnOutOfMemoryError")
-# What a worker needs of the environment. Nothing else gets in: a server has no business with this user's secrets.
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "JAVA_HOME", "TZ")
-_SINGLE = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+# The only environment variables that the server inherits. The others may hold secrets of the user.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "JAVA_HOME", "TZ")
+_SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 _STOP_S = 30
-_QUEUE = 32  # requests that may wait for each worker; more get 503 at once
+_QUEUE = 32  # requests that may wait for each worker; further ones get 503 at once
 _PORTS = ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port")
 
 
 class ServeError(HireError):
-    """A server that cannot be started, reached or stopped."""
+    """A server cannot be started, reached or stopped."""
 
 
-class Instance(BaseModel):
-    """What is known of a running server. Everything listens on 127.0.0.1."""
+class Server(BaseModel):
+    """Record of a started server, saved as server.json. All its ports are on 127.0.0.1."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,54 +70,62 @@ class Instance(BaseModel):
 
     @property
     def address(self) -> str:
-        """Where requests go."""
+        """Base address of the inference API."""
         return f"http://127.0.0.1:{self.inference_port}"
 
     @property
-    def management(self) -> str:
-        """Where the server itself is asked about."""
+    def management_address(self) -> str:
+        """Base address of the management API."""
         return f"http://127.0.0.1:{self.management_port}"
 
-    def process(self) -> psutil.Process | None:
-        """The Java process, or None if it is gone; a pid that another process has got since is not it."""
+    def find_process(self) -> psutil.Process | None:
+        """Return the Java process, or None if it has ended. The start time is compared too: pids are reused."""
         try:
-            found = psutil.Process(self.pid)
+            process = psutil.Process(self.pid)
         except psutil.Error:
             return None
-        return found if is_alive(found) and abs(found.create_time() - self.started) < 1 else None
+        return process if is_alive(process) and abs(process.create_time() - self.started) < 1 else None
 
-    def token(self, kind: str = "inference") -> str:
-        """A token that is good for five minutes more at least. kind: 'inference' or 'management'.
+    def get_token(self, kind: str = "inference") -> str:
+        """Return a token that is valid for at least five more minutes, and keep header.txt up to date.
 
-        They last a year (serving/config); a new one is had from the management address with the key in the same file.
+        Tokens are valid for a year (serving/config). The management API replaces one that is about to expire.
+
+        Args:
+            kind: 'inference' or 'management'.
         """
-        keys = self._keys()
-        left = datetime.fromisoformat(keys[kind]["expiration time"]) - datetime.now(UTC)
-        if left < timedelta(minutes=5):
+        keys = self._read_keys()
+        remaining = datetime.fromisoformat(keys[kind]["expiration time"]) - datetime.now(UTC)
+        if remaining < timedelta(minutes=5):
             bearer = {"Authorization": f"Bearer {keys['API']['key']}"}
-            httpx.get(f"{self.management}/token", params={"type": kind}, headers=bearer, timeout=10).raise_for_status()
-            keys = self._keys()
-        return str(keys[kind]["key"])
+            url = f"{self.management_address}/token"
+            httpx.get(url, params={"type": kind}, headers=bearer, timeout=10).raise_for_status()
+            keys = self._read_keys()
+        token = str(keys[kind]["key"])
+        if kind == "inference":
+            with suppress(OSError):  # in a read-only folder the token itself is still usable
+                write_header(self.folder, token)
+        return token
 
-    def _keys(self) -> dict[str, dict[str, str]]:
+    def _read_keys(self) -> dict[str, dict[str, str]]:
         try:
-            return json.loads((self.folder / TOKENS).read_text("utf-8"))
+            return json.loads((self.folder / KEYS).read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise ServeError(f"{self.folder / TOKENS}: the tokens cannot be read: {error}") from error
+            raise ServeError(f"{self.folder / KEYS}: the tokens cannot be read: {error}") from error
 
     def stop(self) -> None:
-        """End Java and its workers, and return when they have ended; what does not go is killed."""
-        process = self.process()
+        """Stop Java and its workers, and return when all have ended. Kill those that do not end in time."""
+        process = self.find_process()
         if process is not None:
             family = [process, *process.children(recursive=True)]
             process.send_signal(signal.SIGTERM)
-            for left in _wait_for_end(family):
-                left.kill()
+            for survivor in _wait_for_end(family):
+                survivor.kill()
             _wait_for_end(family)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def last_words(self) -> str:
-        """The end of its logs, for a message about its end."""
+    def read_log_tail(self) -> str:
+        """Return the last lines of the logs, for error messages."""
         lines: list[str] = []
         for name in ("console.log", "logs/ts_log.log", "logs/model_log.log"):
             path = self.folder / name
@@ -134,10 +144,10 @@ def start(
     workers: int = 1,
     galleries: Path | None = None,
     journal: JournalSettings | None = None,
-) -> Instance:
-    """Start a server of `archive` in `folder`, an empty one; it does not answer yet. Raises HireError.
+) -> Server:
+    """Start a server of `archive` in the empty folder `folder`, and return before it answers. Raises HireError.
 
-    The archive is copied first and the copy verified, so that what was checked is what is served.
+    The archive is copied first and the copy is verified, so the verified bytes are the served ones.
     """
     java = find_java()
     galleries = galleries.resolve() if galleries else None
@@ -146,33 +156,33 @@ def start(
     shutil.copyfile(archive, folder / "store" / "hire.mar")
     verify(folder / "store" / "hire.mar", sha256)
     (folder / "workflows").chmod(0o555)
-    ports = dict(zip(_PORTS, [port, *free_ports(len(_PORTS) - 1)], strict=True))
+    ports = dict(zip(_PORTS, [port, *find_free_ports(len(_PORTS) - 1)], strict=True))
     values = {
         "store": folder.resolve() / "store", "workflows": folder.resolve() / "workflows", "version": version,
         "workers": workers, "queue": _QUEUE * workers, "metrics": CONFIG / "metrics.yaml", **ports,
     }  # fmt: skip
     write_text(Template((CONFIG / PROPERTIES).read_text("utf-8")).substitute(values), folder / PROPERTIES)
-    scratch = Path(tempfile.mkdtemp(prefix="hire-serve-"))  # a short path: a worker's socket lies there
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _SINGLE
+    scratch = Path(tempfile.mkdtemp(prefix="hire-serve-"))  # a short path: the sockets of the workers are in it
+    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | _SINGLE_THREAD
     environment |= {"TMPDIR": str(scratch)} | ({GALLERIES_VARIABLE: str(galleries)} if galleries else {})
     environment |= journal.to_environment() if journal else {}
     with (folder / "console.log").open("wb") as console:
         process = subprocess.Popen(
-            _command(java, folder, scratch), cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+            _build_command(java, folder, scratch), cwd=folder, env=environment, stdin=subprocess.DEVNULL,
             stdout=console, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    record = Instance(
+    server = Server(
         folder=folder.resolve(), scratch=scratch, pid=process.pid,
         started=psutil.Process(process.pid).create_time(), version=version, sha256=sha256, inference_port=port,
         management_port=ports["management_port"], metrics_port=ports["metrics_port"], workers=workers,
         galleries=galleries, journal=journal,
     )  # fmt: skip
-    write_text(record.model_dump_json(indent=1) + "\n", folder / RECORD)
-    return record
+    write_text(server.model_dump_json(indent=1) + "\n", folder / RECORD)
+    return server
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs. A process that has ended, and whose parent has not asked how, does not."""
+    """Return whether the process is running. A zombie (ended, but not yet collected by its parent) is not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -180,15 +190,15 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def _wait_for_end(family: list[psutil.Process]) -> list[psutil.Process]:
-    """Wait until all have ended; those that still run after a while."""
+    """Wait up to _STOP_S seconds until all processes have ended. Return those that are still running."""
     end = time.monotonic() + _STOP_S
-    while (left := [one for one in family if is_alive(one)]) and time.monotonic() < end:
+    while (survivors := [process for process in family if is_alive(process)]) and time.monotonic() < end:
         time.sleep(0.05)
-    return left
+    return survivors
 
 
-def _command(java: str, folder: Path, scratch: Path) -> list[str]:
-    home = _torchserve()
+def _build_command(java: str, folder: Path, scratch: Path) -> list[str]:
+    home = _find_torchserve()
     return [
         java, *_JAVA, f"-Dmodel_server_home={home.parent}", f"-Djava.io.tmpdir={scratch}",
         f"-Dlog4j.configurationFile=file://{CONFIG / 'log4j2.xml'}", "-cp", str(home / "frontend" / "*"),
@@ -197,8 +207,8 @@ def _command(java: str, folder: Path, scratch: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _torchserve() -> Path:
-    """The folder of TorchServe, found without importing it."""
+def _find_torchserve() -> Path:
+    """Locate the folder of the package `ts` without importing it."""
     spec = find_spec("ts")
     if spec is None or not spec.origin or not (Path(spec.origin).parent / "frontend").is_dir():
         raise ServeError("TorchServe is not installed: pip install 'hire-model[serving]'.")
@@ -206,35 +216,34 @@ def _torchserve() -> Path:
 
 
 def find_java() -> str:
-    """A Java of 11 or newer, of JAVA_HOME or the path. Raises ServeError with the line that installs one."""
+    """Locate Java 11 or newer through JAVA_HOME or PATH. Raises ServeError with the command that installs Java."""
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home, "bin", "java")) if home else shutil.which("java")
     try:
-        said = subprocess.run(
-            [java or "java", "-version"], capture_output=True, text=True, timeout=60, check=True
-        ).stderr
+        done = subprocess.run([java or "java", "-version"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        where = f"JAVA_HOME={home} has no bin/java that runs" if home else "there is no java on the path"
-        raise ServeError(f"TorchServe needs Java 17, and {where}. Install it: {JAVA_LINE}") from error
-    number = re.search(r'version "(\d+)', said)
+        problem = f"JAVA_HOME={home} has no working bin/java" if home else "java is not on the PATH"
+        raise ServeError(f"TorchServe needs Java 17, but {problem}. Install it: {JAVA_LINE}") from error
+    number = re.search(r'version "(\d+)', done.stderr)
     if number is None or int(number[1]) < 11:
-        raise ServeError(f"TorchServe needs Java 17; {java} is {said.splitlines()[0]}. Install it: {JAVA_LINE}")
+        found = done.stderr.splitlines()[0]
+        raise ServeError(f"TorchServe needs Java 17, but {java} is {found}. Install it: {JAVA_LINE}")
     return str(java)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on at the moment."""
+def find_free_ports(count: int) -> list[int]:
+    """Return `count` ports of 127.0.0.1 that no process is using at the moment."""
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
     finally:
-        for one in sockets:
-            one.close()
+        for each in sockets:
+            each.close()
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on `port` of 127.0.0.1."""
+    """Return whether no process listens on `port` of 127.0.0.1."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0

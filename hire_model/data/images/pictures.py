@@ -1,0 +1,116 @@
+"""Decode picture files from any source: upright and RGB, or a `PictureError` with the reason why not."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # no format that starts another program
+MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs: 256 MiB of RGB pixels
+MIN_SIDE = 8
+MAX_RATIO = 20  # of the longer side to the shorter: beyond it, nothing can be recognised in the resized picture
+_DECODED_SIDE = 1024  # large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, but not below this
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+class PictureError(Exception):
+    """A file that cannot be used as a picture; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture: upright, RGB, perhaps smaller than the file. width, height: upright size of the file."""
+
+    image: Image.Image
+    width: int
+    height: int
+
+
+def decode_picture(data: bytes) -> Picture:
+    """Decode the content of a picture file.
+
+    The EXIF orientation is applied, the first frame of an animation is used, transparent parts become white, and
+    16-bit grey values are scaled to 8 bits. The file's name plays no role.
+
+    Raises:
+        PictureError: the file is empty, of an unknown format, damaged, too large, too small or too narrow.
+    """
+    if not data:
+        raise PictureError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+            warnings.filterwarnings("error", "Corrupt EXIF|Truncated File Read")
+            return _decode(data)
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError(_explain_unknown(data)) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(f"more than {MAX_PIXELS:,} pixels") from error
+    except MemoryError as error:
+        raise PictureError("decoding needs more memory than there is") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and others
+        raise PictureError(f"damaged: {str(error).strip() or type(error).__name__}") from error
+
+
+def _decode(data: bytes) -> Picture:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        _check_size(width, height)
+        image.draft(None, (_DECODED_SIDE, _DECODED_SIDE))  # type: ignore[arg-type]  # None keeps the colour mode
+        image.load()
+        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # orientations that swap the sides
+            width, height = height, width
+        return Picture(_convert_to_rgb(ImageOps.exif_transpose(image)), width, height)
+
+
+def _check_size(width: int, height: int) -> None:
+    short, long = sorted((width, height))
+    if width * height > MAX_PIXELS:
+        raise PictureError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if short < MIN_SIDE:
+        raise PictureError(f"{width} x {height} pixels, a side is shorter than {MIN_SIDE}")
+    if long > MAX_RATIO * short:
+        raise PictureError(f"{width} x {height} pixels, one side is more than {MAX_RATIO} times the other")
+
+
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BITS:
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise PictureError("pixels of 32 bits, whose range of brightness is unknown; convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        image = white
+    return image.convert("RGB")
+
+
+def _explain_unknown(data: bytes) -> str:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        return "HEIC, for which there is no decoder; convert it to JPEG"
+    return "not a picture in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF), or its header is damaged"
+
+
+def compute_fingerprint(image: Image.Image) -> tuple[int, np.ndarray]:
+    """Return what near-duplicates have in common: a 64-bit hash, and an 8 x 8 RGB thumbnail as uint8 [192].
+
+    The hash has a bit for each of the 8 x 8 lowest frequencies of the 32 x 32 grey picture (its cosine transform): 1
+    where the coefficient is above their median (Zauner 2010, "pHash"). It changes little when a picture is scaled or
+    compressed again. The thumbnail tells flat pictures apart, whose hash is mostly noise.
+    """
+    grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.float64)
+    low = _COSINES @ grey @ _COSINES.T
+    bits = (low > np.median(low)).ravel()
+    thumbnail = np.asarray(image.resize((8, 8), Image.Resampling.BOX), np.uint8).ravel()
+    return int.from_bytes(np.packbits(bits).tobytes(), "big"), thumbnail
+
+
+_COSINES = np.cos(np.pi * np.outer(np.arange(8), 2 * np.arange(32) + 1) / 64)  # [8, 32] type II cosine transform
