@@ -22,7 +22,7 @@ def compare(
     split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
     protocol: Protocol = "",
     limit: Limit = 0,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results to this JSON file.")] = None,
     set_: Set = None,
 ) -> None:
     """Compare two models on a split: is the difference larger than chance?"""

@@ -57,7 +57,7 @@ class ModelComparison(_Frozen):
     facts: dict[str, str]
 
     def conclude(self) -> str:
-        """Say in one sentence whether the difference of rSum is larger than chance."""
+        """State in one sentence whether the difference of rSum is larger than chance."""
         rsum = self.figures["rsum"]
         low, high = rsum.interval
         found = f"{rsum.difference:+.1f} (95 % interval {low:+.1f} to {high:+.1f})"

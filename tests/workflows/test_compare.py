@@ -28,14 +28,14 @@ from hire_model.workflows.compare import ComparedFigure, ModelComparison, compar
 @pytest.fixture(scope="module")
 def folders(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Two untrained models in folders."""
-    dataset, place = Dataset.open(tiny_dataset), tmp_path_factory.mktemp("models")
+    dataset, parent = Dataset.open(tiny_dataset), tmp_path_factory.mktemp("models")
     chosen = model_examples.make_settings()
     for seed in (0, 1):
         torch.manual_seed(seed)
         vocabulary = learn_vocabulary(dataset.split("train").texts, chosen.text)
         model = Hire(chosen, dataset.manifest.feature_dim, dataset.manifest.predicates, vocabulary, None)
-        artifact.save(model, place / str(seed), {})
-    return str(place / "0"), str(place / "1")
+        artifact.save(model, parent / str(seed), {})
+    return str(parent / "0"), str(parent / "1")
 
 
 @pytest.fixture
