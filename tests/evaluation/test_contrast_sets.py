@@ -45,7 +45,7 @@ def model(split: Split) -> Hire:
 
 
 class RuleScorer(Scorer):
-    """Scores by `rule` (image id, text), and records what is encoded. Encoded images are identified by their summary."""
+    """Scores by `rule` (image id, text), and records what is encoded. The summary identifies an encoded image."""
 
     def __init__(self, model: Hire, split: Split, rule: Callable[[str, str], float]) -> None:
         super().__init__(model, "cpu", split.dataset.manifest.predicates)
