@@ -15,6 +15,8 @@ from hire_model.data.splits import open_dataset
 from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols, report
+from hire_model.evaluation.contrast_accuracy import measure_contrasts
+from hire_model.evaluation.contrast_sets import match_images, read_contrasts
 from hire_model.evaluation.protocols import Ensemble, Ranks
 from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result, write_json
@@ -24,6 +26,7 @@ from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.explain import Explanation, explain
 from hire_model.scoring.matrix import compute_similarity, map_predicates
+from hire_model.scoring.scorer import Scorer
 from hire_model.settings import EvaluateSettings, Settings
 from hire_model.tracking import registry
 from hire_model.tracking.connection import inside_mlflow_run
@@ -48,6 +51,7 @@ def evaluate(
     figures: Path | None = None,
     page: Path | None = None,
     limit: int = 0,
+    contrasts: Sequence[Path] = (),
 ) -> EvaluationOutcome:
     """Evaluate a model, or the mean of the similarity matrices of several models. Inside `mlflow run`, log the figures.
 
@@ -58,6 +62,7 @@ def evaluate(
         figures: JSON file to write.
         page: HTML report to write.
         limit: number of images to use, from the first; 0 for all.
+        contrasts: files of contrast sets (see `contrast_sets`) whose images are in the split.
 
     Raises:
         HireError: no such model, split or protocol, or the features do not have the size that the model expects.
@@ -66,6 +71,8 @@ def evaluate(
         raise HireError("split: the name is empty; 'hire data show' lists the splits of a data set.")
     chosen = open_dataset(settings.data).split(split, limit)
     protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
+    items = [item for path in contrasts for item in read_contrasts(path)]
+    matched = match_images(items, chosen) if contrasts else None
     folders = [registry.fetch(model, settings.tracking) for model in models]
     tracking = settings.tracking.model_copy(update={"enabled": settings.tracking.enabled and inside_mlflow_run()})
     with start_run(tracking, "evaluate") as run:
@@ -75,6 +82,10 @@ def evaluate(
         matrices = [score_split(model, chosen, settings.evaluate) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
         result = make_result(matrix, chosen, settings.evaluate, {"model": ", ".join(models)})
+        if matched:
+            scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
+            table = measure_contrasts(scorers, chosen, matched, contrasts, settings.evaluate.bootstrap)
+            result = result.model_copy(update={"contrasts": table})
         if figures:
             write_json(result, figures)
         if page:
