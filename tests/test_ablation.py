@@ -31,6 +31,8 @@ from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import resolve
 from hire_model.workflows import train as workflow
 
+pytestmark = pytest.mark.slow
+
 TINY = ["model.preset=tiny", "data.test=test", "train.epochs=1", "train.batch=8", "train.threads=1"]
 
 

@@ -16,6 +16,8 @@ from hire_model.errors import HireError
 from hire_model.gallery.store import Gallery
 from hire_model.model import artifact
 
+pytestmark = pytest.mark.slow
+
 
 def run_hire(folder: Path, *arguments: object) -> str:
     """Run a command in this process (a new process loads torch for seconds), and return what it prints."""

@@ -18,6 +18,8 @@ from hire_model.tracking import versions
 from hire_model.tracking.connection import connect
 from hire_model.tracking.versions import Version
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_narrow_terminal_truncates_no_alias() -> None:
     tags = {"gate.decision": "passed", "gate.split": "test, 200 images", "gate.data.digest": "681267ab61f38513"}

@@ -22,6 +22,8 @@ from hire_model.data.importers.scan import open_scan
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 
 def test_optional_content_may_be_missing(tmp_path: Path) -> None:
     """Regions without boxes, classes, scores and relations, images without pictures and sizes, one split."""

@@ -15,6 +15,8 @@ from expectations.features import hash_rows
 from hire_model.data.synthetic import generate
 from hire_model.data.synthetic.detector import Faults
 
+pytestmark = pytest.mark.slow
+
 IMAGES = st.lists(
     st.tuples(st.sampled_from(["train", "dev", "test"]), st.lists(st.integers(0, 9), min_size=1, max_size=5)),
     min_size=1, max_size=8,

@@ -14,6 +14,8 @@ from expectations.features import measure_features
 from hire_model.data.store import Dataset
 from hire_model.data.writer import DatasetWriter, ImageRecord
 
+pytestmark = pytest.mark.slow
+
 
 def count_regions(data: Dataset) -> np.ndarray:
     """Return the number of regions of each image, over all splits."""

@@ -15,6 +15,8 @@ from expectations.profile import propose_suites
 from hire_model.cli.main import app
 from hire_model.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def proposed(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -10,6 +10,8 @@ from dataset_faults import FAULTS, Fault, copy_dataset, find_fault
 import expectations.check
 from expectations.check import validate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
 def test_the_suite_finds_the_fault_at_its_row(

@@ -16,6 +16,8 @@ import flows.retrain
 import flows.validate
 from hire_model.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 ERRORS = list({fault.suite: fault for fault in reversed(FAULTS) if fault.severity == "error"}.values())
 WARNING = next(fault for fault in FAULTS if fault.severity == "warning")
 NO_FAULT = Fault("nothing", "captions", "", lambda folder: None)

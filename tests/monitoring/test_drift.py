@@ -25,6 +25,8 @@ from hire_model.monitoring.drift import Drift, measure_drift
 from hire_model.monitoring.journal import Line
 from hire_model.monitoring.reference import Reference
 
+pytestmark = pytest.mark.slow
+
 CLASSES = [f"thing {i}" for i in range(30)]
 _WEIGHTS = 1 - np.arange(30) / 30
 CLASS_SHARES = _WEIGHTS / _WEIGHTS.sum()

@@ -24,6 +24,8 @@ from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from hire_model.settings import resolve
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits()
 MOST_SLOWDOWN = 8  # by one large image, in multiples of the time for the small pairs. One padded batch had over 50
 

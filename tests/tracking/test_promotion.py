@@ -16,6 +16,8 @@ from hire_model.tracking.lease import PromotionBusy, PromotionError
 from hire_model.tracking.promotion import list_promotions, promote, roll_back
 from hire_model.tracking.versions import PASSED
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def hire(tracking: TrackingSettings, request: pytest.FixtureRequest) -> TrackingSettings:

@@ -12,6 +12,8 @@ import pytest
 import torch
 import two_processes  # type: ignore[import-not-found]
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

@@ -20,6 +20,8 @@ from hire_model.training.loop import fit
 from hire_model.training.losses import WINDOW, CollapseDetector, compute_collapsed_loss
 from hire_model.training.record import EpochRecord
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_loss_falls_and_the_dev_metric_rises(training: TrainingExample) -> None:
     result = training.fit(training.settings(epochs=12, loss="infonce", lr=5e-3))

@@ -22,6 +22,8 @@ from hire_model.errors import HireError, TrainingStopped
 from hire_model.training.checkpoint import BEST, LAST, VERSION, Checkpoint, lock_folder
 from hire_model.training.record import FitResult
 
+pytestmark = pytest.mark.slow
+
 
 def stop_at(*steps: int, kind: signal.Signals = signal.SIGTERM) -> Any:
     def on_step(step: int) -> None:

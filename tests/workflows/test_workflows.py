@@ -20,6 +20,8 @@ from hire_model.workflows import evaluate as evaluate_workflow
 from hire_model.workflows import train as train_workflow
 from hire_model.workflows.train import TrainOutcome
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "model.preset": "tiny",
     "data.test": "test",
