@@ -8,6 +8,7 @@ safetensors.
 from __future__ import annotations
 
 import hashlib
+from io import BufferedRandom
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +18,7 @@ _MARK = b'"sha256":"'
 _MAX_HEADER = 100 << 20  # bytes; limit of safetensors
 
 
-def append_digest(file: BinaryIO) -> None:
+def append_digest(file: BufferedRandom) -> None:
     """Append the SHA-256 of the content of `file`, which is open for reading and writing."""
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()
