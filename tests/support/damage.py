@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def flip_byte(path: Path, position: int = -10) -> Iterator[None]:
+def flip_byte(path: Path, position: int = 1) -> Iterator[None]:
     """Flip one bit of a file within the block; afterwards the file is as before."""
     original = path.read_bytes()
     changed = bytearray(original)
