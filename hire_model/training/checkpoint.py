@@ -38,7 +38,8 @@ from hire_model.training.record import EpochRecord, Meter
 LAST = "last.pt"
 BEST = "best.safetensors"
 VERSION = 4
-_START_AGAIN = "Leave out --resume to start a new training."
+# Flows and ablations resume by themselves if there is a checkpoint.
+_START_AGAIN = f"Leave out --resume to start a new training; for a flow or an ablation, delete {LAST}."
 
 
 @dataclass
