@@ -95,6 +95,17 @@ def digest(model: Hire) -> str:
     return sha256.hexdigest()
 
 
+def hash_files(folder: Path) -> dict[str, str]:
+    """Compute the SHA-256 of every file in a model folder. Return them by relative path, sorted."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hash_file(path).sha256 for path in paths}
+
+
+def digest_table(table: dict[str, str]) -> str:
+    """Compute one SHA-256 of the result of `hash_files`: of the names and the contents of all files."""
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
 def load(folder: str | Path) -> Hire:
     """Load the model in `folder`, on the CPU and in evaluation mode.
 

@@ -30,15 +30,12 @@ from hire_model.packaging.verify import (
     Golden,
     verify,
 )
-from hire_model.scoring.scorer import Scorer
-from hire_model.service.payload import deserialize_image
 from hire_model.settings import Settings
-from hire_model.tracking import registry, versions
+from hire_model.tracking import registry, trust, versions
+from hire_model.tracking.versions import Version
 
 NAME = "hire"  # also in the URL path /predictions/hire
-GOLDEN_PAIRS = 8
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time in a zip file
-_DIGITS = 6  # decimals of a golden score
 _CHUNK = 1 << 20
 
 
@@ -63,14 +60,18 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
         out: the folder of archives.
 
     Raises:
-        HireError: if there is no such version, the model is damaged, it has no example pairs, or the scores differ.
+        HireError: if there is no such version, the model is damaged or not the one that was registered and judged, it
+            has no example pairs, or the scores differ.
     """
     registered = versions.find(settings.tracking, version)
     model = registry.fetch(registered.uri, settings.tracking)
     with tempfile.TemporaryDirectory(prefix="hire-package-") as scratch:
         staging = Path(scratch, "stage")
         shutil.copytree(model, staging / MODEL)
-        golden = make_golden(model, registry.read_example_request(registered, settings.tracking)["pairs"])
+        trust.check_registered(staging / MODEL, registered)  # again: the copy is what is packaged
+        trust.check_gated(staging / MODEL, registered)
+        pairs = registry.read_example_request(registered, settings.tracking)["pairs"]
+        golden = make_golden(staging / MODEL, pairs, registered)
         (staging / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
         raw = _run_archiver(staging, handler, registered.number, Path(scratch))
         target = out.expanduser() / registered.number / f"{NAME}.mar"
@@ -88,18 +89,23 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
     return PackagedArchive(target, digest, registered.number)
 
 
-def make_golden(model: Path, pairs: list[dict[str, Any]]) -> Golden:
-    """Make golden pairs from the first `pairs`, with the scores of the model in folder `model`.
+def make_golden(model: Path, pairs: list[dict[str, Any]], version: Version) -> Golden:
+    """Make golden pairs from `pairs`, with the scores that were recorded when the version was registered.
 
-    Scores are rounded, so that the last bit of a float does not change the archive.
+    Raise ArchiveError if the model in folder `model` gives other scores. Versions of earlier releases have no recorded
+    scores; theirs are computed.
     """
-    chosen = pairs[:GOLDEN_PAIRS]
-    decoded = [
-        (deserialize_image(json.dumps(pair["image"]), f"golden pair {i}"), pair["text"])
-        for i, pair in enumerate(chosen)
-    ]
-    scores = Scorer.load(model).predict(decoded)
-    return Golden(request={"pairs": chosen}, scores=[round(float(score), _DIGITS) for score in scores])
+    scores = registry.score_pairs(model, pairs)
+    recorded = version.tags.get(versions.GOLDEN_SCORES)
+    golden = Golden(request={"pairs": pairs}, scores=json.loads(recorded) if recorded else scores)
+    difference = golden.measure_difference(scores)
+    if not difference <= Golden.TOLERANCE:
+        raise ArchiveError(
+            f"{version.uri}: the scores of the golden pairs differ by {difference:.1e} from the scores recorded at "
+            f"registration; at most {Golden.TOLERANCE} was expected. Nothing was published. The model or its example "
+            "request was changed, or this machine scores differently."
+        )
+    return golden
 
 
 def _make_manifest(model: Path, version: str, run_id: str) -> ArchiveManifest:

@@ -28,10 +28,12 @@ from typing import TYPE_CHECKING
 from hire_model.settings import TrackingSettings
 from hire_model.tracking.lease import CLOSED, PromotionError, hold_lease, list_tickets
 from hire_model.tracking.versions import (
+    ARTIFACT_SHA256,
     CHALLENGER,
     CHAMPION,
     COMPARED_WITH,
     DECISION,
+    GATED_SHA256,
     NO_VERSION,
     PASSED,
     PREVIOUS,
@@ -83,9 +85,12 @@ def promote(settings: TrackingSettings, version: str = CHALLENGER, force: str = 
     Raises:
         PromotionError: there is no such version, or its gate decision is missing, not 'passed', or was made against
             another champion.
+        ArtifactChangedError: the model differs from the one that was registered or that the gate judged.
         PromotionBusy: another promotion is running.
         TrackingError: the store does not answer.
     """
+
+    checked = set()  # numbers of the versions with checked files; `choose` is called again under the lease
 
     def choose(client: MlflowClient, champion: Version | None) -> Version:
         found = find_in(client, settings.model_name, version)
@@ -96,6 +101,9 @@ def promote(settings: TrackingSettings, version: str = CHALLENGER, force: str = 
             )
         if not force and (champion is None or found.number != champion.number):
             _check_decision(found, champion)
+        if found.number not in checked:
+            _check_artifact(found, settings, force)
+            checked.add(found.number)
         return found
 
     reason = f", forced: {force}" if force else ""
@@ -153,6 +161,18 @@ def _check_decision(version: Version, champion: Version | None) -> None:
             f"{refusal}: its gate compared it with version {compared_with}, but the champion is {current} now. "
             f"Run '{gate}' again."
         )
+
+
+def _check_artifact(version: Version, settings: TrackingSettings, force: str) -> None:
+    """Raise ArtifactChangedError if the files of the version are not those that were registered, or judged."""
+    from hire_model.tracking import registry, trust  # imports torch
+
+    if ARTIFACT_SHA256 not in version.tags and not version.tags.get(GATED_SHA256):
+        trust.warn_unrecorded(version)
+        return
+    folder = registry.fetch(version.uri, settings)
+    if not force:
+        trust.check_gated(folder, version)
 
 
 def _move_champion(

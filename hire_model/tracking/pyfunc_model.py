@@ -17,6 +17,7 @@ from mlflow.models import Model, set_model
 from mlflow.pyfunc.model import PythonModel
 
 REQUEST, STATUS, BODY, EXPLAIN = "request", "status", "body", "explain"
+SHA256 = "artifact.sha256"  # key in the metadata of MLmodel
 FOLDER = "hire"  # name of the artifact that holds the model folder of hire_model.model.artifact
 _REGISTERED = "registered_model_meta"  # file that MLflow writes into a model that it fetched from the registry
 
@@ -30,7 +31,9 @@ class HirePyfunc(PythonModel):
         from hire_model.service.service import Service
 
         folder = Path(context.artifacts[FOLDER])
-        version, run_id = _read_origin(folder.parent.parent)
+        logged = Model.load(folder.parent.parent)
+        _check_digest(folder, (logged.metadata or {}).get(SHA256))
+        version, run_id = _read_version(folder.parent.parent), str(logged.run_id or "")
         self.service = Service.load(folder, version=version, run_id=run_id, galleries=find_galleries_folder())
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -43,11 +46,22 @@ class HirePyfunc(PythonModel):
         return pd.DataFrame(answers, index=model_input.index)
 
 
-def _read_origin(folder: Path) -> tuple[str, str]:
-    """Return the model's version ("" if it was not fetched from a registry) and its run id."""
+def _check_digest(folder: Path, recorded: str | None) -> None:
+    """Raise HireError if the model folder differs from the digest in MLmodel; older models have none."""
+    from hire_model.errors import HireError
+    from hire_model.model.artifact import digest_table, hash_files
+
+    if recorded is not None and digest_table(hash_files(folder)) != recorded:
+        raise HireError(
+            f"{folder}: the SHA-256 of the model differs from the one in MLmodel: the files were damaged or replaced. "
+            "Fetch the model again."
+        )
+
+
+def _read_version(folder: Path) -> str:
+    """Return the model's version; "" if it was not fetched from a registry."""
     note = folder / _REGISTERED
-    version = yaml.safe_load(note.read_text("utf-8"))["model_version"] if note.is_file() else ""
-    return str(version), str(Model.load(folder).run_id or "")
+    return str(yaml.safe_load(note.read_text("utf-8"))["model_version"]) if note.is_file() else ""
 
 
 set_model(HirePyfunc())

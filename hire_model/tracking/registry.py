@@ -16,16 +16,26 @@ from hire_model.data.loading import renumber_predicates
 from hire_model.data.store import ImageRegions
 from hire_model.model import artifact
 from hire_model.scoring.matrix import map_predicates
-from hire_model.service.payload import serialize_image
+from hire_model.scoring.scorer import Scorer
+from hire_model.service.payload import deserialize_image, serialize_image
 from hire_model.settings import PACKAGE_FOLDER, TrackingSettings
+from hire_model.tracking import trust, versions
 from hire_model.tracking.connection import TrackingError, connect, shorten_error
-from hire_model.tracking.versions import CHALLENGER, Version, suggest_alias, truncate
+from hire_model.tracking.versions import (
+    ARTIFACT_SHA256,
+    CHALLENGER,
+    GOLDEN_SCORES,
+    Version,
+    suggest_alias,
+    truncate,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
 CONFIG = "config.json"
+_DIGITS = 6  # decimals of a golden score
 # What a served model imports. It gets the versions installed here, at training: those of requirements.lock.
 REQUIRES = (
     "cachetools", "faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pybase64", "pydantic", "pydantic-settings",
@@ -63,7 +73,7 @@ def log_model(
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    from hire_model.tracking.pyfunc_model import BODY, EXPLAIN, FOLDER, REQUEST, STATUS
+    from hire_model.tracking.pyfunc_model import BODY, EXPLAIN, FOLDER, REQUEST, SHA256, STATUS
 
     model_predicates = artifact.read_config(folder)["predicates"]
     mapping = map_predicates(model_predicates, model_predicates if predicates is None else predicates)
@@ -72,6 +82,8 @@ def log_model(
         Schema([ColSpec(DataType.long, STATUS), ColSpec(DataType.string, BODY)]),
         ParamSchema([ParamSpec(EXPLAIN, DataType.boolean, False)]),
     )
+    example, digests = build_request_table(pairs, mapping), trust.make_tags(folder)
+    golden = score_pairs(folder, json.loads(example[REQUEST][0])["pairs"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         info = mlflow.pyfunc.log_model(
@@ -81,7 +93,8 @@ def log_model(
             code_paths=[str(PACKAGE_FOLDER)],
             pip_requirements=pin_requirements(),
             signature=signature,
-            input_example=build_request_table(pairs, mapping),
+            input_example=example,
+            metadata={SHA256: digests[ARTIFACT_SHA256]},
             registered_model_name=settings.model_name if settings.register_model else None,
         )
     if not settings.register_model:
@@ -89,10 +102,40 @@ def log_model(
     client, number = mlflow.MlflowClient(), str(info.registered_model_version)
     if card:
         client.update_model_version(settings.model_name, number, truncate(card))
-    for key, value in tags.items():
+    # The digests come last: `find_registered` relies on the tags before them.
+    for key, value in {**tags, GOLDEN_SCORES: json.dumps(golden), **digests}.items():
         client.set_model_version_tag(settings.model_name, number, key, value)
     client.set_registered_model_alias(settings.model_name, CHALLENGER, number)
     return LoggedModel(f"models:/{settings.model_name}@{CHALLENGER}", number)
+
+
+def find_registered(folder: Path, run_id: str, settings: TrackingSettings) -> LoggedModel | None:
+    """Return the version that the run registered with the weights and tokenizer of the model folder, or None.
+
+    If it is the newest version, set the alias 'challenger' again, because a registration may end before its last write.
+    """
+    files = artifact.read_config(folder)["sha256"]
+    listed = versions.list_versions(settings)
+    for found in listed:
+        if found.run_id != run_id or not files.items() <= trust.read_table(found).items():
+            continue
+        if found.number != listed[0].number:
+            return LoggedModel(found.uri, found.number)
+        with versions.open_registry(settings, f"set the alias '{CHALLENGER}'") as client:
+            client.set_registered_model_alias(found.name, CHALLENGER, found.number)
+        return LoggedModel(f"models:/{found.name}@{CHALLENGER}", found.number)
+    return None
+
+
+def score_pairs(folder: Path, pairs: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Score the pairs of a request with the model in `folder`, on the CPU.
+
+    Scores are rounded, so that the last bit of a float does not change what is stored.
+    """
+    decoded = [
+        (deserialize_image(json.dumps(pair["image"]), f"pairs[{i}]"), str(pair["text"])) for i, pair in enumerate(pairs)
+    ]
+    return [round(float(score), _DIGITS) for score in Scorer.load(folder).predict(decoded)]
 
 
 def build_request_table(pairs: Sequence[tuple[ImageRegions, str]], mapping: np.ndarray | None = None) -> pd.DataFrame:
@@ -144,25 +187,35 @@ def pin_requirements() -> list[str]:
 def fetch(model: str | Path, settings: TrackingSettings | None = None) -> Path:
     """Return the local folder of a model, downloaded from MLflow if necessary.
 
+    The files of a registered version (models:/NAME...) are checked against the digest recorded at registration.
+
     Args:
         model: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., or a folder.
         settings: name the store; by default that of the environment.
 
     Raises:
+        ArtifactChangedError: the files of the version differ from those that were registered.
         TrackingError: no model at this address or in this folder, or the store does not answer.
     """
     address = str(model)
     if address.startswith(("models:/", "runs:/", "mlflow-artifacts:/")):
-        return _find_model_folder(_download(address, settings or TrackingSettings()), address)
+        downloaded, version = _download(address, settings or TrackingSettings())
+        folder = _find_model_folder(downloaded, address)
+        if version is not None:
+            trust.check_registered(folder, version)
+        return folder
     return _find_model_folder(Path(address).expanduser(), address)
 
 
-def _download(address: str, settings: TrackingSettings) -> Path:
+def _download(address: str, settings: TrackingSettings) -> tuple[Path, Version | None]:
+    """Return the downloaded folder, and the version if the address is one of the registry."""
     store = connect(settings)
     import mlflow
 
     try:
-        return Path(mlflow.artifacts.download_artifacts(address))
+        version = _find_version(address) if address.startswith("models:/") else None
+        # An alias may move in the meantime, so download the version by its number.
+        return Path(mlflow.artifacts.download_artifacts(version.uri if version else address)), version
     except Exception as error:
         alias = re.fullmatch(r"models:/([^/@]+)@(.+)", address)
         hint = suggest_alias(mlflow.MlflowClient(), *alias.groups()) if alias else ""
@@ -170,6 +223,21 @@ def _download(address: str, settings: TrackingSettings) -> Path:
             f"{address} is not in {store}: {shorten_error(error)}.{hint} Train a model first ('hire train'), give its "
             "folder (runs/latest/model), or set MLFLOW_TRACKING_URI to the store that has it."
         ) from error
+
+
+def _find_version(address: str) -> Version | None:
+    """Return the version at models:/..., or None for models:/ID, a logged model that may not be registered."""
+    import mlflow
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    client = mlflow.MlflowClient()
+    name, *number = get_model_name_and_version(client, address)
+    if not number:
+        return None
+    version = versions.find_in(client, name, str(number[0]))
+    if version is None:
+        raise LookupError(f"'{name}' has no version {number[0]}")
+    return version
 
 
 def _find_model_folder(folder: Path, address: str) -> Path:

@@ -23,6 +23,9 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 # Tags of a version.
 DECISION, COMPARED_WITH, RSUM, _CHECK = "gate.decision", "gate.champion", "gate.rsum", "gate.check."
 ARCHIVE_PATH, ARCHIVE_SHA256 = "archive.path", "archive.sha256"
+ARTIFACT_SHA256, ARTIFACT_FILES = "artifact.sha256", "artifact.files"  # of the model folder, see trust.py
+GATED_SHA256 = "gate.artifact.sha256"  # of the model folder that the gate judged
+GOLDEN_SCORES = "golden.scores"  # of the example pairs at registration
 NO_VERSION = "none"  # the value of a tag for a version number, if there is no such version
 # Values of the tag gate.decision; promotion.py has one more.
 PASSED, FAILED, RUNNING, STOPPED = "passed", "failed", "running", "stopped"
@@ -149,6 +152,7 @@ def record_decision(settings: TrackingSettings, version: Version, decision: Deci
         "gate.protocol": conditions.protocol,
         RSUM: f"{decision.evidence.figures[f'{conditions.protocol}/rsum']:.2f}",
         "gate.date": decision.evidence.facts.get("date", ""),
+        GATED_SHA256: decision.evidence.facts.get(ARTIFACT_SHA256, ""),
         **{f"{_CHECK}{result.name}": f"{result.verdict}: {result.words}" for result in decision.checks},
     }
     with open_registry(settings, f"delete an earlier decision about version {version.number}") as client:

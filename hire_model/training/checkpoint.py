@@ -1,6 +1,7 @@
 """The checkpoint format and the files of a training folder.
 
-Files are written atomically and are read without running pickled code.
+Files are written atomically and are read without running pickled code. Each contains its own SHA-256
+(`file_digest`), which is checked before the file is used.
 """
 
 from __future__ import annotations
@@ -25,11 +26,20 @@ from hire_model.errors import RESUME_COMMAND, HireError, TrainingStopped
 from hire_model.files import atomic_write
 from hire_model.settings import Settings
 from hire_model.settings.fingerprint import select_weight_settings
+from hire_model.training.file_digest import (
+    EMPTY_METADATA,
+    append_digest,
+    fill_metadata,
+    has_valid_end,
+    has_valid_metadata,
+)
 from hire_model.training.record import EpochRecord, Meter
 
 LAST = "last.pt"
 BEST = "best.safetensors"
-VERSION = 3
+VERSION = 4
+# Flows and ablations resume by themselves if there is a checkpoint.
+_START_AGAIN = f"Leave out --resume to start a new training; for a flow or an ablation, delete {LAST}."
 
 
 @dataclass
@@ -73,8 +83,9 @@ class Checkpoint:
         plain["history"] = [dataclasses.asdict(record) for record in self.history]
 
         # Pass an open file to torch.save: with a path it does not report a full disk.
-        with _write_safely(path) as partial, partial.open("wb") as file:
+        with _write_safely(path) as partial, partial.open("w+b") as file:
             torch.save(plain, file)
+            append_digest(file)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -83,19 +94,27 @@ class Checkpoint:
             raise HireError(
                 f"{path}: no checkpoint to resume from. Leave out --resume, or set train.out to the run's folder."
             )
+        if not has_valid_end(path):
+            raise HireError(
+                f"{path}: not a checkpoint of Hire, damaged, or written by another version of Hire: the SHA-256 at its "
+                f"end is missing or differs. {_START_AGAIN}"
+            )
         try:
             plain = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises various types for a damaged file
+        except Exception as error:  # torch raises various types for an unreadable file
             reason = str(error).partition("\n")[0] or type(error).__name__
-            raise HireError(f"{path}: not a checkpoint of Hire, or damaged: {reason}") from error
+            raise HireError(f"{path}: not a checkpoint of Hire: {reason}. {_START_AGAIN}") from error
         if not isinstance(plain, dict) or plain.get("version") != VERSION:
-            raise HireError(f"{path}: written by another version of Hire and cannot be resumed with this version.")
+            raise HireError(f"{path}: written by another version of Hire. {_START_AGAIN}")
         plain["meter"] = Meter(**plain["meter"])
         plain["history"] = [EpochRecord(**record) for record in plain["history"]]
         return cls(**plain)
 
     def check(self, settings: Settings, digest: str, path: Path) -> None:
-        """Raise HireError with the differences if this checkpoint has other settings or another data set."""
+        """Raise HireError if this checkpoint has other settings or another data set, or the best weights are damaged.
+
+        path: of this checkpoint; the best weights are in the same folder.
+        """
         now = select_weight_settings(settings)
         different = sorted(key for key in now.keys() | self.settings.keys() if now.get(key) != self.settings.get(key))
         if different:
@@ -109,6 +128,8 @@ class Checkpoint:
                 f"{path}: cannot resume on other data: the checkpoint's data set has the digest {self.digest[:16]}, "
                 f"this one {digest[:16]}. Use the same data set, or leave out --resume to start a new training."
             )
+        if self.history:
+            check_weights(path.with_name(BEST))
 
     def check_frozen(self, frozen: str, path: Path) -> None:
         """Raise HireError if `frozen`, the digest of the weights that training does not change, has changed."""
@@ -125,19 +146,25 @@ def save_weights(model: nn.Module, path: Path) -> None:
     from safetensors.torch import save_file
 
     with _write_safely(path) as partial:
-        save_file(get_trained_weights(model), partial)
+        save_file(get_trained_weights(model), partial, metadata=EMPTY_METADATA)
+        fill_metadata(partial)
+
+
+def check_weights(path: Path) -> None:
+    """Raise HireError if the file that `save_weights` wrote is missing, or its SHA-256 differs."""
+    if not path.is_file() or not has_valid_metadata(path):
+        raise HireError(
+            f"{path}: the best weights are missing or damaged: the SHA-256 in the file is missing or differs. "
+            f"{_START_AGAIN}"
+        )
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load the file that `save_weights` wrote. Raises HireError if it is missing or damaged."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise HireError(f"{path}: the best weights are missing or damaged: {error}. Start a new training.") from error
-    set_trained_weights(model, weights)
+    check_weights(path)
+    set_trained_weights(model, load_file(path))
 
 
 @contextlib.contextmanager

@@ -24,10 +24,11 @@ from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.speed import measure_speed
 from hire_model.files import write_text
 from hire_model.gate import Comparison, Conditions, Decision, Evidence, decide
+from hire_model.model import artifact
 from hire_model.model_card import card
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import Settings
-from hire_model.tracking import registry, versions
+from hire_model.tracking import registry, trust, versions
 from hire_model.tracking.versions import Version
 from hire_model.training.distributed import pick_device
 from hire_model.workflows.evaluate import load_model, score_split
@@ -95,6 +96,7 @@ def _run_gate(
 ) -> Decision:
     """Measure, compare, decide, and record the decision."""
     folder = registry.fetch(challenger.uri, settings.tracking)
+    trust.record(folder, challenger, settings.tracking)
     evidence, ranks = _measure(challenger, folder, split, used, settings)
     comparison = None
     if champion is not None:
@@ -128,7 +130,7 @@ def _measure(
         calibration=measure_calibration(matrix, split.owner),
         speed=measure_speed(scorer, split),
         megabytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6,
-        facts=collect_facts(),
+        facts=collect_facts() | {versions.ARTIFACT_SHA256: artifact.digest_table(artifact.hash_files(folder))},
     )
     return evidence, ranks
 

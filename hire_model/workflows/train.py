@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ from hire_model.training.loop import fit
 from hire_model.training.record import EpochRecord, FitResult
 from hire_model.workflows.evaluate import make_result, score_split, write_report
 
+log = logging.getLogger(__name__)
 EXAMPLE_PAIRS = 2  # in the input example that is logged with the model
 RUN_FILE = "mlflow-run"  # in the folder of the training; holds the id of its MLflow run
 
@@ -248,6 +250,15 @@ def _register(
         for path in files:
             run.log_artifact(path, "evaluation")
         run.log_artifact(folder / card.CARD)
+        if settings.tracking.register_model:  # a resumed run may have registered its model before
+            registered = registry.find_registered(folder, run.run_id, settings.tracking)
+            if registered is not None:
+                log.warning(
+                    "Version %s of '%s' already has these weights; they are not registered again.",
+                    registered.version,
+                    settings.tracking.model_name,
+                )
+                return registered
         predicates = test.dataset.manifest.predicates
         return registry.log_model(folder, _pick_examples(test), settings.tracking, tags, predicates, model_card)
 

@@ -48,6 +48,19 @@ def test_a_flipped_bit_in_a_file_is_refused(tmp_path, name):
         artifact.load(tmp_path)
 
 
+def test_the_digest_of_a_folder_covers_names_and_contents_of_all_files(tmp_path):
+    digests = set()
+    for files in ({"a": "1"}, {"b": "1"}, {"a": "2"}, {"a": "1", "b": ""}, {"a/b": "1"}, {}):
+        folder = tmp_path / str(len(digests))
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(content)
+        assert artifact.hash_files(folder).keys() == files.keys()
+        digests.add(artifact.digest_table(artifact.hash_files(folder)))
+    assert len(digests) == 6
+
+
 def test_a_missing_file_and_a_missing_folder_are_named(tmp_path):
     with pytest.raises(HireError, match="no model in this folder"):
         artifact.load(tmp_path / "nothing")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,15 @@ from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model import artifact
 from hire_model.packaging import archive as module
-from hire_model.packaging.archive import PackagedArchive, package
+from hire_model.packaging.archive import PackagedArchive, make_golden, package
 from hire_model.packaging.rehearse import rehearse, rehearse_in_process
 from hire_model.packaging.verify import GOLDEN, MANIFEST, ArchiveError, Golden, verify
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import deserialize_image
+from hire_model.tracking import versions
 from hire_model.tracking.connection import TrackingError
 from hire_model.tracking.registry import read_example_request
+from hire_model.tracking.trust import ArtifactChangedError
 from hire_model.tracking.versions import find, find_archive
 from serving import HANDLER
 
@@ -125,6 +128,37 @@ def test_a_model_that_does_not_match_its_digest_is_not_packaged(
     with pytest.raises(HireError, match="SHA-256"):
         package("1", registered_model.settings, HANDLER, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.mar"))
+
+
+def test_a_model_that_the_gate_did_not_judge_is_not_packaged(
+    registered_model: RegisteredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = find(registered_model.settings.tracking, "1")
+    other = replace(version, tags={**version.tags, versions.GATED_SHA256: "0" * 64})
+    monkeypatch.setattr(module.versions, "find", lambda *_: other)
+    with pytest.raises(ArtifactChangedError, match="the gate judged"):
+        package("1", registered_model.settings, HANDLER, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_golden_scores_are_those_recorded_at_registration(registered_model: RegisteredModel) -> None:
+    tracking = registered_model.settings.tracking
+    version, folder = find(tracking, "1"), registered_model.folder
+    pairs = read_example_request(version, tracking)["pairs"]
+    recorded = json.loads(version.tags[versions.GOLDEN_SCORES])
+    assert len(recorded) == len(pairs) and make_golden(folder, pairs, version).scores == recorded
+
+    def shift(difference: float) -> Golden:
+        tags = {**version.tags, versions.GOLDEN_SCORES: json.dumps([recorded[0] + difference, *recorded[1:]])}
+        return make_golden(folder, pairs, replace(version, tags=tags))
+
+    assert shift(5e-6).scores[0] == pytest.approx(recorded[0] + 5e-6, abs=1e-9)
+    with pytest.raises(ArchiveError, match=r"differ by 1\.0e-04 from the scores recorded at registration"):
+        shift(1e-4)
+    with pytest.raises(ArchiveError, match="recorded at registration"):
+        make_golden(folder, [pairs[0] | {"text": "a red cat"}, *pairs[1:]], version)
+    unrecorded = replace(version, tags={})
+    assert make_golden(folder, pairs, unrecorded).scores == recorded, "computed for versions of earlier releases"
 
 
 def test_an_unknown_version_is_refused(registered_model: RegisteredModel, tmp_path: Path) -> None:

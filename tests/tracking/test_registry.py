@@ -12,16 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from damage import flip_byte
 
 from hire_model.data.store import Dataset, ImageRegions, Split
+from hire_model.errors import HireError
 from hire_model.model import artifact
 from hire_model.model.build import build_model
 from hire_model.scoring.matrix import map_predicates
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import ModelSettings, TrackingSettings, resolve
-from hire_model.tracking import registry
+from hire_model.tracking import registry, versions
 from hire_model.tracking.connection import TrackingError, connect
 from hire_model.tracking.run import start_run
+from hire_model.tracking.trust import ArtifactChangedError
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,9 @@ def model_folder(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
     torch.manual_seed(0)
     settings: ModelSettings = resolve(overrides={"model.preset": "tiny"}, environ={}).settings.model
     model = build_model(settings, Dataset.open(tiny_dataset).split("train"))
-    return artifact.save(model, tmp_path_factory.mktemp("model") / "model", {"note": "untrained"})
+    folder = artifact.save(model, tmp_path_factory.mktemp("model") / "model", {"note": "untrained"})
+    (folder / "model_card.md").write_text("# A card\n")
+    return folder
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,42 @@ def test_fetch_returns_the_logged_folder_for_each_kind_of_address(
     folder = registry.fetch(uri, logged.tracking)
     for name in ("config.json", "model.safetensors"):
         assert (folder / name).read_bytes() == (model_folder / name).read_bytes()
+
+
+def test_a_registered_model_with_a_flipped_byte_is_neither_fetched_nor_loaded_by_mlflow(
+    logged: Logged, model_folder: Path
+) -> None:
+    folder = registry.fetch(logged.model.uri, logged.tracking)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == sorted(path.name for path in model_folder.iterdir()) and len(names) == 4
+    for name in names:
+        with flip_byte(folder / name):
+            with pytest.raises(ArtifactChangedError, match=rf"changed: {name}\."):
+                registry.fetch(logged.model.uri, logged.tracking)
+            with pytest.raises(HireError, match="SHA-256 of the model differs from the one in MLmodel"):
+                mlflow.pyfunc.load_model(logged.model.uri)
+
+
+def test_registration_records_the_digests_and_the_golden_scores(logged: Logged, model_folder: Path) -> None:
+    version = versions.find(logged.tracking, logged.model.version)
+    assert version.tags[versions.ARTIFACT_SHA256] == artifact.digest_table(artifact.hash_files(model_folder))
+    pairs = registry.read_example_request(version, logged.tracking)["pairs"]
+    assert json.loads(version.tags[versions.GOLDEN_SCORES]) == registry.score_pairs(model_folder, pairs)
+
+
+def test_only_a_version_of_the_same_run_with_the_same_weights_is_found_again(
+    logged: Logged, model_folder: Path, tmp_path: Path
+) -> None:
+    found = registry.find_registered(model_folder, logged.run_id, logged.tracking)
+    assert found == logged.model
+    assert registry.find_registered(model_folder, "another run", logged.tracking) is None
+    model = artifact.load(model_folder)
+    same = artifact.save(model, tmp_path / "same", {"date": "another"})
+    assert registry.find_registered(same, logged.run_id, logged.tracking) == logged.model
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    other = artifact.save(model, tmp_path / "other")
+    assert registry.find_registered(other, logged.run_id, logged.tracking) is None
 
 
 def test_fetch_accepts_a_model_folder_and_the_folder_of_a_training(

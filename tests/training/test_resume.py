@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from training_examples import TrainingExample  # type: ignore[import-not-found]
 
 from hire_model.errors import HireError, TrainingStopped
-from hire_model.training.checkpoint import BEST, LAST, VERSION, Checkpoint, lock_folder
+from hire_model.training.checkpoint import BEST, LAST, VERSION, Checkpoint, check_weights, lock_folder
+from hire_model.training.file_digest import append_digest
 from hire_model.training.record import FitResult
+from hire_model.training.train_state import TrainState
 
 pytestmark = pytest.mark.slow
 
@@ -215,9 +217,53 @@ def test_a_damaged_checkpoint_or_one_of_another_version_is_refused(training: Tra
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(HireError, match="damaged"):
         training.fit(resume=True)
-    torch.save({"version": VERSION - 1}, last)
-    with pytest.raises(HireError, match="another version"):
+    torch.save({"version": VERSION}, last)
+    with pytest.raises(HireError, match=r"another version.*is missing"):
         training.fit(resume=True)
+    with last.open("w+b") as file:
+        torch.save({"version": VERSION - 1}, file)
+        append_digest(file)
+    with pytest.raises(HireError, match=r"written by another version of Hire\. Leave out"):
+        training.fit(resume=True)
+
+
+def test_a_flipped_byte_in_a_checkpoint_or_the_best_weights_is_refused(training: TrainingExample) -> None:
+    training.fit(training.settings(epochs=1))
+    randomness = random.Random(0)
+    saved = Checkpoint.load(training.out / LAST)
+    for name in (LAST, BEST):
+        path = training.out / name
+        original = path.read_bytes()
+        # The first and last bytes are lengths, names and digests.
+        places = [*range(16), *range(len(original) - 70, len(original)), *randomness.sample(range(len(original)), 100)]
+        for place in places:
+            changed = bytearray(original)
+            changed[place] ^= 1 << randomness.randrange(8)
+            path.write_bytes(changed)
+            with pytest.raises(HireError, match=rf"{name}: .*Leave out --resume"):
+                Checkpoint.load(path) if name == LAST else check_weights(path)
+        with pytest.raises(HireError, match=rf"{name}: .*damaged"):
+            training.fit(training.settings(epochs=2), resume=True)  # before the first step, not after the last epoch
+        path.write_bytes(original)
+    assert_same(Checkpoint.load(training.out / LAST).model, saved.model)
+
+
+def test_a_kill_between_the_best_weights_and_the_checkpoint_loses_nothing(
+    training: TrainingExample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = training.fit(training.settings(epochs=2, out=tmp_path / "straight"))
+
+    def kill(self: TrainState) -> None:
+        if self.epoch == 2:
+            raise _Killed
+        save(self)
+
+    save = TrainState.save
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        patch.setattr(TrainState, "save", kill)
+        training.fit(training.settings(epochs=2))
+    assert drop_times(training.fit(training.settings(epochs=2), resume=True)) == drop_times(straight)
+    assert_same_runs(training.out, tmp_path / "straight")
 
 
 def test_loading_a_checkpoint_does_not_run_its_code(training: TrainingExample, tmp_path: Path) -> None:
@@ -226,7 +272,9 @@ def test_loading_a_checkpoint_does_not_run_its_code(training: TrainingExample, t
             return os.mkdir, (str(tmp_path / "malicious"),)
 
     training.out.mkdir(parents=True)
-    torch.save({"version": 1, "model": Malicious()}, training.out / LAST)
+    with (training.out / LAST).open("w+b") as file:
+        torch.save({"version": 1, "model": Malicious()}, file)
+        append_digest(file)
     with pytest.raises(HireError, match="not a checkpoint"):
         training.fit(resume=True)
     assert not (tmp_path / "malicious").exists()

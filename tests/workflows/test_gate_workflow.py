@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 import torch
+from damage import flip_byte
 from registered import RegisteredModel
 from typer.testing import CliRunner
 
@@ -19,11 +21,17 @@ from hire_model.data.synthetic import generate
 from hire_model.errors import HireError
 from hire_model.gate import Decision
 from hire_model.model import artifact
+from hire_model.model_card.card import make_card
+from hire_model.packaging.archive import package
 from hire_model.settings import Settings
 from hire_model.tracking import versions
 from hire_model.tracking.lease import PromotionError
 from hire_model.tracking.promotion import promote
+from hire_model.tracking.registry import fetch
+from hire_model.tracking.trust import ArtifactChangedError
+from hire_model.workflows import evaluate as evaluate_workflow
 from hire_model.workflows import gate as workflow
+from serving import HANDLER
 
 LENIENT = {"min_shuffle": 0.0, "max_pair_ms": 0.0, "max_query_ms": 0.0, "max_ece": 1.0}  # a tiny model, a busy machine
 
@@ -93,6 +101,19 @@ def test_the_decision_is_in_the_tags_the_run_and_the_model_card(
     assert versions.read_artifact(settings.tracking, version, "gate/version-1/decision.md") == decision.markdown()
     card = mlflow.MlflowClient(settings.tracking.uri).get_model_version("hire", "1").description
     assert card.startswith("# Model card: hire") and "models:/hire/1" in card
+
+
+def test_the_gate_records_the_digest_of_the_model_that_it_judged(
+    first: workflow.GateOutcome, second: workflow.GateOutcome, settings: Settings
+) -> None:
+    """Version 2 was registered without a digest, as by an earlier release."""
+    for number, outcome in (("1", first), ("2", second)):
+        version = versions.find(settings.tracking, number)
+        files = artifact.hash_files(fetch(version.uri, settings.tracking))
+        digest = artifact.digest_table(files)
+        assert version.tags["artifact.sha256"] == version.tags["gate.artifact.sha256"] == digest
+        assert outcome.decision.evidence.facts["artifact.sha256"] == digest
+        assert json.loads(version.tags["artifact.files"]) == files
 
 
 def test_a_worse_version_is_not_promoted(second: workflow.GateOutcome, settings: Settings) -> None:
@@ -202,3 +223,24 @@ def test_gate_promote_show_and_card_agree_on_the_command_line(
     assert "## Ablation\n\nNot available." in card and "hire card --ablation" in card, "it says how to add one"
     folder = run.invoke(app, ["card", "--model", str(settings.train.out / "model"), *store])
     assert "has not checked this model yet" in folder.output
+
+
+def test_a_flipped_byte_in_any_file_is_refused_by_evaluate_gate_promote_card_and_package(
+    first: workflow.GateOutcome, settings: Settings, tmp_path: Path
+) -> None:
+    actions: list[Callable[[], object]] = [
+        lambda: evaluate_workflow.evaluate(["models:/hire@champion"], settings, "test"),
+        lambda: workflow.gate(settings, "1"),
+        lambda: promote(settings.tracking, "1", "a reason"),
+        lambda: make_card("1", settings.tracking),
+        lambda: package("1", settings, HANDLER, tmp_path),
+    ]
+    folder = fetch(first.version.uri, settings.tracking)
+    names = [path.name for path in folder.iterdir()]
+    assert len(names) == 4
+    for name in names:
+        for action in actions:
+            with flip_byte(folder / name), pytest.raises(ArtifactChangedError, match=f"changed: {name}"):
+                action()
+    assert versions.find(settings.tracking, "1").tags["gate.decision"] == "stopped"
+    assert not list(tmp_path.iterdir())

@@ -111,14 +111,22 @@ def test_two_models_are_evaluated_as_an_ensemble(trained: TrainOutcome, folder: 
     assert outcome.result.models == 2 and "ensemble of 2" in outcome.result.title
 
 
-def test_resuming_a_finished_training_logs_to_the_same_run(
-    trained: TrainOutcome, folder: Path, tiny_dataset: Path
+def test_resuming_a_finished_training_logs_to_the_same_run_and_registers_nothing(
+    trained: TrainOutcome, folder: Path, tiny_dataset: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    mlflow.MlflowClient(trained.tracking_uri).delete_registered_model_alias("hire", "challenger")  # as after a kill
     again = train_workflow.train(_settings(folder, tiny_dataset), resume=True)
     assert again is not None and again.result.rsum == pytest.approx(trained.result.rsum)
     mlflow.set_tracking_uri(trained.tracking_uri)
     runs = mlflow.search_runs(experiment_names=["hire"], output_format="list")
     assert len(runs) == 1, "the resumed training joins its run"
+    assert "Version 1 of 'hire' already has these weights" in caplog.text
+    assert (
+        (again.version, again.registered) == (trained.version, trained.registered) == ("1", "models:/hire@challenger")
+    )
+    client = mlflow.MlflowClient()
+    assert [version.version for version in client.search_model_versions("name = 'hire'")] == [1]
+    assert str(client.get_model_version_by_alias("hire", "challenger").version) == "1"
 
 
 def test_ctrl_c_after_the_last_epoch_says_how_to_resume(
