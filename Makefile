@@ -1,4 +1,4 @@
-# On a fresh machine with Python 3.11 and pip, run `make train` or `make test`. Each installs what is missing.
+# On a fresh machine with Python 3.11 or newer and pip, run `make train` or `make test`. Each installs what is missing.
 .DEFAULT_GOAL := help
 .PHONY: help setup train pipeline stop test test-fast coverage lint docs clean
 export DO_NOT_TRACK := true

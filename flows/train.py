@@ -103,7 +103,8 @@ class TrainingFolder:
     def begin(self) -> None:
         """Rename the files of an earlier training, then write this training's key.
 
-        In this order, a process killed in between leaves no new key next to an earlier training's checkpoint.
+        The files are renamed first. If the process is killed before the key is written, the old checkpoint is not taken
+        for this training's.
         """
         set_aside_previous(self.out)
         self._write_state({"key": self.key})
@@ -113,7 +114,10 @@ class TrainingFolder:
         self._write_state({"key": self.key, "version": version, "run": run})
 
     def has_registered(self, version: Version) -> bool:
-        """Return whether this training registered `version`. Its run counts: each store numbers versions from 1."""
+        """Return whether this training registered `version`.
+
+        Compare the run id too, because every MLflow store numbers its versions from 1.
+        """
         state = self._read_state()
         return bool(version.run_id) and (state.get("version"), state.get("run")) == (version.number, version.run_id)
 

@@ -48,7 +48,7 @@ class Evidence(_Frozen):
         version: number of the version.
         ground: conditions of the measurement.
         figures: "full/rsum", "full/t2i_r1", ... of each protocol, as in `Result.metrics`.
-        behaviour: by kind of contrast; a kind is missing if the data have too few captions for it.
+        behaviour: results by kind of contrast; a kind is missing if the data have too few captions for it.
         calibration: None if not measured, like speed and megabytes.
         megabytes: size of the model folder in 10^6 bytes.
         facts: facts about the code and the machine.
@@ -70,8 +70,9 @@ class Comparison(_Frozen):
     Attributes:
         champion: number of the champion's version.
         ground: conditions of both measurements.
-        interval: of the difference, by a paired bootstrap over the images.
-        champion_scored: False if the champion's ranks were stored by an earlier gate.
+        interval: 95 % interval of the difference, by a paired bootstrap over the images.
+        champion_scored: True if this gate scored the champion; False if its ranks were stored, or if it is the same
+            version.
     """
 
     champion: str
@@ -92,7 +93,7 @@ class RuleResult(_Frozen):
 
     Attributes:
         name: identifies the rule.
-        ok: whether the rule holds.
+        ok: whether the rule holds; also true if there is no limit.
         measured: the figure, as text.
         limit: the limit, as text; "" if there is none.
         words: the reason, as text.
@@ -139,8 +140,8 @@ class Decision(_Frozen):
         where = f"on {ground.data} ({ground.split}, {ground.images} images, digest {ground.digest[:16]}), {against}"
         limited = sum(result.verdict != "reported" for result in self.checks)
         if self.passed:
-            return f"Version {self.version} passed all {limited} checks {where}."
-        return f"Version {self.version} failed {len(self.failed_rules())} of {limited} checks {where}."
+            return f"Version {self.version} passed all {limited} rules {where}."
+        return f"Version {self.version} failed {len(self.failed_rules())} of {limited} rules {where}."
 
     def rows(self) -> list[dict[str, str]]:
         """Return a row per rule, for a table."""

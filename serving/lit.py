@@ -3,7 +3,7 @@
     python -m serving.lit --archive archives/3/hire.mar --port 8090 --folder runs/lit
 
 The server listens on 127.0.0.1 and requires the token in FOLDER/key_file.json, which is new at each start. Reasons for
-LitServe: docs/adr/006-way-out-of-torchserve.md.
+LitServe: docs/adr/006-litserve.md.
 """
 # No `from __future__ import annotations` here: LitServe and FastAPI evaluate the annotations in other modules.
 

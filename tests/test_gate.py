@@ -67,8 +67,10 @@ def test_evidence_that_meets_every_rule_passes() -> None:
     assert {check.verdict for check in decision.checks} == {"passed"}
     assert len(decision.checks) == 2 + 1 + 4 + 1 + 3
     lenient = decide(make_evidence(), make_comparison(), STRICT.model_copy(update={"max_mb": 0}))
-    assert "passed all 10 checks" in lenient.summary(), "a figure without a limit is reported but not checked"
-    assert "passed all 11 checks" in decision.summary() and "against version 3" in decision.summary()
+    assert "passed all 10 rules" in lenient.summary(), (
+        "a figure without a limit is reported but does not count as a rule"
+    )
+    assert "passed all 11 rules" in decision.summary() and "against version 3" in decision.summary()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_one_bad_figure_fails_its_rule_alone_and_is_the_reason(changed: dict[str
     decision = decide(make_evidence(**changed), make_comparison(), STRICT)
     assert list_failed(decision) == {name}
     assert decision.reasons()[0].startswith(f"{name}: ") and decision.reasons()[0] in decision.markdown()
-    assert "failed 1 of 11 checks" in decision.summary()
+    assert "failed 1 of 11 rules" in decision.summary()
 
 
 @pytest.mark.parametrize("kind", KINDS)

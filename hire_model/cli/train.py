@@ -31,7 +31,7 @@ def train(
     set_: Set = None,
     resume: Resume = False,
 ) -> None:
-    """Train a model, evaluate it on the test split, and register it in MLflow."""
+    """Train and register a model; evaluate it on the split data.test, or on the dev split if data.test is not set."""
     from hire_model.settings import resolve
 
     resolved = resolve(recipe, collect_overrides(set_, data__path=data, train__epochs=epochs))

@@ -1,9 +1,8 @@
 """The pair stages: 6 object-word attention, 7 cross-level interaction, 8 the score.
 
-All tensors have a group axis: each of G groups compares each of its B images with each of its C captions. A whole
-matrix is one group, a list of pairs is one group per pair (B = C = 1), and a caption with its shortlist is one group
-with C = 1. The same code therefore scores matrices, pairs and shortlists. Fragments are the regions of an image or the
-words of a caption.
+All tensors start with a group axis. In each of the G groups, every image (B) is compared with every caption (C). A
+matrix is one group; a list of pairs is one group per pair (B = C = 1); a caption with its shortlist is one group with
+C = 1. Fragments are the regions of an image or the words of a caption.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ _KEPT_TENSORS = 25
 class Refine(nn.Module):
     """Stage 6: v^ = v + F2 ReLU(F1(v * tanh(Fs c) + Fh c)) for a fragment v and its attended vector c.
 
-    c is a weighted sum of the other side's fragments. Fs and Fh are linear and commute with that sum, so `keys` applies
-    both once per fragment, and attention sums the keys.
+    c is a weighted sum of the other side's fragments. Fs and Fh are linear, so they can be applied before the weighted
+    sum. `keys` applies both once per fragment; attention then sums the results.
     """
 
     def __init__(self, size: int, dropout: float) -> None:
@@ -112,6 +111,9 @@ class Fragments:
 
 class Interaction(nn.Module):
     """Stages 6 to 8 for groups of images and captions.
+
+    `on_regions` refines the regions and `on_words` the words in stage 6. `max_of_regions` and `max_of_words` [P] weight
+    the maximum over regions or words in `pool`. These names are keys in the weights of saved models.
 
     Args:
         settings: the pair stages to build, and their sizes.

@@ -1,6 +1,7 @@
 """Identify a training by its settings, its data and, if changes of the code matter, its code.
 
-`AFFECTS_RESULT` and `AFFECTS_NOTHING` in `settings/groups.py` mark the settings that do not affect the weights.
+In `settings/groups.py`, `MAY_CHANGE_ON_RESUME` marks the settings that may change when a training is resumed, and
+`AFFECTS_NOTHING` marks those that change neither weights nor figures.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hire_model.settings.groups import AFFECTS_NOTHING, AFFECTS_RESULT, Settings
+from hire_model.settings.groups import AFFECTS_NOTHING, MAY_CHANGE_ON_RESUME, Settings
 from hire_model.settings.resolve import flatten
 
 
 def select_weight_settings(settings: Settings) -> dict[str, Any]:
-    """Select the settings that affect the weights, as dotted keys and JSON values; they must not change on resume."""
+    """Select the settings that must not change when a training is resumed, as dotted keys and JSON values."""
     return _select(settings, {""})
 
 
 def select_result_settings(settings: Settings) -> dict[str, Any]:
     """Select the settings that affect the weights or the figures, as dotted keys and JSON values."""
-    return _select(settings, {"", AFFECTS_RESULT["affects"]})
+    return _select(settings, {"", MAY_CHANGE_ON_RESUME["mark"]})
 
 
 def changes_result(key: str) -> bool:
     """Return whether the value of the dotted `key` affects the weights or the figures."""
-    return _read_marks().get(key) != AFFECTS_NOTHING["affects"]
+    return _read_marks().get(key) != AFFECTS_NOTHING["mark"]
 
 
 def compute_training_key(settings: Settings, data: Any, code: str = "") -> str:
@@ -54,7 +55,7 @@ def _select(settings: Settings, effects: set[Any]) -> dict[str, Any]:
 
 @cache
 def _read_marks() -> dict[str, str]:
-    """Return the mark of each dotted key: "nothing", "result", or "" for the weights."""
+    """Return the mark of each dotted key, or "" for a key without a mark."""
     return dict(_list_marks(Settings, "", ""))
 
 
@@ -63,7 +64,7 @@ def _list_marks(group: type[BaseModel], prefix: str, inherited: str) -> list[tup
     marks: list[tuple[str, str]] = []
     for name, field in group.model_fields.items():
         extra = field.json_schema_extra
-        mark = str(extra.get("affects", inherited)) if isinstance(extra, dict) else inherited
+        mark = str(extra.get("mark", inherited)) if isinstance(extra, dict) else inherited
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             marks += _list_marks(kind, f"{prefix}{name}.", mark)

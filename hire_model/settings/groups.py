@@ -1,7 +1,8 @@
 """The groups of settings, typed and immutable. Each field describes its purpose; docs/settings.md lists all of them.
 
-A field without a mark affects the weights. `AFFECTS_RESULT` and `AFFECTS_NOTHING` mark the other fields; a mark on a
-group applies to all its fields. `settings/fingerprint.py` reads the marks.
+Mark a field `MAY_CHANGE_ON_RESUME` if it may change when a training is resumed, and `AFFECTS_NOTHING` if it changes
+neither weights nor figures. A field without a mark must not change on resume. A mark on a group applies to all its
+fields. `settings/fingerprint.py` reads the marks.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENV_PREFIX = "HIRE_"
-# The value affects the result, but may change when an interrupted training is resumed.
-AFFECTS_RESULT: Final[dict[str, JsonValue]] = {"affects": "result"}
-# The value affects neither weights nor figures: folders, speed, contents of a report.
-AFFECTS_NOTHING: Final[dict[str, JsonValue]] = {"affects": "nothing"}
+# The value changes weights or figures, but may change when a training is resumed: number of epochs, device, test split.
+MAY_CHANGE_ON_RESUME: Final[dict[str, JsonValue]] = {"mark": "may change on resume"}
+# The value changes neither weights nor figures: folders, speed, contents of a report.
+AFFECTS_NOTHING: Final[dict[str, JsonValue]] = {"mark": "affects nothing"}
 _MINIMUM = re.compile(r"([\w-]+/\w+)\s*=\s*(\d+(?:\.\d+)?)\s*(?:,|$)")
 
 
@@ -38,7 +39,7 @@ class SplitChoice(NamedTuple):
     """A split, and how many of its images to use.
 
     Attributes:
-        name: of the split.
+        name: name of the split.
         limit: use only the first `limit` images; 0 for all.
     """
 
@@ -55,7 +56,9 @@ class DataSettings(_Group):
     train: str = Field("train", min_length=1, description="split to train on")
     dev: str = Field("dev", min_length=1, description="split that selects the best epoch")
     test: str | None = Field(
-        None, json_schema_extra=AFFECTS_RESULT, description="split of the final evaluation; default: the dev split"
+        None,
+        json_schema_extra=MAY_CHANGE_ON_RESUME,
+        description="split of the final evaluation; default: the dev split",
     )
     train_images: int = Field(0, ge=0, description="number of training images, the first ones; 0 for all")
     dev_images: int = Field(0, ge=0, description="number of dev images, the first ones; 0 for all")
@@ -100,7 +103,7 @@ class ModelSettings(_Group):
     box_encoding: bool = Field(True, description="add a linear map of box position and size to each region (ours)")
     residual: bool = Field(
         True,
-        description="stages 2-4 and the max of stage 8 are added and start at or near zero (ours); false: post-norm",
+        description="true: add stages 2-4 and the max of stage 8, initialised at or near zero (ours); false: post-norm",
     )
     input_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the inputs of both projections")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout inside the stages")
@@ -136,7 +139,7 @@ class ModelSettings(_Group):
     relation_match: bool = Field(
         True, description="stage 8: match caption relations with graph edges (ours); no effect if graphs=none"
     )
-    global_head: bool = Field(True, description="`S_g = <g_I, g_T>`, with its own loss")
+    global_head: bool = Field(True, description="add the global score `S_g = <g_I, g_T>`, with its own loss")
     global_weight: float = Field(0.5, ge=0, le=1, description="share of S_g in the final score")
 
     @model_validator(mode="after")
@@ -167,11 +170,13 @@ class TrainSettings(_Group):
         json_schema_extra=AFFECTS_NOTHING,
         description="folder for checkpoints, the log and the report",
     )
-    epochs: int = Field(10, ge=1, json_schema_extra=AFFECTS_RESULT, description="passes over the training captions")
+    epochs: int = Field(
+        10, ge=1, json_schema_extra=MAY_CHANGE_ON_RESUME, description="passes over the training captions"
+    )
     batch: int = Field(64, ge=2, description="captions (and images) in a batch, over all devices")
     lr: float = Field(5e-4, gt=0, description="learning rate")
     encoder_lr_factor: float = Field(0.1, gt=0, description="factor on lr for a tuned text encoder")
-    weight_decay: float = Field(1e-4, ge=0, description="of AdamW; not on biases, gains and embeddings")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW; biases, gains and embeddings have none")
     clip: float = Field(2.0, gt=0, description="largest norm of the gradient")
     schedule: Literal["step", "cosine"] = Field(
         "step", description="step: lr is divided by 10 after half of the steps; cosine: lr falls to 1 %"
@@ -193,12 +198,12 @@ class TrainSettings(_Group):
         0.2, ge=0, lt=1, description="share of regions dropped at random, with their boxes and edges"
     )
     word_drop: float = Field(0.2, ge=0, lt=1, description="share of word pieces dropped at random")
-    seed: int = Field(0, ge=0, description="seed of all random numbers")
+    seed: int = Field(0, ge=0, description="seed of the random number generators of the training")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast if the GPU supports it, else fp32"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", json_schema_extra=AFFECTS_RESULT, description="auto: a GPU if there is one"
+        "auto", json_schema_extra=MAY_CHANGE_ON_RESUME, description="auto: a GPU if there is one"
     )
     threads: int = Field(0, ge=0, json_schema_extra=AFFECTS_NOTHING, description="CPU threads; 0: torch's default")
     checkpoint_minutes: float = Field(
@@ -240,7 +245,9 @@ class GateSettings(_Group):
     A limit of 0 is no limit: the figure is measured and reported, but does not reject a version.
     """
 
-    minimum: str = Field("", description="least recalls by protocol, such as `full/rsum=350, full/t2i_r1=25`")
+    minimum: str = Field(
+        "", description="lowest accepted recalls, by protocol, such as `full/rsum=350, full/t2i_r1=25`"
+    )
     max_drop: float = Field(30.0, ge=0, le=600, description="largest loss of rSum against the champion, in points")
     max_pair_ms: float = Field(1000.0, ge=0, description="largest median time to score one pair, in milliseconds")
     max_query_ms: float = Field(
@@ -248,15 +255,28 @@ class GateSettings(_Group):
     )
     max_mb: float = Field(2000.0, ge=0, description="largest size of the model folder, in 10^6 bytes")
     min_shuffle: float = Field(
-        50.0, ge=0, le=100, description="least % of captions that score above their words in random order"
+        50.0,
+        ge=0,
+        le=100,
+        description="smallest share of captions (%) that must score higher than their words in random order",
     )
     min_swap: float = Field(
-        0.0, ge=0, le=100, description="least % of captions that score above subject and object exchanged"
+        0.0,
+        ge=0,
+        le=100,
+        description="smallest share of captions (%) that must score higher than the same caption with "
+        "subject and object exchanged",
     )
     min_colour: float = Field(
-        0.0, ge=0, le=100, description="least % of captions that score above two colours exchanged"
+        0.0,
+        ge=0,
+        le=100,
+        description="smallest share of captions (%) that must score higher than the same caption with "
+        "two colours exchanged",
     )
-    min_negation: float = Field(0.0, ge=0, le=100, description="least % of captions that score above their negation")
+    min_negation: float = Field(
+        0.0, ge=0, le=100, description="smallest share of captions (%) that must score higher than their negation"
+    )
     max_ece: float = Field(0.2, ge=0, le=1, description="largest expected calibration error of caption queries, 0-1")
 
     @property
@@ -286,7 +306,7 @@ class Settings(BaseSettings):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
-    evaluate: EvaluateSettings = Field(EvaluateSettings(), json_schema_extra=AFFECTS_RESULT)
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), json_schema_extra=MAY_CHANGE_ON_RESUME)
     tracking: TrackingSettings = Field(TrackingSettings(), json_schema_extra=AFFECTS_NOTHING)
     gate: GateSettings = Field(GateSettings(), json_schema_extra=AFFECTS_NOTHING)
 

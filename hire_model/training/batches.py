@@ -45,17 +45,18 @@ class BatchPlan:
 class CaptionSampler:
     """Draw batches in which each image occurs at most once, so that no caption of the same image is a negative.
 
-    An epoch consists of rounds and contains each caption once. The captions of each image are shuffled; round k takes
-    the k-th caption of each image that has one, in random order, and is cut into batches.
+    An epoch consists of rounds. The captions of each image are shuffled; round k takes the k-th caption of each image
+    that has one, in random order, and is cut into batches. A batch is too short if it has fewer than 2 captions, or
+    fewer captions than there are processes. A remainder that is too short is added to the batch before it.
 
-    A remainder at the end of a round that is too short for negatives (fewer than 2 captions, or fewer than processes)
-    is added to the batch before it. A whole round that is too short is left out, which happens only if one image has
-    more captions than all others. Batches depend only on (seed, epoch): a resumed run skips the first ones.
+    An epoch contains each caption at most once; only the captions of a round that is too short for a batch are left
+    out. With one process, this happens only if one image has more captions than all others. Batches depend only on
+    (seed, epoch): a resumed run skips the first ones.
 
     Args:
         owner: [M] int64, image of each caption.
         batch: captions in a whole batch, over all processes.
-        seed: of the run.
+        seed: seed of the run.
         rank: number of this process.
         world: number of processes.
     """
@@ -103,7 +104,7 @@ class Augment:
     The dropped regions and words of a pair depend only on (seed, epoch, caption).
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
         region_drop: rate in 0-1.
         word_drop: rate in 0-1.
     """

@@ -50,16 +50,16 @@ class Checkpoint:
         model: trained weights.
         optimizer: its state dict.
         rng: `capture_rng` of each process.
-        epoch: of the next batch.
+        epoch: number of the epoch of the next batch.
         batch: number of the next batch in the epoch.
         step: optimizer steps done.
         meter: sums of the current epoch.
         history: complete epochs.
         best_epoch: epoch with the best dev metric so far.
-        settings: those that affect the weights, see `select_weight_settings`.
-        digest: of the data set.
+        settings: those that must not change on resume, see `select_weight_settings`.
+        digest: digest of the data set's version.
         frozen: `digest_frozen_weights` of the weights that are not in `model`.
-        version: of this format.
+        version: version of the checkpoint format.
     """
 
     model: dict[str, Tensor]

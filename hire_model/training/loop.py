@@ -1,4 +1,4 @@
-"""The training loop: `fit` runs the epochs, `train_epoch` the batches of an epoch, `train_step` one optimizer step."""
+"""The training loop: `fit` calls `train_epoch` for each epoch, which calls `train_step` for each batch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def fit(
         settings: all settings.
         dev: evaluates the model, which is in evaluation mode, and returns at least `rsum`.
         out: folder for checkpoints.
-        digest: of the data set.
+        digest: digest of the data set's version.
         resume: continue from the checkpoint in `out`.
         on_epoch: called with the record of each epoch.
         on_step: called with the number of each optimizer step.
@@ -90,7 +90,7 @@ def fit(
             train_epoch(state, loader, stop, on_step)
             record = state.end_epoch(evaluate(state, dev))
             state.save()
-            if state.first:
+            if state.is_first_process:
                 _print(_format_epoch(state, record, (time.monotonic() - started) / (state.epoch - first_epoch)))
                 on_epoch(record)
             if state.peers.any_of(stop.name is not None)[0] and state.epoch < train.epochs:
@@ -149,7 +149,7 @@ def train_step(state: TrainState, plan: BatchPlan, batch: Batch, hardest: bool) 
 def evaluate(state: TrainState, dev: Dev) -> dict[str, float]:
     """Compute the dev metrics in the first process, and return them in all processes."""
     metrics: dict[str, float] = {}
-    if state.first:
+    if state.is_first_process:
         state.model.eval()
         with torch.no_grad():
             metrics = dict(dev(state.model))
@@ -160,7 +160,7 @@ def _warn_of_collapse(state: TrainState, score_loss: float, size: int, hardest: 
     train = state.settings.train
     if train.loss == "infonce" or hardest:
         collapsed_loss = compute_collapsed_loss(train, size, hardest)
-        if state.collapse.add(score_loss, collapsed_loss) and state.first:
+        if state.collapse.add(score_loss, collapsed_loss) and state.is_first_process:
             _print(format_collapse_warning(train.loss, collapsed_loss))
 
 
@@ -185,7 +185,7 @@ def _describe_not_finite(state: TrainState, values: list[float]) -> str:
 
 
 def _show_progress(state: TrainState, batches: Steps) -> Steps:
-    if not state.first:
+    if not state.is_first_process:
         yield from batches
         return
     description = f"epoch {state.epoch + 1}/{state.settings.train.epochs}"

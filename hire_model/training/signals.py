@@ -14,7 +14,7 @@ class StopRequest:
     `mlflow run` also sends SIGTERM to the training, which is then writing its checkpoint.
 
     Attributes:
-        name: of the first signal; None before it.
+        name: name of the first signal; None before it.
     """
 
     def __init__(self) -> None:

@@ -37,13 +37,13 @@ class TrainState:
         settings: all settings.
         fabric: device, precision and processes.
         out: folder of the checkpoints.
-        digest: of the data set.
+        digest: digest of the data set's version.
         batches: number of batches in an epoch.
 
     Attributes:
-        first: whether this is the first process, which writes files and prints.
+        is_first_process: whether this is the first process, which writes files and prints.
         objective: module that computes the loss, wrapped by Fabric.
-        epoch: of the next batch.
+        epoch: number of the epoch of the next batch.
         batch: number of the next batch in the epoch.
         steps: optimizer steps done.
         last_loss: loss of the last step.
@@ -52,7 +52,8 @@ class TrainState:
 
     def __init__(self, model: Hire, settings: Settings, fabric: Fabric, out: Path, digest: str, batches: int) -> None:
         self.model, self.settings, self.fabric, self.out, self.digest = model, settings, fabric, out, digest
-        self.batches, self.peers, self.first = batches, Peers(fabric), fabric.is_global_zero
+        self.batches, self.peers = batches, Peers(fabric)
+        self.is_first_process = fabric.is_global_zero
         train = settings.train
         model.to(fabric.device)
         self.frozen = digest_frozen_weights(model)
@@ -76,7 +77,7 @@ class TrainState:
         record = EpochRecord.from_meter(self.epoch, self.meter, metrics)
         if not self.history or metrics["rsum"] > self.history[self.best_epoch].dev["rsum"]:
             self.best_epoch = self.epoch
-            if self.first:
+            if self.is_first_process:
                 save_weights(self.model, self.out / BEST)
         self.history.append(record)
         self.epoch, self.batch, self.meter = self.epoch + 1, 0, Meter()
@@ -91,7 +92,7 @@ class TrainState:
     def save(self) -> None:
         """Write the checkpoint. Call it only between steps: gradients are not saved."""
         rng = self.peers.gather_objects(capture_rng())
-        if self.first:
+        if self.is_first_process:
             Checkpoint(
                 model=get_trained_weights(self.model),
                 optimizer=self.adamw.state_dict(),

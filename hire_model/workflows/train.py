@@ -75,7 +75,7 @@ def train(
     resume: bool = False,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
 ) -> TrainOutcome | None:
-    """Train, evaluate on the test split, write the report, and log and register the model.
+    """Train, evaluate on data.test (else on the dev split), write the report, and log and register the model.
 
     If several processes train together, each one calls this function, and only the first one returns an outcome.
 
@@ -187,7 +187,7 @@ def _make_epoch_logger(run: TrackedRun, on_epoch: Callable[[EpochRecord], None])
 def _finish(
     model: Hire, fitted: FitResult, splits: Splits, settings: Settings, run: TrackedRun, uri: str
 ) -> TrainOutcome:
-    """Evaluate on the test split, write figures, report and model folder, and log and register them."""
+    """Evaluate on data.test (else on dev), write figures, report and model folder, and log and register them."""
     out, test = settings.train.out, splits.test
     history = [asdict(record) for record in fitted.history]
     matrix = score_split(model, test, settings.evaluate)

@@ -27,7 +27,7 @@ def test_the_key_depends_on_settings_data_and_code_but_not_on_folders_or_speed()
     assert len({make_key(), make_key(data="e"), make_key(code="c"), *(make_key(change) for change in changes)}) == 8
 
 
-def test_settings_that_may_change_on_resume_affect_only_the_result() -> None:
+def test_settings_that_may_change_on_resume_are_still_part_of_the_key() -> None:
     settings = resolve("synthetic", environ={}).settings
     weights, result = select_weight_settings(settings), select_result_settings(settings)
     assert result.keys() - weights.keys() >= {"data.test", "train.device", "train.epochs", "evaluate.protocol"}

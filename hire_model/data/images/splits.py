@@ -77,7 +77,7 @@ def assign_splits(names: Sequence[str], groups: np.ndarray, shares: Shares, seed
 
     Args:
         names: names of the pictures, each once
-        groups: of `group_near_duplicates`
+        groups: result of `group_near_duplicates`
         shares: size of the splits; a split with share 0 stays empty
         seed: another seed gives another division
 
