@@ -47,7 +47,11 @@ def gate(
     from hire_model.files import write_text
     from hire_model.workflows import gate as workflow  # imports torch, so import it after the settings are checked
 
-    decision = workflow.gate(settings, version, split, limit).decision
+    outcome = workflow.gate(settings, version, split, limit, typer.echo)
+    decision = outcome.decision
+    if decision is None:
+        print(outcome.summary())
+        return
     if json:
         write_text(decision.model_dump_json(indent=1) + "\n", json)
     _print_decision(decision, settings.tracking)

@@ -64,7 +64,7 @@ def evaluate(
     from hire_model.workflows import evaluate as workflow
 
     models = model or [f"models:/{settings.tracking.model_name}@challenger"]
-    print_evaluation(workflow.evaluate(models, settings, split, json, report, limit))
+    print_evaluation(workflow.evaluate(models, settings, split, json, report, limit, typer.echo))
 
 
 def print_training(outcome: TrainOutcome | None) -> None:
@@ -73,7 +73,12 @@ def print_training(outcome: TrainOutcome | None) -> None:
 
     if outcome is None:
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console, facts = Console(soft_wrap=True, highlight=False, markup=False), outcome.result.facts
+    name = f"version {outcome.version}" if outcome.version else str(outcome.model)
+    console.print(
+        f"Evaluated {name} on {facts['data']}: digest {facts['data digest'][:12]}, split {outcome.split}, "
+        f"{outcome.result.images:,} images."
+    )
     console.print(make_recall_table(outcome.result, outcome.split))
     console.print(f"Best epoch {outcome.best_epoch + 1} of {outcome.epochs} by rSum on the dev split.\n")
     _print_paths(console, {"report": outcome.report, "figures": outcome.figures, "model": outcome.model})
