@@ -74,10 +74,10 @@ def evaluate(
     found = [versions.find_by_address(settings.tracking, model) for model in models]
     settings = use_common_data(settings, found)
     chosen = open_dataset(settings.data).split(split, limit)
-    names = [name_model(*each) for each in zip(models, found, strict=True)]
-    announce(describe_evaluation(", ".join(names), chosen, found))
     protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
     folders = [registry.fetch(model, settings.tracking) for model in models]
+    names = [name_model(*each) for each in zip(models, found, strict=True)]
+    announce(describe_evaluation(", ".join(names), chosen, found))
     tracking = settings.tracking.model_copy(update={"enabled": settings.tracking.enabled and inside_mlflow_run()})
     with start_run(tracking, "evaluate") as run:
         manifest = chosen.dataset.manifest
