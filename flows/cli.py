@@ -69,7 +69,9 @@ def flow(
 
 def monitor(
     journal: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of 'hire serve --journal'.")],
-    data: Annotated[str, typer.Option(metavar="DATASET", help="The data set that the model was trained on.")] = "",
+    data: Annotated[
+        str, typer.Option(metavar="DATASET", help="Data set folder. Default: the training data of the version.")
+    ] = "",
     version: VersionName = "champion",
     model: Annotated[
         str, typer.Option(metavar="FOLDER", help="Address or folder of a model, in place of --version.")

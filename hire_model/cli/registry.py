@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hire_model.cli.options import Data, Limit, Protocol, Recipe, Set, VersionName, collect_overrides
+from hire_model.cli.options import EvaluationData, Limit, Protocol, Recipe, Set, VersionName, collect_overrides
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +30,7 @@ def _check_reason(reason: str) -> str:
 
 def gate(
     version: VersionName = "challenger",
-    data: Data = "",
+    data: EvaluationData = "",
     split: Annotated[
         str, typer.Option(help="Split to evaluate. Default: data.test of the recipe, else data.dev.")
     ] = "",

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hire_model.cli.options import Data, Limit, Protocol, Recipe, ReportFile, Resume, Set, collect_overrides
+from hire_model.cli.options import (
+    Data,
+    EvaluationData,
+    Limit,
+    Protocol,
+    Recipe,
+    ReportFile,
+    Resume,
+    Set,
+    collect_overrides,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +56,7 @@ def evaluate(
             help="Registry address or model folder; repeat for an ensemble. Default: models:/hire@challenger."
         ),
     ] = None,
-    data: Data = "",
+    data: EvaluationData = "",
     split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
     protocol: Protocol = "",
     limit: Limit = 0,
