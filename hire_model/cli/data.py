@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hire_model.data.store import Dataset
 
 app = typer.Typer(
-    cls=make_ordered_group("synth", "import", "show", "verify", "validate", "profile"),
+    cls=make_ordered_group("synth", "import", "show", "verify", "validate", "profile", "contrasts"),
     help="Generate, import, check and show data sets.",
     no_args_is_help=True,
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hire_model.cli.contrasts import ContrastFiles, print_contrasts
 from hire_model.cli.options import (
     Data,
     EvaluationData,
@@ -62,6 +63,7 @@ def evaluate(
     limit: Limit = 0,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results to this JSON file.")] = None,
     report: ReportFile = None,
+    contrasts: ContrastFiles = None,
     set_: Set = None,
 ) -> None:
     """Evaluate a model, or an ensemble of models, on a split."""
@@ -74,7 +76,9 @@ def evaluate(
     from hire_model.workflows import evaluate as workflow
 
     models = model or [f"models:/{settings.tracking.model_name}@challenger"]
-    print_evaluation(workflow.evaluate(models, settings, split, json, report, limit, typer.echo))
+    print_evaluation(
+        workflow.evaluate(models, settings, split, json, report, limit, typer.echo, contrasts=contrasts or ())
+    )
 
 
 def print_training(outcome: TrainOutcome | None) -> None:
@@ -108,6 +112,8 @@ def print_evaluation(outcome: EvaluationOutcome) -> None:
 
     console = Console(soft_wrap=True, highlight=False)
     console.print(make_recall_table(outcome.result, outcome.split))
+    if outcome.result.contrasts:
+        print_contrasts(console, outcome.result.contrasts)
     _print_paths(console, {"report": outcome.report, "figures": outcome.figures})
 
 

@@ -10,11 +10,14 @@ intervals measure how much a result depends on the choice of queries, not on the
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from hire_model.evaluation.ranks import NO_QUERY
 from hire_model.evaluation.result import KS, Interval
 
+FIGURES: Final = (*(f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in KS), "rsum")
 _DRAWS_AT_ONCE = 256
 
 
@@ -35,11 +38,7 @@ def bootstrap_intervals(
         seed: Seed of the draws.
         level: Confidence level.
     """
-    recalls = _draw_recalls(i2t, t2i, owner, fold, draws, seed)
-    table = np.column_stack([recalls, recalls.sum(axis=1)])
-    low, high = np.percentile(table, _to_percentiles(level), axis=0)
-    names = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in KS] + ["rsum"]
-    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+    return _compute_intervals(_draw_recalls(i2t, t2i, owner, fold, draws, seed), level)
 
 
 def bootstrap_difference(
@@ -51,14 +50,27 @@ def bootstrap_difference(
     seed: int,
     level: float = 0.95,
 ) -> Interval:
-    """Compute the interval of rSum(first) - rSum(second); each is (i2t [N], t2i [M]) of a model over the same queries.
+    """Compute the interval of rSum(first) - rSum(second); see `bootstrap_differences`."""
+    return bootstrap_differences(first, second, owner, fold, draws, seed, level)["rsum"]
 
-    Both models use the same draws, so variation that affects both cancels. The paired interval is therefore narrower
-    than a comparison of two separate intervals.
+
+def bootstrap_differences(
+    first: tuple[np.ndarray, np.ndarray],
+    second: tuple[np.ndarray, np.ndarray],
+    owner: np.ndarray,
+    fold: np.ndarray,
+    draws: int,
+    seed: int,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Compute the intervals of first - second for each of FIGURES.
+
+    first and second are (i2t [N], t2i [M]) of a model over the same queries. Both models use the same draws, so
+    variation that affects both cancels. The paired interval is therefore narrower than a comparison of two separate
+    intervals.
     """
-    rsum_first, rsum_second = (_draw_recalls(*ranks, owner, fold, draws, seed).sum(axis=1) for ranks in (first, second))
-    low, high = np.percentile(rsum_first - rsum_second, _to_percentiles(level))
-    return float(low), float(high)
+    recalls = _draw_recalls(*first, owner, fold, draws, seed) - _draw_recalls(*second, owner, fold, draws, seed)
+    return _compute_intervals(recalls, level)
 
 
 def bootstrap_share(wins: np.ndarray, totals: np.ndarray, draws: int, seed: int, level: float = 0.95) -> Interval:
@@ -67,6 +79,13 @@ def bootstrap_share(wins: np.ndarray, totals: np.ndarray, draws: int, seed: int,
     times = random.multinomial(images, np.full(images, 1 / images), size=draws)
     low, high = np.percentile(100 * (times @ wins) / (times @ totals), _to_percentiles(level))
     return float(low), float(high)
+
+
+def _compute_intervals(recalls: np.ndarray, level: float) -> dict[str, Interval]:
+    """Return the interval of each column of `recalls` [draws, 6] and of their sum."""
+    table = np.column_stack([recalls, recalls.sum(axis=1)])
+    low, high = np.percentile(table, _to_percentiles(level), axis=0)
+    return {name: (float(a), float(b)) for name, a, b in zip(FIGURES, low, high, strict=True)}
 
 
 def _to_percentiles(level: float) -> list[float]:

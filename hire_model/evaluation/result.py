@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hire_model.evaluation.contrast_result import ContrastResult
 from hire_model.files import write_text
 
 KS = (1, 5, 10)
@@ -42,6 +43,7 @@ class Result(_Frozen):
     t2i: Direction
     rsum: float = Field(description="sum of the six recalls, 0-600")
     rsum_interval: Interval | None = None
+    contrasts: ContrastResult | None = None
     facts: dict[str, str] = Field(default={}, description="provenance: model, data digest, command, machine")
 
     @property

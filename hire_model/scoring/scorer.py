@@ -199,8 +199,10 @@ class Scorer:
         """Score pairs of items that were encoded one by one. Pairs of similar size form a block, to reduce padding.
 
         Args:
-            images, texts: each contains one item; an object that occurs several times in a list is joined once.
-            image_index, text_index: [K], pair k is image `image_index[k]` with text `text_index[k]`.
+            images: each contains one image; an object that occurs several times in the list is joined once.
+            texts: each contains one caption; repeated objects are joined once, too.
+            image_index: [K], position in `images` of the image of each pair.
+            text_index: [K], position in `texts` of the caption of each pair.
 
         Returns:
             Scores [K] float32.

@@ -16,6 +16,8 @@ from hire_model.data.splits import open_dataset
 from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols, report
+from hire_model.evaluation.contrast_accuracy import measure_contrasts
+from hire_model.evaluation.contrast_sets import match_images, read_contrasts
 from hire_model.evaluation.protocols import Ensemble, Ranks
 from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result, write_json
@@ -25,6 +27,7 @@ from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.scoring.explain import Explanation, explain
 from hire_model.scoring.matrix import compute_similarity, map_predicates
+from hire_model.scoring.scorer import Scorer
 from hire_model.settings import EvaluateSettings, Settings
 from hire_model.tracking import registry, versions
 from hire_model.tracking.connection import inside_mlflow_run
@@ -53,6 +56,7 @@ def evaluate(
     page: Path | None = None,
     limit: int = 0,
     announce: Callable[[str], None] = log.info,
+    contrasts: Sequence[Path] = (),
 ) -> EvaluationOutcome:
     """Evaluate a model, or the mean of the similarity matrices of several models. Inside `mlflow run`, log the figures.
 
@@ -65,6 +69,7 @@ def evaluate(
         page: HTML report to write.
         limit: number of images to use, from the first; 0 for all.
         announce: called before the evaluation, with a line that names model, data set, digest, split and images.
+        contrasts: files of contrast sets (see `contrast_sets`) whose images are in the split.
 
     Raises:
         HireError: no such model, split or protocol, or the features do not have the size that the model expects.
@@ -75,6 +80,8 @@ def evaluate(
     settings = use_common_data(settings, found)
     chosen = open_dataset(settings.data).split(split, limit)
     protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
+    items = [item for path in contrasts for item in read_contrasts(path)]
+    matched = match_images(items, chosen) if contrasts else None
     folders = [registry.fetch(model, settings.tracking) for model in models]
     names = [name_model(*each) for each in zip(models, found, strict=True)]
     announce(describe_evaluation(", ".join(names), chosen, found))
@@ -86,6 +93,10 @@ def evaluate(
         matrices = [score_split(model, chosen, settings.evaluate) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
         result = make_result(matrix, chosen, settings.evaluate, {"model": ", ".join(names)})
+        if matched:
+            scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
+            table = measure_contrasts(scorers, chosen, matched, contrasts, settings.evaluate.bootstrap)
+            result = result.model_copy(update={"contrasts": table})
         if figures:
             write_json(result, figures)
         if page:

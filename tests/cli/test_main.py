@@ -42,7 +42,7 @@ def evaluate_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     from hire_model.workflows import evaluate as workflow
 
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(workflow, "evaluate", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(workflow, "evaluate", lambda *arguments, **options: calls.append(arguments))
     monkeypatch.setattr(train, "print_evaluation", lambda outcome: None)
     return calls
 

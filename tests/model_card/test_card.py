@@ -105,9 +105,8 @@ def test_the_card_has_the_decision_of_the_gate_and_the_weaknesses(folder: Path) 
     decision = decide(evidence, None, GateSettings())
     text = card.render_card(folder, "hire", "models:/hire/7", decision)
     assert decision.summary() in text and "not checked this model yet" not in text
-    assert (
-        "- **swap**: the model prefers the true caption to one with subject and object exchanged in 51 % of 40" in text
-    )
+    scores_above = "the true caption scores above the changed one (swapped subject and object)"
+    assert f"- **swap**: {scores_above} for 51 % of 40" in text
     assert "- **shuffle**" not in text, "not a weakness"
     assert "| size | not measured | at most 2000 MB | failed |" in text
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from processes import Endpoint, run_server
-from registered import RegisteredModel, register
+from registered import RegisteredModel, train_and_register
 
 from hire_model.data.importers.base import Target, write_dataset
 from hire_model.data.importers.scan import open_scan
@@ -50,7 +50,7 @@ def photographs(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def trained(photographs: Split, tmp_path_factory: pytest.TempPathFactory) -> RegisteredModel:
     store = tmp_path_factory.mktemp("registered-photographs")
-    return register(photographs.dataset.folder, store, {"data.train": "dev", "data.test": "dev"})
+    return train_and_register(photographs.dataset.folder, store, {"data.train": "dev", "data.test": "dev"})
 
 
 @pytest.fixture(scope="module")

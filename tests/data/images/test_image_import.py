@@ -141,7 +141,7 @@ def test_a_second_import_extracts_new_pictures_only(folder: Folder) -> None:
     folder.run()
     folder.add_scenes(5, 8)
     (folder.path / "pictures" / "0.jpg").write_bytes(encode(scene(100)))
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         folder.run()
     assert count(folder.log) == 5
     folder.run(overwrite=True)
@@ -193,7 +193,7 @@ def put_a_file_at_out(folder: Folder) -> None:
         (remove_folder, "no such folder"),
         (remove_pictures, "4 of 4 pictures cannot be used"),
         (name_one_file_twice, "are the same file 0.jpg"),
-        (put_a_file_at_out, "is not a data set"),
+        (put_a_file_at_out, "not a data set"),
     ],
 )
 def test_a_wrong_folder_is_refused_before_any_extraction(

@@ -1,0 +1,179 @@
+"""`hire compare` and `hire evaluate --contrasts`, from model folders to printed tables and JSON files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import model_examples
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hire_model.cli.main import app
+from hire_model.data.store import Dataset
+from hire_model.errors import HireError
+from hire_model.evaluation.bootstrap import FIGURES, bootstrap_difference, bootstrap_differences
+from hire_model.evaluation.result import Result
+from hire_model.model import artifact
+from hire_model.model.hire import Hire
+from hire_model.model.vocabulary import learn_vocabulary
+from hire_model.settings import Settings, resolve
+from hire_model.tracking.connection import TrackingError
+from hire_model.workflows import evaluate as evaluate_workflow
+from hire_model.workflows.compare import ComparedFigure, ModelComparison, compare
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two untrained models in folders."""
+    dataset, parent = Dataset.open(tiny_dataset), tmp_path_factory.mktemp("models")
+    chosen = model_examples.make_settings()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        vocabulary = learn_vocabulary(dataset.split("train").texts, chosen.text)
+        model = Hire(chosen, dataset.manifest.feature_dim, dataset.manifest.predicates, vocabulary, None)
+        artifact.save(model, parent / str(seed), {})
+    return str(parent / "0"), str(parent / "1")
+
+
+@pytest.fixture
+def settings(tiny_dataset: Path) -> Settings:
+    overrides = {"data.path": str(tiny_dataset), "evaluate.bootstrap": "50", "tracking.enabled": "false"}
+    return resolve(None, overrides, environ={}).settings
+
+
+def test_the_comparison_has_the_figures_of_both_evaluations(
+    folders: tuple[str, str], settings: Settings, tmp_path: Path
+) -> None:
+    comparison = compare(*folders, settings, "dev", tmp_path / "c.json")
+    assert ModelComparison.model_validate_json((tmp_path / "c.json").read_text("utf-8")) == comparison
+    assert tuple(comparison.figures) == FIGURES
+    for name, folder in (("first", folders[0]), ("second", folders[1])):
+        result = evaluate_workflow.evaluate([folder], settings, "dev").result
+        expected = {figure: result.metrics()[f"full/{figure}"] for figure in FIGURES}
+        assert {figure: getattr(row, name) for figure, row in comparison.figures.items()} == pytest.approx(expected)
+    for row in comparison.figures.values():
+        assert row.difference == row.first - row.second
+        assert row.interval[0] <= row.interval[1]
+
+
+def test_a_model_does_not_differ_from_itself(folders: tuple[str, str], settings: Settings) -> None:
+    comparison = compare(folders[0], folders[0], settings, "dev")
+    assert {(row.difference, row.interval) for row in comparison.figures.values()} == {(0.0, (0.0, 0.0))}
+    assert "is not larger than chance" in comparison.conclude()
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ((-4.5, 5.7), "+1.0 (95 % interval -4.5 to +5.7), is not larger than chance: the interval contains 0."),
+        ((0.0, 5.7), "is not larger than chance"),
+        ((0.3, 5.7), "is larger than chance: A is better than B"),
+        ((-5.7, -0.3), "is larger than chance: B is better than A"),
+    ],
+)
+def test_the_conclusion_follows_the_interval_of_rsum(interval: tuple[float, float], words: str) -> None:
+    difference = 1.0 if interval[1] > 0 else -1.0
+    row = ComparedFigure(first=300 + difference, second=300, difference=difference, interval=interval)
+    counts = {"images": 1, "captions": 1, "bootstrap": 1, "seed": 0}
+    comparison = ModelComparison(
+        first="a", second="b", protocol="full", split="dev", figures={"rsum": row}, facts={}, **counts
+    )
+    assert words in comparison.conclude()
+
+
+def test_the_interval_of_rsum_is_that_of_bootstrap_difference() -> None:
+    random = np.random.default_rng(0)
+    owner, fold = np.repeat(np.arange(40), 2), np.zeros(40, np.int64)
+    first, second = ((random.integers(1, 20, 40), random.integers(1, 20, 80)) for _ in range(2))
+    intervals = bootstrap_differences(first, second, owner, fold, 100, 3)
+    assert intervals["rsum"] == pytest.approx(bootstrap_difference(first, second, owner, fold, 100, 3))
+    difference = 100 * float(np.mean(first[0] <= 5) - np.mean(second[0] <= 5))
+    assert intervals["i2t_r5"][0] <= difference <= intervals["i2t_r5"][1]
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_missing_model_is_an_error_before_scoring(
+    position: int, folders: tuple[str, str], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hire_model.workflows import compare as workflow
+
+    monkeypatch.setattr(workflow, "score_split", lambda *_: pytest.fail("a model was scored"))
+    models = [folders[0], folders[0]]
+    models[position] = "no-such-model"
+    with pytest.raises(TrackingError, match="no-such-model"):
+        compare(models[0], models[1], settings, "dev")
+
+
+@pytest.mark.parametrize(("split", "protocol", "words"), [("", "full", "name is empty"), ("dev", "coco-5k", "coco-5k")])
+def test_a_wrong_split_or_protocol_is_refused(
+    split: str, protocol: str, words: str, folders: tuple[str, str], tiny_dataset: Path
+) -> None:
+    settings = resolve(None, {"data.path": str(tiny_dataset), "evaluate.protocol": protocol}, environ={}).settings
+    with pytest.raises(HireError, match=words):
+        compare(*folders, settings, split)
+
+
+def test_the_command_prints_every_recall_and_the_conclusion(
+    folders: tuple[str, str], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    arguments = ["compare", *folders, "--data", str(tiny_dataset), "--split", "dev", "--json", str(tmp_path / "c.json")]
+    result = CliRunner().invoke(app, [*arguments, "--limit", "6", "--set", "evaluate.bootstrap=20"])
+    assert result.exit_code == 0, result.output
+    rows = [f"{direction} R@{k}" for direction in ("image to text", "text to image") for k in (1, 5, 10)]
+    for part in (f"A: {folders[0]}", f"B: {folders[1]}", "6 images", "A - B", "rSum", "larger than chance", *rows):
+        assert part in result.output
+    assert json.loads((tmp_path / "c.json").read_text("utf-8"))["bootstrap"] == 20
+
+
+def test_contrasts_are_made_measured_and_stored(
+    folders: tuple[str, str], tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    contrasts, figures = tmp_path / "c.jsonl", tmp_path / "f.json"
+    made = CliRunner().invoke(app, ["data", "contrasts", str(tiny_dataset), "--split", "dev", "--out", str(contrasts)])
+    assert made.exit_code == 0 and "negation" in made.output, made.output
+    missing = {"image": "unknown.jpg", "true": ["a dog"], "false": ["a cat"], "kind": "roles"}
+    with contrasts.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(missing) + "\n")
+
+    arguments = ["evaluate", "--model", folders[0], "--model", folders[1], "--data", str(tiny_dataset)]
+    arguments += ["--split", "dev", "--contrasts", str(contrasts), "--json", str(figures)]
+    shown = CliRunner().invoke(app, [*arguments, "--set", "evaluate.bootstrap=20"])
+    assert shown.exit_code == 0, shown.output
+    for part in (
+        "roles",
+        "colours",
+        "order",
+        "negation",
+        "blind",
+        "no relations",
+        "not in the split: 1 (with 1 items",
+        "unknown.jpg",
+    ):
+        assert part in shown.output
+    stored = Result.model_validate_json(figures.read_text("utf-8")).contrasts
+    assert stored is not None and stored.files == [str(contrasts)]
+    assert (stored.missing_images, stored.items_left_out, stored.bootstrap) == (["unknown.jpg"], 1, 20)
+    lines = contrasts.read_text("utf-8").splitlines()
+    assert sum(kind.items for kind in stored.kinds.values()) == len(lines) - 1
+
+
+def test_an_existing_contrast_file_is_not_replaced(tiny_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text("mine")
+    arguments = ["data", "contrasts", str(tiny_dataset), "--out", str(tmp_path / "c.jsonl")]
+    assert "exists already" in str(CliRunner().invoke(app, arguments).exception)
+    assert (tmp_path / "c.jsonl").read_text() == "mine"
+    assert CliRunner().invoke(app, [*arguments, "--overwrite"]).exit_code == 0
+    assert (tmp_path / "c.jsonl").read_text().startswith('{"image": ')
+
+
+def test_a_faulty_contrast_file_is_refused_before_scoring(
+    folders: tuple[str, str], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_workflow, "score_split", lambda *_: pytest.fail("the model was scored"))
+    (tmp_path / "c.jsonl").write_text("{}\n{")
+    with pytest.raises(HireError, match=r"c\.jsonl, line 1: field 'image' is missing"):
+        evaluate_workflow.evaluate([folders[0]], settings, "dev", contrasts=[tmp_path / "c.jsonl"])
