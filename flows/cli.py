@@ -69,8 +69,13 @@ def flow(
 
 def monitor(
     journal: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of 'hire serve --journal'.")],
-    data: Annotated[str, typer.Option(metavar="DATASET", help="The data set that the model was trained on.")] = "",
-    model: Annotated[str, typer.Option(help="models:/hire@champion, or a model folder. Default: the champion.")] = "",
+    data: Annotated[
+        str, typer.Option(metavar="DATASET", help="Data set folder. Default: the training data of the version.")
+    ] = "",
+    version: VersionName = "champion",
+    model: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Address or folder of a model, in place of --version.")
+    ] = "",
     report: ReportFile = None,
     set_: Set = None,
 ) -> None:
@@ -82,11 +87,12 @@ def monitor(
     if report:
         check_writable(report)
     from expectations.check import run_suite
+    from hire_model.tracking import versions
     from hire_model.workflows.monitor import monitor as run_monitor
 
-    uri = model or f"models:/{settings.tracking.model_name}@champion"
+    uri = model or versions.find(settings.tracking, version).uri
     result = run_monitor(journal, uri, settings, run_suite)
-    typer.echo(result.drift.summary())
+    typer.echo(result.summary())
     for row in result.drift.rows():
         typer.echo(f"  {row['statistic']:<30} {row['verdict']:<11} {row['training data']} → {row['journal']}")
     if report:

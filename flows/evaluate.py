@@ -25,7 +25,9 @@ from hire_model.settings.fingerprint import hash_json
 
 @flow(name="evaluate", log_prints=True)
 def evaluate(version: Version = "champion", recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) -> Result:
-    """Evaluate a version and the champion on the evaluation split. Artifacts: recall table, recall curve, reports.
+    """Evaluate a version and the champion on the evaluation split. Without `data`, on the training data of the version.
+
+    Artifacts: recall table, recall curve, reports.
 
     Returns:
         The figures of the version.
@@ -33,9 +35,9 @@ def evaluate(version: Version = "champion", recipe: Recipe = "", data: Data = ""
     Raises:
         HireError: the version, the split or the data set does not exist.
     """
-    settings = resolve_settings(recipe, data, overrides).settings
+    settings, models = fetch_models(resolve_settings(recipe, data, overrides).settings, version)
     results = {}
-    for name, (uri, folder) in fetch_models(settings, version).items():
+    for name, (uri, folder) in models.items():
         slug = name.replace(" ", "-")
         key = _hash_inputs(folder, settings)[:8]  # one page per model, data and settings
         page = settings.train.out.parent / "evaluated" / f"{slug}-{key}.html"
@@ -51,15 +53,23 @@ nightly = evaluate.with_options(name="hire", **NOTIFY)
 
 
 @task(name="fetch models", timeout_seconds=3600, **RETRY_IO)
-def fetch_models(settings: Settings, version: str) -> dict[str, tuple[str, Path]]:
-    """Return the name ('version 4') -> (URI, folder) of `version`, and of the champion if that is another version."""
+def fetch_models(settings: Settings, version: str) -> tuple[Settings, dict[str, tuple[str, Path]]]:
+    """Return the settings with the data set to use, and name ('version 4') -> (URI, folder) of the models.
+
+    The models are `version`, and the champion if that is another version. The data set is data.path, else the training
+    data of `version`.
+    """
+    from hire_model.data.splits import open_dataset
     from hire_model.tracking import registry, versions
+    from hire_model.workflows.evaluation_data import use_training_data
 
     chosen, champion = versions.find(settings.tracking, version), versions.find_champion(settings.tracking)
     models = {f"version {chosen.number}": chosen}
     if champion is not None and champion.number != chosen.number:
         models[f"champion {champion.number}"] = champion
-    return {name: (model.uri, registry.fetch(model.uri, settings.tracking)) for name, model in models.items()}
+    data = use_training_data(settings, chosen).data
+    settings = settings.model_copy(update={"data": data.model_copy(update={"path": open_dataset(data).folder})})
+    return settings, {name: (model.uri, registry.fetch(model.uri, settings.tracking)) for name, model in models.items()}
 
 
 def _hash_inputs(folder: Path, settings: Settings) -> str:
@@ -92,4 +102,5 @@ def evaluate_model(uri: str, folder: Path, settings: Settings, page: Path) -> di
     from hire_model.workflows import evaluate as workflow
 
     split, limit = settings.data.evaluation_split
-    return workflow.evaluate([uri], settings, split, page=page, limit=limit).result.model_dump(mode="json")
+    outcome = workflow.evaluate([uri], settings, split, page=page, limit=limit, announce=print)
+    return outcome.result.model_dump(mode="json")

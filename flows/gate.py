@@ -17,16 +17,21 @@ REJECTED = "Rejected"
 
 
 @flow(name="gate", log_prints=True)
-def gate(version: Version = "challenger", recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) -> Decision:
+def gate(
+    version: Version = "challenger", recipe: Recipe = "", data: Data = "", overrides: Overrides = ()
+) -> Decision | None:
     """Check a version against the rules (settings gate.*) and the champion. Artifacts: the decision, a table of rules.
 
     Returns:
-        The decision. If it rejects the version, the final state is Completed with the name 'Rejected'.
+        The decision, or None if the version is the champion already. If it rejects the version, the final state is
+        Completed with the name 'Rejected'.
 
     Raises:
         HireError: the version, the split or the data set does not exist.
     """
     decision = decide_promotion(resolve_settings(recipe, data, overrides).settings, version)
+    if decision is None:
+        return None
     show_markdown("gate", decision.markdown())
     show_table("gate-rules", decision.rows(), decision.summary())
     print(_explain(decision))
@@ -43,8 +48,14 @@ def _explain(decision: Decision) -> str:
 
 
 @task(name="decide", log_prints=True, timeout_seconds=6 * 3600, **RETRY_IO)
-def decide_promotion(settings: Settings, version: str) -> Decision:
-    """Measure the version, decide, and write the decision to the version's tags and to its run."""
+def decide_promotion(settings: Settings, version: str) -> Decision | None:
+    """Measure the version, decide, and write the decision to the version's tags and to its run.
+
+    Return None if the version is the champion already.
+    """
     from hire_model.workflows import gate as workflow
 
-    return workflow.gate(settings, version).decision
+    outcome = workflow.gate(settings, version, announce=print)
+    if outcome.decision is None:
+        print(outcome.summary())
+    return outcome.decision

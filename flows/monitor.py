@@ -47,7 +47,7 @@ def monitor(
     page = write_text(result.page, settings.train.out.parent / "monitored" / "drift.html")
     show_table("drift", result.drift.rows(), result.drift.verdict)
     show_link("drift-report", page, "Report of the monitor")
-    message = result.drift.summary()
+    message = result.summary()
     print(message)
     if result.drift.verdict != "drift":
         return result.drift.verdict

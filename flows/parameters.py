@@ -33,7 +33,7 @@ Data = Annotated[
     _describe(
         "string",
         "Folder of a data set on the worker's machine, as 'hire data import' writes it. Empty: the recipe's data set, "
-        "or relational scenes, which are generated if they do not exist.",
+        "or for a registered version its training data, or relational scenes, generated if they do not exist.",
         "datasets/f30k",
     ),
 ]

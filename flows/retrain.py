@@ -34,7 +34,7 @@ def hire(
         version = train(recipe, data, overrides, fresh, hours)
         evaluate(version, recipe, data, overrides)
         decision = gate(version, recipe, data, overrides)
-        if not decision.passed:
+        if decision is not None and not decision.passed:
             return make_rejected_state(decision)
         promote(version, recipe, overrides)
         archive = package(version, recipe, overrides)

@@ -35,6 +35,38 @@ make_venv() {
     fi
 }
 
+show_stages() {
+    # Read pip's output; print a line per stage and per 25 packages, so that minutes of installing are not silent.
+    found=0 fetched=0
+    while IFS= read -r line; do
+        echo "$line" >>"$log"
+        case "$line" in
+            *.whl.metadata*) ;;
+            "Collecting "*)
+                found=$((found + 1))
+                [ $((found % 25)) -ne 0 ] || echo "setup: $found of $packages packages found" ;;
+            *"Downloading "* | *"Using cached "*)
+                fetched=$((fetched + 1))
+                [ $((fetched % 25)) -ne 0 ] || echo "setup: $fetched of $packages packages downloaded" ;;
+            "Installing collected packages"*) echo "setup: unpacking $packages packages into $venv" ;;
+        esac
+    done
+}
+
+install_lock() {
+    packages="$(grep -c == requirements.lock)"
+    echo "setup: installing $packages packages of requirements.lock (a few minutes the first time)"
+    {
+        if "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock 2>&1
+        then rm -f "$log.failed"; else echo failed >"$log.failed"; fi
+    } | show_stages
+    if [ -f "$log.failed" ]; then
+        cat "$log" >&2
+        echo "setup: pip could not install requirements.lock; its output is above." >&2
+        return 1
+    fi
+}
+
 is_installed() { [ "$(cat "$venv/.installed" 2>/dev/null)" = "$state" ]; }
 
 is_registered() {
@@ -44,14 +76,15 @@ is_registered() {
 
 if ! is_installed; then
     log="$(mktemp)"
-    trap 'rm -f "$log"' EXIT
+    trap 'rm -f "$log" "$log.failed"' EXIT
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv
-    echo "setup: installing requirements.lock (a few minutes the first time)"
-    "$venv/bin/python" -m pip install -qq --disable-pip-version-check -r requirements.lock
+    install_lock
+    echo "setup: installing hire itself"
     "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
     rm -f "$venv/.mlflow-environment"
     echo "$state" >"$venv/.installed"
 fi
 if ! is_registered; then
+    echo "setup: registering $venv with MLflow"
     "$venv/bin/python" scripts/register_mlflow_env.py
 fi

@@ -88,6 +88,7 @@ def _add_python(project: Path, name: str, works: bool = True, venv: bool = True)
 case "$*" in *--version) exit 0 ;; esac
 echo "{name} $*" >>{project}/calls
 case "$*" in
+    *requirements.lock) cat pip-output 2>/dev/null; [ ! -f pip-fails ] || exit 1 ;;
     "-m venv --clear .venv") {make_venv if venv else "exit 1"} ;;
     "-m venv --clear --without-pip .venv") {make_venv} ;;
     scripts/register_mlflow_env.py)
@@ -116,6 +117,32 @@ def test_setup_installs_only_once(project: Path) -> None:
     steps = ["-m venv", "requirements.lock", "--no-deps", "register_mlflow_env"]
     assert [next(step for step in steps if step in call) for call in calls] == steps
     assert _run_setup(project) == (0, "", [])
+
+
+def test_setup_prints_each_stage_while_pip_installs(project: Path) -> None:
+    _add_python(project, "python3.11")
+    lines = [f"Collecting p{n}==1\n  Downloading p{n}.whl.metadata (1 kB)" for n in range(50)]
+    lines += [f"Downloading p{n}.whl (1 kB)" for n in range(30)] + ["Installing collected packages: p0, p1"]
+    (project / "pip-output").write_text("\n".join(lines) + "\n")
+    status, output, _ = _run_setup(project)
+    assert status == 0, output
+    total = (project / "requirements.lock").read_text().count("==")
+    stages = [
+        "creating .venv with", f"installing {total} packages", "25 of", "50 of", f"25 of {total} packages downloaded",
+        f"unpacking {total} packages", "installing hire itself", "registering .venv with MLflow",
+    ]  # fmt: skip
+    printed = output.splitlines()
+    assert len(printed) == len(stages)
+    assert all(line.startswith(f"setup: {stage}") for line, stage in zip(printed, stages, strict=True)), output
+
+
+def test_setup_shows_the_output_of_pip_if_it_fails(project: Path) -> None:
+    _add_python(project, "python3.11")
+    (project / "pip-output").write_text("ERROR: no matching distribution\n")
+    (project / "pip-fails").touch()
+    status, output, calls = _run_setup(project)
+    assert status != 0 and "ERROR: no matching distribution" in output and "pip could not install" in output
+    assert not any("--no-deps" in call for call in calls)
 
 
 def test_setup_installs_again_after_the_lock_changed(project: Path) -> None:

@@ -78,8 +78,39 @@ def print_written(out: Path) -> None:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.print(_make_count_table(manifest))
     console.print(f"Written to {out}, version {manifest.digest[:12]}.")
-    argument = shlex.quote(str(out))
-    console.print(f"Next:  hire data validate {argument}\n       hire train --data {argument}")
+    console.print(f"Next:  hire data validate {shlex.quote(str(out))}")
+    if arguments := suggest_training(manifest, out):
+        console.print(f"       {shlex.join(['hire', 'train', *arguments])}")
+    else:
+        console.print("To train, a data set needs a split named train, and another one with images.")
+
+
+def suggest_training(manifest: Manifest, folder: Path) -> list[str]:
+    """Return the arguments of `hire train` for a data set: a recipe, and its splits where the recipe names others.
+
+    The recipe is `synthetic` for images with relations, else `flickr8k_mini`. An empty list means that no training is
+    possible, because fewer than two splits have images.
+    """
+    from hire_model.settings import resolve
+
+    names = [name for name, counts in manifest.splits.items() if counts.images]
+    train = _pick_split(names, ("train",))
+    others = [name for name in names if name != train]
+    if not train or not others:
+        return []
+    dev = _pick_split(others, ("dev", "val", ""))
+    test = _pick_split([name for name in others if name != dev], ("test",)) or dev
+    recipe = "synthetic" if manifest.splits[train].relations else "flickr8k_mini"
+    data = resolve(recipe, environ={}).settings.data
+    used = {"train": data.train, "dev": data.dev, "test": data.evaluation_split.name}
+    wanted = {"train": train, "dev": dev, "test": test}
+    settings = [word for key in wanted if wanted[key] != used[key] for word in ("--set", f"data.{key}={wanted[key]}")]
+    return [*([] if recipe == "synthetic" else ["--recipe", recipe]), "--data", str(folder), *settings]
+
+
+def _pick_split(names: list[str], beginnings: tuple[str, ...]) -> str:
+    """Return the first name that begins with one of `beginnings`, in their order; "" if there is none."""
+    return next((name for start in beginnings for name in sorted(names, key=len) if name.startswith(start)), "")
 
 
 def _make_count_table(manifest: Manifest) -> Table:

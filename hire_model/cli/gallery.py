@@ -84,7 +84,9 @@ def search(
 
     results = search_images(scorer, opened, texts, top, shortlist or max(SHORTLIST, top))
     for text, result in zip(texts, results, strict=True):
-        typer.echo(f"{text}\n{_align(_tabulate_hits(result, opened))}")
+        marks = [f"  {word}: not in the vocabulary" for word in dict.fromkeys(result.unknown)]
+        typer.echo("\n".join([text, *marks]))
+        typer.echo(f"{_align(_tabulate_hits(result, opened))}")
         typer.echo(f"{result.reranked:,} of {len(opened):,} images scored. {result.note}".rstrip() + "\n")
 
 

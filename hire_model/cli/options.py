@@ -19,6 +19,9 @@ Set = Annotated[
 Data = Annotated[
     str, typer.Option(metavar="DATASET", help="Data set folder. Default: relational scenes, generated on first use.")
 ]
+EvaluationData = Annotated[
+    str, typer.Option(metavar="DATASET", help="Data set folder. Default: the data that the model was trained on.")
+]
 DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="Data set folder.")]
 VersionName = Annotated[str, typer.Option(help="Version number or alias: champion, challenger or previous.")]
 Protocol = Annotated[str, typer.Option(help="Evaluation protocol: full, f30k-1k, coco-5k or coco-1k-5fold.")]

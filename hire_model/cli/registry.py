@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hire_model.cli.options import Data, Limit, Protocol, Recipe, Set, VersionName, collect_overrides
+from hire_model.cli.options import EvaluationData, Limit, Protocol, Recipe, Set, VersionName, collect_overrides
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +30,7 @@ def _check_reason(reason: str) -> str:
 
 def gate(
     version: VersionName = "challenger",
-    data: Data = "",
+    data: EvaluationData = "",
     split: Annotated[
         str, typer.Option(help="Split to evaluate. Default: data.test of the recipe, else data.dev.")
     ] = "",
@@ -47,7 +47,11 @@ def gate(
     from hire_model.files import write_text
     from hire_model.workflows import gate as workflow  # imports torch, so import it after the settings are checked
 
-    decision = workflow.gate(settings, version, split, limit).decision
+    outcome = workflow.gate(settings, version, split, limit, typer.echo)
+    decision = outcome.decision
+    if decision is None:
+        print(outcome.summary())
+        return
     if json:
         write_text(decision.model_dump_json(indent=1) + "\n", json)
     _print_decision(decision, settings.tracking)

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hire_model.cli.contrasts import ContrastFiles, print_contrasts
-from hire_model.cli.options import Data, Limit, Protocol, Recipe, ReportFile, Resume, Set, collect_overrides
+from hire_model.cli.options import (
+    Data,
+    EvaluationData,
+    Limit,
+    Protocol,
+    Recipe,
+    ReportFile,
+    Resume,
+    Set,
+    collect_overrides,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +57,7 @@ def evaluate(
             help="Registry address or model folder; repeat for an ensemble. Default: models:/hire@challenger."
         ),
     ] = None,
-    data: Data = "",
+    data: EvaluationData = "",
     split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
     protocol: Protocol = "",
     limit: Limit = 0,
@@ -66,7 +76,9 @@ def evaluate(
     from hire_model.workflows import evaluate as workflow
 
     models = model or [f"models:/{settings.tracking.model_name}@challenger"]
-    print_evaluation(workflow.evaluate(models, settings, split, json, report, limit, contrasts=contrasts or ()))
+    print_evaluation(
+        workflow.evaluate(models, settings, split, json, report, limit, typer.echo, contrasts=contrasts or ())
+    )
 
 
 def print_training(outcome: TrainOutcome | None) -> None:
@@ -75,7 +87,12 @@ def print_training(outcome: TrainOutcome | None) -> None:
 
     if outcome is None:
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console, facts = Console(soft_wrap=True, highlight=False, markup=False), outcome.result.facts
+    name = f"version {outcome.version}" if outcome.version else str(outcome.model)
+    console.print(
+        f"Evaluated {name} on {facts['data']}: digest {facts['data digest'][:12]}, split {outcome.split}, "
+        f"{outcome.result.images:,} images."
+    )
     console.print(make_recall_table(outcome.result, outcome.split))
     console.print(f"Best epoch {outcome.best_epoch + 1} of {outcome.epochs} by rSum on the dev split.\n")
     _print_paths(console, {"report": outcome.report, "figures": outcome.figures, "model": outcome.model})

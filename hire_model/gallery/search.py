@@ -7,7 +7,7 @@ this happens; the default length of the shortlist comes from there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ SHORTLIST = 1000
 DEEP_SHARE = 0.5
 """A hit beyond this share of the shortlist is deep: a longer shortlist might change the result."""
 
+NO_KNOWN_WORD = "No word of the text is in the model's vocabulary, so the order of the hits has no meaning."
 NO_HEAD = "The model has no global head for a shortlist, so every item was scored."
 _QUERIES = 128  # texts encoded together
 _ROWS = 1024  # items of the gallery in memory at the same time
@@ -55,12 +56,14 @@ class GalleryResult:
     Args:
         hits: the best items.
         reranked: number of items with a pairwise score.
-        note: a warning if a longer shortlist might change the result; usually empty.
+        note: a warning if a longer shortlist might change the result, or no word of the text is known; usually empty.
+        unknown: the words of the text that are not in the model's vocabulary.
     """
 
     hits: list[GalleryHit]
     reranked: int
     note: str
+    unknown: Sequence[str] = ()
 
 
 @torch.inference_mode()
@@ -88,7 +91,8 @@ def search_images(
     _check_arguments(scorer, gallery, top_k, shortlist)
     results = []
     for start in range(0, len(texts), _QUERIES):
-        block = scorer.encode_texts(texts[start : start + _QUERIES])
+        queries = texts[start : start + _QUERIES]
+        block, unknown = scorer.encode_texts(queries), scorer.find_unknown_words(queries)
         for row, rows in enumerate(_make_shortlists(scorer, gallery.images, block.summary, shortlist)):
             query = block.extract(row)
 
@@ -96,7 +100,8 @@ def search_images(
                 return score_matrix(scorer.model, images.to(scorer.device), query, _BUDGET)[:, 0]
 
             scores = _score_rows(gallery.images, rows, score)
-            results.append(_make_result(scorer, gallery.images, rows, scores, gallery.ids, top_k))
+            result = _make_result(scorer, gallery.images, rows, scores, gallery.ids, top_k)
+            results.append(_add_unknown_words(scorer, result, queries[row], unknown[row]))
     return results
 
 
@@ -164,6 +169,13 @@ def _make_result(
     if not exact:
         note = _note_deep_hit(int(best.max()) + 1, len(rows))
     return GalleryResult(hits, len(rows), note)
+
+
+def _add_unknown_words(scorer: Scorer, result: GalleryResult, text: str, unknown: list[str]) -> GalleryResult:
+    if not unknown:
+        return result
+    note = result.note if scorer.model.vocabulary.has_known_word(text) else f"{NO_KNOWN_WORD} {result.note}".rstrip()
+    return replace(result, unknown=unknown, note=note)
 
 
 def _note_deep_hit(deepest: int, count: int) -> str:

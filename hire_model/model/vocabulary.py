@@ -29,6 +29,29 @@ class Vocabulary:
         """Return the word piece ids of each caption. They include start and end marks, so no list is empty."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
 
+    def find_unknown_words(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the words of each text, as written, that are not in the vocabulary; punctuation is not counted.
+
+        A tokenizer that splits words into pieces has no unknown words: the lists are empty.
+        """
+        if not isinstance(self.tokenizer.model, models.WordLevel):
+            return [[] for _ in texts]
+        mark = self.tokenizer.token_to_id(UNKNOWN)
+        return [
+            self._list_unknown_words(text, mark) if mark in ids else []
+            for text, ids in zip(texts, self.encode(texts), strict=True)
+        ]
+
+    def has_known_word(self, text: str) -> bool:
+        """Return whether a word of the text is in the vocabulary."""
+        words, _ = self.split_words(text)
+        return len(self.find_unknown_words([text])[0]) < sum(_is_word(word) for word in words)
+
+    def _list_unknown_words(self, text: str, mark: int) -> list[str]:
+        words, owner = self.split_words(text)
+        pieces = zip(owner, self.tokenizer.encode(text).ids, strict=True)
+        return [words[word] for word, piece in pieces if word >= 0 and piece == mark and _is_word(words[word])]
+
     def split_words(self, text: str) -> tuple[list[str], list[int]]:
         """Return the words of a caption as written, and the index of its word for each word piece, -1 for marks."""
         encoding = self.tokenizer.encode(text)
@@ -40,6 +63,10 @@ class Vocabulary:
         order = {word: index for index, word in enumerate(sorted(spans))}
         owner = [-1 if word is None else order[word] for word in encoding.word_ids]
         return [text[slice(*spans[word])] for word in order], owner
+
+
+def _is_word(word: str) -> bool:
+    return any(letter.isalnum() for letter in word)
 
 
 def learn_vocabulary(texts: Iterable[str], settings: TextSettings) -> Vocabulary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -168,12 +168,19 @@ class Drift:
         return [statistic.to_row() for statistic in self.statistics]
 
 
-def read_newest_lines(folder: Path, weights: str) -> list[Line]:
+def read_newest_lines(folder: Path, weights: str) -> tuple[list[Line], Counter[str]]:
     """Read the newest journal lines in `folder` that the model with these weights (SHA-256) has scored.
 
-    Raises HireError if there is no journal.
+    Also return the number of lines of each other version, by its number; "" for models that are not registered. Raises
+    HireError if there is no journal.
     """
-    return list(deque((line for line in read_lines(folder) if line.weights == weights), MAX_LINES))
+    lines, others = deque[Line](maxlen=MAX_LINES), Counter[str]()
+    for line in read_lines(folder):
+        if line.weights == weights:
+            lines.append(line)
+        else:
+            others[line.version] += 1
+    return list(lines), others
 
 
 def measure_drift(lines: Sequence[Line], reference: Reference, classes: Sequence[str], run_suite: RunSuite) -> Drift:

@@ -133,6 +133,10 @@ class Scorer:
         tokens = CaptionBank.from_lists(self.model.vocabulary.encode([text])).tokens([0]).to(self.device)
         return explain_encoded(self.model, image, tokens, text)
 
+    def find_unknown_words(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the words of each text that are not in the vocabulary. The model cannot tell them apart."""
+        return self.model.vocabulary.find_unknown_words(texts)
+
     def check(self, image: ImageRegions, text: str, where: str) -> None:
         """Raise DataError, with a message that starts with `where`, if the image or the text does not fit the model."""
         check_text(text, where)

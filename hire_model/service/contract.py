@@ -143,16 +143,36 @@ class _Answer(_Message):
     model: ModelFacts
 
 
+def _is_empty(value: Any) -> bool:
+    return not value
+
+
+UnknownWords = Annotated[
+    list[str],
+    Field(exclude_if=_is_empty, description="words of the text that are not in the model's vocabulary; absent if none"),
+]
+UnknownPerText = Annotated[
+    list[list[str]],
+    Field(
+        exclude_if=_is_empty,
+        description="words that are not in the model's vocabulary, for each text (of each pair) in order; absent if "
+        "there are none",
+    ),
+]
+
+
 class PairsAnswer(_Answer):
     """A score per pair, in order. Higher is a better match; scores are within -1.5 to 1.5."""
 
     scores: list[float]
+    unknown: UnknownPerText = []
 
 
 class MatrixAnswer(_Answer):
     """The score matrix: scores[i][j] of image i and text j."""
 
     scores: list[list[float]]
+    unknown: UnknownPerText = []
 
 
 class Hit(_Message):
@@ -166,6 +186,7 @@ class RankedAnswer(_Answer):
     """For each query (a text, or an image) the best items of the other side, best first."""
 
     results: list[list[Hit]]
+    unknown: UnknownPerText = []
 
 
 class SearchHit(_Message):
@@ -181,7 +202,11 @@ class SearchResult(_Message):
 
     hits: list[SearchHit]
     reranked: int
-    note: str = Field(description="a warning if a longer shortlist might change the answer; usually empty")
+    note: str = Field(
+        description="a warning if a longer shortlist might change the answer, or no word of the text is known; "
+        "usually empty"
+    )
+    unknown: UnknownWords = []
 
 
 class SearchAnswer(_Answer):
@@ -200,6 +225,7 @@ class PairExplanation(_Message):
     contributions: list[float]
     boxes: list[list[float] | None] = Field(description="x1 y1 x2 y2 in 0-1 per region; null if it has no box")
     score: float
+    unknown: UnknownWords = []
 
 
 class ExplanationAnswer(_Answer):

@@ -207,14 +207,23 @@ class Service:
             path = f"pairs[{image}].image" if isinstance(body, PairsRequest) else f"images[{image}]"
             return self._make_fault(_make_score_fault(path))
         self._log(parsed, scores)
+        unknown = self._find_unknown_words(parsed)
         if isinstance(body, PairsRequest):
-            return PairsAnswer(model=self.facts, scores=scores.tolist())
+            per_pair = [unknown[text] for text in parsed.text_index] if unknown else []
+            return PairsAnswer(model=self.facts, scores=scores.tolist(), unknown=per_pair)
         assert isinstance(body, MatrixRequest)
         matrix = scores.reshape(len(request.images), len(request.texts))
         if body.top_k is None:
-            return MatrixAnswer(model=self.facts, scores=matrix.tolist())
+            return MatrixAnswer(model=self.facts, scores=matrix.tolist(), unknown=unknown)
         queries = matrix.T if body.rank == "images" else matrix
-        return RankedAnswer(model=self.facts, results=[_rank(row, body.top_k) for row in queries])
+        results = [_rank(row, body.top_k) for row in queries]
+        return RankedAnswer(model=self.facts, results=results, unknown=unknown)
+
+    def _find_unknown_words(self, parsed: ParsedRequest) -> list[list[str]]:
+        """Return the unknown words of each text; an empty list if all words are known."""
+        distinct = list(dict.fromkeys(parsed.texts))
+        unknown = dict(zip(distinct, self.scorer.find_unknown_words(distinct), strict=True))
+        return [unknown[text] for text in parsed.texts] if any(unknown.values()) else []
 
     def _search(self, body: SearchRequest, parsed: ParsedRequest, timings: Timings) -> SearchAnswer:
         gallery, shortlist = self.parser.prepare_search(body)
@@ -231,6 +240,7 @@ class Service:
                 hits=[SearchHit(id=hit.id, score=hit.score, place=hit.place) for hit in result.hits],
                 reranked=result.reranked,
                 note=result.note,
+                unknown=list(result.unknown),
             )
             for result in results
         ]
@@ -252,6 +262,7 @@ class Service:
                     contributions=explanation.contributions.tolist(),
                     boxes=[None if np.isnan(box).any() else box.tolist() for box in image.boxes],
                     score=explanation.score,
+                    unknown=self.scorer.find_unknown_words([text])[0],
                 )
             )
         self._log(parsed, np.array([explanation.score for explanation in explanations]))

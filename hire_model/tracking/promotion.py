@@ -189,13 +189,16 @@ def _move_champion(
     """
     name = settings.model_name
     with open_registry(settings, action) as client:
-        target = choose(client, find_in(client, name, CHAMPION))
+        champion = find_in(client, name, CHAMPION)
+        target = choose(client, champion)
+        if champion is not None and target.number == champion.number:  # no ticket, so no entry in the history
+            return _keep_champion(champion)
         with hold_lease(client, name, action, target) as lease:
             champion = find_in(client, name, CHAMPION)
             target = choose(client, champion)
             old = champion.number if champion else ""
             if target.number == old:
-                return Promotion(name, old, target.tags.get(REPLACES, "").replace(NO_VERSION, ""), False)
+                return _keep_champion(target)
             for key, value in ({REPLACES: old or NO_VERSION, DATE: _format_now()} | new_tags).items():
                 lease.write(client.set_model_version_tag, name, target.number, key, truncate(value))
             if old:
@@ -204,6 +207,10 @@ def _move_champion(
                 lease.write(client.set_registered_model_alias, name, PREVIOUS, old)
             lease.write(client.set_registered_model_alias, name, CHAMPION, target.number)
     return Promotion(name, target.number, old, True)
+
+
+def _keep_champion(champion: Version) -> Promotion:
+    return Promotion(champion.name, champion.number, champion.tags.get(REPLACES, "").replace(NO_VERSION, ""), False)
 
 
 def _format_now() -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 # Tags of a version.
 DECISION, COMPARED_WITH, RSUM, _CHECK = "gate.decision", "gate.champion", "gate.rsum", "gate.check."
+DATA_DIGEST, DATA_SPLIT = "data.digest", "split"  # of the training's data, and of its evaluation
 ARCHIVE_PATH, ARCHIVE_SHA256 = "archive.path", "archive.sha256"
 ARTIFACT_SHA256, ARTIFACT_FILES = "artifact.sha256", "artifact.files"  # of the model folder, see trust.py
 GATED_SHA256 = "gate.artifact.sha256"  # of the model folder that the gate judged
@@ -134,6 +137,16 @@ def list_versions(settings: TrackingSettings) -> list[Version]:
     ]
 
 
+def find_by_address(settings: TrackingSettings, address: str) -> Version | None:
+    """Return the version at models:/NAME@ALIAS or models:/NAME/NUMBER, or None for another address or no version."""
+    match = re.fullmatch(r"models:/([^/@]+)[/@](.+)", address)
+    if match is None:
+        return None
+    name, version = match.groups()
+    with open_registry(settings, f"find {address}") as client:
+        return find_in(client, name, version)
+
+
 def set_tags(settings: TrackingSettings, version: Version, tags: Mapping[str, str]) -> None:
     """Set tags of a version in this order. A value that is too long for the store is truncated."""
     with open_registry(settings, f"set tags of version {version.number} of '{version.name}'") as client:
@@ -177,13 +190,30 @@ def log_artifact(settings: TrackingSettings, version: Version, path: Path, folde
 
 def read_artifact(settings: TrackingSettings, version: Version, path: str) -> str | None:
     """Return the text of an artifact of the version's run, or None if the run or the artifact does not exist."""
+    folder, _, name = path.rpartition("/")
+    if name not in list_artifacts(settings, version, folder):
+        return None
+    with open_registry(settings, f"read {path} of run {version.run_id}") as client:
+        return Path(client.download_artifacts(version.run_id, path)).read_text("utf-8")
+
+
+def list_artifacts(settings: TrackingSettings, version: Version, folder: str) -> list[str]:
+    """Return the names of the artifacts in `folder` of the version's run; an empty list if it has no run."""
+    if not version.run_id:
+        return []
+    with open_registry(settings, f"list {folder} of run {version.run_id}") as client:
+        return [artifact.path.rpartition("/")[2] for artifact in client.list_artifacts(version.run_id, folder or None)]
+
+
+def read_data_folder(settings: TrackingSettings, version: Version) -> Path | None:
+    """Return the folder of the data set that the version's run used (`TrackedRun.log_dataset`), or None."""
     if not version.run_id:
         return None
-    folder, _, _ = path.rpartition("/")
-    with open_registry(settings, f"read {path} of run {version.run_id}") as client:
-        if path not in {artifact.path for artifact in client.list_artifacts(version.run_id, folder or None)}:
-            return None
-        return Path(client.download_artifacts(version.run_id, path)).read_text("utf-8")
+    with open_registry(settings, f"read the data set of run {version.run_id}") as client:
+        inputs = client.get_run(version.run_id).inputs
+    logged = inputs.dataset_inputs if inputs is not None else []
+    folders = (json.loads(each.dataset.source).get("uri", "") for each in logged if each.dataset.source_type == "local")
+    return next((Path(folder) for folder in folders if folder), None)
 
 
 def gate_folder(version: Version) -> str:

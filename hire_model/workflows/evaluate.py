@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,13 @@ from hire_model.scoring.explain import Explanation, explain
 from hire_model.scoring.matrix import compute_similarity, map_predicates
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import EvaluateSettings, Settings
-from hire_model.tracking import registry
+from hire_model.tracking import registry, versions
 from hire_model.tracking.connection import inside_mlflow_run
 from hire_model.tracking.run import start_run
 from hire_model.training.distributed import pick_device
+from hire_model.workflows.evaluation_data import describe_evaluation, name_model, use_common_data
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,20 @@ def evaluate(
     figures: Path | None = None,
     page: Path | None = None,
     limit: int = 0,
+    announce: Callable[[str], None] = log.info,
     contrasts: Sequence[Path] = (),
 ) -> EvaluationOutcome:
     """Evaluate a model, or the mean of the similarity matrices of several models. Inside `mlflow run`, log the figures.
 
     Args:
         models: addresses (models:/hire@challenger) or folders.
-        settings: name the data set and the protocol.
+        settings: name the data set and the protocol. Without data.path, a registered version is evaluated on the data
+            set that it was trained on.
         split: name of the split.
         figures: JSON file to write.
         page: HTML report to write.
         limit: number of images to use, from the first; 0 for all.
+        announce: called before the evaluation, with a line that names model, data set, digest, split and images.
         contrasts: files of contrast sets (see `contrast_sets`) whose images are in the split.
 
     Raises:
@@ -69,11 +76,15 @@ def evaluate(
     """
     if not split:  # `split("")` would open all splits, including the training split
         raise HireError("split: the name is empty; 'hire data show' lists the splits of a data set.")
+    found = [versions.find_by_address(settings.tracking, model) for model in models]
+    settings = use_common_data(settings, found)
     chosen = open_dataset(settings.data).split(split, limit)
     protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
     items = [item for path in contrasts for item in read_contrasts(path)]
     matched = match_images(items, chosen) if contrasts else None
     folders = [registry.fetch(model, settings.tracking) for model in models]
+    names = [name_model(*each) for each in zip(models, found, strict=True)]
+    announce(describe_evaluation(", ".join(names), chosen, found))
     tracking = settings.tracking.model_copy(update={"enabled": settings.tracking.enabled and inside_mlflow_run()})
     with start_run(tracking, "evaluate") as run:
         manifest = chosen.dataset.manifest
@@ -81,7 +92,7 @@ def evaluate(
         loaded = [load_model(folder, settings) for folder in folders]
         matrices = [score_split(model, chosen, settings.evaluate) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
-        result = make_result(matrix, chosen, settings.evaluate, {"model": ", ".join(models)})
+        result = make_result(matrix, chosen, settings.evaluate, {"model": ", ".join(names)})
         if matched:
             scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
             table = measure_contrasts(scorers, chosen, matched, contrasts, settings.evaluate.bootstrap)

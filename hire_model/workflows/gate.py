@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,19 +33,30 @@ from hire_model.tracking import registry, trust, versions
 from hire_model.tracking.versions import Version
 from hire_model.training.distributed import pick_device
 from hire_model.workflows.evaluate import load_model, score_split
+from hire_model.workflows.evaluation_data import describe_evaluation, use_training_data
 
 log = logging.getLogger(__name__)
+_NUMBERED = re.compile(r"decision-(\d+)\.json")
 _SEED = 0  # of the bootstrap
 _DRAWS = 1000  # number of bootstrap samples if evaluate.bootstrap is 0
 
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """A gate decision, the version that it is about, and the champion at that time, if any."""
+    """A gate decision, the version that it is about, and the champion at that time, if any.
 
-    decision: Decision
+    decision: None if the version is the champion; then nothing was measured and nothing was written.
+    """
+
+    decision: Decision | None
     version: Version
     champion: Version | None
+
+    def summary(self) -> str:
+        """Return the decision in a sentence."""
+        if self.decision is not None:
+            return self.decision.summary()
+        return f"Version {self.version.number} of '{self.version.name}' is already the champion; nothing was measured."
 
 
 class _StoredRanks(BaseModel):
@@ -58,30 +70,48 @@ class _StoredRanks(BaseModel):
     t2i: list[int]
 
 
-def gate(settings: Settings, version: str = versions.CHALLENGER, split: str = "", limit: int = 0) -> GateOutcome:
+def gate(
+    settings: Settings,
+    version: str = versions.CHALLENGER,
+    split: str = "",
+    limit: int = 0,
+    announce: Callable[[str], None] = log.info,
+) -> GateOutcome:
     """Check a version against the rules of the settings. A failed gate is a result, not an error.
+
+    The champion is not checked again: the outcome has no decision, and nothing is written.
 
     The decision is written to the version's tags, its run, and its model card, which is the version's description.
     The tag gate.decision is 'running' until everything is written, and 'stopped' after an error or Ctrl-C. A version
     with one of these values cannot be promoted.
 
     Args:
-        settings: name the store, the data set and the rules.
+        settings: name the store, the data set and the rules. Without data.path, the data set is the one that the
+            version was trained on.
         version: alias or number.
-        split: split to measure on; if empty, the evaluation split of the settings (data.test, else data.dev).
+        split: split to measure on; if empty, the evaluation split of the settings (data.test, else data.dev), or of the
+            version's training if its data set has no such split.
         limit: number of images to use, from the first; 0 for all, or for data.dev_images if `split` is empty.
+        announce: called before the measurement, with a line that names version, data set, digest, split and images.
 
     Raises:
         HireError: no such version, split or protocol, or the store does not answer.
     """
     challenger = versions.find(settings.tracking, version)
     champion = versions.find_champion(settings.tracking)
+    if champion is not None and champion.number == challenger.number:
+        return GateOutcome(None, challenger, champion)
+    used_settings = use_training_data(settings, challenger)
+    dataset = open_dataset(used_settings.data)
     if not split:
         split, default_limit = settings.data.evaluation_split
         limit = limit or default_limit
-    chosen = open_dataset(settings.data).split(split, limit)
+        if used_settings is not settings and split not in dataset.manifest.splits:
+            split = challenger.tags.get(versions.DATA_SPLIT, split)
+    settings, chosen = used_settings, dataset.split(split, limit)
     names = dict.fromkeys([settings.evaluate.protocol, *(key.split("/")[0] for key in settings.gate.minimums)])
     used = [protocols.check_fit(chosen.owner, len(chosen.images), name) for name in names]
+    announce(describe_evaluation(f"version {challenger.number} of '{challenger.name}'", chosen, [challenger]))
     versions.set_tags(settings.tracking, challenger, {versions.DECISION: versions.RUNNING})
     try:
         return GateOutcome(_run_gate(challenger, champion, chosen, used, settings), challenger, champion)
@@ -100,8 +130,7 @@ def _run_gate(
     evidence, ranks = _measure(challenger, folder, split, used, settings)
     comparison = None
     if champion is not None:
-        champion_ranks = ranks if champion.number == challenger.number else None
-        comparison = _compare(evidence, ranks, champion, champion_ranks, split, settings)
+        comparison = _compare(evidence, ranks, champion, split, settings)
     decision = decide(evidence, comparison, settings.gate)
     _record(decision, ranks, challenger, folder, settings)
     return decision
@@ -135,16 +164,9 @@ def _measure(
     return evidence, ranks
 
 
-def _compare(
-    evidence: Evidence,
-    ranks: Ranks,
-    champion: Version,
-    champion_ranks: Ranks | None,
-    split: Split,
-    settings: Settings,
-) -> Comparison:
-    """Compare with the champion. Its ranks are `champion_ranks`, or stored by an earlier gate, or computed now."""
-    theirs = champion_ranks or _load_ranks(champion, evidence.ground, ranks.fold, settings)
+def _compare(evidence: Evidence, ranks: Ranks, champion: Version, split: Split, settings: Settings) -> Comparison:
+    """Compare with the champion. Its ranks were stored by an earlier gate, or are computed now."""
+    theirs = _load_ranks(champion, evidence.ground, ranks.fold, settings)
     champion_scored = theirs is None
     if theirs is None:
         log.info("Scoring the champion, version %s, on the same data", champion.number)
@@ -177,11 +199,16 @@ def _load_ranks(champion: Version, ground: Conditions, fold: np.ndarray, setting
 
 
 def _record(decision: Decision, ranks: Ranks, version: Version, folder: Path, settings: Settings) -> None:
-    """Write the model card and the files, then the tags, and last the tag that `promote` reads."""
+    """Write the model card and the files, then the tags, and last the tag that `promote` reads.
+
+    decision.json is the current decision. Each gate also writes decision-1.json, decision-2.json, ..., so that earlier
+    decisions stay readable.
+    """
     ground = decision.evidence.ground
     stored = _StoredRanks(version=version.number, ground=ground, i2t=ranks.i2t.tolist(), t2i=ranks.t2i.tolist())
     texts = {
         versions.DECISION_FILE: decision.model_dump_json(indent=1) + "\n",
+        _name_numbered_decision(version, settings): decision.model_dump_json(indent=1) + "\n",
         "decision.md": decision.markdown(),
         "ranks.json": stored.model_dump_json() + "\n",
     }
@@ -193,3 +220,9 @@ def _record(decision: Decision, ranks: Ranks, version: Version, folder: Path, se
             path = write_text(text, Path(temporary) / name)
             versions.log_artifact(settings.tracking, version, path, versions.gate_folder(version))
     versions.record_decision(settings.tracking, version, decision)
+
+
+def _name_numbered_decision(version: Version, settings: Settings) -> str:
+    names = versions.list_artifacts(settings.tracking, version, versions.gate_folder(version))
+    numbers = [int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))]
+    return f"decision-{max(numbers, default=0) + 1}.json"

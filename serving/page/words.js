@@ -22,7 +22,10 @@ export function sentence(text, explanation, point, contributions = true) {
   const shown = explanation.words.map((word, place) => [word, place]).filter(([word]) => contributions || word !== MARKS);
   const buttons = shown.map(([word, place]) => {
     const marks = word === MARKS;
-    const button = element("button", { type: "button", class: marks ? "word marks" : "word", "aria-pressed": "false" });
+    const unknown = Boolean(explanation.unknown?.includes(word));
+    const kind = marks ? "word marks" : unknown ? "word unknown" : "word";
+    const button = element("button", { type: "button", class: kind, "aria-pressed": "false" });
+    if (unknown) button.title = `${word}: not in the vocabulary`;
     button.append(element("span", {}, marks ? "start and end" : word));
     if (contributions) button.append(...part(explanation.contributions[place], most));
     button.dataset.word = place;

@@ -58,6 +58,14 @@ def test_search_uses_the_only_gallery_and_its_model(built, tiny_dataset):
         assert scores == sorted(scores, reverse=True) and all(1 <= int(row[3]) <= 20 for row in rows[:3])
 
 
+def test_search_marks_words_that_the_model_does_not_know(built, tiny_dataset):
+    folder, _ = built
+    text = gallery_examples.open_split(tiny_dataset).texts[0]
+    assert "not in the vocabulary" not in run_hire(folder, "search", text)
+    assert f"zebra {text}\n  zebra: not in the vocabulary\n" in run_hire(folder, "search", f"zebra {text}")
+    assert "No word of the text is in the model's vocabulary" in run_hire(folder, "search", "zebra playing saxophone")
+
+
 def test_list_and_show_describe_the_gallery(built):
     folder, _ = built
     listed = run_hire(folder, "gallery", "list")

@@ -111,7 +111,7 @@ def test_one_set_can_hold_several_pairs(items: list[str] | None, expected: list[
 
 def test_evaluate_uses_the_challenger_by_default(evaluate_calls: list[tuple[Any, ...]]) -> None:
     CliRunner().invoke(app, ["evaluate", "--data", "d", "--set", "tracking.model_name=other"])
-    models, settings, split, figures, page, limit = evaluate_calls[0]
+    models, settings, split, figures, page, limit, _ = evaluate_calls[0]
     assert models == ["models:/other@challenger"]
     assert (settings.data.path, split, figures, page, limit) == (Path("d"), "test", None, None, 0)
 
@@ -119,7 +119,7 @@ def test_evaluate_uses_the_challenger_by_default(evaluate_calls: list[tuple[Any,
 def test_evaluate_passes_an_ensemble_on(evaluate_calls: list[tuple[Any, ...]]) -> None:
     arguments = "evaluate --model a --model b --split dev --protocol coco-5k --json f.json --report r.html --limit 7"
     CliRunner().invoke(app, arguments.split())
-    models, settings, split, figures, page, limit = evaluate_calls[0]
+    models, settings, split, figures, page, limit, _ = evaluate_calls[0]
     assert (models, split, settings.evaluate.protocol) == (["a", "b"], "dev", "coco-5k")
     assert (figures, page, limit) == (Path("f.json"), Path("r.html"), 7)
 

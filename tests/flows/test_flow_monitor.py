@@ -116,7 +116,14 @@ def test_data_other_than_the_training_data_are_refused(
         run_monitor(usual, str(monitored.folder), Settings.model_validate({"data": {"path": tiny_dataset}}), run_suite)
 
 
-def test_lines_of_another_model_are_ignored(
+def test_the_command_compares_a_version_with_its_training_data(monitored: RegisteredModel, usual: Path) -> None:
+    uri = monitored.settings.tracking.uri
+    command = ["monitor", "--journal", str(usual), "--version", "1", "--set", f"tracking.uri={uri}"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code in (0, 1) and "120 pairs" in result.output, result.output
+
+
+def test_lines_of_another_model_are_counted_and_not_compared(
     monitored: RegisteredModel, scenes: Path, usual: Path, tmp_path: Path
 ) -> None:
     for part in usual.iterdir():
@@ -126,6 +133,8 @@ def test_lines_of_another_model_are_ignored(
     settings = Settings.model_validate({"data": {"path": scenes, "test": "test"}})
     result = run_monitor(tmp_path, str(monitored.folder), settings, run_suite)
     assert (result.drift.pairs, result.drift.verdict) == (0, "too few")
+    command = f"hire monitor --journal {tmp_path} --version 1"
+    assert result.summary().endswith(f"The journal also has pairs of version 1 (120). To compare them: {command}")
 
 
 @flow(name="stub")

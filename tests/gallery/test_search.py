@@ -50,6 +50,13 @@ def test_a_full_shortlist_gives_the_order_of_full_scoring(scorer, gallery, split
         assert (np.diff(full[rows, column]) <= 1e-6).all()
 
 
+def test_unknown_words_are_listed_and_a_text_without_known_words_gets_a_note(scorer, gallery, split):
+    known = split.texts[0]
+    results = search.search_images(scorer, gallery, [known, f"{known} zebra", "zebra saxophone!"], top_k=3)
+    assert [list(result.unknown) for result in results] == [[], ["zebra"], ["zebra", "saxophone"]]
+    assert [result.note for result in results] == ["", "", search.NO_KNOWN_WORD]
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     shortlist=st.integers(1, 45),

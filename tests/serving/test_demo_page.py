@@ -121,6 +121,13 @@ def test_the_page_starts_with_a_sample_of_pictures(page: Tab, example: Example) 
     assert not page.list_errors()
 
 
+def test_unknown_words_are_marked(page: Tab) -> None:
+    search(page, "zebra saxophone")
+    titles = "[...document.querySelectorAll('#sentence .word.unknown')].map(word => word.title)"
+    assert page.evaluate(titles) == ["zebra: not in the vocabulary", "saxophone: not in the vocabulary"]
+    assert "No word of the text" in page.read_text("#search-state")
+
+
 def test_a_search_shows_the_hits_in_the_order_of_the_service(page: Tab, example: Example) -> None:
     search(page)
     answer = answer_directly(example, {"gallery": demo.GALLERY, "texts": [SENTENCE], "top_k": 12})

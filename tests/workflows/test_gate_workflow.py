@@ -60,38 +60,46 @@ def settings(registered_model: RegisteredModel, tmp_path_factory: pytest.TempPat
     mlflow.set_tracking_uri(before)
 
 
+def _decide(settings: Settings, version: str, **options: Any) -> Decision:
+    decision = workflow.gate(settings, version, **options).decision
+    assert decision is not None
+    return decision
+
+
 @pytest.fixture(scope="module")
-def first(settings: Settings) -> workflow.GateOutcome:
-    """Run the gate of version 1 without a champion, and promote the version."""
-    outcome = workflow.gate(settings, "challenger")
+def first(settings: Settings) -> Decision:
+    """Run the gate of version 1 twice without a champion, and promote the version."""
+    _decide(settings, "1", limit=6)
+    decision = _decide(settings, "challenger")
     promote(settings.tracking)
-    return outcome
+    return decision
 
 
 @pytest.fixture(scope="module")
-def second(settings: Settings, first: workflow.GateOutcome) -> workflow.GateOutcome:
+def second(settings: Settings, first: Decision) -> Decision:
     """Run the gate of version 2 against version 1."""
-    return workflow.gate(settings, "2")
+    return _decide(settings, "2")
 
 
-def test_every_figure_of_the_first_version_is_measured(first: workflow.GateOutcome, settings: Settings) -> None:
-    decision = first.decision
-    assert decision.passed and decision.champion == "" and first.champion is None, decision.reasons()
-    evidence = decision.evidence
+def test_every_figure_of_the_first_version_is_measured(first: Decision, settings: Settings) -> None:
+    assert first.passed and first.champion == "", first.reasons()
+    evidence = first.evidence
     manifest = Dataset.open(settings.data.path or "").manifest
     assert (evidence.ground.digest, evidence.ground.split, evidence.ground.images) == (manifest.digest, "test", 8)
-    trained = mlflow.MlflowClient(settings.tracking.uri).get_run(first.version.run_id).data.metrics["full/rsum"]
+    trained = mlflow.MlflowClient(settings.tracking.uri).get_run(_find_run(settings)).data.metrics["full/rsum"]
     assert evidence.figures["full/rsum"] == pytest.approx(trained)
     assert {"shuffle", "swap", "negation"} <= set(evidence.behaviour)
     assert evidence.calibration is not None and evidence.speed is not None and evidence.speed.pair_ms > 0
     assert evidence.megabytes is not None and evidence.megabytes > 0.1
 
 
-def test_the_decision_is_in_the_tags_the_run_and_the_model_card(
-    first: workflow.GateOutcome, settings: Settings
-) -> None:
+def _find_run(settings: Settings) -> str:
+    return versions.find(settings.tracking, "1").run_id
+
+
+def test_the_decision_is_in_the_tags_the_run_and_the_model_card(first: Decision, settings: Settings) -> None:
     version = versions.find(settings.tracking, "1")
-    decision = first.decision
+    decision = first
     assert version.tags["gate.decision"] == "passed" and version.tags["gate.champion"] == "none"
     assert version.tags["gate.data.digest"] == decision.evidence.ground.digest
     for check in decision.checks:
@@ -104,20 +112,20 @@ def test_the_decision_is_in_the_tags_the_run_and_the_model_card(
 
 
 def test_the_gate_records_the_digest_of_the_model_that_it_judged(
-    first: workflow.GateOutcome, second: workflow.GateOutcome, settings: Settings
+    first: Decision, second: Decision, settings: Settings
 ) -> None:
     """Version 2 was registered without a digest, as by an earlier release."""
-    for number, outcome in (("1", first), ("2", second)):
+    for number, decision in (("1", first), ("2", second)):
         version = versions.find(settings.tracking, number)
         files = artifact.hash_files(fetch(version.uri, settings.tracking))
         digest = artifact.digest_table(files)
         assert version.tags["artifact.sha256"] == version.tags["gate.artifact.sha256"] == digest
-        assert outcome.decision.evidence.facts["artifact.sha256"] == digest
+        assert decision.evidence.facts["artifact.sha256"] == digest
         assert json.loads(version.tags["artifact.files"]) == files
 
 
-def test_a_worse_version_is_not_promoted(second: workflow.GateOutcome, settings: Settings) -> None:
-    decision = second.decision
+def test_a_worse_version_is_not_promoted(second: Decision, settings: Settings) -> None:
+    decision = second
     assert not decision.passed and decision.champion == "1" and decision.comparison is not None
     assert decision.comparison.difference < -30 and decision.comparison.interval[1] < 0
     assert {behaviour.share for behaviour in decision.evidence.behaviour.values()} == {0.0}
@@ -130,16 +138,16 @@ def test_a_worse_version_is_not_promoted(second: workflow.GateOutcome, settings:
 
 
 def test_the_champion_is_scored_again_only_on_other_data_or_images(
-    second: workflow.GateOutcome, settings: Settings, tmp_path: Path
+    second: Decision, settings: Settings, tmp_path: Path
 ) -> None:
     """On the same data its stored ranks are used. With fewer images or other data they are computed."""
-    comparison = second.decision.comparison
+    comparison = second.comparison
     assert comparison is not None and not comparison.champion_scored
-    shorter = workflow.gate(settings, "2", limit=7).decision.comparison
+    shorter = _decide(settings, "2", limit=7).comparison
     assert shorter is not None and shorter.champion_scored and shorter.ground.images == 7
     other = generate(tmp_path / "other", train=2, dev=2, test=8, seed=9)
     elsewhere = settings.model_copy(update={"data": settings.data.model_copy(update={"path": tmp_path / "other"})})
-    changed = workflow.gate(elsewhere, "2").decision.comparison
+    changed = _decide(elsewhere, "2").comparison
     assert changed is not None and changed.champion_scored and changed.ground.digest == other.digest
     assert changed.champion_rsum != comparison.champion_rsum
 
@@ -165,29 +173,80 @@ def test_the_gate_measures_on_the_evaluation_split_of_the_settings(
 
     monkeypatch.setattr(workflow, "_run_gate", stop)
     with pytest.raises(HireError, match="enough"):
-        workflow.gate(
-            settings.model_copy(update={"data": settings.data.model_copy(update=data)}), "champion", **options
-        )
+        workflow.gate(settings.model_copy(update={"data": settings.data.model_copy(update=data)}), "2", **options)
     assert chosen == [measured_on]
 
 
-def test_the_champion_compared_with_itself_is_equal(second: workflow.GateOutcome, settings: Settings) -> None:
-    comparison = workflow.gate(settings, "champion").decision.comparison
-    assert comparison is not None and (comparison.difference, comparison.interval) == (0.0, (0.0, 0.0))
+def test_the_gate_of_the_champion_measures_and_writes_nothing(
+    first: Decision, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow, "_run_gate", lambda *_: pytest.fail("the champion is measured again"))
+    before = versions.find(settings.tracking, "1")
+    outcome = workflow.gate(settings, "champion")
+    assert outcome.decision is None and "Version 1 of 'hire' is already the champion" in outcome.summary()
+    assert versions.find(settings.tracking, "1") == before
+
+
+def test_an_earlier_decision_stays_readable(first: Decision, settings: Settings) -> None:
+    version = versions.find(settings.tracking, "1")
+    earlier, current = (
+        versions.read_artifact(settings.tracking, version, f"gate/version-1/decision-{number}.json")
+        for number in (1, 2)
+    )
+    assert earlier is not None and Decision.model_validate_json(earlier).evidence.ground.images == 6
+    assert current is not None and Decision.model_validate_json(current) == first
+
+
+def _without_path(settings: Settings) -> Settings:
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"path": None})})
+
+
+def test_without_a_data_set_the_gate_uses_the_training_data_of_the_version(
+    settings: Settings, registered_model: RegisteredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Split] = []
+    lines: list[str] = []
+
+    def stop(challenger: object, champion: object, split: Split, *_: object) -> None:
+        opened.append(split)
+        raise HireError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    generate(tmp_path / "datasets" / "relational-scenes", train=2, dev=2, test=2, seed=7)
+    monkeypatch.setattr(workflow, "_run_gate", stop)
+    monkeypatch.setattr(versions, "find_champion", lambda _: None)
+    with pytest.raises(HireError, match="enough"):
+        workflow.gate(_without_path(settings), "1", announce=lines.append)
+    manifest = Dataset.open(registered_model.dataset).manifest
+    assert opened[0].dataset.manifest.digest == manifest.digest
+    for part in ("version 1 of 'hire'", manifest.name, manifest.digest[:12], "split test", "8 images", "its training"):
+        assert part in lines[0]
+
+
+def test_a_version_whose_data_are_gone_is_refused(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    generate(tmp_path / "datasets" / "relational-scenes", train=2, dev=2, test=2, seed=7)
+    monkeypatch.setattr(versions, "read_data_folder", lambda *_: tmp_path / "gone")
+    monkeypatch.setattr(versions, "find_champion", lambda _: None)
+    digest = versions.find(settings.tracking, "1").tags["data.digest"]
+    with pytest.raises(HireError, match=rf"trained on 'gone'.*digest {digest[:12]}.*--data FOLDER"):
+        workflow.gate(_without_path(settings), "1")
 
 
 def test_a_wrong_version_split_or_protocol_is_refused_before_scoring(settings: Settings) -> None:
     with pytest.raises(HireError, match="no version or alias '9'"):
         workflow.gate(settings, "9")
     with pytest.raises(HireError, match="no split 'val'"):
-        workflow.gate(settings, "1", split="val")
+        workflow.gate(settings, "2", split="val")
     rules = settings.gate.model_copy(update={"minimum": "coco-5k/rsum=1"})
     with pytest.raises(HireError, match="coco-5k"):
-        workflow.gate(settings.model_copy(update={"gate": rules}), "1")
+        workflow.gate(settings.model_copy(update={"gate": rules}), "2")
 
 
 def test_a_version_with_an_interrupted_gate_cannot_be_promoted(
-    second: workflow.GateOutcome, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    second: Decision, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -200,23 +259,25 @@ def test_a_version_with_an_interrupted_gate_cannot_be_promoted(
 
 
 def test_gate_promote_show_and_card_agree_on_the_command_line(
-    first: workflow.GateOutcome, second: workflow.GateOutcome, settings: Settings, tmp_path: Path
+    first: Decision, second: Decision, settings: Settings, tmp_path: Path
 ) -> None:
     run, store = CliRunner(), ["--set", f"tracking.uri={settings.tracking.uri}"]
     rules = ["--set", "gate.min_shuffle=0", "--set", "gate.max_ece=1", "--set", "evaluate.bootstrap=50"]
     data = ["--data", str(settings.data.path)]
     out = tmp_path / "decision.json"
-    passed = run.invoke(app, ["gate", "--version", "1", *data, *rules, *store, "--json", str(out)])
-    assert passed.exit_code == 0 and "hire promote --version 1" in passed.output, passed.output
-    assert Decision.model_validate_json(out.read_text()).passed
-    strict = ["--set", "gate.minimum=full/rsum=600"]
-    failed = run.invoke(app, ["gate", "--version", "1", *data, *rules, *strict, *store])
-    assert failed.exit_code == 1 and "recall full/rsum" in failed.output
+    again = run.invoke(app, ["gate", "--version", "1", *data, *rules, *store])
+    assert again.exit_code == 0 and "already the champion" in again.output, again.output
+    history = run.invoke(app, ["registry", "show", *store]).output
+    failed = run.invoke(app, ["gate", "--version", "2", *data, *rules, *store, "--json", str(out)])
+    assert failed.exit_code == 1 and "no worse than the champion" in failed.output, failed.output
+    assert failed.output.startswith("Evaluating version 2 of 'hire' on relational scenes: digest ")
+    assert not Decision.model_validate_json(out.read_text()).passed
     shown = run.invoke(app, ["registry", "show", *store])
     assert shown.exit_code == 0 and "champion" in shown.output and "failed" in shown.output
     refused = run.invoke(app, ["promote", "--version", "2", *store])
     assert isinstance(refused.exception, PromotionError)
     assert "already" in run.invoke(app, ["promote", "--version", "1", *store]).output
+    assert run.invoke(app, ["registry", "show", *store]).output.count("promote 1") == history.count("promote 1")
     carded = run.invoke(app, ["card", "--model", "1", "--out", str(tmp_path / "card.md"), *store])
     card = (tmp_path / "card.md").read_text()
     assert carded.exit_code == 0 and "## Gate" in card

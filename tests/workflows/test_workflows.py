@@ -101,8 +101,23 @@ def test_an_evaluation_repeats_the_figures_of_the_training(
     settings = _settings(folder, tiny_dataset).settings
     outcome = evaluate_workflow.evaluate([model], settings, "test", folder / "f.json", folder / "r.html")
     assert outcome.result.rsum == pytest.approx(trained.result.rsum)
-    assert outcome.result.facts["model"] == model
+    assert outcome.result.facts["model"].startswith(model)
     assert (folder / "f.json").is_file() and "<html" in (folder / "r.html").read_text("utf-8")
+
+
+def test_a_registered_model_is_evaluated_on_the_data_it_was_trained_on(
+    trained: TrainOutcome, folder: Path, tiny_dataset: Path
+) -> None:
+    settings = _settings(folder, tiny_dataset).settings
+    without = settings.model_copy(update={"data": settings.data.model_copy(update={"path": None})})
+    lines: list[str] = []
+    evaluate_workflow.evaluate(["models:/hire@challenger"], without, "test", announce=lines.append)
+    manifest = Dataset.open(tiny_dataset).manifest
+    assert lines == [
+        "Evaluating models:/hire@challenger (version 1) on relational scenes (the data of its training): "
+        f"digest {manifest.digest[:12]}, split test, 8 images."
+    ]
+    assert not (folder / "datasets").exists()
 
 
 def test_two_models_are_evaluated_as_an_ensemble(trained: TrainOutcome, folder: Path, tiny_dataset: Path) -> None:
@@ -183,8 +198,12 @@ def test_a_refused_resume_does_not_change_the_earlier_run(
     assert run.info.status == "FINISHED"
 
 
-def test_the_printed_summary_names_the_next_command(trained: TrainOutcome, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_summary_names_the_data_and_the_next_command(
+    trained: TrainOutcome, tiny_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     print_training(trained)
     printed = capsys.readouterr().out
+    digest = Dataset.open(tiny_dataset).manifest.digest[:12]
+    assert printed.startswith(f"Evaluated version 1 on relational scenes: digest {digest}, split test, 8 images.\n")
     for part in ("R@1", "rSum", "runs/latest/report.html", "hire evaluate --model models:/hire@challenger"):
         assert part in printed
