@@ -1,8 +1,9 @@
 """Fixtures for all tests, and rules that mark and group tests.
 
 `make test` runs two processes. All tests of a group run in the same process, so that shared fixtures are built once.
-A group is a folder that starts servers, or a single file elsewhere. `make test-fast` skips tests marked `live` or
-`slow`. A test that uses one of SLOW_FIXTURES is marked `slow`.
+A group is a folder that starts servers, or a single file elsewhere. The longest groups start first, so that both
+processes end at about the same time. `make test-fast` skips tests marked `live` or `slow`. A test that uses one of
+SLOW_FIXTURES is marked `slow`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", "1"
-    )  # torch reads it when it is loaded; one thread per process is faster here
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded; one thread per process is faster here
 
 import hire_model  # noqa: F401  # import before torch, because it sets the spin count of OpenMP
 
@@ -24,13 +23,14 @@ if TYPE_CHECKING:
     from registered import RegisteredModel
 
 ROOT = Path(__file__).parent.parent
-SERVER_FOLDERS = ("flows", "serving", "tracking")  # in this order: the longest group starts first
+SERVER_FOLDERS = ("flows", "serving", "tracking")
+LONGEST = ("flows", "serving", "test_readme.py", "tracking", "data/images/test_image_import.py", "test_setup.py")
 SLOW_FIXTURES = {"registered_model"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow tests, assign each test to its group, and sort the server groups first."""
-    groups: dict[str, list[pytest.Item]] = {folder: [] for folder in SERVER_FOLDERS}
+    """Mark slow tests, assign each test to its group, and sort the longest groups first."""
+    groups: dict[str, list[pytest.Item]] = {group: [] for group in LONGEST}
     for item in items:
         path = item.path.relative_to(ROOT / "tests")
         group = path.parts[0] if path.parts[0] in SERVER_FOLDERS else str(path)
