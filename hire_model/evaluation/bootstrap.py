@@ -41,19 +41,6 @@ def bootstrap_intervals(
     return _compute_intervals(_draw_recalls(i2t, t2i, owner, fold, draws, seed), level)
 
 
-def bootstrap_difference(
-    first: tuple[np.ndarray, np.ndarray],
-    second: tuple[np.ndarray, np.ndarray],
-    owner: np.ndarray,
-    fold: np.ndarray,
-    draws: int,
-    seed: int,
-    level: float = 0.95,
-) -> Interval:
-    """Compute the interval of rSum(first) - rSum(second); see `bootstrap_differences`."""
-    return bootstrap_differences(first, second, owner, fold, draws, seed, level)["rsum"]
-
-
 def bootstrap_differences(
     first: tuple[np.ndarray, np.ndarray],
     second: tuple[np.ndarray, np.ndarray],

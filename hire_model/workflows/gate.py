@@ -18,7 +18,7 @@ from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols
 from hire_model.evaluation.behaviour import measure_behaviour
-from hire_model.evaluation.bootstrap import bootstrap_difference
+from hire_model.evaluation.bootstrap import bootstrap_differences
 from hire_model.evaluation.calibration import measure_calibration
 from hire_model.evaluation.protocols import Protocol, Ranks
 from hire_model.evaluation.provenance import collect_facts
@@ -179,9 +179,9 @@ def _compare(evidence: Evidence, ranks: Ranks, champion: Version, split: Split, 
         ground=evidence.ground,
         challenger_rsum=protocols.compute_rsum(ranks, split.owner),
         champion_rsum=protocols.compute_rsum(theirs, split.owner),
-        interval=bootstrap_difference(
+        interval=bootstrap_differences(
             (ranks.i2t, ranks.t2i), (theirs.i2t, theirs.t2i), split.owner, ranks.fold, draws, _SEED
-        ),
+        )["rsum"],
         champion_scored=champion_scored,
     )
 

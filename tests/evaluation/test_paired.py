@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hire_model.evaluation.bootstrap import bootstrap_difference, bootstrap_intervals, bootstrap_share
+from hire_model.evaluation.bootstrap import bootstrap_differences, bootstrap_intervals, bootstrap_share
 from hire_model.evaluation.protocols import Ranks, compute_rsum
 
 OWNER, FOLD = np.repeat(np.arange(100), 2), np.zeros(100, int)
@@ -19,20 +19,20 @@ def draw_ranks(seed: int, worst: int = 30) -> Pair:
 
 
 def test_a_model_compared_with_itself_has_no_difference() -> None:
-    assert bootstrap_difference(draw_ranks(0), draw_ranks(0), OWNER, FOLD, 200, 0) == (0.0, 0.0)
+    assert bootstrap_differences(draw_ranks(0), draw_ranks(0), OWNER, FOLD, 200, 0)["rsum"] == (0.0, 0.0)
 
 
 def test_the_paired_interval_of_similar_models_is_narrow() -> None:
     first = draw_ranks(0)
     second = (first[0].copy(), first[1].copy())
     second[0][:5] = 99  # the second model misses five more images
-    low, high = bootstrap_difference(first, second, OWNER, FOLD, 500, 0)
+    low, high = bootstrap_differences(first, second, OWNER, FOLD, 500, 0)["rsum"]
     single = bootstrap_intervals(*first, OWNER, FOLD, 500, 0)["rsum"]
     assert 0 < high - low < 0.5 * (single[1] - single[0])
 
 
 def test_the_interval_of_a_much_better_model_is_above_0() -> None:
-    low, high = bootstrap_difference(draw_ranks(0, 4), draw_ranks(1, 60), OWNER, FOLD, 200, 0)
+    low, high = bootstrap_differences(draw_ranks(0, 4), draw_ranks(1, 60), OWNER, FOLD, 200, 0)["rsum"]
     assert 0 < low < high
 
 
@@ -40,8 +40,8 @@ def test_the_interval_of_a_much_better_model_is_above_0() -> None:
 @given(st.integers(0, 1000), st.integers(0, 1000))
 def test_the_interval_contains_the_difference_and_changes_sign_with_the_order(a: int, b: int) -> None:
     first, second = draw_ranks(a), draw_ranks(b)
-    low, high = bootstrap_difference(first, second, OWNER, FOLD, 400, 0)
-    reverse = bootstrap_difference(second, first, OWNER, FOLD, 400, 0)
+    low, high = bootstrap_differences(first, second, OWNER, FOLD, 400, 0)["rsum"]
+    reverse = bootstrap_differences(second, first, OWNER, FOLD, 400, 0)["rsum"]
     np.testing.assert_allclose(reverse, (-high, -low), atol=1e-9)
     difference = compute_rsum(Ranks(*first, FOLD), OWNER) - compute_rsum(Ranks(*second, FOLD), OWNER)
     assert low <= difference <= high

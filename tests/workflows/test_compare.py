@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from hire_model.cli.main import app
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
-from hire_model.evaluation.bootstrap import FIGURES, bootstrap_difference, bootstrap_differences
+from hire_model.evaluation.bootstrap import FIGURES, bootstrap_differences
 from hire_model.evaluation.result import Result
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
@@ -84,12 +84,11 @@ def test_the_conclusion_follows_the_interval_of_rsum(interval: tuple[float, floa
     assert words in comparison.conclude()
 
 
-def test_the_interval_of_rsum_is_that_of_bootstrap_difference() -> None:
+def test_the_interval_of_a_recall_contains_the_difference() -> None:
     random = np.random.default_rng(0)
     owner, fold = np.repeat(np.arange(40), 2), np.zeros(40, np.int64)
     first, second = ((random.integers(1, 20, 40), random.integers(1, 20, 80)) for _ in range(2))
     intervals = bootstrap_differences(first, second, owner, fold, 100, 3)
-    assert intervals["rsum"] == pytest.approx(bootstrap_difference(first, second, owner, fold, 100, 3))
     difference = 100 * float(np.mean(first[0] <= 5) - np.mean(second[0] <= 5))
     assert intervals["i2t_r5"][0] <= difference <= intervals["i2t_r5"][1]
 

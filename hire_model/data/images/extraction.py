@@ -17,6 +17,7 @@ import torch
 from hire_model.data.images.extractors import Extractor
 from hire_model.data.images.pictures import PictureError, compute_fingerprint, decode_picture
 from hire_model.data.images.shards import Extraction, ShardStore, write_shard
+from hire_model.data.schema import hash_file
 from hire_model.errors import DataError
 from hire_model.progress import show_progress
 
@@ -43,8 +44,7 @@ def extract_pictures(
     failed: dict[Path, str] = {}
     for path in show_progress(paths, "reading pictures"):
         try:
-            with path.open("rb") as file:
-                digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path] = hash_file(path).sha256
         except OSError as error:
             failed[path] = f"cannot be read: {error.strerror}"
     first = {digest: path for path, digest in reversed(digests.items()) if digest not in store}
