@@ -134,7 +134,7 @@ def train_step(state: TrainState, plan: BatchPlan, batch: Batch, hardest: bool) 
         state.objective, state.optimizer, max_norm=state.settings.train.clip, error_if_nonfinite=False
     )
     assert norm is not None
-    values = torch.stack([*losses, norm]).tolist()  # the only wait for a GPU in this step
+    values = torch.stack([*losses, norm]).tolist()  # waits for a GPU
     if not all(math.isfinite(value) for value in values):
         raise TrainingStopped(_describe_not_finite(state, values))
     state.meter.lr = state.lr
