@@ -24,7 +24,7 @@ def test_a_flipped_byte_in_the_features_is_refused_by_every_command(
     data, model = tmp_path / "data", str(registered_model.folder)
     shutil.copytree(registered_model.dataset, data)
     tiny = ["--set", "model.preset=tiny", "--set", "tracking.enabled=false", "--set", f"data.workers={workers}"]
-    commands = [["train", "--data", str(data), "--out", "run", *tiny]]
+    commands = [["train", "--data", str(data), "--set", "train.out=run", *tiny]]
     if not workers:
         commands += [
             ["evaluate", "--data", str(data), "--model", model],
