@@ -18,6 +18,7 @@ import json
 import os
 import re
 import resource
+import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ import psutil
 
 HEADER_S, IDLE_S, READ_S, BODY_S, ANSWER_S, SEND_S = 5.0, 30.0, 10.0, 60.0, 20.0, 20.0
 MAX_HEADER, MAX_BODY = 16 << 10, 16 << 20  # bytes
-MAX_WAITING = 512  # connections that have not sent their headers; more than that: the oldest one is closed
+MAX_WAITING = 1024  # connections that have not sent their headers; more than that: the oldest one is closed
 MAX_OPEN = 128  # requests being read or answered
 KEYS, RECORD, FRONT = "key_file.json", "server.json", "front.json"
 _POST = re.compile(r"/(predictions/hire(/[0-9]{1,9})?|explanations/hire)")
@@ -40,7 +41,7 @@ _WORDS = {
     408: "the request did not arrive in time.",
     413: "the body is larger than 16 MiB.",
     415: "only uncompressed application/json is accepted.",
-    431: "the headers are larger than 16 KiB.",
+    431: "path and headers are larger than 16 KiB.",
     501: "this Transfer-Encoding is not supported; send a Content-Length or chunks.",
     503: "no server is running, or it is too busy: retry after Retry-After seconds.",
     504: "the server did not answer in time.",
@@ -194,6 +195,8 @@ class Front:
         """Raise Refused unless the server may see this request."""
         if request.http_version not in (b"1.0", b"1.1"):
             raise Refused(505)
+        if sum(len(name) + len(value) for name, value in request.headers) + len(request.target) > MAX_HEADER:
+            raise Refused(431)  # h11 limits only headers that arrive in parts
         path = request.target.decode("latin1").partition("?")[0]
         if path == "/ping":
             if request.method != b"GET":
@@ -242,8 +245,8 @@ async def _ask(upstream: Upstream, method: str, path: str, body: bytes) -> Answe
             ("Host", f"127.0.0.1:{upstream.port}"), ("Authorization", f"Bearer {upstream.token}"),
             ("Content-Type", "application/json"), ("Content-Length", str(len(body))),
         ]  # fmt: skip
-        writer.write(connection.send(h11.Request(method=method, target=path, headers=headers)) or b"")
-        writer.write(body)
+        request = h11.Request(method=method, target=path, headers=headers)
+        writer.write((connection.send(request) or b"") + body)
         connection.send(h11.Data(data=body))
         connection.send(h11.EndOfMessage())
         status, kind, parts = 0, b"application/json", []
@@ -301,9 +304,8 @@ async def _send(connection: h11.Connection, writer: asyncio.StreamWriter, answer
         headers.append((b"Retry-After", _RETRY[answer.status]))
     if connection.their_state is not h11.DONE:  # the rest of the request is not read
         headers.append((b"Connection", b"close"))
-    writer.write(connection.send(h11.Response(status_code=answer.status, headers=headers)) or b"")
-    writer.write(connection.send(h11.Data(data=answer.body)) or b"")
-    writer.write(connection.send(h11.EndOfMessage()) or b"")
+    events = (h11.Response(status_code=answer.status, headers=headers), h11.Data(data=answer.body), h11.EndOfMessage())
+    writer.write(b"".join(connection.send(event) or b"" for event in events))
     async with asyncio.timeout(SEND_S):
         await writer.drain()
 
@@ -322,7 +324,9 @@ async def main(folder: Path, port: int) -> None:
     front = Front(folder)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    server = await asyncio.start_server(front.serve, "127.0.0.1", port, backlog=4096, limit=1 << 20)
+    listening = socket.create_server(("127.0.0.1", port))
+    server = await asyncio.start_server(front.serve, sock=listening, backlog=64, limit=1 << 20)
+    listening.listen(4096)  # the queue; asyncio accepts 64 at a time and reads in between
     record = {"pid": os.getpid(), "started": psutil.Process().create_time(), "port": port}
     partial = folder / f".{FRONT}.{os.getpid()}"
     partial.write_text(json.dumps(record) + "\n", "utf-8")
