@@ -106,7 +106,9 @@ class Manifest(BaseModel):
     predicates: tuple[str, ...] = ()
     splits: dict[str, SplitCounts]
     files: dict[str, FileFacts]
-    blocks: dict[str, BlockDigests] = {}  # by file; not part of the digest: `files` has the SHA-256 of the same bytes
+    # By file. Not part of the digest: `files` has the SHA-256 of the same bytes. Not written if empty, as in a gallery,
+    # so that earlier releases open it.
+    blocks: dict[str, BlockDigests] = Field(default={}, exclude_if=lambda blocks: not blocks)
 
     @property
     def digest(self) -> str:
