@@ -33,6 +33,7 @@ MAX_OPEN = 128  # requests being read or answered
 KEYS, RECORD, FRONT = "key_file.json", "server.json", "front.json"
 _POST = re.compile(r"/(predictions/hire(/[0-9]{1,9})?|explanations/hire)")
 _JSON = re.compile(rb'application/json *(; *charset="?utf-8"? *)?', re.IGNORECASE)
+_FIELD = re.compile(rb"\r\n([a-z-]+): *([^\r]*)")
 _WORDS = {
     400: "not a valid HTTP request.",
     401: "no valid token: send Authorization: Bearer TOKEN with the token in key_file.json.",
@@ -92,6 +93,7 @@ class Front:
         self.upstream: Upstream | None = None
         self.waiting: dict[asyncio.StreamWriter, None] = {}  # connections without complete headers, the oldest first
         self.open = 0
+        self.token = self.read_token()
 
     def find_upstream(self) -> Upstream:
         """Return the current server. Raise Refused if there is none."""
@@ -118,8 +120,9 @@ class Front:
             return ""
 
     async def watch(self) -> None:
-        """Close idle connections to a server that was replaced, also if no request arrives."""
+        """Close idle connections to a server that was replaced, also if no request arrives. Read a new token."""
         while True:
+            self.token = self.read_token()
             with contextlib.suppress(Refused):
                 self.find_upstream()
             await asyncio.sleep(0.5)
@@ -210,7 +213,7 @@ class Front:
             raise Refused(405)
         headers = [(bytes(name), bytes(value)) for name, value in request.headers]
         tokens = [value for name, value in headers if name == b"authorization"]
-        known = [token for token in (self.read_token(), self.find_upstream().token) if token]
+        known = [token for token in (self.token, self.find_upstream().token) if token]
         good = [hmac.compare_digest(value, f"Bearer {token}".encode()) for value in tokens for token in known]
         if len(tokens) != 1 or not any(good):
             raise Refused(401)
@@ -230,43 +233,37 @@ class Front:
                     return await _ask(upstream, request.method.decode(), path, body)
             except TimeoutError as error:
                 raise Refused(504) from error
-            except (OSError, h11.ProtocolError, asyncio.IncompleteReadError):
+            except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LookupError, ValueError):
                 upstream.close_idle()
                 await asyncio.sleep(0.1)
         raise Refused(503)
 
 
 async def _ask(upstream: Upstream, method: str, path: str, body: bytes) -> Answer:
-    """Send one request on an idle or a new connection, and return the answer."""
+    """Send one request on an idle or a new connection, and return the answer.
+
+    TorchServe's answers have a Content-Length. Raises OSError, IncompleteReadError or LookupError if the connection is
+    lost or the answer is another one.
+    """
     reader, writer = upstream.idle.pop() if upstream.idle else await asyncio.open_connection("127.0.0.1", upstream.port)
     try:
-        connection = h11.Connection(h11.CLIENT)
-        headers = [
-            ("Host", f"127.0.0.1:{upstream.port}"), ("Authorization", f"Bearer {upstream.token}"),
-            ("Content-Type", "application/json"), ("Content-Length", str(len(body))),
-        ]  # fmt: skip
-        request = h11.Request(method=method, target=path, headers=headers)
-        writer.write((connection.send(request) or b"") + body)
-        connection.send(h11.Data(data=body))
-        connection.send(h11.EndOfMessage())
-        status, kind, parts = 0, b"application/json", []
-        while not isinstance(event := connection.next_event(), h11.EndOfMessage):
-            if event is h11.NEED_DATA:
-                connection.receive_data(await reader.read(1 << 16))
-            elif isinstance(event, h11.Response):
-                status, kind = event.status_code, dict(event.headers).get(b"content-type", kind)
-            elif isinstance(event, h11.Data):
-                parts.append(bytes(event.data))
-            elif isinstance(event, h11.ConnectionClosed):
-                raise ConnectionResetError("the server closed the connection")
+        lines = (
+            f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{upstream.port}", f"Authorization: Bearer {upstream.token}",
+            "Content-Type: application/json", f"Content-Length: {len(body)}", "", "",
+        )  # fmt: skip
+        writer.write("\r\n".join(lines).encode() + body)
+        head = await reader.readuntil(b"\r\n\r\n")
+        status = int(head[9:12])
+        fields = dict(_FIELD.findall(head.lower()))
+        content = await reader.readexactly(int(fields[b"content-length"]))
     except BaseException:
         writer.close()
         raise
-    if connection.our_state is h11.DONE and connection.their_state is h11.DONE and not upstream.replaced:
-        upstream.idle.append((reader, writer))
-    else:
+    if fields.get(b"connection") == b"close" or upstream.replaced:
         writer.close()
-    return Answer(status, kind, b"".join(parts))
+    else:
+        upstream.idle.append((reader, writer))
+    return Answer(status, fields.get(b"content-type", b"application/json"), content)
 
 
 async def _read_body(connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:

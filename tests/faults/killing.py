@@ -1,8 +1,8 @@
 """Kill a command at each point where it changes what other processes see, and check what is left.
 
-A point is a rename, an exchange of two folders, or a commit to MLflow's store that has written a row. `kill -9` hits
-just before it; the kill after a point is the one before the next. The action runs in a forked process, which shows its
-points through Python's audit events and SQLAlchemy's events, so the code has no hooks.
+A point is a rename, an exchange of two folders, the deletion of a folder, or a commit to MLflow's store that has
+written a row. `kill -9` hits just before it; the kill after a point is the one before the next. The action runs in a
+forked process, which shows its points through Python's audit events and SQLAlchemy's events, so the code has no hooks.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ class _Points:
         def see_audit(name: str, arguments: tuple[Any, ...]) -> None:
             if name == "os.rename":
                 self.pass_point(f"rename to {Path(os.fsdecode(arguments[1])).name}")
+            elif name == "shutil.rmtree":
+                self.pass_point("deletion of a folder")
 
         exchange = files.exchange
 
