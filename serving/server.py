@@ -32,7 +32,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from hire_model.data.schema import MANIFEST
-from hire_model.files import write_text
+from hire_model.files import remove_leftovers, write_text
 from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import GOLDEN, Golden, verify
 from hire_model.service.contract import PROBE
@@ -96,12 +96,17 @@ def serve(
     """
     verify(archive.path, archive.sha256)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    remove_leftovers(archive.path.parent, f".{archive.path.stem}.", archive.path.suffix)
+    for prefix in ("hire-package-", "hire-rehearsal-"):
+        remove_leftovers(Path(tempfile.gettempdir()), prefix)
     with _lock(folder):
         state = read_state(folder) or ServeState(version="", port=PORT, workers=1)
         given = {"port": port, "workers": workers, "galleries": galleries and galleries.resolve(), "journal": journal}
         given = {name: value for name, value in given.items() if value is not None}
         new_state = state.model_copy(update=given | {"version": version or archive.version.number})
-        old_front = find_front(folder)
+        old, old_front = find_current(folder), find_front(folder)
+        if old and old.inference_port == new_state.port:
+            raise ServeError("A server of an earlier release is running. Stop it first: hire serve --stop")
         front = start_front(folder, new_state.port)
         try:
             new = _replace(archive, folder, new_state)
@@ -119,7 +124,9 @@ def serve(
 def _replace(archive: Archive, folder: Path, state: ServeState) -> Server:
     old, galleries = find_current(folder), state.galleries
     if galleries and not galleries.is_dir():
-        raise ServeError(f"{galleries}: no such folder. Name one: hire serve --galleries FOLDER.")
+        raise ServeError(
+            f"{galleries}: no such folder. Name one: hire serve --galleries FOLDER, or run hire serve --stop."
+        )
     new_folder = Path(tempfile.mkdtemp(prefix=f"v{archive.version.number}-", dir=folder))
     try:
         new = start(
