@@ -40,7 +40,7 @@ _WORDS = {
     404: "no such path. Available: /ping, /predictions/hire, /predictions/hire/VERSION and /explanations/hire.",
     405: "use POST for this path and GET for /ping.",
     408: "the request did not arrive in time.",
-    413: "the body is larger than 16 MiB.",
+    413: "the body is larger than 16 MiB, or /ping has one.",
     415: "only uncompressed application/json is accepted.",
     431: "path and headers are larger than 16 KiB.",
     501: "this Transfer-Encoding is not supported; send a Content-Length or chunks.",
@@ -201,9 +201,12 @@ class Front:
         if sum(len(name) + len(value) for name, value in request.headers) + len(request.target) > MAX_HEADER:
             raise Refused(431)  # h11 limits only headers that arrive in parts
         path = request.target.decode("latin1").partition("?")[0]
-        if path == "/ping":
+        headers = [(bytes(name), bytes(value)) for name, value in request.headers]
+        if path == "/ping":  # no token needed, so no body is read
             if request.method != b"GET":
                 raise Refused(405)
+            if b"transfer-encoding" in dict(headers) or dict(headers).get(b"content-length", b"0") != b"0":
+                raise Refused(413)
             return
         if request.method not in (b"POST", b"GET", b"HEAD", b"PUT", b"PATCH", b"DELETE"):
             raise Refused(405)
@@ -211,7 +214,6 @@ class Front:
             raise Refused(404)
         if request.method != b"POST":
             raise Refused(405)
-        headers = [(bytes(name), bytes(value)) for name, value in request.headers]
         tokens = [value for name, value in headers if name == b"authorization"]
         known = [token for token in (self.token, self.find_upstream().token) if token]
         good = [hmac.compare_digest(value, f"Bearer {token}".encode()) for value in tokens for token in known]

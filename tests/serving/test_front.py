@@ -120,6 +120,7 @@ def test_other_requests_are_refused_in_the_form_of_the_contract(
         (b"POST /predictions/hire HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", 501),
         (b"POST /predictions/hire HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         (b"GET /ping HTTP/1.1\r\n\r\n", 400),
+        (b"GET /ping HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n", 413),
     ],
 )
 def test_invalid_http_is_refused_in_the_form_of_the_contract(front: Front, lines: bytes, status: int) -> None:
