@@ -135,8 +135,7 @@ def check_promoted(folder: Path) -> None:
 
 def run_gate(folder: Path) -> None:
     os.chdir(folder)
-    weak = {f"gate__{name}": "0" for name in ()}
-    gate("1", make_settings(folder, **weak))
+    gate("1", make_settings(folder))
 
 
 def check_undecided(folder: Path) -> None:
@@ -254,10 +253,10 @@ SCENARIOS = {
         lambda f: build_gallery(f, "dev"), lambda f: build_gallery(f, "test"), check_gallery("dev", "test"),
         check_gallery("test"),
     ),
-    "train": Scenario(copy_run, finish_training, check_registration, check_registered),
-    "gate": Scenario(copy_store, run_gate, check_undecided, check_decided),
+    "train": Scenario(copy_run, finish_training, check_registration, check_registered, stride=20),
+    "gate": Scenario(copy_store, run_gate, check_undecided, check_decided, stride=10),
     "promote": Scenario(pass_gate, promote_first, check_champion, check_promoted, promote_again),
-    "package": Scenario(copy_store, make_archive, check_archive, check_packaged),
+    "package": Scenario(copy_store, make_archive, check_archive, check_packaged, stride=4),
     "serve": Scenario(serve_version("1"), serve_version("2"), check_served, check_second_served),
 }  # fmt: skip
 

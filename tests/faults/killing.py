@@ -3,17 +3,20 @@
 A point is a rename, an exchange of two folders, the deletion of a folder, or a commit to MLflow's store that has
 written a row. `kill -9` hits just before it; the kill after a point is the one before the next. The action runs in a
 forked process, which shows its points through Python's audit events and SQLAlchemy's events, so the code has no hooks.
+
+A slow action is not killed: it runs once, and its folder is copied at each point. The copy is what a kill would leave.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ class Scenario:
     act       what is killed, and then done again
     killed    checks what is left after a kill: nothing is lost, nothing half-done is believed
     finished  checks the result of the repeated action
+    repeat    the repeated action, if it is another one
+    stride    0: kill the action. Otherwise copy its folder at each point, and repeat it at every stride-th point
     """
 
     prepare: Action
@@ -35,20 +40,20 @@ class Scenario:
     killed: Action
     finished: Action
     repeat: Action | None = None
-    points: list[str] = field(default_factory=list)
+    stride: int = 0
 
 
 class _Points:
-    """Count the points of this process and kill it at number `at`."""
+    """Count the points of this process, and call `hit` with the number and the name of each."""
 
-    def __init__(self, at: int, log: int) -> None:
-        self.at, self.log, self.count = at, log, 0
+    def __init__(self, hit: Callable[[int, str], None]) -> None:
+        self.hit, self.count, self.busy = hit, 0, False
 
     def pass_point(self, name: str) -> None:
-        self.count += 1
-        if self.count == self.at:
-            os.write(self.log, name.encode())
-            os.kill(os.getpid(), signal.SIGKILL)
+        if not self.busy:
+            self.count, self.busy = self.count + 1, True
+            self.hit(self.count, name)
+            self.busy = False
 
     def watch(self) -> None:
         """Watch renames, exchanges and commits from here on."""
@@ -87,19 +92,28 @@ class _Points:
         sys.addaudithook(see_audit)
 
 
-def _run_in_fork(work: Callable[[], None], at: int = 0) -> tuple[bool, str]:
-    """Run `work` in a forked process. Return whether it was killed at point `at`, and the name of the point.
+def _run_in_fork(work: Callable[[], None], hit: Callable[[int, str], bool] | None = None) -> tuple[bool, str]:
+    """Run `work` in a forked process. Return whether it was killed, and the names of its points, one per line.
+
+    hit: called at each point; if it returns True, the process is killed.
 
     Raises AssertionError with the traceback if it failed.
     """
     reading, writing = os.pipe()
+
+    def report(number: int, name: str) -> None:
+        assert hit is not None
+        if hit(number, name):
+            os.write(writing, name.encode() + b"\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             os.close(reading)
-            if at:
-                _Points(at, writing).watch()
+            if hit:
+                _Points(report).watch()
             work()
             status = 0
         except BaseException:
@@ -117,22 +131,52 @@ def _run_in_fork(work: Callable[[], None], at: int = 0) -> tuple[bool, str]:
 
 def run(scenario: Scenario, folder: Path) -> list[str]:
     """Kill the action at each of its points, check, repeat it and check again. Return the names of the points."""
+    return _run_once(scenario, folder) if scenario.stride else _run_each(scenario, folder)
+
+
+def _run_each(scenario: Scenario, folder: Path) -> list[str]:
     points: list[str] = []
     while True:
-        place = folder / f"kill-{len(points) + 1}"
+        place, at = folder / f"kill-{len(points) + 1}", len(points) + 1
         place.mkdir(parents=True)
         _run_in_fork(lambda: scenario.prepare(place))  # noqa: B023  it runs at once
-        killed, name = _run_in_fork(lambda: scenario.act(place), len(points) + 1)  # noqa: B023
-        try:
-            if killed:
-                _run_in_fork(lambda: scenario.killed(place))  # noqa: B023
-                _run_in_fork(lambda: (scenario.repeat or scenario.act)(place))  # noqa: B023
-            _run_in_fork(lambda: scenario.finished(place))  # noqa: B023
-        except AssertionError as error:
-            raise AssertionError(f"killed before point {len(points) + 1} ({name}): {error}") from None
+        killed, name = _run_in_fork(lambda: scenario.act(place), lambda number, _: number == at)  # noqa: B023
         if not killed:
+            _run_in_fork(lambda: scenario.finished(place))  # noqa: B023
             return points
-        points.append(name)
+        points.append(name.strip())
+        _check(scenario, place, points, at, repeat=True)
+
+
+def _run_once(scenario: Scenario, folder: Path) -> list[str]:
+    place, names = folder / "place", folder / "names"
+    place.mkdir()
+    _run_in_fork(lambda: scenario.prepare(place))
+
+    def copy(number: int, name: str) -> bool:
+        shutil.copytree(place, folder / f"point-{number}", symlinks=True)
+        with names.open("a") as file:
+            file.write(name + "\n")
+        return False
+
+    _run_in_fork(lambda: scenario.act(place), copy)
+    _run_in_fork(lambda: scenario.finished(place))
+    points = names.read_text().splitlines()
+    for number in range(1, len(points) + 1):
+        shutil.rmtree(place)
+        (folder / f"point-{number}").rename(place)
+        _check(scenario, place, points, number, repeat=number % scenario.stride == 0 or number == len(points))
+    return points
+
+
+def _check(scenario: Scenario, place: Path, points: list[str], number: int, repeat: bool) -> None:
+    try:
+        _run_in_fork(lambda: scenario.killed(place))
+        if repeat:
+            _run_in_fork(lambda: (scenario.repeat or scenario.act)(place))
+            _run_in_fork(lambda: scenario.finished(place))
+    except AssertionError as error:
+        raise AssertionError(f"killed before point {number} ({points[number - 1]}): {error}") from None
 
 
 def main(scenarios: dict[str, Scenario]) -> None:
