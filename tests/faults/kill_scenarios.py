@@ -255,7 +255,7 @@ SCENARIOS = {
     ),
     "train": Scenario(copy_run, finish_training, check_registration, check_registered, stride=20),
     "gate": Scenario(copy_store, run_gate, check_undecided, check_decided, stride=10),
-    "promote": Scenario(pass_gate, promote_first, check_champion, check_promoted, promote_again),
+    "promote": Scenario(pass_gate, promote_first, check_champion, check_promoted, promote_again, stride=4),
     "package": Scenario(copy_store, make_archive, check_archive, check_packaged, stride=4),
     "serve": Scenario(serve_version("1"), serve_version("2"), check_served, check_second_served),
 }  # fmt: skip

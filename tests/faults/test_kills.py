@@ -26,6 +26,7 @@ EXPECTED = {  # a point that must be among those of each command
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # 60 points of `train`, and some repetitions, on a busy machine
 @pytest.mark.parametrize("command", EXPECTED)
 def test_a_kill_at_any_point_loses_nothing_and_the_repeated_command_succeeds(
     registered_model: RegisteredModel, tmp_path: Path, command: str
