@@ -95,6 +95,8 @@ def serve(
             a warning.
     """
     verify(archive.path, archive.sha256)
+    if galleries and not galleries.is_dir():
+        raise ServeError(f"{galleries}: no such folder. Name one: hire serve --galleries FOLDER.")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     remove_leftovers(archive.path.parent, f".{archive.path.stem}.", archive.path.suffix)
     for prefix in ("hire-package-", "hire-rehearsal-"):
@@ -123,10 +125,8 @@ def serve(
 
 def _replace(archive: Archive, folder: Path, state: ServeState) -> Server:
     old, galleries = find_current(folder), state.galleries
-    if galleries and not galleries.is_dir():
-        raise ServeError(
-            f"{galleries}: no such folder. Name one: hire serve --galleries FOLDER, or run hire serve --stop."
-        )
+    if galleries and not galleries.is_dir():  # a remembered folder; the rest can still be served
+        log.warning("%s: no such folder. Until it exists, requests for galleries are refused.", galleries)
     new_folder = Path(tempfile.mkdtemp(prefix=f"v{archive.version.number}-", dir=folder))
     try:
         new = start(

@@ -75,9 +75,14 @@ def test_a_crashed_server_keeps_its_address_workers_galleries_and_journal(tmp_pa
     assert starts.options[2] == {"workers": 1, "galleries": galleries, "journal": journal}
     state = read_state(run)
     assert find_front(run) == front and state is not None and (state.version, state.port) == ("4", port)
+    galleries.rmdir()
+    server.serve(archive, run)
+    assert starts.options[3]["galleries"] == galleries, "a missing folder of galleries does not prevent a restart"
+    with pytest.raises(ServeError, match="no such folder"):
+        server.serve(archive, run, galleries=galleries)
     server.stop(run)
     server.serve(archive, run, port=port)
-    assert starts.options[3] == {"workers": 1, "galleries": None, "journal": None}, "--stop forgets the settings"
+    assert starts.options[4] == {"workers": 1, "galleries": None, "journal": None}, "--stop forgets the settings"
 
 
 def test_a_server_that_does_not_start_changes_nothing(tmp_path: Path, starts: Starts) -> None:
