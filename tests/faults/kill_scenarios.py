@@ -253,7 +253,7 @@ SCENARIOS = {
         lambda f: build_gallery(f, "dev"), lambda f: build_gallery(f, "test"), check_gallery("dev", "test"),
         check_gallery("test"),
     ),
-    "train": Scenario(copy_run, finish_training, check_registration, check_registered, stride=20),
+    "train": Scenario(copy_run, finish_training, check_registration, check_registered, stride=25),
     "gate": Scenario(copy_store, run_gate, check_undecided, check_decided, stride=10),
     "promote": Scenario(pass_gate, promote_first, check_champion, check_promoted, promote_again, stride=4),
     "package": Scenario(copy_store, make_archive, check_archive, check_packaged, stride=4),
