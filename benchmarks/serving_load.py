@@ -181,11 +181,10 @@ def start_server(
     text = (config / torchserve.PROPERTIES).read_text("utf-8")
     changed = text.replace('"batchSize": 1, "maxBatchDelay": 1', f'"batchSize": {batch}, "maxBatchDelay": 2')
     (config / torchserve.PROPERTIES).write_text(text if batch == 1 else changed)
-    [port] = torchserve.find_free_ports(1)
     (folder / "server").mkdir()
     unverified = patch.object(torchserve, "verify", lambda *_: None)  # the manifest does not list the empty handler
     with patch.object(torchserve, "CONFIG", config), unverified:
-        running = torchserve.start(archive, sha256, "1", folder / "server", port=port, galleries=galleries)
+        running = torchserve.start(archive, sha256, "1", folder / "server", galleries=galleries)
     try:
         if golden:
             server.wait_until_ready(running)

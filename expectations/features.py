@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from hire_model.data.store import Dataset, read_rows
+from hire_model.data.store import Dataset
 from hire_model.progress import show_progress
 
 BLOCK_BYTES = 8 << 20
@@ -45,14 +45,15 @@ def measure_features(data: Dataset, counts: np.ndarray) -> Measures:
     counts as 0. The signature does not depend on the order of the regions, but on where each one is: two scenes with
     the same objects in other positions differ. Expects a sound structure (`hire_model.data.verify`).
     """
-    data = Dataset(data.folder, data.manifest)  # a separate object, so that the boxes are freed at the end
+    # A separate object, so that the boxes are freed at the end. `verify` has compared the digests.
+    data = Dataset(data.folder, data.manifest)
     dim, total = data.features.shape[1], int(counts.sum())
     norms, bad, hashes = np.empty(total, np.float64), np.empty(total, np.int64), np.empty(total, np.int64)
     signatures = np.empty((len(counts), _DIRECTIONS * 5), np.float32)
     random = torch.Generator().manual_seed(_SEED)
     projection = torch.randn(dim, _DIRECTIONS, generator=random) / _DIRECTIONS**0.5
     for images, rows in _split_into_blocks(counts, dim * data.features.dtype.itemsize):
-        stored = read_rows(data.features, rows.start, rows.stop - rows.start)
+        stored = data.read_features(rows.start, rows.stop - rows.start)
         hashes[rows] = hash_rows(stored)
         block = torch.from_numpy(stored).float()
         norm, bad[rows] = torch.linalg.vector_norm(block, dim=1), 0

@@ -39,8 +39,13 @@ def package(
 
 
 def serve(
-    version: VersionName = "champion",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8080,
+    version: Annotated[
+        str,
+        typer.Option(help="Version number or alias. Default: champion; after a crash, the version served before."),
+    ] = "",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port on 127.0.0.1. A first server has 8080.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Number of worker processes, one thread each. A first server has 1.")
     ] = None,
@@ -56,7 +61,8 @@ def serve(
 ) -> None:
     """Serve a packaged version with TorchServe. Replace a running server without downtime.
 
-    --workers, --galleries and --journal keep the values of the running server if you leave them out.
+    The address stays the same. --port, --workers, --galleries and --journal keep their last values if you leave them
+    out, also after a crash; --stop forgets them.
     """
     from serving import server
 
@@ -66,7 +72,7 @@ def serve(
         return
     if status:
         state = server.get_status(folder)
-        _print_status(state)
+        _print_status(state, server.find_crashed_version(folder))
         raise typer.Exit(0 if state and state.healthy else 1)
     from hire_model.errors import HireError
     from hire_model.files import check_writable
@@ -81,9 +87,10 @@ def serve(
     journal_settings = JournalSettings(journal.resolve(), journal_share, journal_text) if journal else None
     if journal_settings:
         check_writable(journal_settings.folder / "part")
+    version = version or server.find_crashed_version(folder) or "champion"
     running = server.serve(
-        find_archive(version, resolve(None).settings.tracking), folder, port=port, workers=workers, galleries=galleries,
-        journal=journal_settings,
+        find_archive(version, resolve(None).settings.tracking), folder, version=version, port=port, workers=workers,
+        galleries=galleries, journal=journal_settings,
     )  # fmt: skip
     _print_access(running, folder)
 
@@ -102,27 +109,29 @@ def demo(
     demo.run(model, find_gallery(gallery), port, resolve(None).settings.tracking)
 
 
-def _print_status(status: server.Status | None) -> None:
+def _print_status(status: server.Status | None, crashed: str) -> None:
     if status is None:
-        print("No server is running. Start one: hire serve")
+        ended = f"Version '{crashed}' was served and has ended. " if crashed else ""
+        print(f"No server is running. {ended}Start {'it again' if crashed else 'one'}: hire serve")
         return
     health = "golden pairs right" if status.healthy else "golden pairs wrong or not answered"
-    print(f"Version {status.server.version} at {status.server.address}: {health}.")
+    print(f"Version {status.server.version} at {status.address or status.server.address}: {health}.")
     workers = ", ".join(f"{size:.0f}" for size in status.worker_mb)
     print(f"Memory: {status.memory_mb:.0f} MB, including workers with {workers} MB. Files: {status.server.folder}")
 
 
 def _print_access(running: server.Server, folder: Path) -> None:
+    from serving.address import find_front
     from serving.contract import PREDICTIONS
-    from serving.server import CURRENT
     from serving.tokens import KEYS
 
     for label, path in (("Galleries", running.galleries), ("Journal", running.journal and running.journal.folder)):
         if path:
             print(f"{label}: {path}")
-    address = running.address + PREDICTIONS
+    front = find_front(folder)
+    address = (front or running).address + PREDICTIONS
     print(f"Version {running.version} answers at {address}. Its scores for the golden pairs are right.")
-    print(f"Tokens: {folder / CURRENT / KEYS} (valid for a year; for the tokens of the proxy see docs/operations.md)")
+    print(f"Token: {folder / KEYS} (address and token stay the same; for those of the proxy see docs/operations.md)")
     print(f"Try it: {format_curl_command(address, folder)}")
 
 
@@ -132,5 +141,5 @@ def format_curl_command(address: str, folder: Path) -> str:
     from serving.tokens import HEADER
 
     files = folder / CURRENT
-    command = ["curl", "-s", address, "-H", f"@{files / HEADER}", "-H", "Content-Type: application/json"]
+    command = ["curl", "-s", address, "-H", f"@{folder / HEADER}", "-H", "Content-Type: application/json"]
     return shlex.join([*command, "--data", f"@{files / EXAMPLE}"])

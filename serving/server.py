@@ -1,13 +1,14 @@
 """What `hire serve` does: start a server, check it with the golden pairs, and replace the current one without downtime.
 
-The folder (runs/serve) has a subfolder per server, the link `current` to the current one, and `upstream.conf` for the
-nginx proxy. To replace a server:
+The folder (runs/serve) has a subfolder per server, the link `current` to the current one, `upstream.conf` for the nginx
+proxy, and the files of address.py. Clients use the address of the front (front.py), which stays the same. To replace a
+server:
 
 1. Start the new server beside the current one, on other ports, and check its scores for the golden pairs.
-2. Replace `current` and `upstream.conf`, and make nginx reload.
+2. Record what should run. Replace `current` and `upstream.conf`, and make nginx reload.
 3. Stop the old server when its open requests are answered.
 
-No request is lost if the client uses the proxy, or reads `current` again before it retries.
+No request is lost if the client uses the front or the proxy, or reads `current` again before it retries.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ import psutil
 from filelock import FileLock, Timeout
 
 from hire_model.data.schema import MANIFEST
-from hire_model.files import write_text
+from hire_model.files import remove_leftovers, write_text
 from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import GOLDEN, Golden, verify
 from hire_model.service.contract import PROBE
 from hire_model.tracking.versions import Archive
+from serving.address import PORT, STATE, ServeState, find_front, read_state, record_front, start_front, write_state
 from serving.contract import PREDICTIONS
-from serving.torchserve import RECORD, ServeError, Server, find_free_ports, is_free, start
+from serving.front import FRONT
+from serving.torchserve import RECORD, ServeError, Server, start
 
 log = logging.getLogger(__name__)
 EXAMPLE = "example.json"  # a request body to try with curl
@@ -50,27 +53,41 @@ DRAIN_S = 16.0  # the server answers a request within 15 s or fails it
 
 @dataclass(frozen=True)
 class Status:
-    """State of a running server. Memory is resident megabytes; `worker_mb` has one entry per worker process."""
+    """State of a running server. Memory is resident megabytes; `worker_mb` has one entry per worker process.
+
+    address: that of the front; empty if the front is not running.
+    """
 
     server: Server
     healthy: bool
     memory_mb: float
     worker_mb: list[float]
+    address: str
 
 
 def serve(
     archive: Archive,
     folder: Path,
     *,
-    port: int = 8080,
+    version: str = "",
+    port: int | None = None,
     workers: int | None = None,
     galleries: Path | None = None,
     journal: JournalSettings | None = None,
 ) -> Server:
     """Serve `archive` as the current server of `folder`. Return when it scores its golden pairs correctly.
 
-    Arguments that are None keep the values of the running server. Without one, the default is one worker, no galleries
-    and no journal.
+    Arguments that are None keep the values of the server that was started last, also if it has crashed. After `stop`,
+    the default is port 8080, one worker, no galleries and no journal.
+
+    Args:
+        archive: the archive.
+        folder: the folder of the servers.
+        version: the archive's version as the user named it; recorded.
+        port: port of the front.
+        workers: worker processes.
+        galleries: folder of galleries.
+        journal: where to record served scores.
 
     Raises:
         HireError: No Java, a tampered archive, or a server that does not start or scores differently. Also if it cannot
@@ -78,32 +95,43 @@ def serve(
             a warning.
     """
     verify(archive.path, archive.sha256)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _lock(folder):
-        return _replace(archive, folder, port, workers, galleries, journal)
-
-
-def _replace(
-    archive: Archive,
-    folder: Path,
-    port: int,
-    workers: int | None,
-    galleries: Path | None,
-    journal: JournalSettings | None,
-) -> Server:
-    old = find_current(folder)
-    if old is not None:
-        workers, galleries, journal = workers or old.workers, galleries or old.galleries, journal or old.journal
     if galleries and not galleries.is_dir():
         raise ServeError(f"{galleries}: no such folder. Name one: hire serve --galleries FOLDER.")
-    free_port = port if is_free(port) else find_free_ports(1)[0]
-    if old is None and free_port != port:
-        raise ServeError(f"Port {port} is used by another program. Name a free one: hire serve --port {free_port}")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    remove_leftovers(archive.path.parent, f".{archive.path.stem}.", archive.path.suffix)
+    for prefix in ("hire-package-", "hire-rehearsal-"):
+        remove_leftovers(Path(tempfile.gettempdir()), prefix)
+    with _lock(folder):
+        state = read_state(folder) or ServeState(version="", port=PORT, workers=1)
+        given = {"port": port, "workers": workers, "galleries": galleries and galleries.resolve(), "journal": journal}
+        given = {name: value for name, value in given.items() if value is not None}
+        new_state = state.model_copy(update=given | {"version": version or archive.version.number})
+        old, old_front = find_current(folder), find_front(folder)
+        if old and old.inference_port == new_state.port:
+            raise ServeError("A server of an earlier release is running. Stop it first: hire serve --stop")
+        front = start_front(folder, new_state.port)
+        try:
+            new = _replace(archive, folder, new_state)
+        except BaseException:
+            if front != old_front:
+                front.stop()
+                if old_front:
+                    record_front(old_front)
+            raise
+        if old_front and old_front != front:
+            old_front.stop()
+        return new
+
+
+def _replace(archive: Archive, folder: Path, state: ServeState) -> Server:
+    old, galleries = find_current(folder), state.galleries
+    if galleries and not galleries.is_dir():  # a remembered folder; the rest can still be served
+        log.warning("%s: no such folder. Until it exists, requests for galleries are refused.", galleries)
     new_folder = Path(tempfile.mkdtemp(prefix=f"v{archive.version.number}-", dir=folder))
     try:
         new = start(
-            archive.path, archive.sha256, archive.version.number, new_folder, port=free_port, workers=workers or 1,
-            galleries=galleries, journal=journal,
+            archive.path, archive.sha256, archive.version.number, new_folder, workers=state.workers,
+            galleries=galleries, journal=state.journal,
         )  # fmt: skip
         try:
             wait_until_ready(new)
@@ -115,6 +143,7 @@ def _replace(
     except BaseException:
         shutil.rmtree(new_folder, ignore_errors=True)
         raise
+    write_state(folder, state)
     _make_current(folder, new)
     if old is not None:
         _drain(old)
@@ -123,10 +152,14 @@ def _replace(
 
 
 def stop(folder: Path) -> list[Server]:
-    """Stop all servers of `folder`. Return them when they have ended."""
+    """Stop all servers of `folder` and its front, and forget its settings. Return the servers when they have ended."""
     if not folder.is_dir():
         return []
     with _lock(folder):
+        (folder / STATE).unlink(missing_ok=True)
+        if front := find_front(folder):
+            front.stop()
+        (folder / FRONT).unlink(missing_ok=True)
         (folder / CURRENT).unlink(missing_ok=True)
         return _stop_all(folder)
 
@@ -138,7 +171,15 @@ def get_status(folder: Path) -> Status | None:
     if server is None or process is None:
         return None
     workers = [child.memory_info().rss / 1e6 for child in process.children(recursive=True)]
-    return Status(server, is_healthy(server), process.memory_info().rss / 1e6 + sum(workers), workers)
+    front = find_front(folder)
+    memory = process.memory_info().rss / 1e6 + sum(workers)
+    return Status(server, is_healthy(server) and front is not None, memory, workers, front.address if front else "")
+
+
+def find_crashed_version(folder: Path) -> str:
+    """Return the version that should be served, as the user named it, if no server is running; else an empty string."""
+    state = read_state(folder)
+    return state.version if state and find_current(folder) is None else ""
 
 
 def find_current(folder: Path) -> Server | None:
@@ -237,7 +278,8 @@ def _write_access_files(server: Server) -> None:
 
 def _make_current(folder: Path, new: Server) -> None:
     """Replace `current` and the upstream of the proxy, each atomically. Make nginx reload if it is running."""
-    link = folder / f".{CURRENT}.{os.getpid()}"
+    link = folder / f".{CURRENT}.new"
+    link.unlink(missing_ok=True)  # left by a killed process; the lock is held
     link.symlink_to(new.folder.name, target_is_directory=True)
     os.replace(link, folder / CURRENT)
     write_text(f"server 127.0.0.1:{new.inference_port};\n", folder / UPSTREAM)

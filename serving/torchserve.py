@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -28,7 +27,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from hire_model.errors import HireError
-from hire_model.files import write_text
+from hire_model.files import make_scratch, write_text
 from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import verify
 from hire_model.service.galleries import GALLERIES_VARIABLE
@@ -140,7 +139,6 @@ def start(
     version: str,
     folder: Path,
     *,
-    port: int,
     workers: int = 1,
     galleries: Path | None = None,
     journal: JournalSettings | None = None,
@@ -156,26 +154,29 @@ def start(
     shutil.copyfile(archive, folder / "store" / "hire.mar")
     verify(folder / "store" / "hire.mar", sha256)
     (folder / "workflows").chmod(0o555)
-    ports = dict(zip(_PORTS, [port, *find_free_ports(len(_PORTS) - 1)], strict=True))
+    ports = dict(zip(_PORTS, find_free_ports(len(_PORTS)), strict=True))
     values = {
         "store": folder.resolve() / "store", "workflows": folder.resolve() / "workflows", "version": version,
         "workers": workers, "queue": _QUEUE * workers, "metrics": CONFIG / "metrics.yaml", **ports,
     }  # fmt: skip
     write_text(Template((CONFIG / PROPERTIES).read_text("utf-8")).substitute(values), folder / PROPERTIES)
-    scratch = Path(tempfile.mkdtemp(prefix="hire-serve-"))  # a short path: the sockets of the workers are in it
+    scratch, lock = make_scratch("hire-serve-")  # a short path: the sockets of the workers are in it
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | _SINGLE_THREAD
     environment |= {"TMPDIR": str(scratch)} | ({GALLERIES_VARIABLE: str(galleries)} if galleries else {})
     environment |= journal.to_environment() if journal else {}
-    with (folder / "console.log").open("wb") as console:
-        process = subprocess.Popen(
-            _build_command(java, folder, scratch), cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-            stdout=console, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+    try:
+        with (folder / "console.log").open("wb") as console:
+            process = subprocess.Popen(
+                _build_command(java, folder, scratch), cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+                stdout=console, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=[lock],
+            )  # fmt: skip
+    finally:
+        os.close(lock)  # Java keeps it: the folder is in use until Java ends
     server = Server(
         folder=folder.resolve(), scratch=scratch, pid=process.pid,
-        started=psutil.Process(process.pid).create_time(), version=version, sha256=sha256, inference_port=port,
-        management_port=ports["management_port"], metrics_port=ports["metrics_port"], workers=workers,
-        galleries=galleries, journal=journal,
+        started=psutil.Process(process.pid).create_time(), version=version, sha256=sha256,
+        inference_port=ports["inference_port"], management_port=ports["management_port"],
+        metrics_port=ports["metrics_port"], workers=workers, galleries=galleries, journal=journal,
     )  # fmt: skip
     write_text(server.model_dump_json(indent=1) + "\n", folder / RECORD)
     return server

@@ -122,9 +122,12 @@ def _endpoint_finder(server: str | Path, token: Token) -> Callable[[], _Endpoint
 
 def _find_local_server(folder: Path) -> _Endpoint:
     """Find the current server in a folder of `hire serve`. Raises Unavailable, which is retried: it may be changing."""
+    from serving.address import find_front
     from serving.server import find_current
 
     try:
+        if front := find_front(folder):
+            return _Endpoint(front.address, front.get_token())
         running = find_current(folder)
         if running is None:
             raise Unavailable(f"{folder}: no server of this folder is running. Start one: hire serve --folder {folder}")

@@ -1,6 +1,6 @@
 """The data format: the files in the folder of a data set.
 
-    manifest.json      counts, vocabularies, feature extractor, size and SHA-256 of each file
+    manifest.json      counts, vocabularies, feature extractor, SHA-256 of each file and of blocks of it
     images.parquet     one row per image
     captions.parquet   one row per caption
     regions.parquet    one row per region, in the order of features.npy
@@ -22,7 +22,9 @@ from typing import Final, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hire_model.data.blocks import BlockDigests
 from hire_model.errors import DataError
+from hire_model.files import recover_folder
 
 FORMAT: Final = 1
 MANIFEST = "manifest.json"
@@ -104,17 +106,21 @@ class Manifest(BaseModel):
     predicates: tuple[str, ...] = ()
     splits: dict[str, SplitCounts]
     files: dict[str, FileFacts]
+    # By file. Not part of the digest: `files` has the SHA-256 of the same bytes. Not written if empty, as in a gallery,
+    # so that earlier releases open it.
+    blocks: dict[str, BlockDigests] = Field(default={}, exclude_if=lambda blocks: not blocks)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the manifest without name, time, source and licence, as canonical JSON."""
-        facts = self.model_dump(exclude={"name", "created", "source", "licence"})
+        """SHA-256 of the manifest without name, time, source, licence and blocks, as canonical JSON."""
+        facts = self.model_dump(exclude={"name", "created", "source", "licence", "blocks"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Read the manifest of `folder`. Raise DataError if it is missing or invalid."""
         path = folder / MANIFEST
+        recover_folder(folder)
         if not path.is_file():
             raise DataError(
                 f"{folder}: no data set here ({MANIFEST} is missing). Create one with 'hire data synth --out {folder}' "

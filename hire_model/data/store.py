@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from hire_model.data.schema import FEATURES, PICTURES, TABLES, Manifest
+from hire_model.data.blocks import BlockChecker
+from hire_model.data.schema import FEATURES, MANIFEST, PICTURES, TABLES, Manifest, hash_file
 from hire_model.errors import DataError
+
+log = logging.getLogger(__name__)
 
 
 def read_rows(mapped: np.memmap, first: int, count: int) -> np.ndarray:
@@ -55,18 +59,28 @@ class ImageRegions:
 
 
 class Dataset:
-    """A data set on disk. Each table column is read at its first use; features stay on disk."""
+    """A data set on disk. Each table column is read at its first use; features stay on disk.
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    Args:
+        folder: the data set.
+        manifest: its manifest.
+        checked: compare a table with its SHA-256 when it is first read, and each block of the features. False if
+            the caller has compared the files.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, checked: bool = False) -> None:
         self.folder = folder
         self.manifest = manifest
+        self._checked = checked
+        self._checked_tables: set[str] = set()
+        self._blocks = self._open_blocks() if checked else None
 
     @classmethod
     def open(cls, folder: str | Path) -> Dataset:
         """Open `folder`. Raise DataError if it is no data set, or a file is missing or has the wrong size.
 
-        This compares only file sizes with the manifest. `hire data verify` also compares digests, which reads every
-        byte.
+        This compares file sizes with the manifest. Tables and features are compared with their SHA-256 when they are
+        first read, which raises DataError. `hire data verify` reads every byte.
         """
         folder = Path(folder).expanduser()
         manifest = Manifest.read(folder)
@@ -79,10 +93,35 @@ class Dataset:
                     f"{path}: {path.stat().st_size} bytes. Expected {facts.bytes}, as in the manifest: the file is "
                     "damaged or was changed. Generate or import the data set again."
                 )
-        return cls(folder, manifest)
+        return cls(folder, manifest, checked=True)
+
+    def _open_blocks(self) -> BlockChecker | None:
+        """Return the checker of the features, or None if the manifest has no digests of blocks."""
+        path, digests = self.folder / FEATURES, self.manifest.blocks.get(FEATURES)
+        if digests is None:
+            return None
+        expected = -(-self.manifest.files[FEATURES].bytes // digests.bytes_per_block)
+        if len(digests.sha256) != expected:
+            raise DataError(
+                f"{self.folder / MANIFEST}: {len(digests.sha256)} blocks of {FEATURES}. Expected {expected}. Generate "
+                "or import the data set again."
+            )
+        return BlockChecker(path, digests)
+
+    def _check_table(self, path: Path) -> None:
+        """Compare a table with its SHA-256 in the manifest, once."""
+        facts = self.manifest.files.get(path.name)
+        if self._checked and facts is not None and path.name not in self._checked_tables:
+            if hash_file(path) != facts:
+                raise DataError(
+                    f"{path}: its SHA-256 differs from the manifest: the file is damaged or was changed. Generate or "
+                    "import the data set again."
+                )
+            self._checked_tables.add(path.name)
 
     def _table(self, name: str, column: str) -> np.ndarray:
         path = self.folder / f"{name}.parquet"
+        self._check_table(path)
         try:
             return pq.read_table(path, columns=[column], schema=TABLES[name])[column].to_numpy()
         except (OSError, ValueError, KeyError) as error:
@@ -94,6 +133,14 @@ class Dataset:
     @cached_property
     def features(self) -> np.memmap:
         """[regions, F], memory-mapped. Every page that is read counts as resident memory; see `read_rows`."""
+        if self._blocks:
+            self._blocks.check(0, 1)  # the header
+        elif self._checked:
+            log.warning(
+                "%s: an earlier release wrote this data set without digests of blocks, so the content of %s is not "
+                "checked while it is read. Check it once: hire data verify %s",
+                self.folder, FEATURES, self.folder,
+            )  # fmt: skip
         try:
             return np.load(self.folder / FEATURES, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -164,7 +211,16 @@ class Dataset:
 
     def regions(self, image: int) -> ImageRegions:
         """Return the regions and relations of image row `image`."""
-        return replace(self.layout(image), features=read_rows(self.features, *self._spans[image, :2]))
+        return replace(self.layout(image), features=self.read_features(*self._spans[image, :2].tolist()))
+
+    def read_features(self, first: int, count: int) -> np.ndarray:
+        """Read the features [count, F] of the regions from row `first` on. Raise DataError if a block is damaged."""
+        features = self.features
+        if self._blocks:
+            row = features.shape[1] * features.itemsize
+            start = features.offset + first * row
+            self._blocks.check(start, start + count * row)
+        return read_rows(features, first, count)
 
     def layout(self, image: int) -> ImageRegions:
         """Return the regions and relations of image row `image` without reading its features: their shape is [r, 0]."""

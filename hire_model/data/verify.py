@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hire_model.data.schema import FEATURES, TABLES, Manifest, SplitCounts, hash_file
+from hire_model.data.blocks import hash_blocks
+from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest, SplitCounts, hash_file
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError
 
@@ -61,8 +62,23 @@ def _check_files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding(name, "listed in the manifest, but missing. Generate or import the data set again.")
         elif path.stat().st_size != facts.bytes:
             yield Finding(name, f"{path.stat().st_size:,} bytes. Expected {facts.bytes:,}, as in the manifest.")
-        elif hash_file(path).sha256 != facts.sha256:
-            yield Finding(name, "SHA-256 differs from the manifest: the content was changed or damaged.")
+        else:
+            yield from _check_digests(path, manifest)
+
+
+def _check_digests(path: Path, manifest: Manifest) -> Iterator[Finding]:
+    """Compare one file with its SHA-256, and its blocks if the manifest lists them."""
+    stated = manifest.blocks.get(path.name)
+    if stated is None:
+        sha256, blocks = hash_file(path).sha256, None
+    else:
+        sha256, blocks = hash_blocks(path, stated.bytes_per_block)
+    if sha256 != manifest.files[path.name].sha256:
+        yield Finding(path.name, "SHA-256 differs from the manifest: the content was changed or damaged.")
+    elif blocks != stated:
+        yield Finding(
+            MANIFEST, f"the digests of blocks of {path.name} were changed: the file itself is as it was written."
+        )
 
 
 def _check_schemas(folder: Path) -> Iterator[Finding]:

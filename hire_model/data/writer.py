@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hire_model.data.schema import FEATURES, MANIFEST, PICTURES, TABLES, Manifest, SplitCounts, hash_file
+from hire_model.data.blocks import hash_blocks
+from hire_model.data.schema import FEATURES, MANIFEST, PICTURES, TABLES, FileFacts, Manifest, SplitCounts, hash_file
 from hire_model.data.store import all_finite
 from hire_model.errors import DataError
+from hire_model.files import make_scratch, replace_folder
 
 _ROWS_PER_GROUP = 65_536
 _HEADER_BYTES = 128
@@ -125,7 +126,7 @@ class DatasetWriter:
     def __enter__(self) -> DatasetWriter:
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
+            self.folder, self._lock = make_scratch(f".{self.out.name}.", self.out.parent)
         except OSError as error:
             raise self._make_write_error(error) from error
         self.tables = {name: _Table(name, self.folder) for name in TABLES}
@@ -136,15 +137,18 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            try:
-                self._finish()
-                return
-            except BaseException as fault:
-                error = fault
-        with contextlib.suppress(OSError):  # closing flushes a buffer, which fails on a full disk
-            self.features.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            if error is None:
+                try:
+                    self._finish()
+                    return
+                except BaseException as fault:
+                    error = fault
+            with contextlib.suppress(OSError):  # closing flushes a buffer, which fails on a full disk
+                self.features.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+        finally:
+            os.close(self._lock)
         raise self._make_write_error(error) if isinstance(error, OSError) else error
 
     def _make_write_error(self, error: OSError) -> DataError:
@@ -236,11 +240,14 @@ class DatasetWriter:
         if not self.image_ids:
             raise DataError(f"{self.out}: no image was written. Expected at least one.")
         self._write_header()
-        names = [f"{name}.parquet" for name in TABLES] + [FEATURES]
+        files = {name: hash_file(self.folder / name) for name in (f"{table}.parquet" for table in TABLES)}
+        features = self.folder / FEATURES
+        sha256, blocks = hash_blocks(features)
         self.manifest = Manifest(
             **self.facts,
             splits={name: SplitCounts(**counts) for name, counts in self.splits.items()},
-            files={name: hash_file(self.folder / name) for name in names},
+            files=files | {FEATURES: FileFacts(bytes=features.stat().st_size, sha256=sha256)},
+            blocks={FEATURES: blocks},
         )
         (self.folder / MANIFEST).write_text(self.manifest.model_dump_json(indent=1) + "\n", "utf-8")
         self.folder.chmod(0o755)
@@ -255,18 +262,6 @@ class DatasetWriter:
         self.features.seek(0)
         self.features.write(head + text.encode("latin1").ljust(_HEADER_BYTES - 11) + b"\n")
         self.features.close()
-
-
-def replace_folder(folder: Path, out: Path) -> None:
-    """Rename a complete `folder` to `out`. A folder that exists at `out` is moved away first and then deleted."""
-    if out.exists():
-        # A unique name, because a killed run may have left such a folder.
-        old = Path(tempfile.mkdtemp(prefix=f"{folder.name}.old.", dir=folder.parent))
-        os.replace(out, old / out.name)
-        os.replace(folder, out)
-        shutil.rmtree(old)
-    else:
-        os.replace(folder, out)
 
 
 def _check_replaceable(out: Path, overwrite: bool) -> None:

@@ -26,9 +26,8 @@ from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.loading import CaptionBank
 from hire_model.data.schema import MANIFEST, PICTURES, TABLES, hash_file
 from hire_model.data.store import Split
-from hire_model.data.writer import replace_folder
 from hire_model.errors import DataError, HireError
-from hire_model.files import atomic_write
+from hire_model.files import atomic_write, recover_folder, replace_folder
 from hire_model.gallery import index
 from hire_model.gallery.format import (
     CAPTIONS,
@@ -102,6 +101,7 @@ def build(
     if captions and not len(split.captions):
         raise DataError(f"{split.dataset.folder}: split '{split.name}' has no captions to encode.")
     key = make_key(artifact.digest(model), split.dataset.manifest, split.name, captions)
+    recover_folder(out)
     if out.exists() and (existing := _check_existing(out, key, overwrite)):
         return BuildResult(existing, 0)
     model.eval()
@@ -129,7 +129,7 @@ def _build_folder(
     manifest = GalleryManifest(
         model=key["model"],
         address=address,
-        data=split.dataset.manifest,
+        data=split.dataset.manifest.model_copy(update={"blocks": {}}),  # a gallery has no features.npy
         split=split.name,
         dim=model.settings.dim,
         images=images,

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hire_model.data.schema import MANIFEST, FileFacts, Manifest
 from hire_model.errors import HireError
+from hire_model.files import recover_folder
 from hire_model.gallery.index import Kind
 
 FORMAT: Final = 1
@@ -76,6 +77,7 @@ class GalleryManifest(BaseModel):
     def read(cls, folder: Path) -> GalleryManifest:
         """Read the manifest of the gallery in `folder`. Raises HireError if there is none or it is not valid."""
         path = folder / MANIFEST
+        recover_folder(folder)
         try:
             return cls.model_validate_json(path.read_text("utf-8"))
         except (FileNotFoundError, NotADirectoryError) as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from hire_model.data.schema import FileFacts, hash_file
-from hire_model.files import atomic_write
+from hire_model.files import atomic_write, is_disk_full, scratch_folder
 from hire_model.model import artifact
 from hire_model.packaging.rehearse import rehearse
 from hire_model.packaging.verify import (
@@ -65,16 +65,36 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
     """
     registered = versions.find(settings.tracking, version)
     model = registry.fetch(registered.uri, settings.tracking)
-    with tempfile.TemporaryDirectory(prefix="hire-package-") as scratch:
-        staging = Path(scratch, "stage")
+    target = out.expanduser() / registered.number / f"{NAME}.mar"
+    try:
+        _build(registered, model, settings, handler, target)
+    except (OSError, ArchiveError) as error:
+        if is_disk_full(error):
+            size = sum(path.stat().st_size for path in model.rglob("*")) / 1e6
+            raise ArchiveError(
+                f"{target}: the disk is full. Nothing was published. Packaging needs {size:,.0f} MB in this folder and "
+                f"{4 * size:,.0f} MB in {tempfile.gettempdir()}. Free disk space, or use another disk with --out and "
+                "TMPDIR; then repeat the command."
+            ) from error
+        if isinstance(error, OSError):
+            raise ArchiveError(f"{target}: cannot be written: {error}. Nothing was published.") from error
+        raise
+    digest = hash_file(target).sha256
+    versions.record_archive(registered, settings.tracking, target, digest)
+    return PackagedArchive(target, digest, registered.number)
+
+
+def _build(registered: Version, model: Path, settings: Settings, handler: Path, target: Path) -> None:
+    """Write the archive of the model folder `model` to `target`, after all checks."""
+    with scratch_folder("hire-package-") as scratch:
+        staging = scratch / "stage"
         shutil.copytree(model, staging / MODEL)
         trust.check_registered(staging / MODEL, registered)  # again: the copy is what is packaged
         trust.check_gated(staging / MODEL, registered)
         pairs = registry.read_example_request(registered, settings.tracking)["pairs"]
         golden = make_golden(staging / MODEL, pairs, registered)
         (staging / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
-        raw = _run_archiver(staging, handler, registered.number, Path(scratch))
-        target = out.expanduser() / registered.number / f"{NAME}.mar"
+        raw = _run_archiver(staging, handler, registered.number, scratch)
         with atomic_write(target) as partial:
             _write_archive(raw, _make_manifest(model, registered.number, registered.run_id), partial)
             verify(partial)
@@ -84,9 +104,6 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
                     f"{registered.uri}: the scores of the golden pairs from the archive differ by {difference:.1e} "
                     f"from the model's scores here; at most {Golden.TOLERANCE} was expected. Nothing was published."
                 )
-    digest = hash_file(target).sha256
-    versions.record_archive(registered, settings.tracking, target, digest)
-    return PackagedArchive(target, digest, registered.number)
 
 
 def make_golden(model: Path, pairs: list[dict[str, Any]], version: Version) -> Golden:

@@ -11,11 +11,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from hire_model.errors import HireError
+from hire_model.files import scratch_folder
 from hire_model.packaging.verify import GOLDEN, SERVER_MANIFEST, ArchiveError, Golden, extract
 
 TIMEOUT_S = 600
@@ -63,8 +63,7 @@ def rehearse(archive: Path) -> float:
 
 def rehearse_in_process(archive: Path) -> float:
     """Score the golden pairs in this interpreter; see `rehearse`."""
-    with tempfile.TemporaryDirectory(prefix="hire-rehearsal-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("hire-rehearsal-") as folder:
         extract(archive, folder)
         server = json.loads((folder / SERVER_MANIFEST).read_text("utf-8"))
         golden = Golden.model_validate_json((folder / GOLDEN).read_text("utf-8"))

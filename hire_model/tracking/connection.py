@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hire_model.errors import HireError
+from hire_model.files import is_disk_full
 from hire_model.settings import TrackingSettings
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -77,6 +78,11 @@ def translate_errors(action: str, seconds: int = ANSWER_SECONDS) -> Iterator[Non
         with limit_waiting(seconds):
             yield
     except (MlflowException, OSError) as error:
+        if is_disk_full(error):
+            raise TrackingError(
+                f"The disk of MLflow's store {mlflow.get_tracking_uri()} is full: it failed to {action}. Free disk "
+                "space, then repeat the command."
+            ) from error
         raise TrackingError(
             f"MLflow's store {mlflow.get_tracking_uri()} failed to {action}: {shorten_error(error)}. Check that it is "
             "running and has free disk space."

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from hire_model.batch import Batch, Regions, Tokens
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
+from hire_model.errors import HireError
 from hire_model.training.signals import ignore_stop_signals
 
 _SAMPLER_STREAM, _AUGMENT_STREAM = 1, 2  # independent random streams from one seed
@@ -171,16 +172,22 @@ def _mark_first(mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PlannedBatches(TorchDataset[Batch]):
+class PlannedBatches(TorchDataset[Batch | HireError]):
     """Load the batch of a plan; a map-style data set for torch's DataLoader."""
 
     split: Split
     bank: CaptionBank
     augment: Augment
 
-    def __getitem__(self, plan: BatchPlan) -> Batch:
-        """Load the captions of `plan` and their images; caption i belongs to image i."""
-        regions = collate_regions([self.split.regions(int(self.split.owner[row])) for row in plan.rows])
+    def __getitem__(self, plan: BatchPlan) -> Batch | HireError:
+        """Load the captions of `plan` and their images; caption i belongs to image i.
+
+        An error is returned, because the DataLoader would put the traceback of its process into the message.
+        """
+        try:
+            regions = collate_regions([self.split.regions(int(self.split.owner[row])) for row in plan.rows])
+        except HireError as error:
+            return error
         return self.augment(Batch(regions, self.bank.tokens(plan.rows)), plan.epoch, plan.rows.tolist())
 
 
@@ -199,7 +206,7 @@ class Loader:
     workers: int = 0
 
     def load_epoch(self, epoch: int, start: int = 0) -> Generator[tuple[BatchPlan, Batch]]:
-        """Yield (plan, batch) for each batch of `epoch` from batch `start` on."""
+        """Yield (plan, batch) for each batch of `epoch` from batch `start` on. Raise DataError for damaged data."""
         plans = self.sampler.plan_epoch(epoch, start)
         # DataLoader draws a seed for its workers at each start. It gets a separate generator, because a resumed run
         # starts it once more and would otherwise change torch's global random state.
@@ -211,4 +218,7 @@ class Loader:
             worker_init_fn=ignore_stop_signals,
             generator=torch.Generator().manual_seed(self.sampler.seed),
         )
-        yield from zip(plans, loader, strict=True)
+        for plan, batch in zip(plans, loader, strict=True):
+            if isinstance(batch, HireError):
+                raise batch
+            yield plan, batch

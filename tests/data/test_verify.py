@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hire_model.data.blocks import hash_blocks
 from hire_model.data.schema import FEATURES, MANIFEST, TABLES, hash_file
 from hire_model.data.verify import verify
 from hire_model.data.writer import DatasetWriter, ImageRecord
@@ -49,6 +50,7 @@ def update_digests(folder: Path) -> None:
     path = folder / MANIFEST
     facts = json.loads(path.read_text("utf-8"))
     facts["files"] = {name: hash_file(folder / name).model_dump() for name in facts["files"]}
+    facts["blocks"] = {FEATURES: hash_blocks(folder / FEATURES)[1].model_dump()}
     path.write_text(json.dumps(facts), "utf-8")
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hire_model.data.blocks import hash_blocks
 from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest, SplitCounts, hash_file
 
 Plant = Callable[[Path], int | None]
@@ -32,7 +33,9 @@ def write_digests(folder: Path) -> None:
     """Update the digests of the files in the manifest."""
     manifest = Manifest.read(folder)
     files = {name: hash_file(folder / name) for name in manifest.files}
-    (folder / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(), "utf-8")
+    blocks = {FEATURES: hash_blocks(folder / FEATURES)[1]}
+    update = {"files": files, "blocks": blocks}
+    (folder / MANIFEST).write_text(manifest.model_copy(update=update).model_dump_json(), "utf-8")
 
 
 def write_counts(folder: Path) -> None:

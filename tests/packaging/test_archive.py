@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,3 +168,41 @@ def test_an_unknown_version_is_refused(registered_model: RegisteredModel, tmp_pa
         package("99", registered_model.settings, HANDLER, tmp_path)
     with pytest.raises(TrackingError, match="no version or alias 'champion'"):
         find_archive("champion", registered_model.settings.tracking)
+
+
+def _fail_copy(*_: object, **__: object) -> None:
+    raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
+
+
+def _fail_archiver(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.CompletedProcess([], 1, "", "OSError: [Errno 28] No space left on device")
+
+
+def _fail_write(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("place", "fail"),
+    [("shutil.copytree", _fail_copy), ("subprocess.run", _fail_archiver), ("_write_archive", _fail_write)],
+)
+def test_a_full_disk_gives_one_clear_message_and_publishes_nothing(
+    made: PackagedArchive,
+    registered_model: RegisteredModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    fail: Callable[..., object],
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    name, _, attribute = place.rpartition(".")
+    monkeypatch.setattr(getattr(module, name) if name else module, attribute, fail)
+    with pytest.raises(ArchiveError) as caught:
+        package("1", registered_model.settings, HANDLER, tmp_path / "out")
+    message = str(caught.value)
+    assert "hire.mar: the disk is full. Nothing was published." in message and "TMPDIR" in message
+    assert "Errno" not in message and "\n" not in message
+    assert not list((tmp_path / "tmp").iterdir()) and not list((tmp_path / "out").rglob("*.mar"))
+    assert find_archive("1", registered_model.settings.tracking).sha256 == made.sha256

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
+import selectors
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -91,6 +94,42 @@ def run_echo_server(folder: Path, name: str) -> Iterator[Server]:
     finally:
         process.kill()
         process.wait(30)
+
+
+@contextmanager
+def hold_half_headers(port: int, most: int = 2000) -> Iterator[int]:
+    """Keep connections to `port` open that send half a header, and open them again when they are closed.
+
+    Yield their number: `most`, or what the limit of open files allows.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(most, hard - 300)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    end, full, opened = threading.Event(), threading.Event(), selectors.DefaultSelector()
+
+    def hold() -> None:
+        while not end.wait(0.2):
+            for key, _ in opened.select(0):  # readable: closed by the server
+                opened.unregister(key.fileobj)
+                key.fileobj.close()  # type: ignore[union-attr]
+            while len(opened.get_map()) < count and not end.is_set():
+                with suppress(OSError):
+                    raw = socket.create_connection(("127.0.0.1", port), timeout=5)
+                    raw.sendall(b"POST /predictions/hire HTTP/1.1\r\nHost: ")
+                    opened.register(raw, selectors.EVENT_READ)
+            full.set()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert full.wait(60)
+        yield count
+    finally:
+        end.set()
+        holder.join()
+        for key in list(opened.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -14,6 +14,7 @@ from registered import RegisteredModel
 
 from hire_model.service.galleries import GALLERIES_VARIABLE
 from serving import HANDLER
+from serving.address import find_front
 from serving.torchserve import Server
 
 pytestmark = pytest.mark.live
@@ -53,7 +54,9 @@ def test_the_curl_commands_work_with_torchserve(torchserve: Server) -> None:
     script = _find_blocks("sh")[0]
     assert script.count("curl -s") == 4 and "runs/serve/" in script
     script = script.replace("runs/serve/", f"{torchserve.folder.parent}/")
-    script = script.replace(":8080", f":{torchserve.inference_port}")
+    front = find_front(torchserve.folder.parent)
+    assert front is not None
+    script = script.replace(":8080", f":{front.port}")
     health, scores, explained, results = _parse_documents(_run_bash(script))
     assert health == {"status": "Healthy"}
     assert "scores" in scores and "explanations" in explained and results["gallery"] == "scenes"
@@ -62,7 +65,7 @@ def test_the_curl_commands_work_with_torchserve(torchserve: Server) -> None:
 def test_the_curl_commands_work_with_litserve(litserve: Endpoint) -> None:
     assert litserve.keys is not None
     port, script = litserve.address.rpartition(":")[2], _find_blocks("sh")[0]
-    script = script.replace("runs/serve/current/", f"{litserve.keys.parent}/").replace(":8080", f":{port}")
+    script = script.replace("runs/serve/", f"{litserve.keys.parent}/").replace(":8080", f":{port}")
     variables = [line for line in script.splitlines() if re.match(r"[A-Z]+=", line)]
     search = script[script.rindex("curl -s") :]
     [answer] = _parse_documents(_run_bash("\n".join([*variables, search])))

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from hostile_inputs import generate_corpus
-from proxies import BEARER, run_echo_server, run_proxy, write_proxy_files
+from proxies import BEARER, hold_half_headers, run_echo_server, run_proxy, write_proxy_files
 
 from hire_model.data.store import Split
 from hire_model.service.payload import serialize_image
@@ -121,6 +121,32 @@ def test_a_slow_client_is_disconnected_and_does_not_delay_others(client: httpx.C
     assert client.post(PREDICTIONS, content=b"{}", headers=JSON).status_code == 200
     ends = [raw.recv(1000) for raw in slow]
     assert time.monotonic() - start < 40 and all(end == b"" or b" 408 " in end for end in ends)
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (b"GET / HTTP/9.0\r\nHost: a\r\n\r\n", 505),
+        (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"CONNECT example.org:80 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", 400),
+        (b"POST /predictions/hire HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", 501),
+    ],
+)
+def test_invalid_http_is_refused_in_the_form_of_the_contract(client: httpx.Client, lines: bytes, status: int) -> None:
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=60) as raw:
+        raw.sendall(lines)
+        head, _, body = raw.recv(1 << 16).partition(b"\r\n\r\n")
+        fault = json.loads(body or raw.recv(1 << 16))
+    assert int(head.split()[1]) == status == fault["status"] and "unavailable" not in fault["message"]
+
+
+def test_two_thousand_half_sent_headers_do_not_delay_others(client: httpx.Client) -> None:
+    with hold_half_headers(client.base_url.port):
+        answers = [client.post(PREDICTIONS, content=b"{}", headers=JSON, timeout=10) for _ in range(40)]
+    assert [answer.status_code for answer in answers] == [200] * 40
 
 
 def test_a_missing_upstream_gives_502_and_retry_after(

@@ -59,7 +59,7 @@ def test_a_file_in_place_of_the_folder_is_refused(folder_with_store: Path) -> No
 def test_the_curl_command_sends_token_and_request_from_files(tmp_path: Path) -> None:
     current = tmp_path / "a folder" / CURRENT
     current.mkdir(parents=True)
-    write_header(current, "a-secret")
+    write_header(current.parent, "a-secret")
     (current / EXAMPLE).write_text('{"pairs": []}')
     with run_scripted_server(answer(200, b"answered")) as server:
         command = format_curl_command(server.address + PREDICTIONS, current.parent)

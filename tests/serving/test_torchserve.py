@@ -23,12 +23,14 @@ from hire_model.data.store import Dataset, Split
 from hire_model.errors import HireError
 from hire_model.gallery.building import build
 from hire_model.model import artifact
+from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.archive import package
 from hire_model.packaging.verify import ArchiveError
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import serialize_image
 from hire_model.tracking.versions import Archive, find_archive
 from serving import HANDLER, server
+from serving.address import find_front
 from serving.cli import format_curl_command
 from serving.client import HireClient
 from serving.contract import EXPLANATIONS, PREDICTIONS
@@ -197,7 +199,7 @@ def test_an_unusable_gallery_is_refused_and_the_server_stays(
     shutil.copytree(folder / "galleries" / "scenes", unusable, symlinks=True)
     (unusable / "images-lengths.npy").write_bytes(b"damaged")
     with pytest.raises(HireError, match=r"unusable/scenes: version 1 cannot use.*hire gallery build.*still served"):
-        server.serve(archive, folder / "run", port=running.inference_port, galleries=unusable.parent)
+        server.serve(archive, folder / "run", galleries=unusable.parent)
     assert server.find_current(folder / "run") == running and server.is_healthy(running)
     server._check_galleries(running, folder / "galleries", first=False)
     (folder / "galleries" / "broken").mkdir()
@@ -224,7 +226,7 @@ def test_no_request_is_lost_while_the_server_is_replaced(
         [expected] = hire.score(pairs).scores
         futures = [pool.submit(score_repeatedly, hire) for _ in range(2)]
         try:
-            new = server.serve(archive, folder / "run", port=running.inference_port)
+            new = server.serve(archive, folder / "run")
             [after] = hire.score(pairs).scores
         finally:
             end.set()
@@ -238,14 +240,41 @@ def test_no_request_is_lost_while_the_server_is_replaced(
     assert (folder / "run" / "upstream.conf").read_text() == f"server 127.0.0.1:{new.inference_port};\n"
 
 
+def test_a_killed_server_is_started_again_with_its_galleries_workers_and_address(
+    running: Server, archive: Archive, folder: Path, tmp_path: Path
+) -> None:
+    front, run = find_front(folder / "run"), folder / "run"
+    journal = JournalSettings(tmp_path / "journal", 0.5, False)
+    old = server.serve(archive, run, version="challenger", workers=2, journal=journal)
+    process = old.find_process()
+    assert front is not None and process is not None
+    family = [process, *process.children(recursive=True)]
+    for each in family:
+        each.kill()
+    psutil.wait_procs(family, 30)
+    assert server.find_current(run) is None and server.find_crashed_version(run) == "challenger"
+    command = [sys.executable, "-m", "hire_model", "serve", "--folder", str(run), "--status"]
+    status = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert status.returncode == 1 and "'challenger' was served and has ended" in status.stdout
+    os.utime(old.scratch, (0, 0))
+    new = server.serve(archive, run, version=server.find_crashed_version(run))
+    assert (new.workers, new.galleries, new.journal) == (2, running.galleries, journal)
+    assert find_front(run) == front and not old.scratch.exists()
+    headers = {"Authorization": f"Bearer {front.get_token()}"}
+    search = {"gallery": "scenes", "texts": ["a dog"]}
+    assert httpx.post(front.address + PREDICTIONS, json=search, headers=headers, timeout=60).status_code == 200
+
+
 def test_status_curl_and_stop_work_as_commands(running: Server, folder: Path) -> None:
-    hire = [str(Path(sys.executable).with_name("hire")), "serve", "--folder", str(folder / "run")]
+    hire = [sys.executable, "-m", "hire_model", "serve", "--folder", str(folder / "run")]
     output = subprocess.run([*hire, "--status"], capture_output=True, text=True, check=True, timeout=300).stdout
     assert "golden pairs right" in output and "Version 1" in output
     current = server.find_current(folder / "run")
     assert current is not None
-    command = format_curl_command(current.address + PREDICTIONS, folder / "run")
-    assert current.get_token() not in command
+    front = find_front(folder / "run")
+    assert front is not None and front.address in output
+    command = format_curl_command(front.address + PREDICTIONS, folder / "run")
+    assert current.get_token() not in command and front.get_token() not in command
     answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=300).stdout
     assert json.loads(answer)["scores"] == pytest.approx(server.read_golden(current).scores, abs=1e-5)
     process = current.find_process()
@@ -255,4 +284,4 @@ def test_status_curl_and_stop_work_as_commands(running: Server, folder: Path) ->
     assert "Stopped version 1" in output and not any(is_alive(each) for each in family)
     again = subprocess.run([*hire, "--status"], capture_output=True, text=True, check=False, timeout=300)
     assert again.returncode == 1 and "No server is running" in again.stdout
-    assert os.path.lexists(folder / "run" / "current") is False
+    assert os.path.lexists(folder / "run" / "current") is False and find_front(folder / "run") is None

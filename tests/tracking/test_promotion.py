@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 from registrations import age_tickets, pass_gate, read_aliases, register_versions
 
 from hire_model.settings import TrackingSettings
@@ -212,3 +213,20 @@ def test_a_store_that_is_down_raises_tracking_error(tracking: TrackingSettings) 
     for attempt in (lambda: promote(down, "1"), lambda: roll_back(down), lambda: versions.list_versions(down)):
         with pytest.raises(TrackingError, match="does not answer"):
             attempt()
+
+
+def test_a_full_disk_gives_one_clear_message_and_changes_nothing(
+    hire: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(hire, "1", force="first")
+
+    def fail(*_: object) -> None:
+        raise MlflowException("(sqlite3.OperationalError) database or disk is full\n[SQL: UPDATE registered_models]")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", fail)
+    with pytest.raises(TrackingError) as caught:
+        promote(hire, "2", force="second")
+    message = str(caught.value)
+    assert "is full: it failed to" in message and "Free disk space" in message
+    assert "sqlite3" not in message and "SQL:" not in message and "\n" not in message
+    assert read_aliases(hire) == {"champion": "1"}

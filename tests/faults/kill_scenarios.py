@@ -1,0 +1,266 @@
+"""The commands that are killed, as a script: kill_scenarios.py NAME FOLDER. See killing.py and test_kills.py.
+
+HIRE_KILL_STORE, HIRE_KILL_DATA and HIRE_KILL_RUN name the store (a file), the data set and the run of a registered
+model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # forked processes must not inherit a thread pool
+
+import mlflow
+import psutil
+import torch
+from killing import Scenario, main
+
+import hire_model  # noqa: F401
+from hire_model.data.store import Dataset
+from hire_model.data.writer import DatasetWriter, ImageRecord
+from hire_model.errors import HireError
+from hire_model.gallery.building import build
+from hire_model.gallery.store import Gallery
+from hire_model.model import artifact
+from hire_model.packaging.archive import package
+from hire_model.packaging.verify import verify
+from hire_model.settings import Settings, resolve
+from hire_model.tracking import versions
+from hire_model.tracking.promotion import promote
+from hire_model.tracking.registry import fetch
+from hire_model.workflows.gate import gate
+from hire_model.workflows.train import train
+from serving import HANDLER, server
+from serving.address import ServeState, read_state
+from serving.torchserve import RECORD, Server
+
+STORE, DATA, RUN = (Path(os.environ[f"HIRE_KILL_{name}"]) for name in ("STORE", "DATA", "RUN"))
+
+
+def make_settings(folder: Path, **changes: str) -> Settings:
+    return _resolve(folder, **changes).settings
+
+
+def _resolve(folder: Path, **changes: str):
+    fixed = {
+        "model.preset": "tiny", "data.path": str(DATA), "data.test": "test", "train.epochs": "1", "train.batch": "8",
+        "train.threads": "1", "train.out": str(folder / "run"), "evaluate.bootstrap": "0", "evaluate.examples": "0",
+        "tracking.uri": f"sqlite:///{folder}/mlflow.db",
+    }  # fmt: skip
+    return resolve("synthetic", fixed | {key.replace("__", "."): value for key, value in changes.items()}, environ={})
+
+
+def copy_store(folder: Path) -> None:
+    """Copy MLflow's store with its registered version 1; its artifacts stay where they are."""
+    shutil.copy(STORE, folder / "mlflow.db")
+    os.chdir(folder)
+
+
+# Data sets and galleries: the old one or the new one is complete.
+
+
+def write_data(folder: Path, caption: str) -> None:
+    with DatasetWriter(folder / "data", name="d", feature_dim=2, feature_extractor="x", overwrite=True) as writer:
+        writer.add(ImageRecord("i", "train", torch.ones(1, 2).numpy(), [caption]))
+
+
+def read_caption(folder: Path) -> str:
+    data = Dataset.open(folder / "data")
+    data.regions(0)
+    return str(data.caption_texts[0])
+
+
+def check_data(*captions: str) -> Callable[[Path], None]:
+    def check(folder: Path) -> None:
+        assert read_caption(folder) in captions
+
+    return check
+
+
+@cache
+def load_model() -> artifact.Hire:
+    return artifact.load(RUN / "model")
+
+
+def build_gallery(folder: Path, split: str) -> None:
+    build(load_model(), Dataset.open(DATA).split(split), folder / "gallery", overwrite=True, shard=4)
+
+
+def check_gallery(*splits: str) -> Callable[[Path], None]:
+    """Check that the gallery is complete and has one of `splits`; "none": there may be none."""
+
+    def check(folder: Path) -> None:
+        try:
+            assert Gallery.open(folder / "gallery").manifest.split in splits
+        except HireError:
+            assert "none" in splits and not (folder / "gallery").exists()
+
+    return check
+
+
+# The registry.
+
+
+def pass_gate(folder: Path) -> None:
+    copy_store(folder)
+    settings = make_settings(folder).tracking
+    versions.set_tags(settings, versions.find(settings, "1"), {"gate.decision": "passed", "gate.champion": "none"})
+
+
+def promote_first(folder: Path) -> None:
+    promote(make_settings(folder).tracking, "1")
+
+
+def check_champion(folder: Path) -> None:
+    champion = versions.find_champion(make_settings(folder).tracking)
+    assert champion is None or (champion.number == "1" and champion.tags["gate.decision"] == "passed")
+
+
+def promote_again(folder: Path) -> None:
+    with sqlite3.connect(folder / "mlflow.db", timeout=60) as database:  # the killed promotion's ticket has expired
+        database.execute("update model_versions set creation_time = creation_time - 1000000 where name like '%-promo%'")
+    promote_first(folder)
+
+
+def check_promoted(folder: Path) -> None:
+    champion = versions.find_champion(make_settings(folder).tracking)
+    assert champion is not None and champion.number == "1"
+
+
+def run_gate(folder: Path) -> None:
+    os.chdir(folder)
+    gate("1", make_settings(folder))
+
+
+def check_undecided(folder: Path) -> None:
+    """A decision of a killed gate does not count, unless the gate had recorded all that belongs to it."""
+    settings = make_settings(folder).tracking
+    tags = versions.find(settings, "1").tags
+    if tags.get(versions.DECISION) in (versions.PASSED, "failed"):
+        assert tags[versions.GATED_SHA256] == tags[versions.ARTIFACT_SHA256] and versions.COMPARED_WITH in tags
+    else:
+        try:
+            promote(settings, "1")
+        except HireError:
+            return
+        raise AssertionError("a version without a decision was promoted")
+
+
+def check_decided(folder: Path) -> None:
+    tags = versions.find(make_settings(folder).tracking, "1").tags
+    assert tags[versions.DECISION] in (versions.PASSED, "failed")
+    assert tags[versions.GATED_SHA256] == tags[versions.ARTIFACT_SHA256]
+
+
+def make_archive(folder: Path) -> None:
+    package("1", make_settings(folder), HANDLER, folder / "archives")
+
+
+def check_archive(folder: Path) -> None:
+    """An archive that the registry names is complete; one that it does not name is complete too, or absent."""
+    path = folder / "archives" / "1" / "hire.mar"
+    if path.exists():
+        verify(path)
+    recorded = versions.find(make_settings(folder).tracking, "1").tags
+    if "archive.path" in recorded and "archive.sha256" in recorded:
+        found = versions.find_archive("1", make_settings(folder).tracking)
+        verify(found.path, found.sha256)
+
+
+def check_packaged(folder: Path) -> None:
+    found = versions.find_archive("1", make_settings(folder).tracking)
+    verify(found.path, found.sha256)
+
+
+def copy_run(folder: Path) -> None:
+    """Copy a finished training, whose model is not registered under the name 'killed'."""
+    copy_store(folder)
+    shutil.copytree(RUN, folder / "run")
+
+
+def finish_training(folder: Path) -> None:
+    os.chdir(folder)
+    train(_resolve(folder, tracking__model_name="killed"), resume=True)
+
+
+def check_registration(folder: Path) -> None:
+    """The alias names only a version with all its digests, and with the files that it was registered with."""
+    settings = make_settings(folder, tracking__model_name="killed").tracking
+    for version in versions.list_versions(settings):
+        if versions.CHALLENGER in version.aliases:
+            assert {versions.ARTIFACT_SHA256, versions.GOLDEN_SCORES} <= set(version.tags)
+            fetch(version.uri, settings)
+
+
+def check_registered(folder: Path) -> None:
+    settings = make_settings(folder, tracking__model_name="killed").tracking
+    complete = [each for each in versions.list_versions(settings) if versions.ARTIFACT_SHA256 in each.tags]
+    assert [versions.CHALLENGER in each.aliases for each in complete] == [True], "registered exactly once"
+    check_registration(folder)
+
+
+# The server: processes are replaced by this one, so that only the files matter.
+
+
+def make_server(folder: Path, number: str) -> Server:
+    process = psutil.Process(os.getppid())
+    path = folder / f"v{number}-abcdefgh"
+    path.mkdir(exist_ok=True)
+    made = Server(
+        folder=path, scratch=folder, pid=process.pid, started=process.create_time(), version=number, sha256="",
+        inference_port=int(number), management_port=2, metrics_port=3, workers=2,
+    )  # fmt: skip
+    (path / RECORD).write_text(made.model_dump_json())
+    return made
+
+
+def serve_version(number: str) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        made = make_server(folder, number)
+        server.write_state(folder, ServeState(version=number, port=8080, workers=2, galleries=folder))
+        server._make_current(folder, made)
+
+    return act
+
+
+def check_served(folder: Path) -> None:
+    current, state = server.find_current(folder), read_state(folder)
+    assert current is not None and current.version in ("1", "2")
+    assert state is not None and state.version in ("1", "2") and (state.workers, state.galleries) == (2, folder)
+
+
+def check_second_served(folder: Path) -> None:
+    current, state = server.find_current(folder), read_state(folder)
+    assert current is not None and state is not None and (current.version, state.version) == ("2", "2")
+    assert (folder / "upstream.conf").read_text() == "server 127.0.0.1:2;\n"
+    assert json.loads((folder / "current" / RECORD).read_text())["version"] == "2"
+
+
+SCENARIOS = {
+    "data": Scenario(
+        lambda f: write_data(f, "old"), lambda f: write_data(f, "new"), check_data("old", "new"), check_data("new")
+    ),
+    "gallery": Scenario(
+        lambda f: None, lambda f: build_gallery(f, "dev"), check_gallery("dev", "none"), check_gallery("dev")
+    ),
+    "gallery-overwrite": Scenario(
+        lambda f: build_gallery(f, "dev"), lambda f: build_gallery(f, "test"), check_gallery("dev", "test"),
+        check_gallery("test"),
+    ),
+    "train": Scenario(copy_run, finish_training, check_registration, check_registered, stride=25),
+    "gate": Scenario(copy_store, run_gate, check_undecided, check_decided, stride=10),
+    "promote": Scenario(pass_gate, promote_first, check_champion, check_promoted, promote_again, stride=4),
+    "package": Scenario(copy_store, make_archive, check_archive, check_packaged, stride=4),
+    "serve": Scenario(serve_version("1"), serve_version("2"), check_served, check_second_served),
+}  # fmt: skip
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    assert mlflow
+    main(SCENARIOS)
