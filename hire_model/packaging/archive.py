@@ -76,7 +76,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
         raw = _run_archiver(staging, handler, registered.number, Path(scratch))
         target = out.expanduser() / registered.number / f"{NAME}.mar"
         with atomic_write(target) as partial:
-            _write_archive(raw, _make_manifest(model, registered.number, registered.run_id), partial)
+            _write_archive(raw, _make_manifest(model, registered), partial)
             verify(partial)
             difference = rehearse(partial)
             if not difference <= Golden.TOLERANCE:
@@ -108,13 +108,13 @@ def make_golden(model: Path, pairs: list[dict[str, Any]], version: Version) -> G
     return golden
 
 
-def _make_manifest(model: Path, version: str, run_id: str) -> ArchiveManifest:
+def _make_manifest(model: Path, version: Version) -> ArchiveManifest:
     """Make the manifest, without files yet. It contains neither folder nor time, so repeated builds are equal."""
     facts = artifact.read_config(model)["facts"]
     return ArchiveManifest(
-        model=NAME,
-        version=version,
-        run_id=run_id,
+        model=version.name,
+        version=version.number,
+        run_id=version.run_id,
         dataset_digest=facts.get("data digest", ""),
         git_commit=facts.get("git.commit", ""),
         files={},
