@@ -24,10 +24,11 @@ def hire(
     fresh: Fresh = False,
     hours: Hours = 24.0,
 ) -> Any:
-    """Validate, train, evaluate, gate, promote, package.
+    """Validate, train, evaluate, gate, package, promote.
 
     If the data fail validation, the run ends as Failed and nothing is trained. If the gate rejects the version, the run
-    ends as Completed with the name 'Rejected': the champion stays the same and nothing is packaged.
+    ends as Completed with the name 'Rejected': the champion stays the same and nothing is packaged. The archive is
+    built before the alias moves, so that the champion can be served at any time.
     """
     with hold_lock(resolve_settings(recipe, data, overrides).settings):
         validate(recipe, data, overrides)
@@ -36,6 +37,6 @@ def hire(
         decision = gate(version, recipe, data, overrides)
         if decision is not None and not decision.passed:
             return make_rejected_state(decision)
-        promote(version, recipe, overrides)
         archive = package(version, recipe, overrides)
+        promote(version, recipe, overrides)
     return Completed(message=f"Version {version} is the champion; its archive is {archive}")

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import prefect
@@ -17,6 +18,7 @@ from prefect.blocks.webhook import Webhook
 from real_servers import Servers
 
 import expectations.check
+import flows.retrain
 from expectations.results import ExpectationResult, Validation
 from flows.evaluate import evaluate, nightly
 from flows.gate import gate
@@ -60,6 +62,24 @@ def test_a_second_retrain_in_the_same_folder_is_refused_until_the_first_ends(tmp
     other.wait()
     with hold_lock(settings):
         pass
+
+
+def test_the_archive_exists_before_the_version_becomes_the_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is started during a retrain serves the champion, so each champion needs an archive."""
+    steps: list[str] = []
+
+    def make_step(name: str, result: object = None) -> Callable[..., object]:
+        return lambda *arguments: steps.append(name) or result
+
+    for name, result in {"train": "5", "package": tmp_path / "hire.mar"}.items():
+        monkeypatch.setattr(flows.retrain, name, make_step(name, result))
+    for name in ("validate", "evaluate", "gate", "promote"):
+        monkeypatch.setattr(flows.retrain, name, make_step(name))
+    state = hire.fn("", "", [f"train.out={tmp_path / 'runs' / 'latest'}"])
+    assert steps == ["validate", "train", "evaluate", "gate", "package", "promote"]
+    assert "Version 5 is the champion" in state.message
 
 
 class ValidateStub:
