@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -20,6 +20,7 @@ from hire_model.settings import ResolvedSettings, Settings
 from hire_model.settings.fingerprint import compute_training_key
 from hire_model.tracking.versions import Version
 from hire_model.training.checkpoint import LAST, set_aside_previous
+from hire_model.training.run_folder import choose_run_folder
 
 LOCK = "retrain.lock"
 STATE = "flow.json"
@@ -61,7 +62,7 @@ def hold_lock(settings: Settings) -> Iterator[None]:
     The lock works with and without a Prefect server; runs of a deployment wait in a queue instead (prefect.yaml). A
     process can acquire it several times, and releases it when it dies. Raises HireError if another process holds it.
     """
-    folder = settings.train.out.resolve().parent
+    folder = settings.train.out.parent.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0, is_singleton=True)
     try:
@@ -151,6 +152,8 @@ def train_model(resolved: ResolvedSettings, name: str, folder: TrainingFolder) -
         print(f"Version {folder.version} was trained with the same data, settings and code; nothing to train.")
         return folder.version
     resume = folder.resumable
+    resolved = choose_run_folder(resolved, resume)
+    folder = replace(folder, out=resolved.settings.train.out)
     print(f"{'Resuming from the checkpoint' if resume else 'Training from the beginning'} in {folder.out}")
     if not resume:
         folder.begin()

@@ -35,6 +35,7 @@ from hire_model.training.checkpoint import LAST, Checkpoint, lock_folder
 from hire_model.training.distributed import pick_local_device, seed_everything
 from hire_model.training.loop import fit
 from hire_model.training.record import EpochRecord, FitResult
+from hire_model.training.run_folder import choose_run_folder
 from hire_model.workflows.evaluate import make_result, score_split, write_report
 
 log = logging.getLogger(__name__)
@@ -88,13 +89,18 @@ def train(
     Raises:
         HireError: the data cannot be read, the MLflow store does not answer, or the training was stopped.
     """
-    settings, out = resolved.settings, resolved.settings.train.out
+    settings = resolved.settings
     uri = connect(settings.tracking) if settings.tracking.enabled and is_first_process() else ""
     dataset = open_dataset(settings.data)
     splits = open_splits(dataset, settings.data)
     protocols.check_fit(splits.test.owner, len(splits.test.images), settings.evaluate.protocol)
     if resume:  # before the run is joined: an error here must not mark the earlier run as failed
-        Checkpoint.load(out / LAST).check(settings, dataset.manifest.digest, out / LAST)
+        last = settings.train.out / LAST
+        Checkpoint.load(last).check(settings, dataset.manifest.digest, last)
+    if is_first_process():
+        resolved = choose_run_folder(resolved, resume)
+        settings = resolved.settings
+    out = settings.train.out
     tracking = settings.tracking if is_first_process() else settings.tracking.model_copy(update={"enabled": False})
     lock = lock_folder(out) if is_first_process() else contextlib.nullcontext()
     with lock, start_run(tracking, name, _read_run_id(out) if resume else None) as run:

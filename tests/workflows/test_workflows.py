@@ -67,6 +67,7 @@ def trained(folder: Path, tiny_dataset: Path) -> TrainOutcome:
 
 def test_a_training_writes_report_figures_settings_and_history(trained: TrainOutcome, folder: Path) -> None:
     assert (trained.split, trained.epochs, trained.registered) == ("test", 1, "models:/hire@challenger")
+    assert trained.report.parent.resolve() == (folder / "runs/latest").resolve() != folder / "runs/latest"
     assert "<html" in trained.report.read_text("utf-8")
     assert Result.model_validate_json(trained.figures.read_text("utf-8")) == trained.result
     table = json.loads((folder / "runs/latest/settings.json").read_text())
@@ -205,5 +206,11 @@ def test_the_printed_summary_names_the_data_and_the_next_command(
     printed = capsys.readouterr().out
     digest = Dataset.open(tiny_dataset).manifest.digest[:12]
     assert printed.startswith(f"Evaluated version 1 on relational scenes: digest {digest}, split test, 8 images.\n")
-    for part in ("R@1", "rSum", "runs/latest/report.html", "hire evaluate --model models:/hire@challenger"):
+    for part in (
+        "R@1",
+        "rSum",
+        f"report      {trained.report}",
+        "link        runs/latest\n",
+        "hire evaluate --model models:/hire@challenger",
+    ):
         assert part in printed
