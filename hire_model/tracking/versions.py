@@ -25,6 +25,7 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 # Tags of a version.
 DECISION, COMPARED_WITH, RSUM, _CHECK = "gate.decision", "gate.champion", "gate.rsum", "gate.check."
 DATA_DIGEST, DATA_SPLIT = "data.digest", "split"  # of the training's data, and of its evaluation
+TRAINED_RSUM = "rsum"  # on the evaluation split of the training; the other figures are metrics of the logged model
 ARCHIVE_PATH, ARCHIVE_SHA256 = "archive.path", "archive.sha256"
 ARTIFACT_SHA256, ARTIFACT_FILES = "artifact.sha256", "artifact.files"  # of the model folder, see trust.py
 GATED_SHA256 = "gate.artifact.sha256"  # of the model folder that the gate judged
@@ -41,13 +42,17 @@ _PAGE = 200  # versions per request
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the registered model, as read from the store; later changes are not visible."""
+    """A version of the registered model, as read from the store; later changes are not visible.
+
+    model_id: MLflow's id of the logged model, which has the metrics; "" if the store has none.
+    """
 
     name: str
     number: str
     run_id: str
     aliases: tuple[str, ...]
     tags: Mapping[str, str]
+    model_id: str = ""
 
     @property
     def uri(self) -> str:
@@ -247,4 +252,11 @@ def truncate(text: str, limit: int = DESCRIPTION_LIMIT) -> str:
 
 
 def _make_version(found: ModelVersion) -> Version:
-    return Version(found.name, str(found.version), found.run_id or "", tuple(sorted(found.aliases)), dict(found.tags))
+    return Version(
+        name=found.name,
+        number=str(found.version),
+        run_id=found.run_id or "",
+        aliases=tuple(sorted(found.aliases)),
+        tags=dict(found.tags),
+        model_id=getattr(found, "model_id", None) or "",
+    )

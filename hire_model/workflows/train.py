@@ -30,7 +30,7 @@ from hire_model.settings import ResolvedSettings, Settings, flatten
 from hire_model.tracking import registry
 from hire_model.tracking.connection import connect
 from hire_model.tracking.run import TrackedRun, explain_failed_upload, start_run
-from hire_model.tracking.versions import CHALLENGER
+from hire_model.tracking.versions import CHALLENGER, TRAINED_RSUM
 from hire_model.training.checkpoint import LAST, Checkpoint, lock_folder
 from hire_model.training.distributed import pick_local_device, seed_everything
 from hire_model.training.loop import fit
@@ -203,7 +203,6 @@ def _finish(
     figures = write_json(result, out / "figures.json")
     page = write_report(out / "report.html", result, matrix, test, settings.evaluate, model, history)
     folder, model_card = _save_model(model, fitted, result, ranks, splits, settings)
-    run.log_metrics(result.metrics())
     history_file = write_text(json.dumps(history, indent=1) + "\n", out / "history.json")
     registered = _register(run, settings, test, result, folder, model_card, (figures, page, history_file))
     return TrainOutcome(
@@ -249,13 +248,18 @@ def _register(
     """Log `files` and the model folder to the run, and register the model if tracking.register_model is set."""
     if not run.enabled:
         return registry.LoggedModel("")
-    tags = {key.replace("/", "."): f"{value:.2f}" for key, value in result.metrics().items()}
-    tags |= {"run": run.run_id, "data.digest": result.facts["data digest"], "split": result.facts["split"]}
+    tags = {
+        TRAINED_RSUM: f"{result.rsum:.2f}",
+        "run": run.run_id,
+        "data.digest": result.facts["data digest"],
+        "split": result.facts["split"],
+    }
     with explain_failed_upload(settings.train.out):
         run.flush()
         for path in files:
             run.log_artifact(path, "evaluation")
         run.log_artifact(folder / card.CARD)
+        registered = None
         if settings.tracking.register_model:  # a resumed run may have registered its model before
             registered = registry.find_registered(folder, run.run_id, settings.tracking)
             if registered is not None:
@@ -264,9 +268,13 @@ def _register(
                     registered.version,
                     settings.tracking.model_name,
                 )
-                return registered
-        predicates = test.dataset.manifest.predicates
-        return registry.log_model(folder, _pick_examples(test), settings.tracking, tags, predicates, model_card)
+        manifest = test.dataset.manifest
+        if registered is None:
+            pairs = _pick_examples(test)
+            registered = registry.log_model(folder, pairs, settings.tracking, tags, manifest.predicates, model_card)
+        name = f"{manifest.name}: {test.name}"
+        run.log_model_metrics(result.metrics(), registered.model_id, test.dataset.folder, name, manifest.digest)
+        return registered
 
 
 def _pick_examples(split: Split) -> list[tuple[ImageRegions, str]]:

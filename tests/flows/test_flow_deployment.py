@@ -106,7 +106,7 @@ def test_invalid_data_fail_the_run_before_training(
     assert state.is_failed() and "nothing was trained" in state.message and "captions.parquet" in state.message
     assert not (project / "runs/bad").exists()
     rows = json.loads(in_project.list_artifacts("validation")[0]["data"])
-    assert rows[0]["result"] == "failed"
+    assert rows[0]["result"] == "error"
 
 
 def test_the_webhook_is_called_for_a_run_whose_process_was_killed(

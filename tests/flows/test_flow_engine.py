@@ -19,7 +19,7 @@ from real_servers import Servers
 
 import expectations.check
 import flows.retrain
-from expectations.results import ExpectationResult, Validation
+from expectations.results import ExpectationResult, SuiteRun, Validation
 from flows.evaluate import evaluate, nightly
 from flows.gate import gate
 from flows.monitor import monitor, watch
@@ -92,7 +92,8 @@ class ValidateStub:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
-        return Validation("digest", [ExpectationResult("captions", "not empty", "error", True, 0, "")])
+        result = ExpectationResult("captions", "not empty", "error", True, 0, "")
+        return Validation("digest", [SuiteRun("captions", 1, 0.0, [result])])
 
 
 @pytest.fixture
