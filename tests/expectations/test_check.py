@@ -180,6 +180,30 @@ def test_the_command_prints_the_counts_and_fails_on_an_error(tiny_dataset: Path,
     assert done.exit_code == 1 and "row 7: text ''" in done.stdout
 
 
+def test_a_validation_by_mlflow_run_logs_counts_data_set_and_report(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{tmp_path}/mlflow.db"
+    client = mlflow.MlflowClient(uri)
+    run_id = client.create_run("0").info.run_id
+    for name, value in {"RUN_ID": run_id, "EXPERIMENT_ID": "0", "TRACKING_URI": uri}.items():
+        monkeypatch.setenv(f"MLFLOW_{name}", value)
+    try:
+        done = CliRunner().invoke(app, ["data", "validate", str(tiny_dataset)], catch_exceptions=False)
+    finally:
+        mlflow.set_tracking_uri(before)
+        mlflow.tracking.fluent._active_experiment_id = None
+    run = client.get_run(run_id)
+    assert done.exit_code == 0 and run.info.status == "FINISHED"
+    counts = {"validation/expectations": 48, "validation/errors": 0, "validation/warnings": 0}
+    assert run.data.metrics.items() >= counts.items() and run.data.params["suites"] == "built-in"
+    assert run.inputs.dataset_inputs[0].dataset.name == "relational scenes"
+    assert [each.path for each in client.list_artifacts(run_id, "validation")] == ["validation/validation.html"]
+
+
 def test_photographs_pass(shared_data: Path, tmp_path: Path) -> None:
     options = ["--src", shared_data / "flickr8k_mini", "--split", "train", "--split", "dev", "--out", tmp_path / "in"]
     subprocess.run([sys.executable, shared_data / "unpack_features.py", *options], check=True, capture_output=True)

@@ -90,9 +90,51 @@ def test_the_mlflow_run_has_settings_metrics_data_sets_and_report(
     digest = Dataset.open(tiny_dataset).manifest.digest
     assert run.data.tags["dataset.test.digest"] == digest
     version = mlflow.MlflowClient().get_model_version_by_alias("hire", "challenger")
-    assert version.tags["full.rsum"] == f"{trained.result.rsum:.2f}" and version.tags["data.digest"] == digest
+    assert version.tags["rsum"] == f"{trained.result.rsum:.2f}" and version.tags["data.digest"] == digest
+    assert set(version.tags) == {
+        "rsum", "run", "split", "data.digest", "golden.scores", "artifact.files", "artifact.sha256",
+    }  # fmt: skip
     names = {artifact.path for artifact in mlflow.MlflowClient().list_artifacts(run.info.run_id, "evaluation")}
     assert names == {"evaluation/report.html", "evaluation/figures.json", "evaluation/history.json"}
+
+
+def test_the_figures_are_metrics_of_the_logged_model_with_their_data_set(
+    trained: TrainOutcome, tiny_dataset: Path
+) -> None:
+    mlflow.set_tracking_uri(trained.tracking_uri)
+    client = mlflow.MlflowClient()
+    logged = client.get_logged_model(client.get_model_version_by_alias("hire", "challenger").model_id)
+    metrics = {metric.key: metric for metric in logged.metrics or ()}
+    assert metrics.keys() >= trained.result.metrics().keys()
+    assert metrics["full/rsum"].value == pytest.approx(trained.result.rsum)
+    assert metrics["full/rsum"].dataset_name == "relational scenes: test"
+    assert Dataset.open(tiny_dataset).manifest.digest.startswith(str(metrics["full/rsum"].dataset_digest))
+    assert "hire gate" in client.get_registered_model("hire").description
+
+
+def test_an_evaluation_by_mlflow_run_logs_parameters_metrics_data_set_and_report(
+    trained: TrainOutcome, folder: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow.set_tracking_uri(trained.tracking_uri)
+    client = mlflow.MlflowClient()
+    opened = client.create_run("0")
+    for name, value in {
+        "RUN_ID": opened.info.run_id,
+        "EXPERIMENT_ID": "0",
+        "TRACKING_URI": trained.tracking_uri,
+    }.items():
+        monkeypatch.setenv(f"MLFLOW_{name}", value)
+    outcome = evaluate_workflow.evaluate(["models:/hire/1"], _settings(folder, tiny_dataset).settings, "dev")
+    run = client.get_run(opened.info.run_id)
+    assert run.info.status == "FINISHED" and run.data.metrics["full/rsum"] == pytest.approx(outcome.result.rsum)
+    assert run.data.params["models"] == "models:/hire/1" and run.data.params["evaluate.protocol"] == "full"
+    assert run.inputs.dataset_inputs[0].dataset.name == "relational scenes: dev"
+    names = {artifact.path for artifact in client.list_artifacts(opened.info.run_id, "evaluation")}
+    assert names == {"evaluation/report.html", "evaluation/figures.json"}
+    logged = client.get_logged_model(client.get_model_version("hire", "1").model_id)
+    figures = {metric.dataset_name: metric.value for metric in logged.metrics or () if metric.key == "full/rsum"}
+    assert figures["relational scenes: dev"] == pytest.approx(outcome.result.rsum)
+    assert figures["relational scenes: test"] == pytest.approx(trained.result.rsum)
 
 
 @pytest.mark.parametrize("model", ["models:/hire@challenger", "runs/latest/model", "runs/latest"])
