@@ -10,13 +10,13 @@ from prefect.states import Completed
 from flows.evaluate import evaluate
 from flows.gate import gate, make_rejected_state
 from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, resolve_settings
-from flows.prefect_support import NOTIFY
+from flows.prefect_support import NOTIFY, name_runs
 from flows.promote import package, promote
 from flows.train import hold_lock, train
 from flows.validate import validate
 
 
-@flow(name="hire", log_prints=True, **NOTIFY)
+@flow(name="hire", flow_run_name=name_runs("retrain"), log_prints=True, **NOTIFY)
 def hire(
     recipe: Recipe = "synthetic",
     data: Data = "",

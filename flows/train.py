@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from prefect import flow, task
 
 from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, resolve_settings
-from flows.prefect_support import RETRY_IO, hash_code, read_data_state, show_link, show_progress
+from flows.prefect_support import RETRY_IO, hash_code, name_runs, read_data_state, show_page, show_progress
 from hire_model.data.splits import open_dataset
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.files import write_text
@@ -26,7 +26,7 @@ LOCK = "retrain.lock"
 STATE = "flow.json"
 
 
-@flow(name="train", log_prints=True)
+@flow(name="train", flow_run_name=name_runs("train"), log_prints=True)
 def train(
     recipe: Recipe = "synthetic",
     data: Data = "",
@@ -51,8 +51,18 @@ def train(
         if fresh:
             folder.forget()
         version = train_model.with_options(timeout_seconds=hours * 3600)(resolved, Path(recipe).stem, folder)
-    show_link("training-report", folder.out / "report.html", f"Training and figures of version {version}")
+    link = link_report(resolved.settings, version)
+    show_page("training-report", folder.out / "report.html", f"Training and figures of version {version}", link)
     return version
+
+
+def link_report(settings: Settings, version: str) -> str:
+    """Return the address of the version's report in MLflow's interface, "" if the store is not a server."""
+    from hire_model.tracking import versions
+
+    return versions.link_artifact(
+        settings.tracking, versions.find(settings.tracking, version), "evaluation/report.html"
+    )
 
 
 @contextmanager

@@ -10,13 +10,13 @@ from prefect import flow, task
 from prefect.context import TaskRunContext
 
 from flows.parameters import Data, Overrides, Recipe, resolve_settings
-from flows.prefect_support import RETRY_IO, hash_code, read_data_state, show_link, show_table
+from flows.prefect_support import RETRY_IO, hash_code, name_runs, read_data_state, show_page, show_table
 from hire_model.errors import DataError
 from hire_model.files import write_text
 from hire_model.settings.fingerprint import hash_json
 
 
-@flow(name="validate", log_prints=True)
+@flow(name="validate", flow_run_name=name_runs("validate"), log_prints=True)
 def validate(recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) -> Path:
     """Check a data set. Artifacts: the table of expectations, a link to the report.
 
@@ -30,7 +30,7 @@ def validate(recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) ->
     settings = resolve_settings(recipe, data, overrides).settings
     result = check_dataset(folder)
     page = write_text(result["page"], settings.train.out.parent / "validated" / f"{result['digest'][:16]}.html")
-    show_link("validation-report", page, f"Validation of {folder}")
+    show_page("validation-report", page, f"Validation of {folder}")
     show_table("validation", result["rows"], f"Data set {folder}, digest {result['digest'][:16]}")
     print(result["summary"])
     if not result["ok"]:

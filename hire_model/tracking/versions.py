@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hire_model.settings import TrackingSettings
-from hire_model.tracking.connection import TrackingError, connect, translate_errors
+from hire_model.tracking.connection import TrackingError, connect, tracking_uri, translate_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -208,6 +208,16 @@ def list_artifacts(settings: TrackingSettings, version: Version, folder: str) ->
         return []
     with open_registry(settings, f"list {folder} of run {version.run_id}") as client:
         return [artifact.path.rpartition("/")[2] for artifact in client.list_artifacts(version.run_id, folder or None)]
+
+
+def link_artifact(settings: TrackingSettings, version: Version, path: str) -> str:
+    """Return the address of an artifact of the version's run in MLflow's interface, "" if the store is not a server."""
+    address = tracking_uri(settings).rstrip("/")
+    if not version.run_id or not address.startswith(("http://", "https://")):
+        return ""
+    with open_registry(settings, f"find run {version.run_id}") as client:
+        experiment = client.get_run(version.run_id).info.experiment_id
+    return f"{address}/#/experiments/{experiment}/runs/{version.run_id}/artifacts/{path}"
 
 
 def read_data_folder(settings: TrackingSettings, version: Version) -> Path | None:

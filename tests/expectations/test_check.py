@@ -18,6 +18,7 @@ from expectations.check import validate
 from hire_model.cli.main import app
 from hire_model.data.importers.base import Target, write_dataset
 from hire_model.data.importers.scan import open_scan
+from hire_model.data.synthetic import generate
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
 
@@ -178,6 +179,14 @@ def test_the_command_prints_the_counts_and_fails_on_an_error(tiny_dataset: Path,
     set_cell("captions", 7, "text", "")(data)
     done = CliRunner().invoke(app, ["data", "validate", str(data)])
     assert done.exit_code == 1 and "row 7: text ''" in done.stdout
+
+
+def test_each_warning_of_the_default_scenes_is_in_the_docs(tmp_path: Path) -> None:
+    generate(tmp_path / "scenes", train=300, dev=40, test=40, seed=0)
+    validation = validate(tmp_path / "scenes")
+    text = (Path(__file__).parents[2] / "docs" / "validation.md").read_text("utf-8")
+    warnings = [result.expectation.partition(", as such")[0] for result in validation.failed("warning")]
+    assert validation.ok and warnings and all(f"| {warning} |" in text for warning in warnings), warnings
 
 
 def test_a_validation_by_mlflow_run_logs_counts_data_set_and_report(

@@ -55,6 +55,14 @@ def test_a_retrain_shows_artifacts_and_logs_in_prefect(retrained: dict[str, Any]
     assert data["training"] == 100
     assert "SHA-256" in data["package"]
     assert "report.html" in data["training-report"]
+    address = data["training-report"].partition("](")[2].partition(")")[0]
+    assert address.startswith(f"{deployed.mlflow}/#/experiments/") and address.endswith("/evaluation/report.html")
+    assert "file:///" in deployed.list_artifacts("validation-report")[0]["data"]
+    for key in ("validation", "recall", "recall-curve", "gate", "package", "promotion", "training-report"):
+        runs = {artifact["flow_run_id"] for artifact in deployed.list_artifacts(key)[:2]}
+        assert len(runs) == 2 and retrained["id"] in runs, f"{key}: in the run of its step, and in that of the retrain"
+    assert deployed.call(f"flow_runs/{retrained['id']}")["name"] == "retrain synthetic on scenes"
+    assert deployed.list_runs("gate")[0]["name"] == "gate synthetic version 1 on scenes"
     progress, logger = "epoch 3/3", "Tracking in"  # printed, and logged by hire_model
     deployed.wait_for_log(deployed.list_runs("train")[0], progress, logger)
 

@@ -36,7 +36,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     shown: list[str] = []
     monkeypatch.setattr(flows.validate, "show_table", lambda key, rows, description: shown.append(key))
-    monkeypatch.setattr(flows.validate, "show_link", lambda key, page, description: shown.append(key))
+    monkeypatch.setattr(flows.validate, "show_page", lambda key, page, description: shown.append(key))
     for task in ("find_dataset", "check_dataset"):
         monkeypatch.setattr(flows.validate, task, getattr(flows.validate, task).fn)
     monkeypatch.setattr(flows.retrain, "validate", flows.validate.validate.fn)
