@@ -44,7 +44,8 @@ _PAGE = 200  # versions per request
 class Version:
     """A version of the registered model, as read from the store; later changes are not visible.
 
-    model_id: MLflow's id of the logged model, which has the metrics; "" if the store has none.
+    model_id: id of the logged model, which has the metrics. MLflow stores it as the source of the version. It is
+    "" if the version has another source.
     """
 
     name: str
@@ -268,5 +269,5 @@ def _make_version(found: ModelVersion) -> Version:
         run_id=found.run_id or "",
         aliases=tuple(sorted(found.aliases)),
         tags=dict(found.tags),
-        model_id=getattr(found, "model_id", None) or "",
+        model_id=model[1] if (model := re.fullmatch(r"models:/(m-\w+)", found.source or "")) else "",
     )

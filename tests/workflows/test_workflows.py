@@ -14,7 +14,8 @@ from hire_model.cli.train import print_training
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.evaluation.result import Result
-from hire_model.settings import ResolvedSettings, resolve
+from hire_model.settings import ResolvedSettings, TrackingSettings, resolve
+from hire_model.tracking import versions
 from hire_model.tracking.connection import TrackingError
 from hire_model.workflows import evaluate as evaluate_workflow
 from hire_model.workflows import train as train_workflow
@@ -102,8 +103,8 @@ def test_the_figures_are_metrics_of_the_logged_model_with_their_data_set(
     trained: TrainOutcome, tiny_dataset: Path
 ) -> None:
     mlflow.set_tracking_uri(trained.tracking_uri)
-    client = mlflow.MlflowClient()
-    logged = client.get_logged_model(client.get_model_version_by_alias("hire", "challenger").model_id)
+    client, tracking = mlflow.MlflowClient(), TrackingSettings(uri=trained.tracking_uri)
+    logged = client.get_logged_model(versions.find(tracking, "challenger").model_id)
     metrics = {metric.key: metric for metric in logged.metrics or ()}
     assert metrics.keys() >= trained.result.metrics().keys()
     assert metrics["full/rsum"].value == pytest.approx(trained.result.rsum)
@@ -131,7 +132,7 @@ def test_an_evaluation_by_mlflow_run_logs_parameters_metrics_data_set_and_report
     assert run.inputs.dataset_inputs[0].dataset.name == "relational scenes: dev"
     names = {artifact.path for artifact in client.list_artifacts(opened.info.run_id, "evaluation")}
     assert names == {"evaluation/report.html", "evaluation/figures.json"}
-    logged = client.get_logged_model(client.get_model_version("hire", "1").model_id)
+    logged = client.get_logged_model(versions.find(TrackingSettings(uri=trained.tracking_uri), "1").model_id)
     figures = {metric.dataset_name: metric.value for metric in logged.metrics or () if metric.key == "full/rsum"}
     assert figures["relational scenes: dev"] == pytest.approx(outcome.result.rsum)
     assert figures["relational scenes: test"] == pytest.approx(trained.result.rsum)
