@@ -108,7 +108,12 @@ def print_training(outcome: TrainOutcome | None) -> None:
     limit = f" --limit {outcome.limit}" if outcome.limit else ""
     console.print(f"  hire evaluate --model {address} --data {data} --split {outcome.split}" + limit)
     if outcome.tracking_uri:
-        console.print(f"  mlflow ui --backend-store-uri {shlex.quote(outcome.tracking_uri)}")
+        command, server = f"mlflow ui --backend-store-uri {shlex.quote(outcome.tracking_uri)}", "http://127.0.0.1:5000"
+        if outcome.tracking_uri.startswith(("http://", "https://")):
+            command, server = "", outcome.tracking_uri.rstrip("/")
+        # Without the parameter, MLflow opens its page for language models.
+        page = f"{server}/#/experiments/{outcome.experiment}/runs?workflowType=machine_learning"
+        console.print(f"  {command}  # open {page}" if command else f"  # open {page}")
 
 
 def print_evaluation(outcome: EvaluationOutcome) -> None:

@@ -9,7 +9,7 @@ from mlflow.tracking.default_experiment.abstract_context import DefaultExperimen
 from hire_model.settings import TrackingSettings, resolve
 
 _PROJECT = "MLproject"
-# MLflow's interface shows the classic page of a trained model, with columns of metrics and parameters, for this kind.
+# The kind of an experiment with trained models; without it, MLflow's interface guesses.
 _TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": "Trainings, evaluations and validations of Hire (image-text matching). A training has the "

@@ -37,6 +37,7 @@ class TrackedRun:
     """The interface of a run. This base class logs nothing; `MlflowRun` logs to MLflow."""
 
     run_id = ""
+    experiment_id = ""
     enabled = False
 
     def log_params(self, values: Mapping[str, Any]) -> None:
@@ -71,8 +72,8 @@ class MlflowRun(TrackedRun):
 
     enabled = True
 
-    def __init__(self, run_id: str) -> None:
-        self.run_id = run_id
+    def __init__(self, run_id: str, experiment_id: str) -> None:
+        self.run_id, self.experiment_id = run_id, experiment_id
         self._unsent: list[tuple[dict[str, float], int | None]] = []
 
     @override
@@ -179,7 +180,7 @@ def start_run(settings: TrackingSettings, name: str, run_id: str | None = None) 
     active = mlflow.start_run(run_id, run_name=None if joined else name, log_system_metrics=True)
     status = "FAILED"
     try:
-        yield MlflowRun(active.info.run_id)
+        yield MlflowRun(active.info.run_id, active.info.experiment_id)
         status = "FINISHED"
     finally:
         _end_run(active.info.run_id, status)

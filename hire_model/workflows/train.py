@@ -53,7 +53,7 @@ class TrainOutcome:
         data: folder of the data set.
         registered: address that loads the model from MLflow, and version: its number; "" if it is not registered.
         best_epoch: counts from 0.
-        tracking_uri: address of the MLflow store; "" without MLflow.
+        tracking_uri: address of the MLflow store, and experiment: id of its experiment; "" without MLflow.
     """
 
     result: Result
@@ -68,6 +68,7 @@ class TrainOutcome:
     best_epoch: int
     epochs: int
     tracking_uri: str
+    experiment: str
 
 
 def train(
@@ -218,6 +219,7 @@ def _finish(
         best_epoch=fitted.best_epoch,
         epochs=len(history),
         tracking_uri=uri,
+        experiment=run.experiment_id,
     )
 
 

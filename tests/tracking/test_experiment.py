@@ -1,4 +1,4 @@
-"""One experiment holds the runs of `hire`, the flows and `mlflow run`, with a description and the classic view."""
+"""One experiment holds the runs of `hire`, the flows and `mlflow run`, with a description and a kind."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_mlflow_run_in_the_project_uses_the_experiment_of_hire(
     assert not _load_provider()().in_context()
 
 
-def test_a_new_and_an_older_experiment_open_in_the_classic_view(tracking: TrackingSettings) -> None:
+def test_a_new_and_an_older_experiment_get_kind_and_description(tracking: TrackingSettings) -> None:
     connect(tracking)
     client = mlflow.MlflowClient()
     older = client.create_experiment("older", tags={"mlflow.note.content": "our own words"})
