@@ -6,6 +6,7 @@ If tracking is off, `start_run` yields a `TrackedRun` whose methods do nothing, 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _PARAMS_PER_CALL = 100  # MLflow's limit
+_GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # of a run without a name, such as awesome-bat-831
 _MAX_DIGEST = 36  # characters, MLflow's limit; the full digest is stored as a tag
 
 
@@ -176,10 +178,14 @@ def start_run(settings: TrackingSettings, name: str, run_id: str | None = None) 
         with translate_errors(f"open the experiment '{settings.experiment}'"):
             mlflow.set_experiment(experiment_id=open_experiment(settings))
     log.info("Tracking in %s", uri)
-    joined = run_id is not None or inside_mlflow_run()
+    inside = inside_mlflow_run()  # mlflow.start_run deletes MLFLOW_RUN_ID
+    joined = run_id is not None or inside
     active = mlflow.start_run(run_id, run_name=None if joined else name, log_system_metrics=True)
     status = "FAILED"
     try:
+        if inside and _GENERATED_NAME.fullmatch(active.info.run_name or ""):  # the user named none
+            with translate_errors("name the run"):
+                mlflow.set_tag("mlflow.runName", name)
         yield MlflowRun(active.info.run_id, active.info.experiment_id)
         status = "FINISHED"
     finally:

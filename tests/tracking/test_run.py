@@ -73,17 +73,20 @@ def test_an_unknown_run_id_starts_a_new_run(tracking: TrackingSettings) -> None:
     assert run.run_id != "0" * 32
 
 
-def test_inside_mlflow_run_its_run_is_joined(tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("given", "name"), [("opened by mlflow run", "opened by mlflow run"), (None, "validate")])
+def test_inside_mlflow_run_its_run_is_joined_and_named_if_the_user_gave_no_name(
+    tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch, given: str | None, name: str
+) -> None:
     connect(tracking)
-    opened = mlflow.MlflowClient().create_run(experiment_id="0", run_name="opened by mlflow run")
+    opened = mlflow.MlflowClient().create_run(experiment_id="0", run_name=given)
     monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
     elsewhere = tracking.model_copy(update={"uri": "sqlite:////nowhere/at/all.db"})
-    with start_run(elsewhere, "ignored", run_id="f" * 32) as run:
+    with start_run(elsewhere, "validate", run_id="f" * 32) as run:
         pass
     assert run.run_id == opened.info.run_id
-    assert mlflow.get_run(run.run_id).info.run_name == "opened by mlflow run"
+    assert mlflow.get_run(run.run_id).info.run_name == name
 
 
 def test_the_address_comes_from_settings_environment_or_default_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
