@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from expectations.results import ExpectationResult, Validation
+from expectations.results import ExpectationResult, SuiteRun, Validation
 from expectations.suites import SUITE_FOLDER, SUITE_NAMES, build_suite, find_suites
 from hire_model.data.schema import Manifest
 from hire_model.data.store import Dataset
-from hire_model.errors import HireError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from expectations.tables import SuiteTable
 
-def validate(dataset: Path, *, suites: Path | None = None, docs: Path | None = None) -> Validation:
+
+def validate(dataset: Path, *, suites: Path | None = None) -> Validation:
     """Check a data set against the suites.
 
     The suite `manifest` runs first: files, digests and references between the tables. The other suites run only if it
@@ -25,31 +28,32 @@ def validate(dataset: Path, *, suites: Path | None = None, docs: Path | None = N
     Args:
         dataset: Folder of the data set.
         suites: Folder of suites; each replaces the built-in suite of the same name.
-        docs: Folder for Great Expectations data docs; None writes none.
 
     Raises:
         DataError: The folder is not a data set, or a suite cannot be used.
-        HireError: The data docs cannot be written.
     """
     dataset = dataset.expanduser()
     manifest, paths = Manifest.read(dataset), find_suites(suites)
-    if docs is not None:
-        _make_folder(docs.expanduser())
     from expectations.runner import SuiteRunner  # takes seconds to import; the errors above are reported before
     from expectations.tables import DatasetTables, build_manifest_table
 
     runner = SuiteRunner()
     for path in paths.values():
         build_suite(path)  # report an unusable suite before all features are read
-    results = runner.run(build_manifest_table(dataset, manifest), paths["manifest"], {})
-    if all(result.ok for result in results):
+
+    def run(name: str, build: Callable[[], SuiteTable], parameters: dict[str, float]) -> SuiteRun:
+        start = time.perf_counter()
+        table = build()
+        results = runner.run(table, paths[name], parameters)
+        return SuiteRun(name, len(table.frame), time.perf_counter() - start, results)
+
+    runs = [run("manifest", lambda: build_manifest_table(dataset, manifest), {})]
+    complete = all(result.ok for result in runs[0].results)
+    if complete:
         tables = DatasetTables(Dataset.open(dataset))
         parameters = tables.parameters
-        for name in SUITE_NAMES[1:]:
-            results += runner.run(tables.build(name), paths[name], parameters)
-    if docs is not None:
-        runner.write_docs(docs.expanduser(), f"{manifest.name}, version {manifest.digest[:12]}")
-    return Validation(manifest.digest, results)
+        runs += [run(name, partial(tables.build, name), parameters) for name in SUITE_NAMES[1:]]
+    return Validation(manifest.digest, runs, manifest.name, dataset.resolve(), complete)
 
 
 def run_suite(
@@ -68,10 +72,3 @@ def run_suite(
     return SuiteRunner().run(
         SuiteTable(table, label, frame, context), SUITE_FOLDER / f"{suite}.json", dict(parameters or {})
     )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HireError(f"{folder}: cannot write data docs here: {error.strerror}. Name another folder.") from error

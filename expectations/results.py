@@ -1,11 +1,13 @@
-"""Results of a validation: one per expectation, and all of a data set."""
+"""Results of a validation: one per expectation, grouped by suite, and all of a data set."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Severity = Literal["error", "warning"]
+Status = Literal["ok", "warning", "error"]
 
 
 @dataclass(frozen=True)
@@ -27,41 +29,87 @@ class ExpectationResult:
     unexpected: int
     message: str
 
+    @property
+    def status(self) -> Status:
+        """Return "ok", or the severity of the failure."""
+        return "ok" if self.ok else self.severity
 
-@dataclass(frozen=True)
-class Validation:
-    """The results of all expectations on one data set; `digest` is the data set's version."""
 
-    digest: str
+class _Results:
+    """What the results of a suite and of a data set have in common."""
+
     results: list[ExpectationResult]
 
     @property
     def ok(self) -> bool:
         """Whether no expectation of severity error failed."""
-        return all(result.ok for result in self.results if result.severity == "error")
+        return not self.failed("error")
+
+    @property
+    def status(self) -> Status:
+        """Return the worst status of the results."""
+        return "error" if self.failed("error") else "warning" if self.failed("warning") else "ok"
 
     def failed(self, severity: Severity) -> list[ExpectationResult]:
         """Return the failed results of one severity."""
-        return [result for result in self.results if not result.ok and result.severity == severity]
+        return [result for result in self.results if result.status == severity]
+
+
+@dataclass(frozen=True)
+class SuiteRun(_Results):
+    """The results of one suite. rows: of the table that it checked; seconds: to build the table and check it."""
+
+    name: str
+    rows: int
+    seconds: float
+    results: list[ExpectationResult]
+
+
+@dataclass(frozen=True)
+class Validation(_Results):
+    """The results of all expectations on one data set; `digest` is the data set's version.
+
+    complete: False if the suite `manifest` failed, so that the others were not run.
+    """
+
+    digest: str
+    suites: list[SuiteRun]
+    name: str = ""
+    folder: Path = Path()
+    complete: bool = True
+
+    @property
+    def results(self) -> list[ExpectationResult]:  # type: ignore[override]
+        """Return the results of all suites."""
+        return [result for suite in self.suites for result in suite.results]
+
+    @property
+    def verdict(self) -> str:
+        """Return the status in words."""
+        return {"ok": "passed", "warning": "passed with warnings", "error": "failed"}[self.status]
+
+    @property
+    def counts(self) -> str:
+        """Return the number of expectations, errors and warnings in words."""
+        errors, warnings = len(self.failed("error")), len(self.failed("warning"))
+        return f"{len(self.results)} expectations: {errors} errors, {warnings} warnings"
 
     def summary(self) -> str:
         """Return one message: a line per failed expectation (file, rows, values), then the counts."""
-        errors, warnings = self.failed("error"), self.failed("warning")
-        lines = [f"{result.severity}: {result.message}" for result in errors + warnings]
-        if {result.table for result in self.results} == {"manifest"}:
+        lines = [f"{each.severity}: {each.message}" for each in self.failed("error") + self.failed("warning")]
+        if not self.complete:
             lines.append("The other suites were not run: they need intact files.")
-        lines.append(f"{len(self.results)} expectations: {len(errors)} errors, {len(warnings)} warnings")
-        return "\n".join(lines)
+        return "\n".join([*lines, self.counts])
 
     def rows(self) -> list[dict[str, str]]:
         """Return one table row per expectation, failures first."""
-        order = sorted(self.results, key=lambda result: (result.ok, result.severity != "error"))
+        order = sorted(self.results, key=lambda result: ("error", "warning", "ok").index(result.status))
         return [
             {
                 "table": result.table,
                 "expectation": result.expectation,
                 "severity": result.severity,
-                "result": "ok" if result.ok else "failed",
+                "result": result.status,
                 "message": result.message,
             }
             for result in order

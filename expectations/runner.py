@@ -1,4 +1,4 @@
-"""Run Great Expectations: check one table against one suite, and write data docs."""
+"""Run Great Expectations: check one table against one suite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from great_expectations.core import ExpectationValidationResult
 from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 from great_expectations.exceptions import SuiteParameterError
 
-from expectations import data_docs
 from expectations.results import ExpectationResult, Severity
 from expectations.suites import build_suite
 from expectations.tables import SuiteTable
@@ -55,12 +54,6 @@ class SuiteRunner:
         order = {item.id: number for number, item in enumerate(suite.expectations)}
         results = sorted(outcome.results, key=lambda result: order[_get_config(result).id])
         return [_convert_result(table, path, result) for result in results]
-
-    def write_docs(self, folder: Path, heading: str) -> None:
-        """Write data docs of all runs to `folder`; the first page is index.html."""
-        self.context.add_data_docs_site(heading, data_docs.site_settings(folder))  # type: ignore[arg-type]  # a TypedDict that is not public
-        self.context.build_data_docs(site_names=[heading])
-        data_docs.make_local(folder, heading)
 
 
 def _get_config(result: ExpectationValidationResult) -> Any:

@@ -14,8 +14,9 @@ from flows.prefect_support import (
     RETRY_IO,
     hash_code,
     hash_folder,
+    name_runs,
     read_data_state,
-    show_link,
+    show_page,
     show_recall,
 )
 from hire_model.evaluation.result import Result
@@ -23,7 +24,7 @@ from hire_model.settings import Settings
 from hire_model.settings.fingerprint import hash_json
 
 
-@flow(name="evaluate", log_prints=True)
+@flow(name="evaluate", flow_run_name=name_runs("evaluate"), log_prints=True)
 def evaluate(version: Version = "champion", recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) -> Result:
     """Evaluate a version and the champion on the evaluation split. Without `data`, on the training data of the version.
 
@@ -43,7 +44,7 @@ def evaluate(version: Version = "champion", recipe: Recipe = "", data: Data = ""
         page = settings.train.out.parent / "evaluated" / f"{slug}-{key}.html"
         figures = evaluate_model.with_options(refresh_cache=not page.is_file())(uri, folder, settings, page)
         results[name] = Result.model_validate(figures)
-        show_link(f"report-{slug}", page, f"Report of {name}")
+        show_page(f"report-{slug}", page, f"Report of {name}")
     show_recall(results)
     return next(iter(results.values()))
 

@@ -8,7 +8,7 @@ from prefect import flow, task
 from prefect.states import Completed
 
 from flows.parameters import Data, Overrides, Recipe, Version, resolve_settings
-from flows.prefect_support import RETRY_IO, show_markdown, show_table
+from flows.prefect_support import RETRY_IO, name_runs, show_markdown, show_table
 from hire_model.gate import Decision
 from hire_model.settings import Settings
 
@@ -16,7 +16,7 @@ REJECTED = "Rejected"
 """Name of the final state (type Completed) if the gate rejected the version."""
 
 
-@flow(name="gate", log_prints=True)
+@flow(name="gate", flow_run_name=name_runs("gate"), log_prints=True)
 def gate(
     version: Version = "challenger", recipe: Recipe = "", data: Data = "", overrides: Overrides = ()
 ) -> Decision | None:

@@ -11,7 +11,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 
 from flows.parameters import Data, Journal, Overrides, Recipe, Retrain, Version, resolve_settings
-from flows.prefect_support import NOTIFY, RETRY_IO, show_link, show_table
+from flows.prefect_support import NOTIFY, RETRY_IO, name_runs, show_page, show_table
 from hire_model.errors import HireError
 from hire_model.files import write_text
 from hire_model.settings import Settings
@@ -24,7 +24,7 @@ DRIFT = "Drift"
 RETRAIN = "hire/retrain"
 
 
-@flow(name="monitor", log_prints=True)
+@flow(name="monitor", flow_run_name=name_runs("monitor"), log_prints=True)
 def monitor(
     journal: Journal = "runs/journal",
     version: Version = "champion",
@@ -46,7 +46,7 @@ def monitor(
     result = compare_journal(Path(journal), settings, version)
     page = write_text(result.page, settings.train.out.parent / "monitored" / "drift.html")
     show_table("drift", result.drift.rows(), result.drift.verdict)
-    show_link("drift-report", page, "Report of the monitor")
+    show_page("drift-report", page, "Report of the monitor")
     message = result.summary()
     print(message)
     if result.drift.verdict != "drift":

@@ -17,16 +17,17 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import requests
-from prefect import Flow, Task
+from prefect import Flow, Task, runtime
 from prefect.artifacts import (
-    create_image_artifact,
-    create_link_artifact,
-    create_markdown_artifact,
+    Artifact,
+    ImageArtifact,
+    MarkdownArtifact,
+    TableArtifact,
     create_progress_artifact,
-    create_table_artifact,
     update_progress_artifact,
 )
 from prefect.blocks.webhook import Webhook
@@ -44,22 +45,52 @@ from hire_model.evaluation.result import KS, Result
 from hire_model.settings.fingerprint import hash_json
 from hire_model.tracking.lease import PromotionBusy
 
-# --- Artifacts: what a run shows in Prefect ---
+# --- Names of runs, and artifacts: what a run shows in Prefect ---
+
+
+def name_runs(step: str) -> Callable[[], str]:
+    """Return the function for `flow_run_name`: the step with recipe, version and data set, if they are parameters."""
+
+    def name_run() -> str:
+        given = runtime.flow_run.parameters
+        recipe, version, data = (str(given.get(key) or "") for key in ("recipe", "version", "data"))
+        words = (step, Path(recipe).stem, version and f"version {version}", data and f"on {Path(data).name}")
+        return " ".join(filter(None, words))
+
+    return name_run
+
+
+def _show(artifact: Artifact) -> None:
+    """Create an artifact in the current run and, in a subflow, in the run that called it."""
+    artifact.create()
+    if parent := runtime.flow_run.parent_flow_run_id:
+        artifact.model_copy(update={"flow_run_id": UUID(parent)}).create()
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, str]], description: str) -> None:
     """Show a table with one column per key of its rows."""
-    create_table_artifact([dict(row) for row in rows], key=key, description=description)
+    _show(TableArtifact(key=key, description=description, table=[dict(row) for row in rows]))
 
 
 def show_markdown(key: str, text: str) -> None:
     """Show a page of Markdown."""
-    create_markdown_artifact(text, key=key)
+    _show(MarkdownArtifact(key=key, markdown=text))
 
 
-def show_link(key: str, path: Path, description: str) -> None:
-    """Show a link to a file on the machine that ran the flow."""
-    create_link_artifact(path.resolve().as_uri(), link_text=str(path), key=key, description=description)
+def show_page(key: str, path: Path, description: str, link: str = "") -> None:
+    """Show where an HTML page is.
+
+    Args:
+        key: key of the artifact.
+        path: file on the machine that ran the flow.
+        description: what the page is.
+        link: address of the page in MLflow's interface; "" if it is not there. A browser does not follow a link from
+            Prefect's page to a file, so without `link` the artifact shows the file's address to copy.
+    """
+    address = path.resolve().as_uri()
+    where = f"[{description}]({link})" if link else description
+    note = "File on the machine that ran the flow. Copy this address into a browser there:"
+    _show(MarkdownArtifact(key=key, description=description, markdown=f"{where}\n\n{note}\n\n`{address}`"))
 
 
 def show_progress(key: str, description: str) -> Callable[[float], None]:
@@ -82,7 +113,7 @@ def show_recall(results: Mapping[str, Result]) -> None:
     picture = io.BytesIO()
     plot_recall_points(results).savefig(picture, format="png", dpi=110, facecolor="white")
     url = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()  # needs no file server
-    create_image_artifact(url, key="recall-curve", description=f"Recall@K, {title}")
+    _show(ImageArtifact(key="recall-curve", description=f"Recall@K, {title}", image_url=url))
 
 
 def _recall_row(name: str, result: Result) -> dict[str, str]:

@@ -9,7 +9,7 @@ from prefect import flow, task
 from pydantic import WithJsonSchema
 
 from flows.parameters import Overrides, Recipe, Version, resolve_settings
-from flows.prefect_support import RETRY_IO, show_markdown
+from flows.prefect_support import RETRY_IO, name_runs, show_markdown
 from hire_model.settings import Settings, TrackingSettings
 
 Out = Annotated[
@@ -18,7 +18,7 @@ Out = Annotated[
 ]
 
 
-@flow(name="promote", log_prints=True)
+@flow(name="promote", flow_run_name=name_runs("promote"), log_prints=True)
 def promote(version: Version = "challenger", recipe: Recipe = "", overrides: Overrides = ()) -> str:
     """Move the alias 'champion' to the version, and 'previous' to the old champion. Artifact: a summary.
 
@@ -34,7 +34,7 @@ def promote(version: Version = "challenger", recipe: Recipe = "", overrides: Ove
     return champion
 
 
-@flow(name="package", log_prints=True)
+@flow(name="package", flow_run_name=name_runs("package"), log_prints=True)
 def package(
     version: Version = "champion",
     recipe: Recipe = "",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from prefect import flow, task
 
 from flows.parameters import Data, Fresh, Hours, Overrides, Recipe, resolve_settings
-from flows.prefect_support import RETRY_IO, hash_code, read_data_state, show_link, show_progress
+from flows.prefect_support import RETRY_IO, hash_code, name_runs, read_data_state, show_page, show_progress
 from hire_model.data.splits import open_dataset
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.files import write_text
@@ -20,12 +20,13 @@ from hire_model.settings import ResolvedSettings, Settings
 from hire_model.settings.fingerprint import compute_training_key
 from hire_model.tracking.versions import Version
 from hire_model.training.checkpoint import LAST, set_aside_previous
+from hire_model.training.run_folder import choose_run_folder
 
 LOCK = "retrain.lock"
 STATE = "flow.json"
 
 
-@flow(name="train", log_prints=True)
+@flow(name="train", flow_run_name=name_runs("train"), log_prints=True)
 def train(
     recipe: Recipe = "synthetic",
     data: Data = "",
@@ -50,8 +51,18 @@ def train(
         if fresh:
             folder.forget()
         version = train_model.with_options(timeout_seconds=hours * 3600)(resolved, Path(recipe).stem, folder)
-    show_link("training-report", folder.out / "report.html", f"Training and figures of version {version}")
+    link = link_report(resolved.settings, version)
+    show_page("training-report", folder.out / "report.html", f"Training and figures of version {version}", link)
     return version
+
+
+def link_report(settings: Settings, version: str) -> str:
+    """Return the address of the version's report in MLflow's interface, "" if the store is not a server."""
+    from hire_model.tracking import versions
+
+    return versions.link_artifact(
+        settings.tracking, versions.find(settings.tracking, version), "evaluation/report.html"
+    )
 
 
 @contextmanager
@@ -61,7 +72,7 @@ def hold_lock(settings: Settings) -> Iterator[None]:
     The lock works with and without a Prefect server; runs of a deployment wait in a queue instead (prefect.yaml). A
     process can acquire it several times, and releases it when it dies. Raises HireError if another process holds it.
     """
-    folder = settings.train.out.resolve().parent
+    folder = settings.train.out.parent.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0, is_singleton=True)
     try:
@@ -151,6 +162,8 @@ def train_model(resolved: ResolvedSettings, name: str, folder: TrainingFolder) -
         print(f"Version {folder.version} was trained with the same data, settings and code; nothing to train.")
         return folder.version
     resume = folder.resumable
+    resolved = choose_run_folder(resolved, resume)
+    folder = replace(folder, out=resolved.settings.train.out)
     print(f"{'Resuming from the checkpoint' if resume else 'Training from the beginning'} in {folder.out}")
     if not resume:
         folder.begin()

@@ -10,14 +10,15 @@ from prefect import flow, task
 from prefect.context import TaskRunContext
 
 from flows.parameters import Data, Overrides, Recipe, resolve_settings
-from flows.prefect_support import RETRY_IO, hash_code, read_data_state, show_table
+from flows.prefect_support import RETRY_IO, hash_code, name_runs, read_data_state, show_page, show_table
 from hire_model.errors import DataError
+from hire_model.files import write_text
 from hire_model.settings.fingerprint import hash_json
 
 
-@flow(name="validate", log_prints=True)
+@flow(name="validate", flow_run_name=name_runs("validate"), log_prints=True)
 def validate(recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) -> Path:
-    """Check a data set. Artifact: the table of expectations.
+    """Check a data set. Artifacts: the table of expectations, a link to the report.
 
     Returns:
         The folder of the data set.
@@ -26,7 +27,10 @@ def validate(recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) ->
         DataError: an expectation with severity 'error' fails.
     """
     folder = find_dataset(recipe, data, overrides)
+    settings = resolve_settings(recipe, data, overrides).settings
     result = check_dataset(folder)
+    page = write_text(result["page"], settings.train.out.parent / "validated" / f"{result['digest'][:16]}.html")
+    show_page("validation-report", page, f"Validation of {folder}")
     show_table("validation", result["rows"], f"Data set {folder}, digest {result['digest'][:16]}")
     print(result["summary"])
     if not result["ok"]:
@@ -60,8 +64,14 @@ def _make_cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     **RETRY_IO,
 )
 def check_dataset(folder: Path) -> dict[str, Any]:
-    """Return the validation as JSON: ok, digest, summary, rows. It is cached until data, suites or code change."""
-    from expectations import check
+    """Return the validation: ok, digest, summary, rows, page (HTML). It is cached until data, suites or code change."""
+    from expectations import check, page
 
     result = check.validate(folder)
-    return {"ok": result.ok, "digest": result.digest, "summary": result.summary(), "rows": result.rows()}
+    return {
+        "ok": result.ok,
+        "digest": result.digest,
+        "summary": result.summary(),
+        "rows": result.rows(),
+        "page": page.render(result),
+    }

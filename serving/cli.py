@@ -12,12 +12,15 @@ from hire_model.cli.gallery import find_gallery
 from hire_model.cli.options import GALLERIES, GalleryFolder, VersionName
 
 if TYPE_CHECKING:
+    from hire_model.settings import Settings
+    from hire_model.tracking.versions import Archive
     from serving import server
 
 Folder = Annotated[
     Path, typer.Option(metavar="FOLDER", file_okay=False, help="Folder for the server's files, logs and tokens.")
 ]
 
+ARCHIVES = Path("runs/archives")
 _SHARE = 0.1  # of the requests, in a journal
 
 
@@ -25,7 +28,7 @@ def package(
     version: VersionName = "champion",
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Output folder. The archive is FOLDER/VERSION/hire.mar.")
-    ] = Path("runs/archives"),
+    ] = ARCHIVES,
 ) -> None:
     """Build the archive of a registered version and check that it reproduces its golden pairs."""
     from hire_model.packaging.archive import package as build_archive
@@ -59,7 +62,9 @@ def serve(
     stop: Annotated[bool, typer.Option("--stop", help="Stop the server and wait until it has ended.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Print version, address, health and memory.")] = False,
 ) -> None:
-    """Serve a packaged version with TorchServe. Replace a running server without downtime.
+    """Serve a version with TorchServe. Replace a running server without downtime.
+
+    A version without an archive is packaged first.
 
     The address stays the same. --port, --workers, --galleries and --journal keep their last values if you leave them
     out, also after a crash; --stop forgets them.
@@ -78,7 +83,6 @@ def serve(
     from hire_model.files import check_writable
     from hire_model.monitoring.journal import JournalSettings
     from hire_model.settings import resolve
-    from hire_model.tracking.versions import find_archive
 
     if journal is None and (journal_share != _SHARE or journal_text):
         raise HireError("--journal-share and --journal-text need a journal. Add --journal FOLDER.")
@@ -88,11 +92,26 @@ def serve(
     if journal_settings:
         check_writable(journal_settings.folder / "part")
     version = version or server.find_crashed_version(folder) or "champion"
+    archive = _find_or_build_archive(version, resolve(None).settings)
     running = server.serve(
-        find_archive(version, resolve(None).settings.tracking), folder, version=version, port=port, workers=workers,
-        galleries=galleries, journal=journal_settings,
-    )  # fmt: skip
+        archive, folder, version=version, port=port, workers=workers, galleries=galleries, journal=journal_settings
+    )
     _print_access(running, folder)
+
+
+def _find_or_build_archive(version: str, settings: Settings) -> Archive:
+    """Return the archive of a version. Build it if there is none, or if its file is not on this machine."""
+    from hire_model.packaging.archive import package as build_archive
+    from hire_model.tracking import versions
+    from serving import HANDLER
+
+    found = versions.find(settings.tracking, version)
+    path = found.tags.get(versions.ARCHIVE_PATH, "")
+    if not path or not Path(path).is_file():
+        print(f"Version {found.number} has no archive {f'at {path}' if path else 'yet'}; packaging it.", flush=True)
+        built = build_archive(found.number, settings, HANDLER, ARCHIVES)
+        print(f"{built.path}  SHA-256 {built.sha256}", flush=True)
+    return versions.find_archive(found.number, settings.tracking)
 
 
 def demo(

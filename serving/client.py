@@ -1,7 +1,7 @@
 """The Python clients `HireClient` and `AsyncHireClient`: typed answers and errors, a deadline, and retries.
 
     with HireClient(Path("runs/serve")) as client:           # the server of `hire serve` on this machine
-        client.search("scenes", ["a dog on a sofa"])
+        client.search("scenes", ["a dog on a bench"])
 
 Every request may be repeated safely. Failed connections, 5xx answers and hung servers are retried with a random,
 growing wait; 4xx answers are not. After a rejected token the client reads the token again, once.

@@ -33,6 +33,7 @@ from filelock import FileLock, Timeout
 
 from hire_model.data.schema import MANIFEST
 from hire_model.files import remove_leftovers, write_text
+from hire_model.gallery.format import format_rebuild_command
 from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import GOLDEN, Golden, verify
 from hire_model.service.contract import PROBE
@@ -90,9 +91,8 @@ def serve(
         journal: where to record served scores.
 
     Raises:
-        HireError: No Java, a tampered archive, or a server that does not start or scores differently. Also if it cannot
-            use one of the galleries and replaces another server, which then stays current; a first server only logs
-            a warning.
+        HireError: No Java, a tampered archive, or a server that does not start or scores differently. Then the running
+            server stays current. A gallery that the version cannot use is only a warning.
     """
     verify(archive.path, archive.sha256)
     if galleries and not galleries.is_dir():
@@ -135,7 +135,7 @@ def _replace(archive: Archive, folder: Path, state: ServeState) -> Server:
         )  # fmt: skip
         try:
             wait_until_ready(new)
-            _check_galleries(new, galleries, first=old is None)
+            _warn_of_unusable_galleries(new, galleries, archive.version.uri)
             _write_access_files(new)
         except BaseException:
             new.stop()
@@ -233,20 +233,23 @@ def send_request(
     return httpx.post(f"{server.address}{path}", json=request, headers=headers, timeout=timeout)
 
 
-def _check_galleries(new: Server, galleries: Path | None, *, first: bool) -> None:
-    """Check that the server `new` can open every gallery: a gallery fits only the model that encoded it."""
+def _warn_of_unusable_galleries(new: Server, galleries: Path | None, model: str) -> None:
+    """Log each gallery that the server `new` cannot use, with the command that builds it again.
+
+    A gallery fits only the model that encoded it. The other galleries and all other requests are served, so that a
+    rollback never waits for a gallery.
+    """
     for manifest in sorted(galleries.glob(f"*/{MANIFEST}")) if galleries else []:
         gallery = manifest.parent
         answer = send_request(new, {"gallery": gallery.name, "texts": ["a"], "top_k": 1}, probe=True)
         if answer.status_code == HTTPStatus.NOT_FOUND:
-            message = (
-                f"{gallery}: version {new.version} cannot use this gallery: another model encoded it, or it is "
-                f"damaged. Build one: hire gallery build DATASET --model models:/NAME/{new.version} "
-                f"--out FOLDER/{gallery.name}, then hire serve --galleries FOLDER."
+            log.warning(
+                "%s: version %s cannot use this gallery: another model encoded it, or it is damaged. Its requests get "
+                "404 until you build it again, which needs no restart:\n  %s",
+                gallery,
+                new.version,
+                format_rebuild_command(gallery, model),
             )
-            if not first:
-                raise ServeError(f"{message} The previous version is still served.")
-            log.warning("%s Until then, requests for this gallery are refused.", message)
 
 
 def is_healthy(server: Server) -> bool:

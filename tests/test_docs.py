@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from hire_model.data.synthetic import generate_scenes
 from hire_model.settings import Settings, flatten
 
 ROOT = Path(__file__).parent.parent
@@ -98,3 +100,23 @@ def test_the_site_builds_strictly_and_loads_nothing_external(tmp_path: Path) -> 
         assert not (found := _EXTERNAL.search(text)), f"{file.relative_to(tmp_path)}: {found}"
         assert 'class="mermaid"' not in text, "the theme loads mermaid from a CDN; use a text diagram"
     assert (tmp_path / "search" / "search_index.js").is_file()
+
+
+def _find_example_sentences() -> list[tuple[str, str]]:
+    """Return (page, sentence) of the queries in the README and the docs: quoted phrases that begin with an article."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages.remove(ROOT / "docs" / "validation-faults.md")  # its phrases are captions of faulty data sets
+    phrases = re.compile(r"[\"']((?:an?|the) [a-z ]+)[\"']", re.IGNORECASE)
+    return [(page.name, sentence) for page in pages for sentence in phrases.findall(page.read_text("utf-8"))]
+
+
+def test_the_example_sentences_consist_of_words_that_the_default_model_knows() -> None:
+    """The vocabulary of the default model has every word of the training captions of the default scenes."""
+    scenes = itertools.islice(generate_scenes({"train": 4000}, seed=0), 400)
+    known = {word for _, _, _, captions, _ in scenes for caption in captions for word in caption.text.lower().split()}
+    examples = _find_example_sentences()
+    assert len(examples) >= 10 and ("README.md", "a dog in front of a tree") in examples
+    unknown = {
+        (page, sentence): words for page, sentence in examples if (words := set(sentence.lower().split()) - known)
+    }
+    assert unknown == {}

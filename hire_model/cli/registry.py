@@ -182,7 +182,7 @@ def _make_table(name: str, listed: list[Version]) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from hire_model.tracking.versions import COMPARED_WITH, DECISION, RSUM
+    from hire_model.tracking.versions import COMPARED_WITH, DECISION, RSUM, TRAINED_RSUM
 
     table = Table(title=name, box=SIMPLE)
     for heading in ("version", "aliases", "rSum", "gate", "against", "data", "run"):
@@ -190,7 +190,9 @@ def _make_table(name: str, listed: list[Version]) -> Table:
         table.add_column(heading, no_wrap=heading != "data")
     for version in listed:
         tags = version.tags
-        trained = next((value for key, value in tags.items() if key.endswith(".rsum") and key != RSUM), "")
+        # Earlier releases stored the recalls of the training as tags, one of them PROTOCOL.rsum.
+        older = next((value for key, value in tags.items() if key.endswith(".rsum") and key != RSUM), "")
+        trained = tags.get(TRAINED_RSUM, older)
         split = tags.get("gate.split", tags.get("split", ""))
         table.add_row(
             version.number,

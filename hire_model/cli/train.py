@@ -87,6 +87,8 @@ def print_training(outcome: TrainOutcome | None) -> None:
 
     if outcome is None:
         return
+    from hire_model.training.run_folder import LATEST, find_run_folder
+
     console, facts = Console(soft_wrap=True, highlight=False, markup=False), outcome.result.facts
     name = f"version {outcome.version}" if outcome.version else str(outcome.model)
     console.print(
@@ -95,7 +97,10 @@ def print_training(outcome: TrainOutcome | None) -> None:
     )
     console.print(make_recall_table(outcome.result, outcome.split))
     console.print(f"Best epoch {outcome.best_epoch + 1} of {outcome.epochs} by rSum on the dev split.\n")
-    _print_paths(console, {"report": outcome.report, "figures": outcome.figures, "model": outcome.model})
+    folder = outcome.report.parent
+    link = folder.with_name(LATEST)
+    paths = {"report": outcome.report, "figures": outcome.figures, "model": outcome.model}
+    _print_paths(console, {**paths, "link": link if link.is_symlink() and find_run_folder(link) == folder else None})
     if outcome.registered:
         console.print(f"  registered  {outcome.registered}")
     address, data = (shlex.quote(str(name)) for name in (outcome.registered or outcome.model, outcome.data))
@@ -103,7 +108,12 @@ def print_training(outcome: TrainOutcome | None) -> None:
     limit = f" --limit {outcome.limit}" if outcome.limit else ""
     console.print(f"  hire evaluate --model {address} --data {data} --split {outcome.split}" + limit)
     if outcome.tracking_uri:
-        console.print(f"  mlflow ui --backend-store-uri {shlex.quote(outcome.tracking_uri)}")
+        command, server = f"mlflow ui --backend-store-uri {shlex.quote(outcome.tracking_uri)}", "http://127.0.0.1:5000"
+        if outcome.tracking_uri.startswith(("http://", "https://")):
+            command, server = "", outcome.tracking_uri.rstrip("/")
+        # Without the parameter, MLflow opens its page for language models.
+        page = f"{server}/#/experiments/{outcome.experiment}/runs?workflowType=machine_learning"
+        console.print(f"  {command}  # open {page}" if command else f"  # open {page}")
 
 
 def print_evaluation(outcome: EvaluationOutcome) -> None:

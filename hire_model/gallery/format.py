@@ -17,14 +17,15 @@ A search does not need the data set, except to show the picture files. `building
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hire_model.data.schema import MANIFEST, FileFacts, Manifest
-from hire_model.errors import HireError
+from hire_model.data.schema import MANIFEST, PICTURES, FileFacts, Manifest
+from hire_model.errors import DataError, HireError
 from hire_model.files import recover_folder
 from hire_model.gallery.index import Kind
 
@@ -92,6 +93,24 @@ class GalleryManifest(BaseModel):
 def make_key(model: str, data: Manifest, split: str, captions: bool) -> dict[str, str]:
     """Return what identifies a gallery. Two builds with equal keys give the same gallery; messages use the names."""
     return {"model": model, "data set": data.digest, "split": split or "all", "captions": "yes" if captions else "no"}
+
+
+def format_rebuild_command(gallery: Path, model: str) -> str:
+    """Return the command that builds the gallery in folder `gallery` again with `model`, with the same options.
+
+    The data set is `DATASET` if its folder is not known; only the link to its pictures names it.
+    """
+    data, options = "DATASET", []
+    try:
+        manifest = GalleryManifest.read(gallery)
+        options = ["--split", manifest.split] * bool(manifest.split) + ["--captions"] * (manifest.captions is not None)
+        source = (gallery / PICTURES).resolve().parent
+        if Manifest.read(source).digest == manifest.data.digest:
+            data = str(source)
+    except (DataError, HireError, OSError):
+        pass
+    command = ["hire", "gallery", "build", data, "--model", model, "--out", str(gallery), "--overwrite", *options]
+    return shlex.join(command)
 
 
 def list_files(images: StoreFacts, captions: StoreFacts | None) -> list[str]:

@@ -96,7 +96,7 @@ def _build(registered: Version, model: Path, settings: Settings, handler: Path, 
         (staging / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
         raw = _run_archiver(staging, handler, registered.number, scratch)
         with atomic_write(target) as partial:
-            _write_archive(raw, _make_manifest(model, registered.number, registered.run_id), partial)
+            _write_archive(raw, _make_manifest(model, registered), partial)
             verify(partial)
             difference = rehearse(partial)
             if not difference <= Golden.TOLERANCE:
@@ -125,13 +125,13 @@ def make_golden(model: Path, pairs: list[dict[str, Any]], version: Version) -> G
     return golden
 
 
-def _make_manifest(model: Path, version: str, run_id: str) -> ArchiveManifest:
+def _make_manifest(model: Path, version: Version) -> ArchiveManifest:
     """Make the manifest, without files yet. It contains neither folder nor time, so repeated builds are equal."""
     facts = artifact.read_config(model)["facts"]
     return ArchiveManifest(
-        model=NAME,
-        version=version,
-        run_id=run_id,
+        model=version.name,
+        version=version.number,
+        run_id=version.run_id,
         dataset_digest=facts.get("data digest", ""),
         git_commit=facts.get("git.commit", ""),
         files={},

@@ -30,14 +30,15 @@ class Galleries:
 
     Args:
         folder: each of its subfolders is a gallery; None for no galleries.
-        scorer: the model; it must have encoded every gallery.
+        scorer: the model. A gallery that another model encoded is refused, the others are served.
+        address: address of the model, for the command that builds a gallery again.
     """
 
-    def __init__(self, folder: Path | None, scorer: Scorer) -> None:
-        self.folder, self.scorer = folder, scorer
+    def __init__(self, folder: Path | None, scorer: Scorer, address: str = "MODEL") -> None:
+        self.folder, self.scorer, self.address = folder, scorer, address
         self._lock = Lock()
-        # By name: time of the manifest, and the gallery, or None if it cannot be used.
-        self._open: dict[str, tuple[int, Gallery | None]] = {}
+        # By name: time of the manifest, and the gallery, or the reason why it cannot be used.
+        self._open: dict[str, tuple[int, Gallery | str]] = {}
         self._added: dict[str, Gallery] = {}
 
     def add(self, name: str, gallery: Gallery) -> None:
@@ -61,9 +62,13 @@ class Galleries:
             entry = self._open.get(name)
             if entry is None or entry[0] != stamp:
                 entry = self._open[name] = (stamp, self._open_and_check(manifest.parent, name))
-        if entry[1] is None:
-            message = f"gallery '{name}' belongs to another model, or is damaged; build it again with this version."
-            raise RequestFault(404, path, message)
+        if isinstance(entry[1], str):
+            raise RequestFault(
+                404,
+                path,
+                f"gallery '{name}' cannot be used: {entry[1]}. Build it again: hire gallery build DATASET "
+                f"--model {self.address} --out GALLERIES/{name} --overwrite",
+            )
         return entry[1]
 
     def open_all(self) -> None:
@@ -72,11 +77,14 @@ class Galleries:
             with contextlib.suppress(RequestFault):  # already logged; each request for this gallery gets the fault
                 self.open(manifest.parent.name, "")
 
-    def _open_and_check(self, folder: Path, name: str) -> Gallery | None:
+    def _open_and_check(self, folder: Path, name: str) -> Gallery | str:
+        """Return the gallery, or the reason why it cannot be used, without paths: clients read it."""
+        reason = "it is damaged"
         try:
             gallery = Gallery.open(folder)
+            reason = "another model encoded it"
             gallery.check_model(self.scorer.model)
         except HireError as error:
-            log.error("Gallery %s: %s", name, error)  # in the log only, because the message contains paths
-            return None
+            log.warning("Gallery %s is not served: %s", name, error)
+            return reason
         return gallery

@@ -106,7 +106,8 @@ class Service:
 
     def __init__(self, scorer: Scorer, facts: ModelFacts, galleries: Path | None, limits: Limits = DEFAULTS) -> None:
         self.scorer, self.facts = scorer, facts
-        self.galleries = Galleries(galleries, scorer)
+        address = f"models:/{facts.name}/{facts.version}" if facts.version else "MODEL"
+        self.galleries = Galleries(galleries, scorer, address)
         self.parser = RequestParser(scorer, self.galleries, limits)
         self.encoder = CachedEncoder(scorer)
         self.journal: RequestLog | None = None

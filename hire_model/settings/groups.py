@@ -168,7 +168,7 @@ class TrainSettings(_Group):
     out: Folder = Field(
         Path("runs/latest"),
         json_schema_extra=AFFECTS_NOTHING,
-        description="folder for checkpoints, the log and the report",
+        description="folder for checkpoints and report; `latest`: a link to a new folder for each training",
     )
     epochs: int = Field(
         10, ge=1, json_schema_extra=MAY_CHANGE_ON_RESUME, description="passes over the training captions"

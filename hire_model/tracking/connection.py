@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -106,15 +107,24 @@ def limit_waiting(seconds: int = CHECK_SECONDS) -> Iterator[None]:
 
 
 def silence_mlflow() -> None:
-    """Turn off MLflow's usage statistics, its progress bars, and its log lines about creating a store."""
+    """Turn off MLflow's usage statistics, its progress bars, and its log lines about creating a store and retrying."""
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns before each retry; our message comes at the end
 
 
 def shorten_error(error: BaseException) -> str:
-    """Return the first line of an error's message, truncated to 300 characters."""
+    """Return the first line of an error's message, truncated to 300 characters.
+
+    If a connection failed, return only the reason, such as "Connection refused": libraries wrap it several times.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionError | socket.gaierror | TimeoutError):
+            return cause.strerror or str(cause) or type(cause).__name__
+        cause = cause.__cause__ or cause.__context__
     line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return line if len(line) <= 300 else line[:297] + "..."

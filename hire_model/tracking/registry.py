@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CONFIG = "config.json"
+_DESCRIPTION = (
+    "Image-text matching over region features, boxes and scene graphs (Hire). `hire train` registers a version as "
+    "`challenger`, `hire gate` checks it, `hire promote` makes it the `champion`; `previous` is the one before. "
+    "The description of a version is its model card; its figures are metrics of the logged model."
+)
 _DIGITS = 6  # decimals of a golden score
 # What a served model imports. It gets the versions installed here, at training: those of requirements.lock.
 REQUIRES = (
@@ -45,10 +50,11 @@ REQUIRES = (
 
 @dataclass(frozen=True)
 class LoggedModel:
-    """A model in MLflow: the address that loads it, and its version ("" if it is not registered)."""
+    """A model in MLflow: the address that loads it, its version ("" if it is not registered), and MLflow's id."""
 
     uri: str
     version: str = ""
+    model_id: str = ""
 
 
 def log_model(
@@ -65,7 +71,7 @@ def log_model(
         folder: model folder of `hire_model.model.artifact`.
         pairs: a few (image, text) pairs for the input example.
         settings: say whether to register the model, and its name.
-        tags: tags of the version, such as its recalls.
+        tags: tags of the version.
         predicates: the predicate list of the images' data set; the model's own list if None.
         card: description of the version.
     """
@@ -98,15 +104,17 @@ def log_model(
             registered_model_name=settings.model_name if settings.register_model else None,
         )
     if not settings.register_model:
-        return LoggedModel(info.model_uri)
+        return LoggedModel(info.model_uri, model_id=info.model_id or "")
     client, number = mlflow.MlflowClient(), str(info.registered_model_version)
+    if not client.get_registered_model(settings.model_name).description:
+        client.update_registered_model(settings.model_name, _DESCRIPTION)
     if card:
         client.update_model_version(settings.model_name, number, truncate(card))
     # The digests come last: `find_registered` relies on the tags before them.
     for key, value in {**tags, GOLDEN_SCORES: json.dumps(golden), **digests}.items():
         client.set_model_version_tag(settings.model_name, number, key, value)
     client.set_registered_model_alias(settings.model_name, CHALLENGER, number)
-    return LoggedModel(f"models:/{settings.model_name}@{CHALLENGER}", number)
+    return LoggedModel(f"models:/{settings.model_name}@{CHALLENGER}", number, info.model_id or "")
 
 
 def find_registered(folder: Path, run_id: str, settings: TrackingSettings) -> LoggedModel | None:
@@ -120,10 +128,10 @@ def find_registered(folder: Path, run_id: str, settings: TrackingSettings) -> Lo
         if found.run_id != run_id or not files.items() <= trust.read_table(found).items():
             continue
         if found.number != listed[0].number:
-            return LoggedModel(found.uri, found.number)
+            return LoggedModel(found.uri, found.number, found.model_id)
         with versions.open_registry(settings, f"set the alias '{CHALLENGER}'") as client:
             client.set_registered_model_alias(found.name, CHALLENGER, found.number)
-        return LoggedModel(f"models:/{found.name}@{CHALLENGER}", found.number)
+        return LoggedModel(f"models:/{found.name}@{CHALLENGER}", found.number, found.model_id)
     return None
 
 

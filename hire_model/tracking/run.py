@@ -6,10 +6,11 @@ If tracking is off, `start_run` yields a `TrackedRun` whose methods do nothing, 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
@@ -25,8 +26,12 @@ from hire_model.tracking.connection import (
     translate_errors,
 )
 
+if TYPE_CHECKING:
+    from mlflow.data.dataset import Dataset
+
 log = logging.getLogger(__name__)
 _PARAMS_PER_CALL = 100  # MLflow's limit
+_GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # of a run without a name, such as awesome-bat-831
 _MAX_DIGEST = 36  # characters, MLflow's limit; the full digest is stored as a tag
 
 
@@ -34,6 +39,7 @@ class TrackedRun:
     """The interface of a run. This base class logs nothing; `MlflowRun` logs to MLflow."""
 
     run_id = ""
+    experiment_id = ""
     enabled = False
 
     def log_params(self, values: Mapping[str, Any]) -> None:
@@ -41,6 +47,14 @@ class TrackedRun:
 
     def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics; `step` is the epoch, if they belong to one."""
+
+    def log_model_metrics(
+        self, values: Mapping[str, float], model_id: str, folder: Path, name: str, digest: str
+    ) -> None:
+        """Log metrics that were measured on the data set in `folder`, for the run and for the logged model `model_id`.
+
+        model_id: "" for a model that is not in MLflow.
+        """
 
     def flush(self) -> None:
         """Send the metrics that could not be sent before. Raise TrackingError if the store still fails."""
@@ -60,8 +74,8 @@ class MlflowRun(TrackedRun):
 
     enabled = True
 
-    def __init__(self, run_id: str) -> None:
-        self.run_id = run_id
+    def __init__(self, run_id: str, experiment_id: str) -> None:
+        self.run_id, self.experiment_id = run_id, experiment_id
         self._unsent: list[tuple[dict[str, float], int | None]] = []
 
     @override
@@ -83,6 +97,16 @@ class MlflowRun(TrackedRun):
             log.warning(
                 "Metrics could not be sent to MLflow (%s). Sending again with the next ones.", shorten_error(error)
             )
+
+    @override
+    def log_model_metrics(
+        self, values: Mapping[str, float], model_id: str, folder: Path, name: str, digest: str
+    ) -> None:
+        import mlflow
+
+        metrics = {key: float(value) for key, value in values.items()}
+        with translate_errors("store the model's metrics"):
+            mlflow.log_metrics(metrics, model_id=model_id or None, dataset=_make_dataset(folder, name, digest))
 
     @override
     def flush(self) -> None:
@@ -108,11 +132,8 @@ class MlflowRun(TrackedRun):
     @override
     def log_dataset(self, folder: Path, name: str, digest: str, context: str) -> None:
         import mlflow
-        from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]
 
-        source = LocalArtifactDatasetSource(str(folder.resolve()))
-        dataset = MetaDataset(source, name=name, digest=digest[:_MAX_DIGEST])  # type: ignore[abstract]
+        dataset = _make_dataset(folder, name, digest)
         with translate_errors("store the run's data set"):
             mlflow.log_input(dataset, context=context)
             mlflow.set_tag(f"dataset.{context}.digest", digest)
@@ -124,6 +145,14 @@ class MlflowRun(TrackedRun):
         upload = mlflow.log_artifacts if path.is_dir() else mlflow.log_artifact
         with translate_errors(f"store {path.name}", UPLOAD_SECONDS):
             upload(str(path), artifact_path=folder)
+
+
+def _make_dataset(folder: Path, name: str, digest: str) -> Dataset:
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]
+
+    source = LocalArtifactDatasetSource(str(folder.resolve()))
+    return MetaDataset(source, name=name, digest=digest[:_MAX_DIGEST])  # type: ignore[abstract]
 
 
 @contextmanager
@@ -140,17 +169,24 @@ def start_run(settings: TrackingSettings, name: str, run_id: str | None = None) 
     uri = connect(settings)
     import mlflow
 
+    from hire_model.tracking.experiment import open_experiment
+
     if inside_mlflow_run():
         run_id = None  # mlflow.start_run reads MLFLOW_RUN_ID itself
     elif run_id is None or not _is_active(run_id):
         run_id = None
-        mlflow.set_experiment(settings.experiment)
+        with translate_errors(f"open the experiment '{settings.experiment}'"):
+            mlflow.set_experiment(experiment_id=open_experiment(settings))
     log.info("Tracking in %s", uri)
-    joined = run_id is not None or inside_mlflow_run()
+    inside = inside_mlflow_run()  # mlflow.start_run deletes MLFLOW_RUN_ID
+    joined = run_id is not None or inside
     active = mlflow.start_run(run_id, run_name=None if joined else name, log_system_metrics=True)
     status = "FAILED"
     try:
-        yield MlflowRun(active.info.run_id)
+        if inside and _GENERATED_NAME.fullmatch(active.info.run_name or ""):  # the user named none
+            with translate_errors("name the run"):
+                mlflow.set_tag("mlflow.runName", name)
+        yield MlflowRun(active.info.run_id, active.info.experiment_id)
         status = "FINISHED"
     finally:
         _end_run(active.info.run_id, status)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hire_model.settings import TrackingSettings
-from hire_model.tracking.connection import TrackingError, connect, translate_errors
+from hire_model.tracking.connection import TrackingError, connect, tracking_uri, translate_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +25,7 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 # Tags of a version.
 DECISION, COMPARED_WITH, RSUM, _CHECK = "gate.decision", "gate.champion", "gate.rsum", "gate.check."
 DATA_DIGEST, DATA_SPLIT = "data.digest", "split"  # of the training's data, and of its evaluation
+TRAINED_RSUM = "rsum"  # on the evaluation split of the training; the other figures are metrics of the logged model
 ARCHIVE_PATH, ARCHIVE_SHA256 = "archive.path", "archive.sha256"
 ARTIFACT_SHA256, ARTIFACT_FILES = "artifact.sha256", "artifact.files"  # of the model folder, see trust.py
 GATED_SHA256 = "gate.artifact.sha256"  # of the model folder that the gate judged
@@ -41,13 +42,18 @@ _PAGE = 200  # versions per request
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the registered model, as read from the store; later changes are not visible."""
+    """A version of the registered model, as read from the store; later changes are not visible.
+
+    model_id: id of the logged model, which has the metrics. MLflow stores it as the source of the version. It is
+    "" if the version has another source.
+    """
 
     name: str
     number: str
     run_id: str
     aliases: tuple[str, ...]
     tags: Mapping[str, str]
+    model_id: str = ""
 
     @property
     def uri(self) -> str:
@@ -205,6 +211,16 @@ def list_artifacts(settings: TrackingSettings, version: Version, folder: str) ->
         return [artifact.path.rpartition("/")[2] for artifact in client.list_artifacts(version.run_id, folder or None)]
 
 
+def link_artifact(settings: TrackingSettings, version: Version, path: str) -> str:
+    """Return the address of an artifact of the version's run in MLflow's interface, "" if the store is not a server."""
+    address = tracking_uri(settings).rstrip("/")
+    if not version.run_id or not address.startswith(("http://", "https://")):
+        return ""
+    with open_registry(settings, f"find run {version.run_id}") as client:
+        experiment = client.get_run(version.run_id).info.experiment_id
+    return f"{address}/#/experiments/{experiment}/runs/{version.run_id}/artifacts/{path}"
+
+
 def read_data_folder(settings: TrackingSettings, version: Version) -> Path | None:
     """Return the folder of the data set that the version's run used (`TrackedRun.log_dataset`), or None."""
     if not version.run_id:
@@ -247,4 +263,11 @@ def truncate(text: str, limit: int = DESCRIPTION_LIMIT) -> str:
 
 
 def _make_version(found: ModelVersion) -> Version:
-    return Version(found.name, str(found.version), found.run_id or "", tuple(sorted(found.aliases)), dict(found.tags))
+    return Version(
+        name=found.name,
+        number=str(found.version),
+        run_id=found.run_id or "",
+        aliases=tuple(sorted(found.aliases)),
+        tags=dict(found.tags),
+        model_id=model[1] if (model := re.fullmatch(r"models:/(m-\w+)", found.source or "")) else "",
+    )

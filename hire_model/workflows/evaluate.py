@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from hire_model.model.hire import Hire
 from hire_model.scoring.explain import Explanation, explain
 from hire_model.scoring.matrix import compute_similarity, map_predicates
 from hire_model.scoring.scorer import Scorer
-from hire_model.settings import EvaluateSettings, Settings
+from hire_model.settings import EvaluateSettings, Settings, flatten
 from hire_model.tracking import registry, versions
 from hire_model.tracking.connection import inside_mlflow_run
 from hire_model.tracking.run import start_run
@@ -88,7 +89,12 @@ def evaluate(
     tracking = settings.tracking.model_copy(update={"enabled": settings.tracking.enabled and inside_mlflow_run()})
     with start_run(tracking, "evaluate") as run:
         manifest = chosen.dataset.manifest
-        run.log_dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
+        run.log_dataset(chosen.dataset.folder, f"{manifest.name}: {split}", manifest.digest, split)
+        run.log_params(
+            {"models": ", ".join(names), "data.path": str(chosen.dataset.folder), "images": len(chosen.images)}
+        )
+        run.log_params(flatten(settings.model_dump(mode="json", include={"evaluate"})))
+        run.set_tags(collect_facts())
         loaded = [load_model(folder, settings) for folder in folders]
         matrices = [score_split(model, chosen, settings.evaluate) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
@@ -97,14 +103,19 @@ def evaluate(
             scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
             table = measure_contrasts(scorers, chosen, matched, contrasts, settings.evaluate.bootstrap)
             result = result.model_copy(update={"contrasts": table})
-        if figures:
-            write_json(result, figures)
-        if page:
-            explained = loaded[0] if len(loaded) == 1 else None  # an ensemble has no attention to show
-            write_report(page, result, matrix, chosen, settings.evaluate, explained)
-        run.log_metrics(result.metrics())
-        for path in filter(None, (figures, page)):
-            run.log_artifact(path, "evaluation")
+        explained = loaded[0] if len(loaded) == 1 else None  # an ensemble has no attention to show
+        with tempfile.TemporaryDirectory() as temporary:  # a run gets both files, also if the user names none
+            kept = (figures, page)
+            if run.enabled:
+                kept = (figures or Path(temporary, "figures.json"), page or Path(temporary, "report.html"))
+            if kept[0]:
+                run.log_artifact(write_json(result, kept[0]), "evaluation")
+            if kept[1]:
+                report_file = write_report(kept[1], result, matrix, chosen, settings.evaluate, explained)
+                run.log_artifact(report_file, "evaluation")
+        model_id = found[0].model_id if len(found) == 1 and found[0] is not None else ""
+        name = f"{manifest.name}: {split}"
+        run.log_model_metrics(result.metrics(), model_id, chosen.dataset.folder, name, manifest.digest)
     return EvaluationOutcome(result, split, page, figures)
 
 

@@ -30,11 +30,12 @@ from hire_model.settings import ResolvedSettings, Settings, flatten
 from hire_model.tracking import registry
 from hire_model.tracking.connection import connect
 from hire_model.tracking.run import TrackedRun, explain_failed_upload, start_run
-from hire_model.tracking.versions import CHALLENGER
+from hire_model.tracking.versions import CHALLENGER, TRAINED_RSUM
 from hire_model.training.checkpoint import LAST, Checkpoint, lock_folder
 from hire_model.training.distributed import pick_local_device, seed_everything
 from hire_model.training.loop import fit
 from hire_model.training.record import EpochRecord, FitResult
+from hire_model.training.run_folder import choose_run_folder
 from hire_model.workflows.evaluate import make_result, score_split, write_report
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class TrainOutcome:
         data: folder of the data set.
         registered: address that loads the model from MLflow, and version: its number; "" if it is not registered.
         best_epoch: counts from 0.
-        tracking_uri: address of the MLflow store; "" without MLflow.
+        tracking_uri: address of the MLflow store, and experiment: id of its experiment; "" without MLflow.
     """
 
     result: Result
@@ -67,6 +68,7 @@ class TrainOutcome:
     best_epoch: int
     epochs: int
     tracking_uri: str
+    experiment: str
 
 
 def train(
@@ -88,13 +90,18 @@ def train(
     Raises:
         HireError: the data cannot be read, the MLflow store does not answer, or the training was stopped.
     """
-    settings, out = resolved.settings, resolved.settings.train.out
+    settings = resolved.settings
     uri = connect(settings.tracking) if settings.tracking.enabled and is_first_process() else ""
     dataset = open_dataset(settings.data)
     splits = open_splits(dataset, settings.data)
     protocols.check_fit(splits.test.owner, len(splits.test.images), settings.evaluate.protocol)
     if resume:  # before the run is joined: an error here must not mark the earlier run as failed
-        Checkpoint.load(out / LAST).check(settings, dataset.manifest.digest, out / LAST)
+        last = settings.train.out / LAST
+        Checkpoint.load(last).check(settings, dataset.manifest.digest, last)
+    if is_first_process():
+        resolved = choose_run_folder(resolved, resume)
+        settings = resolved.settings
+    out = settings.train.out
     tracking = settings.tracking if is_first_process() else settings.tracking.model_copy(update={"enabled": False})
     lock = lock_folder(out) if is_first_process() else contextlib.nullcontext()
     with lock, start_run(tracking, name, _read_run_id(out) if resume else None) as run:
@@ -197,7 +204,6 @@ def _finish(
     figures = write_json(result, out / "figures.json")
     page = write_report(out / "report.html", result, matrix, test, settings.evaluate, model, history)
     folder, model_card = _save_model(model, fitted, result, ranks, splits, settings)
-    run.log_metrics(result.metrics())
     history_file = write_text(json.dumps(history, indent=1) + "\n", out / "history.json")
     registered = _register(run, settings, test, result, folder, model_card, (figures, page, history_file))
     return TrainOutcome(
@@ -213,6 +219,7 @@ def _finish(
         best_epoch=fitted.best_epoch,
         epochs=len(history),
         tracking_uri=uri,
+        experiment=run.experiment_id,
     )
 
 
@@ -243,13 +250,18 @@ def _register(
     """Log `files` and the model folder to the run, and register the model if tracking.register_model is set."""
     if not run.enabled:
         return registry.LoggedModel("")
-    tags = {key.replace("/", "."): f"{value:.2f}" for key, value in result.metrics().items()}
-    tags |= {"run": run.run_id, "data.digest": result.facts["data digest"], "split": result.facts["split"]}
+    tags = {
+        TRAINED_RSUM: f"{result.rsum:.2f}",
+        "run": run.run_id,
+        "data.digest": result.facts["data digest"],
+        "split": result.facts["split"],
+    }
     with explain_failed_upload(settings.train.out):
         run.flush()
         for path in files:
             run.log_artifact(path, "evaluation")
         run.log_artifact(folder / card.CARD)
+        registered = None
         if settings.tracking.register_model:  # a resumed run may have registered its model before
             registered = registry.find_registered(folder, run.run_id, settings.tracking)
             if registered is not None:
@@ -258,9 +270,13 @@ def _register(
                     registered.version,
                     settings.tracking.model_name,
                 )
-                return registered
-        predicates = test.dataset.manifest.predicates
-        return registry.log_model(folder, _pick_examples(test), settings.tracking, tags, predicates, model_card)
+        manifest = test.dataset.manifest
+        if registered is None:
+            pairs = _pick_examples(test)
+            registered = registry.log_model(folder, pairs, settings.tracking, tags, manifest.predicates, model_card)
+        name = f"{manifest.name}: {test.name}"
+        run.log_model_metrics(result.metrics(), registered.model_id, test.dataset.folder, name, manifest.digest)
+        return registered
 
 
 def _pick_examples(split: Split) -> list[tuple[ImageRegions, str]]:

@@ -1,9 +1,8 @@
-"""Validating data sets: valid and real data pass, messages name the fault, custom suites and data docs work."""
+"""Validating data sets: valid and real data pass, messages name the fault, custom suites and the report work."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +13,12 @@ from dataset_faults import copy_dataset
 from planting import plant_both, set_cell, set_cells
 from typer.testing import CliRunner
 
-from expectations import suites
+from expectations import page, suites
 from expectations.check import validate
 from hire_model.cli.main import app
 from hire_model.data.importers.base import Target, write_dataset
 from hire_model.data.importers.scan import open_scan
+from hire_model.data.synthetic import generate
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
 
@@ -46,7 +46,7 @@ def test_the_message_names_file_row_and_value(tiny_dataset: Path, tmp_path: Path
     ) in validation.summary()
     assert "row 2: predicate 99" in validation.summary()
     first = validation.rows()[0]
-    assert first["result"] == "failed" and first["severity"] == "error" and first["table"] in ("regions", "relations")
+    assert first["result"] == "error" and first["severity"] == "error" and first["table"] in ("regions", "relations")
 
 
 def test_a_message_shows_the_first_three_of_many_rows(tiny_dataset: Path, tmp_path: Path) -> None:
@@ -122,31 +122,32 @@ def test_a_folder_without_suites_is_refused(tiny_dataset: Path, tmp_path: Path) 
         validate(tiny_dataset, suites=tmp_path)
 
 
-def test_data_docs_load_nothing_from_the_network(tiny_dataset: Path, tmp_path: Path) -> None:
-    validate(tiny_dataset, docs=tmp_path / "docs")
-    pages = list((tmp_path / "docs").rglob("*.html"))
-    assert len(pages) == 2 * len(suites.SUITE_NAMES) + 1
-    for page in pages:
-        text = page.read_text("utf-8")
-        assert 'src="http' not in text and "url('http" not in text
-        assert "<link" not in text or "http" not in text.split("<link", 1)[1].split(">", 1)[0]
-    index = (tmp_path / "docs" / "index.html").read_text("utf-8")
-    assert "validations: data set-captions" in index and "relational scenes" in index
-    captions = next(page for page in pages if page.name == "data set-captions.html").read_text("utf-8")
-    assert "a caption has letters" in captions
+def test_the_report_lists_suites_and_expectations_and_loads_nothing(tiny_dataset: Path, tmp_path: Path) -> None:
+    kwargs = {"column": "text", "regex": "^A zebra"}
+    changes = {"description": "a caption is about zebras", "severity": "warning", "kwargs": kwargs}
+    validation = validate(tiny_dataset, suites=write_suite(tmp_path / "custom", "captions", **changes))
+    text = page.write(validation, tmp_path / "report.html").read_text("utf-8")
+    assert "://" not in text and "<script" not in text and "<link" not in text and "default-src 'none'" in text
+    assert f"<dd>{validation.digest}</dd>" in text and f"<dd>{tiny_dataset.resolve()}</dd>" in text
+    for name in suites.SUITE_NAMES:
+        assert f'<a href="#{name}">{name}</a></td><td class="{"warning" if name == "captions" else "ok"}">' in text
+    assert text.count('<tr class="ok">') == len(validation.results) - 1 and '<tr class="error">' not in text
+    assert '<tr class="warning"><td class="warning">warning</td><td>a caption is about zebras<small>' in text
+    assert "passed with warnings" in text and all(suite.rows and suite.seconds > 0 for suite in validation.suites)
 
 
-def test_the_data_docs_forbid_scripts_in_captions(tiny_dataset: Path, tmp_path: Path) -> None:
-    """Great Expectations does not escape captions; a policy at the start of the head forbids scripts."""
+def test_the_report_escapes_captions(tiny_dataset: Path, tmp_path: Path) -> None:
     data = copy_dataset(tiny_dataset, tmp_path / "data")
     set_cell("captions", 5, "text", "a <img src=x onerror=alert(7)> dog <script>alert(8)</script>")(data)
-    validate(data, docs=tmp_path / "docs")
-    policy = re.compile(r"<head[^>]*><meta http-equiv=\"Content-Security-Policy\" content=\"([^\"]+)\">")
-    for page in (tmp_path / "docs").rglob("*.html"):
-        match = policy.search(page.read_text("utf-8"))
-        assert match is not None, page
-        rules = dict(rule.strip().split(" ", 1) for rule in match[1].split(";"))
-        assert rules["default-src"] == "'none'" and not any(name.startswith("script") for name in rules)
+    text = page.render(validate(data))
+    assert "<img" not in text and "<script" not in text and "&lt;img src=x onerror" in text
+
+
+def test_the_report_of_a_data_set_with_missing_files_says_what_was_not_run(tiny_dataset: Path, tmp_path: Path) -> None:
+    data = copy_dataset(tiny_dataset, tmp_path / "data")
+    (data / "relations.parquet").unlink()
+    text = page.render(validate(data))
+    assert "were not run" in text and "validation of" in text.lower() and ">failed<" in text
 
 
 @pytest.mark.parametrize(("copied", "severity"), [(2, "warning"), (3, "error")])
@@ -169,11 +170,47 @@ def test_copying_more_than_half_of_a_small_split_from_a_large_one_is_an_error(
 
 def test_the_command_prints_the_counts_and_fails_on_an_error(tiny_dataset: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["data", "validate", str(tiny_dataset)])
-    assert done.exit_code == 0 and "48 expectations: 0 errors, 0 warnings" in done.stdout, done.output
+    assert (done.exit_code, done.stdout) == (0, "48 expectations: 0 errors, 0 warnings\n"), done.output
+    done = CliRunner().invoke(
+        app, ["data", "validate", str(tiny_dataset), "--verbose", "--report", str(tmp_path / "r")]
+    )
+    assert done.stdout.count(" ok ") == 48 and f"Report: {tmp_path / 'r'}" in done.stdout
     data = copy_dataset(tiny_dataset, tmp_path / "data")
     set_cell("captions", 7, "text", "")(data)
     done = CliRunner().invoke(app, ["data", "validate", str(data)])
     assert done.exit_code == 1 and "row 7: text ''" in done.stdout
+
+
+def test_each_warning_of_the_default_scenes_is_in_the_docs(tmp_path: Path) -> None:
+    generate(tmp_path / "scenes", train=300, dev=40, test=40, seed=0)
+    validation = validate(tmp_path / "scenes")
+    text = (Path(__file__).parents[2] / "docs" / "validation.md").read_text("utf-8")
+    warnings = [result.expectation.partition(", as such")[0] for result in validation.failed("warning")]
+    assert validation.ok and warnings and all(f"| {warning} |" in text for warning in warnings), warnings
+
+
+def test_a_validation_by_mlflow_run_logs_counts_data_set_and_report(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{tmp_path}/mlflow.db"
+    client = mlflow.MlflowClient(uri)
+    run_id = client.create_run("0").info.run_id
+    for name, value in {"RUN_ID": run_id, "EXPERIMENT_ID": "0", "TRACKING_URI": uri}.items():
+        monkeypatch.setenv(f"MLFLOW_{name}", value)
+    try:
+        done = CliRunner().invoke(app, ["data", "validate", str(tiny_dataset)], catch_exceptions=False)
+    finally:
+        mlflow.set_tracking_uri(before)
+        mlflow.tracking.fluent._active_experiment_id = None
+    run = client.get_run(run_id)
+    assert done.exit_code == 0 and run.info.status == "FINISHED"
+    counts = {"validation/expectations": 48, "validation/errors": 0, "validation/warnings": 0}
+    assert run.data.metrics.items() >= counts.items() and run.data.params["suites"] == "built-in"
+    assert run.inputs.dataset_inputs[0].dataset.name == "relational scenes"
+    assert [each.path for each in client.list_artifacts(run_id, "validation")] == ["validation/validation.html"]
 
 
 def test_photographs_pass(shared_data: Path, tmp_path: Path) -> None:

@@ -55,6 +55,14 @@ def test_a_retrain_shows_artifacts_and_logs_in_prefect(retrained: dict[str, Any]
     assert data["training"] == 100
     assert "SHA-256" in data["package"]
     assert "report.html" in data["training-report"]
+    address = data["training-report"].partition("](")[2].partition(")")[0]
+    assert address.startswith(f"{deployed.mlflow}/#/experiments/") and address.endswith("/evaluation/report.html")
+    assert "file:///" in deployed.list_artifacts("validation-report")[0]["data"]
+    for key in ("validation", "recall", "recall-curve", "gate", "package", "promotion", "training-report"):
+        runs = {artifact["flow_run_id"] for artifact in deployed.list_artifacts(key)[:2]}
+        assert len(runs) == 2 and retrained["id"] in runs, f"{key}: in the run of its step, and in that of the retrain"
+    assert deployed.call(f"flow_runs/{retrained['id']}")["name"] == "retrain synthetic on scenes"
+    assert deployed.list_runs("gate")[0]["name"] == "gate synthetic version 1 on scenes"
     progress, logger = "epoch 3/3", "Tracking in"  # printed, and logged by hire_model
     deployed.wait_for_log(deployed.list_runs("train")[0], progress, logger)
 
@@ -106,7 +114,7 @@ def test_invalid_data_fail_the_run_before_training(
     assert state.is_failed() and "nothing was trained" in state.message and "captions.parquet" in state.message
     assert not (project / "runs/bad").exists()
     rows = json.loads(in_project.list_artifacts("validation")[0]["data"])
-    assert rows[0]["result"] == "failed"
+    assert rows[0]["result"] == "error"
 
 
 def test_the_webhook_is_called_for_a_run_whose_process_was_killed(

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import prefect
@@ -17,7 +18,8 @@ from prefect.blocks.webhook import Webhook
 from real_servers import Servers
 
 import expectations.check
-from expectations.results import ExpectationResult, Validation
+import flows.retrain
+from expectations.results import ExpectationResult, SuiteRun, Validation
 from flows.evaluate import evaluate, nightly
 from flows.gate import gate
 from flows.monitor import monitor, watch
@@ -62,6 +64,24 @@ def test_a_second_retrain_in_the_same_folder_is_refused_until_the_first_ends(tmp
         pass
 
 
+def test_the_archive_exists_before_the_version_becomes_the_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is started during a retrain serves the champion, so each champion needs an archive."""
+    steps: list[str] = []
+
+    def make_step(name: str, result: object = None) -> Callable[..., object]:
+        return lambda *arguments: steps.append(name) or result
+
+    for name, result in {"train": "5", "package": tmp_path / "hire.mar"}.items():
+        monkeypatch.setattr(flows.retrain, name, make_step(name, result))
+    for name in ("validate", "evaluate", "gate", "promote"):
+        monkeypatch.setattr(flows.retrain, name, make_step(name))
+    state = hire.fn("", "", [f"train.out={tmp_path / 'runs' / 'latest'}"])
+    assert steps == ["validate", "train", "evaluate", "gate", "package", "promote"]
+    assert "Version 5 is the champion" in state.message
+
+
 class ValidateStub:
     """Replaces `expectations.check.validate`: raises `errors`, one per call, then passes; counts the calls."""
 
@@ -72,7 +92,8 @@ class ValidateStub:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
-        return Validation("digest", [ExpectationResult("captions", "not empty", "error", True, 0, "")])
+        result = ExpectationResult("captions", "not empty", "error", True, 0, "")
+        return Validation("digest", [SuiteRun("captions", 1, 0.0, [result])])
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     shown: list[str] = []
     monkeypatch.setattr(flows.validate, "show_table", lambda key, rows, description: shown.append(key))
+    monkeypatch.setattr(flows.validate, "show_page", lambda key, page, description: shown.append(key))
     for task in ("find_dataset", "check_dataset"):
         monkeypatch.setattr(flows.validate, task, getattr(flows.validate, task).fn)
     monkeypatch.setattr(flows.retrain, "validate", flows.validate.validate.fn)
@@ -62,7 +63,9 @@ def test_a_fault_ends_the_flow_before_training(
     lines = [line for line in message.splitlines() if line.startswith("error: ") and fault.message in line]
     assert any(".parquet" in line or "manifest.json" in line for line in lines), message
     assert row is None or any(f"row {row}:" in line for line in lines), message
-    assert tables == ["validation"] and not (tmp_path / "runs" / "latest").exists()
+    assert tables == ["validation-report", "validation"] and not (tmp_path / "runs" / "latest").exists()
+    [page] = (tmp_path / "runs" / "validated").glob("*.html")
+    assert str(planted) in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize("fault", [WARNING, NO_FAULT], ids=["warning", "no fault"])
@@ -73,4 +76,4 @@ def test_training_starts_with_valid_data_and_with_warnings(
     fault.plant(planted)
     with pytest.raises(TrainingStarted):
         retrain(planted, fault, tmp_path, monkeypatch)
-    assert tables == ["validation"]
+    assert tables == ["validation-report", "validation"]

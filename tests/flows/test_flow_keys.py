@@ -16,9 +16,11 @@ from flows.parameters import resolve_settings
 from flows.prefect_support import hash_code, hash_folder, read_data_state
 from flows.train import TrainingFolder, train_model
 from hire_model.errors import SettingsError
+from hire_model.settings import resolve
 from hire_model.tracking import versions
 from hire_model.tracking.versions import Version
 from hire_model.training.checkpoint import BEST, LAST
+from hire_model.training.run_folder import choose_run_folder
 from hire_model.workflows import train as workflow
 
 
@@ -107,3 +109,14 @@ def test_parameters_become_settings() -> None:
     assert (settings.data.path, settings.train.epochs) == (Path("some/where"), 7)
     with pytest.raises(SettingsError, match=r"train\.epochs"):
         resolve_settings("synthetic", "", ["train.epoch=7"])
+
+
+def test_a_training_in_a_run_folder_is_found_again_through_the_link(tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "latest"
+    chosen = choose_run_folder(resolve(None, {"train.out": str(out)}, environ={}), resume=False).settings.train.out
+    folder = TrainingFolder(chosen, "key")
+    folder.begin()
+    (chosen / LAST).touch()
+    assert TrainingFolder(out, "key").resumable and not TrainingFolder(out, "other").resumable
+    folder.end("5", "run5")
+    assert TrainingFolder(out, "key").version == "5" and TrainingFolder(out, "other").version == ""

@@ -21,6 +21,7 @@ from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.gallery import building
 from hire_model.gallery.building import build
+from hire_model.gallery.format import format_rebuild_command
 from hire_model.gallery.store import Gallery
 from hire_model.model import artifact
 from hire_model.scoring import matrix
@@ -254,6 +255,26 @@ def test_a_damaged_gallery_is_opened_only_once(model, split, tmp_path, monkeypat
     monkeypatch.setattr(Gallery, "open", lambda folder: opened.append(folder) or open_gallery(folder))
     galleries = Galleries(tmp_path, Scorer(model))
     for _ in range(3):
-        with pytest.raises(RequestFault, match="build it again"):
+        with pytest.raises(RequestFault, match=r"it is damaged\. Build it again: hire gallery build"):
             galleries.open("g", "gallery")
     assert len(opened) == 1
+
+
+def test_a_gallery_of_another_model_is_refused_until_it_is_built_again(model, split, tmp_path):
+    gallery_examples.make_gallery(gallery_examples.make_model(split, seed=5), split, tmp_path / "g")
+    galleries = Galleries(tmp_path, Scorer(model), "models:/hire/3")
+    galleries.open_all()
+    with pytest.raises(RequestFault, match=r"another model encoded it.*build DATASET --model models:/hire/3") as error:
+        galleries.open("g", "gallery")
+    assert error.value.status == 404 and str(tmp_path) not in error.value.message
+    build(model, split, tmp_path / "g", overwrite=True)
+    assert len(galleries.open("g", "gallery")) == len(split.images)
+
+
+def test_the_rebuild_command_names_data_set_split_and_captions(model, tiny_dataset, tmp_path):
+    build(model, gallery_examples.open_split(tiny_dataset, "dev"), tmp_path / "a b", captions=True)
+    more = f"--model M --out '{tmp_path}/a b' --overwrite --split dev --captions"
+    assert format_rebuild_command(tmp_path / "a b", "M") == f"hire gallery build {tiny_dataset} {more}"
+    (tmp_path / "a b" / "pictures").unlink()
+    assert format_rebuild_command(tmp_path / "a b", "M") == f"hire gallery build DATASET {more}"
+    assert format_rebuild_command(tmp_path / "none", "M").startswith("hire gallery build DATASET --model M --out")

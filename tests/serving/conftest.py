@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import gallery_examples
 import pytest
 from processes import Endpoint, run_server
 from registered import RegisteredModel
@@ -28,9 +29,10 @@ def scenes(tiny_dataset: Path) -> Split:
 
 @pytest.fixture(scope="session")
 def galleries(registered_model: RegisteredModel, scenes: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the gallery 'scenes'."""
+    """A folder with the gallery 'scenes', and 'stale', which another model encoded."""
     folder = tmp_path_factory.mktemp("galleries")
     build(artifact.load(registered_model.folder), scenes, folder / "scenes", captions=True)
+    build(gallery_examples.make_model(scenes, seed=5), scenes, folder / "stale")
     return folder
 
 

@@ -168,6 +168,7 @@ REFUSED = {
     "a lone surrogate": (b'{"gallery": "scenes", "texts": ["\\ud800"]}', False, 400, ""),
     "a path for a gallery": (b'{"gallery": "../scenes", "texts": ["a"]}', False, 400, "gallery"),
     "no such gallery": (b'{"gallery": "nowhere", "texts": ["a"]}', False, 404, "gallery"),
+    "a gallery of another model": (b'{"gallery": "stale", "texts": ["a"]}', False, 404, "gallery"),
     "no such image": (b'{"images": [{"gallery": "scenes", "id": "?"}], "texts": ["a"]}', False, 404, "images[0].id"),
     "too many texts": (
         json.dumps({"gallery": "scenes", "texts": [str(i) for i in range(300)]}).encode(),

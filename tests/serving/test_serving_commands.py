@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from hire_model.cli.main import app
 from hire_model.data.schema import hash_file
 from hire_model.errors import HireError
+from hire_model.tracking import versions
+from serving import cli, server
 from serving.cli import format_curl_command
 from serving.contract import PREDICTIONS
 from serving.server import CURRENT, EXAMPLE
@@ -36,6 +38,22 @@ def test_a_missing_version_is_refused(folder_with_store: Path) -> None:
     for command in (["package"], ["serve"]):
         with pytest.raises(HireError, match="no version or alias 'champion'"):
             CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_serve_packages_a_version_that_has_no_archive(
+    folder_with_store: Path, registered_model: RegisteredModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking, served = registered_model.settings.tracking, []
+    serve = ["serve", "--version", "challenger"]
+    monkeypatch.setattr(server, "serve", lambda archive, *arguments, **options: served.append(archive))
+    monkeypatch.setattr(cli, "_print_access", lambda *arguments: None)
+    before = versions.find(tracking, "1")
+    versions.set_tags(tracking, before, {versions.ARCHIVE_PATH: str(folder_with_store / "gone/1/hire.mar")})
+    done = CliRunner().invoke(app, serve, catch_exceptions=False)
+    assert "Version 1 has no archive at " in done.stdout and "packaging it" in done.stdout
+    assert served[0].path == folder_with_store / "runs/archives/1/hire.mar"
+    assert hash_file(served[0].path).sha256 == served[0].sha256
+    assert "packaging" not in CliRunner().invoke(app, serve, catch_exceptions=False).stdout and served[1] == served[0]
 
 
 def test_a_missing_gallery_folder_is_refused(folder_with_store: Path) -> None:

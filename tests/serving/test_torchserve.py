@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gallery_examples
 import httpx
 import numpy as np
 import psutil
@@ -20,7 +21,6 @@ import pytest
 from registered import RegisteredModel
 
 from hire_model.data.store import Dataset, Split
-from hire_model.errors import HireError
 from hire_model.gallery.building import build
 from hire_model.model import artifact
 from hire_model.monitoring.journal import JournalSettings
@@ -192,21 +192,36 @@ def test_a_tampered_archive_is_refused_and_the_server_stays(
     assert server.find_current(folder / "run") == running and server.is_healthy(running)
 
 
-def test_an_unusable_gallery_is_refused_and_the_server_stays(
-    running: Server, archive: Archive, folder: Path, caplog: pytest.LogCaptureFixture
+def test_a_server_is_replaced_although_it_cannot_use_a_gallery(
+    running: Server, archive: Archive, folder: Path, split: Split, caplog: pytest.LogCaptureFixture
 ) -> None:
-    unusable = folder / "unusable" / "scenes"
-    shutil.copytree(folder / "galleries" / "scenes", unusable, symlinks=True)
-    (unusable / "images-lengths.npy").write_bytes(b"damaged")
-    with pytest.raises(HireError, match=r"unusable/scenes: version 1 cannot use.*hire gallery build.*still served"):
-        server.serve(archive, folder / "run", galleries=unusable.parent)
-    assert server.find_current(folder / "run") == running and server.is_healthy(running)
-    server._check_galleries(running, folder / "galleries", first=False)
-    (folder / "galleries" / "broken").mkdir()
-    (folder / "galleries" / "broken" / "manifest.json").write_text("{}")
-    server._check_galleries(running, folder / "galleries", first=True)
-    assert "broken: version 1 cannot use" in caplog.text
-    shutil.rmtree(folder / "galleries" / "broken")
+    """As after `hire rollback`: the gallery in service was encoded by the model of the version before."""
+    galleries = folder / "stale"
+    shutil.copytree(folder / "galleries" / "scenes", galleries / "scenes", symlinks=True)
+    build(gallery_examples.make_model(split, seed=5), split, galleries / "newer", captions=True)
+    serve_folder = folder / "rolled-back"
+    [port] = find_free_ports(1)
+    try:
+        server.serve(archive, serve_folder, port=port, galleries=galleries)
+        shutil.rmtree(galleries / "newer")
+        build(gallery_examples.make_model(split, seed=6), split, galleries / "newer", captions=True)
+        caplog.clear()
+        served = server.serve(archive, serve_folder, port=port)
+        assert server.find_current(serve_folder) == served and server.is_healthy(served)
+        assert "newer: version 1 cannot use this gallery" in caplog.text and "scenes" not in caplog.text
+        [command] = [line.strip() for line in caplog.text.splitlines() if "hire gallery build" in line]
+        refused = server.send_request(served, {"gallery": "newer", "texts": ["a dog"]})
+        assert refused.status_code == 404 and "another model encoded it" in refused.json()["message"]
+        assert "hire gallery build DATASET --model models:/hire/1 --out GALLERIES/newer" in refused.json()["message"]
+        assert server.send_request(served, {"gallery": "scenes", "texts": ["a dog"]}).status_code == 200
+        expected = f"--model models:/hire/1 --out {galleries / 'newer'} --overwrite --split {split.name} --captions"
+        assert command.endswith(expected)
+        shutil.rmtree(galleries)
+        caplog.clear()
+        served = server.serve(archive, serve_folder, port=port)
+        assert server.is_healthy(served) and "no such folder" in caplog.text
+    finally:
+        server.stop(serve_folder)
 
 
 def test_no_request_is_lost_while_the_server_is_replaced(

@@ -73,17 +73,20 @@ def test_an_unknown_run_id_starts_a_new_run(tracking: TrackingSettings) -> None:
     assert run.run_id != "0" * 32
 
 
-def test_inside_mlflow_run_its_run_is_joined(tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("given", "name"), [("opened by mlflow run", "opened by mlflow run"), (None, "validate")])
+def test_inside_mlflow_run_its_run_is_joined_and_named_if_the_user_gave_no_name(
+    tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch, given: str | None, name: str
+) -> None:
     connect(tracking)
-    opened = mlflow.MlflowClient().create_run(experiment_id="0", run_name="opened by mlflow run")
+    opened = mlflow.MlflowClient().create_run(experiment_id="0", run_name=given)
     monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
     elsewhere = tracking.model_copy(update={"uri": "sqlite:////nowhere/at/all.db"})
-    with start_run(elsewhere, "ignored", run_id="f" * 32) as run:
+    with start_run(elsewhere, "validate", run_id="f" * 32) as run:
         pass
     assert run.run_id == opened.info.run_id
-    assert mlflow.get_run(run.run_id).info.run_name == "opened by mlflow run"
+    assert mlflow.get_run(run.run_id).info.run_name == name
 
 
 def test_the_address_comes_from_settings_environment_or_default_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,12 +116,16 @@ def test_an_address_with_an_unknown_scheme_is_refused_with_the_valid_ones(tracki
         connect(tracking.model_copy(update={"uri": uri}))
 
 
-def test_a_store_that_is_down_fails_before_the_training_within_seconds(tracking: TrackingSettings) -> None:
+def test_a_store_that_is_down_fails_before_the_training_within_seconds(
+    tracking: TrackingSettings, caplog: pytest.LogCaptureFixture
+) -> None:
     uri, start = _make_refusing_address(), time.monotonic()
     down = tracking.model_copy(update={"uri": uri})
     with pytest.raises(TrackingError, match="does not answer") as caught, start_run(down, "never"):
         pytest.fail("the training started")
-    assert uri in str(caught.value) and "tracking.enabled=false" in str(caught.value)
+    assert str(caught.value).startswith(f"MLflow's store {uri} does not answer: Connection refused. Start the server")
+    assert "tracking.enabled=false" in str(caught.value)
+    assert [record.name for record in caplog.records if "urllib3" in record.name] == [], "no lines about retries"
     assert time.monotonic() - start < 20
 
 

@@ -14,7 +14,8 @@ from hire_model.cli.train import print_training
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError, TrainingStopped
 from hire_model.evaluation.result import Result
-from hire_model.settings import ResolvedSettings, resolve
+from hire_model.settings import ResolvedSettings, TrackingSettings, resolve
+from hire_model.tracking import versions
 from hire_model.tracking.connection import TrackingError
 from hire_model.workflows import evaluate as evaluate_workflow
 from hire_model.workflows import train as train_workflow
@@ -67,6 +68,7 @@ def trained(folder: Path, tiny_dataset: Path) -> TrainOutcome:
 
 def test_a_training_writes_report_figures_settings_and_history(trained: TrainOutcome, folder: Path) -> None:
     assert (trained.split, trained.epochs, trained.registered) == ("test", 1, "models:/hire@challenger")
+    assert trained.report.parent.resolve() == (folder / "runs/latest").resolve() != folder / "runs/latest"
     assert "<html" in trained.report.read_text("utf-8")
     assert Result.model_validate_json(trained.figures.read_text("utf-8")) == trained.result
     table = json.loads((folder / "runs/latest/settings.json").read_text())
@@ -89,9 +91,51 @@ def test_the_mlflow_run_has_settings_metrics_data_sets_and_report(
     digest = Dataset.open(tiny_dataset).manifest.digest
     assert run.data.tags["dataset.test.digest"] == digest
     version = mlflow.MlflowClient().get_model_version_by_alias("hire", "challenger")
-    assert version.tags["full.rsum"] == f"{trained.result.rsum:.2f}" and version.tags["data.digest"] == digest
+    assert version.tags["rsum"] == f"{trained.result.rsum:.2f}" and version.tags["data.digest"] == digest
+    assert set(version.tags) == {
+        "rsum", "run", "split", "data.digest", "golden.scores", "artifact.files", "artifact.sha256",
+    }  # fmt: skip
     names = {artifact.path for artifact in mlflow.MlflowClient().list_artifacts(run.info.run_id, "evaluation")}
     assert names == {"evaluation/report.html", "evaluation/figures.json", "evaluation/history.json"}
+
+
+def test_the_figures_are_metrics_of_the_logged_model_with_their_data_set(
+    trained: TrainOutcome, tiny_dataset: Path
+) -> None:
+    mlflow.set_tracking_uri(trained.tracking_uri)
+    client, tracking = mlflow.MlflowClient(), TrackingSettings(uri=trained.tracking_uri)
+    logged = client.get_logged_model(versions.find(tracking, "challenger").model_id)
+    metrics = {metric.key: metric for metric in logged.metrics or ()}
+    assert metrics.keys() >= trained.result.metrics().keys()
+    assert metrics["full/rsum"].value == pytest.approx(trained.result.rsum)
+    assert metrics["full/rsum"].dataset_name == "relational scenes: test"
+    assert Dataset.open(tiny_dataset).manifest.digest.startswith(str(metrics["full/rsum"].dataset_digest))
+    assert "hire gate" in client.get_registered_model("hire").description
+
+
+def test_an_evaluation_by_mlflow_run_logs_parameters_metrics_data_set_and_report(
+    trained: TrainOutcome, folder: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow.set_tracking_uri(trained.tracking_uri)
+    client = mlflow.MlflowClient()
+    opened = client.create_run("0")
+    for name, value in {
+        "RUN_ID": opened.info.run_id,
+        "EXPERIMENT_ID": "0",
+        "TRACKING_URI": trained.tracking_uri,
+    }.items():
+        monkeypatch.setenv(f"MLFLOW_{name}", value)
+    outcome = evaluate_workflow.evaluate(["models:/hire/1"], _settings(folder, tiny_dataset).settings, "dev")
+    run = client.get_run(opened.info.run_id)
+    assert run.info.status == "FINISHED" and run.data.metrics["full/rsum"] == pytest.approx(outcome.result.rsum)
+    assert run.data.params["models"] == "models:/hire/1" and run.data.params["evaluate.protocol"] == "full"
+    assert run.inputs.dataset_inputs[0].dataset.name == "relational scenes: dev"
+    names = {artifact.path for artifact in client.list_artifacts(opened.info.run_id, "evaluation")}
+    assert names == {"evaluation/report.html", "evaluation/figures.json"}
+    logged = client.get_logged_model(versions.find(TrackingSettings(uri=trained.tracking_uri), "1").model_id)
+    figures = {metric.dataset_name: metric.value for metric in logged.metrics or () if metric.key == "full/rsum"}
+    assert figures["relational scenes: dev"] == pytest.approx(outcome.result.rsum)
+    assert figures["relational scenes: test"] == pytest.approx(trained.result.rsum)
 
 
 @pytest.mark.parametrize("model", ["models:/hire@challenger", "runs/latest/model", "runs/latest"])
@@ -205,5 +249,13 @@ def test_the_printed_summary_names_the_data_and_the_next_command(
     printed = capsys.readouterr().out
     digest = Dataset.open(tiny_dataset).manifest.digest[:12]
     assert printed.startswith(f"Evaluated version 1 on relational scenes: digest {digest}, split test, 8 images.\n")
-    for part in ("R@1", "rSum", "runs/latest/report.html", "hire evaluate --model models:/hire@challenger"):
+    for part in (
+        "R@1",
+        "rSum",
+        f"report      {trained.report}",
+        "link        runs/latest\n",
+        "hire evaluate --model models:/hire@challenger",
+    ):
         assert part in printed
+    page = f"http://127.0.0.1:5000/#/experiments/{trained.experiment}/runs?workflowType=machine_learning"
+    assert f"  mlflow ui --backend-store-uri {trained.tracking_uri}  # open {page}\n" in printed
