@@ -71,7 +71,7 @@ def fit(
         torch.set_num_threads(train.threads)
     fabric = launch_fabric(train)
     sampler = CaptionSampler(train_split.owner, train.batch, train.seed, fabric.global_rank, fabric.world_size)
-    augment = Augment(train.seed, train.region_drop, train.word_drop)
+    augment = Augment(train.seed, train.region_drop, train.word_drop, train.edge_damage)
     loader = Loader(sampler, PlannedBatches(train_split, train_bank, augment), settings.data.workers)
     batches = len(sampler.draw_batches(0))
     if not batches:

@@ -39,6 +39,10 @@ VARIANTS = {  # together they cover each open choice of the paper's description
         "text.kind": "bert", "text_implicit": "on", "spatial": "polar", "polar_kernels": 3, "relation_top": 2,
         "relation_min_score": 0.3,
     },
+    "implicit edges": {"implicit_edges": True},
+    "implicit edges, union, labels without gates": {
+        "implicit_edges": True, "graphs": "union", "edge_labels": "bias", "residual": False,
+    },
 }  # fmt: skip
 MODELS = {name: model_examples.make_model(**changes) for name, changes in VARIANTS.items()}
 variants = st.sampled_from(sorted(MODELS))
