@@ -21,7 +21,6 @@ Damage = Literal[
     "relations dropped", "relations shuffled", "edges dropped", "boxes dropped", "boxes shuffled", "objects dropped"
 ]
 DAMAGES: tuple[Damage, ...] = get_args(Damage)
-_ON_RELATIONS = ("relations dropped", "relations shuffled", "edges dropped")
 
 
 @dataclass
@@ -65,49 +64,72 @@ def damage_regions(
         rngs: one generator per image.
         tally: counts the changes.
     """
-    tally = Tally() if tally is None else tally
-    relations, boxes, boxed = (x.cpu().numpy().copy() for x in (regions.relations, regions.boxes, regions.boxed))
-    mask, in_graph = regions.mask.cpu().numpy(), boxed.copy()
-    lost_relations, lost_regions = np.zeros(len(relations), bool), np.zeros_like(mask)
+    arrays = _Arrays.copy(regions)
     for row, (damage, share, rng) in enumerate(zip(damages, shares, rngs, strict=True)):
-        edges, real, with_box = np.flatnonzero(relations[:, 0] == row), *map(np.flatnonzero, (mask[row], boxed[row]))
-        # Draw the same numbers for each damage and share.
-        rounding, order, ends = rng.random(2), rng.permutation(edges), _draw_pairs(real, len(edges), rng)
-        moved, removed = rng.permutation(with_box), rng.permutation(real)
-        shuffled = damage.endswith("shuffled")
-        chosen = order[: _round_share(len(edges), share, rounding[0]) if damage in _ON_RELATIONS else 0]
-        changes_boxes = damage in ("edges dropped", "boxes dropped", "boxes shuffled")
-        moved = moved[: _count_boxes_to_change(len(with_box), shuffled, share, rounding[1]) if changes_boxes else 0]
-        if damage == "relations shuffled":
-            relations[chosen[:, None], [[1, 3]]] = ends[: len(chosen)]
-        elif damage == "boxes shuffled":
-            boxes[row, moved] = boxes[row, np.roll(moved, 1)]
-        elif damage == "objects dropped":
-            lost_regions[row, removed[: min(_round_share(len(real), share, rounding[0]), len(real) - 1)]] = True
-        elif damage == "boxes dropped":
-            boxed[row, moved], boxes[row, moved] = False, 0
-        else:
-            lost_relations[chosen], in_graph[row, moved] = True, False
-        kept = ~lost_regions[row]
-        gone = edges[~(kept[relations[edges, 1]] & kept[relations[edges, 3]])]
-        tally.relations, tally.relations_changed = (
-            tally.relations + len(edges),
-            tally.relations_changed + len(chosen) + len(gone),
-        )
-        unchanged = len(with_box) - len(moved) - int(lost_regions[row, with_box].sum())
-        pairs = _count_pairs(len(with_box))
-        tally.pairs, tally.pairs_changed = tally.pairs + pairs, tally.pairs_changed + pairs - _count_pairs(unchanged)
+        _damage_image(arrays, row, damage, share, rng, Tally() if tally is None else tally)
     device = regions.mask.device
-    kept_rows = torch.from_numpy(np.flatnonzero(~lost_relations)).to(device)
+    kept = torch.from_numpy(np.flatnonzero(~arrays.lost_relations)).to(device)
     damaged = dataclasses.replace(
         regions,
-        relations=torch.from_numpy(relations).to(device)[kept_rows],
-        relation_scores=regions.relation_scores[kept_rows],
-        boxes=torch.from_numpy(boxes).to(device),
-        boxed=torch.from_numpy(boxed).to(device),
-        graph_boxed=torch.from_numpy(in_graph).to(device),
+        relations=torch.from_numpy(arrays.relations).to(device)[kept],
+        relation_scores=regions.relation_scores[kept],
+        boxes=torch.from_numpy(arrays.boxes).to(device),
+        boxed=torch.from_numpy(arrays.boxed).to(device),
+        graph_boxed=torch.from_numpy(arrays.graph_boxed).to(device),
     )
-    return drop_regions(damaged, torch.from_numpy(lost_regions).to(device)) if lost_regions.any() else damaged
+    lost = torch.from_numpy(arrays.lost_regions).to(device)
+    return drop_regions(damaged, lost) if lost.any() else damaged
+
+
+@dataclass
+class _Arrays:
+    """The parts of `Regions` that damage changes, as copies, and what is lost: relations [E] and regions [B, R]."""
+
+    relations: np.ndarray
+    boxes: np.ndarray
+    boxed: np.ndarray
+    graph_boxed: np.ndarray
+    mask: np.ndarray
+    lost_relations: np.ndarray
+    lost_regions: np.ndarray
+
+    @classmethod
+    def copy(cls, regions: Regions) -> _Arrays:
+        tensors = (regions.relations, regions.boxes, regions.boxed, regions.boxed, regions.mask)
+        copies = [tensor.cpu().numpy().copy() for tensor in tensors]
+        return cls(*copies, np.zeros(len(copies[0]), bool), np.zeros_like(copies[-1]))
+
+
+def _damage_image(
+    arrays: _Arrays, row: int, damage: Damage, share: float, rng: np.random.Generator, tally: Tally
+) -> None:
+    """Damage one image in place, and count the changes."""
+    edges, real = np.flatnonzero(arrays.relations[:, 0] == row), np.flatnonzero(arrays.mask[row])
+    with_box = np.flatnonzero(arrays.boxed[row])
+    # Draw the same numbers for each damage and share.
+    rounding, order, ends = rng.random(2), rng.permutation(edges), _draw_pairs(real, len(edges), rng)
+    relations = order[: _round_share(len(edges), share, rounding[0])]
+    boxes = _choose_boxes(rng.permutation(with_box), damage == "boxes shuffled", share, rounding[1])
+    objects = rng.permutation(real)[: min(_round_share(len(real), share, rounding[0]), len(real) - 1)]
+    if damage not in ("relations dropped", "relations shuffled", "edges dropped"):
+        relations = relations[:0]
+    if damage not in ("edges dropped", "boxes dropped", "boxes shuffled"):
+        boxes = boxes[:0]
+    if damage == "relations shuffled":
+        arrays.relations[relations[:, None], [[1, 3]]] = ends[: len(relations)]
+    elif damage == "boxes shuffled":
+        arrays.boxes[row, boxes] = arrays.boxes[row, np.roll(boxes, 1)]
+    elif damage == "boxes dropped":
+        arrays.boxed[row, boxes], arrays.boxes[row, boxes] = False, 0
+    elif damage == "objects dropped":
+        arrays.lost_regions[row, objects] = True
+        relations = edges[np.isin(arrays.relations[edges][:, [1, 3]], objects).any(axis=1)]
+        boxes = np.intersect1d(with_box, objects)
+    else:
+        arrays.lost_relations[relations], arrays.graph_boxed[row, boxes] = True, False
+    tally.relations, tally.relations_changed = tally.relations + len(edges), tally.relations_changed + len(relations)
+    pairs, unchanged = _count_pairs(len(with_box)), _count_pairs(len(with_box) - len(boxes))
+    tally.pairs, tally.pairs_changed = tally.pairs + pairs, tally.pairs_changed + pairs - unchanged
 
 
 def drop_regions(regions: Regions, dropped: Tensor) -> Regions:
@@ -150,16 +172,17 @@ def _round_share(count: int, share: float, rounding: float) -> int:
     return _find_index(np.arange(count + 1) / max(1, count), share, rounding)
 
 
-def _count_boxes_to_change(count: int, shuffled: bool, share: float, rounding: float) -> int:
-    """Return how many of `count` boxes to change so that `share` of the pairs have at least one changed box.
+def _choose_boxes(boxes: np.ndarray, shuffled: bool, share: float, rounding: float) -> np.ndarray:
+    """Return as many of `boxes` as change `share` of their pairs: a pair changes if one of its boxes does.
 
-    A single box cannot be permuted, so shuffling changes no box, or two or more.
+    A single box cannot be exchanged, so shuffling changes no box, or two or more.
     """
+    count = len(boxes)
     if count < 2:
-        return count if not shuffled and share == 1 else 0
+        return boxes if not shuffled and share == 1 else boxes[:0]
     counts = np.array([k for k in range(count + 1) if k != count - 1 and (k != 1 or not shuffled)])
     reached = np.array([1 - _count_pairs(count - k) / _count_pairs(count) for k in counts])
-    return int(counts[_find_index(reached, share, rounding)])
+    return boxes[: counts[_find_index(reached, share, rounding)]]
 
 
 def _find_index(reached: np.ndarray, share: float, rounding: float) -> int:

@@ -21,7 +21,7 @@ from hire_model.training.distributed import Peers
 
 WINDOW = 50  # batches
 _TOLERANCE = 0.01
-# Weight of the loss of implicit edges. No other loss trains their weights, so AdamW makes the same steps for any weight;
+# Weight of the loss of implicit edges. No other loss trains their weights, so AdamW makes the same steps for any value;
 # a small one leaves the clipping of the gradient to the other losses.
 EDGE_LOSS = 0.1
 
@@ -48,8 +48,8 @@ class Objective(nn.Module):
         """Return three scalars, the same in each process: loss, score_loss and global_loss.
 
         score_loss is the loss of the final score and global_loss that of the global head;
-        loss = score_loss + train.global_loss * global_loss, and EDGE_LOSS * that of implicit edges if there are any. For
-        `hardest` see `hinge_loss`.
+        loss = score_loss + train.global_loss * global_loss + EDGE_LOSS * the loss of implicit edges, if there are any.
+        For `hardest` see `hinge_loss`.
         """
         images = self.model.encode_image(share.batch.regions)  # the b images of this process
         texts = self.model.encode_text(share.batch.tokens)  # their b captions
