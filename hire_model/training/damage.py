@@ -95,9 +95,11 @@ class _Arrays:
 
     @classmethod
     def copy(cls, regions: Regions) -> _Arrays:
-        tensors = (regions.relations, regions.boxes, regions.boxed, regions.boxed, regions.mask)
-        copies = [tensor.cpu().numpy().copy() for tensor in tensors]
-        return cls(*copies, np.zeros(len(copies[0]), bool), np.zeros_like(copies[-1]))
+        relations, boxes, boxed, mask = (
+            tensor.cpu().numpy().copy() for tensor in (regions.relations, regions.boxes, regions.boxed, regions.mask)
+        )
+        lost_relations, lost_regions = np.zeros(len(relations), bool), np.zeros_like(mask)
+        return cls(relations, boxes, boxed, boxed.copy(), mask, lost_relations, lost_regions)
 
 
 def _damage_image(
