@@ -49,6 +49,7 @@ def _list_variants() -> tuple[Variant, ...]:
         Variant("match", none | match),
         Variant("match+stage", none | match | stage, "match"),
         Variant("match+edges", none | match | edges, "match"),
+        Variant("match+stage+edges", none | match | stage | edges, "match+stage"),
     )
     damage = {"train.edge_damage": str(TRAINING_DAMAGE)}
     damaged = tuple(
