@@ -49,6 +49,7 @@ class Regions(_TensorGroup):
         relations: [E, 4] int64, rows (image within the batch, subject, predicate, object). Subject and object are
             region indices.
         relation_scores: [E] float32 in 0-1.
+        graph_boxed: [B, R] bool, True where the spatial graph may use the box; None: wherever there is one.
     """
 
     features: Tensor
@@ -58,6 +59,7 @@ class Regions(_TensorGroup):
     classes: Tensor
     relations: Tensor
     relation_scores: Tensor
+    graph_boxed: Tensor | None = None
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -195,14 +197,23 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One training batch: B different images, and one caption of each. Caption i describes image i."""
+    """One training batch: B different images, and one caption of each. Caption i describes image i.
+
+    Attributes:
+        regions: the B images.
+        tokens: the B captions.
+        true_relations: [E, 4] int64, relations before they were damaged, as in `Regions`; None: undamaged.
+    """
 
     regions: Regions
     tokens: Tokens
+    true_relations: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.regions)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return a copy with every tensor on `device`."""
-        return Batch(self.regions.to(device, non_blocking), self.tokens.to(device, non_blocking))
+        true = self.true_relations
+        true = None if true is None else true.to(device, non_blocking=non_blocking)
+        return Batch(self.regions.to(device, non_blocking), self.tokens.to(device, non_blocking), true)

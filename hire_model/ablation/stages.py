@@ -126,15 +126,15 @@ def run(study: Study, only: Sequence[str] = ()) -> StageTable:
     return write(run_missing_trials(trials, file, lambda trial: _run_trial(trial, study, split), write))
 
 
-def select_variants(only: Sequence[str]) -> tuple[Variant, ...]:
-    """Return the variants with these names, or all, in the order of `VARIANTS`. Raise HireError for an unknown name."""
-    names = [variant.name for variant in VARIANTS]
+def select_variants(only: Sequence[str], variants: tuple[Variant, ...] = VARIANTS) -> tuple[Variant, ...]:
+    """Return the variants with these names, or all, in the order of `variants`. Raise HireError for an unknown name."""
+    names = [variant.name for variant in variants]
     for name in only:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise HireError(f"--only {name}: no such variant; there are {', '.join(names)}.{hint}")
-    return tuple(variant for variant in VARIANTS if not only or variant.name in only)
+    return tuple(variant for variant in variants if not only or variant.name in only)
 
 
 def _run_trial(trial: Trial, study: Study, split: Split) -> StageRecord:

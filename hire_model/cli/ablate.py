@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from hire_model.ablation.study import Study
     from hire_model.ablation.tables import Table
+    from hire_model.training.damage import Damage
 
 app = typer.Typer(help="Train variants of a recipe and compare them.", no_args_is_help=True)
 
@@ -37,7 +38,7 @@ def stages(
     study = _open_study(recipe, data, set_, seeds, out)
     from hire_model.ablation import stages as ablation
 
-    table = ablation.run(study, [name.strip() for name in only.split(",") if name.strip()])
+    table = ablation.run(study, _split_names(only))
     _print_tables(ablation.make_tables(table), out, ("stages.md", "stages.json"))
 
 
@@ -48,14 +49,43 @@ def edges(
     set_: Set = None,
     seeds: Seeds = "0,1,2",
     out: Out = Path("runs/ablation"),
+    only: Annotated[str, typer.Option(help="Names of variants, separated by commas. Default: all.")] = "",
+    damage: Annotated[str, typer.Option(help="How images are damaged, separated by commas. Default: all.")] = "",
+    shares: Annotated[str, typer.Option(help="Shares of damage in %, separated by commas.")] = "50,100",
 ) -> None:
-    """Measure recall with 0-100 % of the explicit edges dropped or shuffled, with and without the implicit stage."""
+    """Measure recall when relations, boxes or objects are lost, with and without implicit relations."""
     study = _open_study(recipe, data, set_, seeds, out)
+    from hire_model.ablation import edge_tables
     from hire_model.ablation import edges as ablation
 
-    _print_tables(
-        ablation.make_tables(ablation.run(study)), out, ("edges.md", "edges.json", "edges.svg", "edges-change.svg")
-    )
+    table = ablation.run(study, _split_names(only), _parse_damages(damage), _parse_shares(shares))
+    _print_tables(edge_tables.make_tables(table), out, ("edges.md", "edges.json", "edges.svg", "edges-change.svg"))
+
+
+def _parse_damages(text: str) -> Sequence[Damage]:
+    """Parse 'relations dropped,boxes dropped'; all if empty. Raise SettingsError for an unknown damage."""
+    from hire_model.training.damage import DAMAGES
+
+    names = _split_names(text)
+    for name in names:
+        if name not in DAMAGES:
+            raise SettingsError(f"--damage {name}: no such damage; there are {', '.join(DAMAGES)}.")
+    return [damage for damage in DAMAGES if not names or damage in names]
+
+
+def _parse_shares(text: str) -> list[float]:
+    """Parse '50,100' to shares in 0-1. Raise SettingsError if it is invalid."""
+    try:
+        shares = sorted({float(part) / 100 for part in text.split(",")})
+    except ValueError:
+        shares = [-1.0]
+    if not 0 <= shares[0] <= shares[-1] <= 1:
+        raise SettingsError(f"--shares {text}: expected numbers from 0 to 100 separated by commas, such as 50,100.")
+    return shares
+
+
+def _split_names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _open_study(recipe: str, data: str, set_: list[str] | None, seeds: str, out: Path) -> Study:

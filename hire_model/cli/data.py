@@ -30,12 +30,15 @@ def synth(
     dev: Annotated[int, typer.Option(min=0, help="Number of dev images.")] = 200,
     test: Annotated[int, typer.Option(min=0, help="Number of test images.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same data set.")] = 0,
+    large: Annotated[
+        bool, typer.Option("--large", help="Streets, rooms and shelves of 15 to 36 objects instead of 3 to 11.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Generate relational scenes: pictures, captions, detections and relations, without a download."""
     from hire_model.data.synthetic import generate
 
-    generate(out, train=train, dev=dev, test=test, seed=seed, overwrite=overwrite)
+    generate(out, train=train, dev=dev, test=test, seed=seed, large=large, overwrite=overwrite)
     print_written(out)
 
 

@@ -51,3 +51,28 @@ def label_spatial_relations(boxes: Tensor) -> Tensor:
     labels = torch.where(inside.transpose(1, 2), torch.ones_like(labels), labels)
     labels = torch.where(inside, torch.zeros_like(labels), labels)
     return labels.diagonal_scatter(labels.new_full(labels.shape[:2], -1), dim1=1, dim2=2)
+
+
+PAIR_VALUES = 12
+
+
+def describe_pairs(boxes: Tensor) -> Tensor:
+    """Return [B, R, R, 12], the position and size of box j relative to box i, all values about -3..3.
+
+    Offset of the centres in fractions of the image and in sizes of box i and of box j, logarithms of the ratios of
+    width and height, IoU, share of each box inside the other, and the offset of the lower edges.
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    size = torch.stack([x2 - x1, y2 - y1], dim=-1).clamp(min=1e-3)  # [B, R, 2]
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+    offset = centres[:, None] - centres[:, :, None]  # [B, i, j, 2]
+    own, other = size[:, :, None].expand_as(offset), size[:, None].expand_as(offset)
+    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    both = (high - low).clamp(min=0).prod(dim=-1)
+    area_i, area_j = own.prod(dim=-1), other.prod(dim=-1)
+    ratios = (other / own).log().clamp(-3, 3)
+    shares = torch.stack([both / (area_i + area_j - both), both / area_i, both / area_j], dim=-1)
+    lower = (y2[:, None] - y2[:, :, None])[..., None]
+    parts = [4 * offset, 3 * torch.tanh(offset / own / 2), 3 * torch.tanh(offset / other / 2), ratios, 2 * shares]
+    return torch.cat([*parts, 8 * lower], dim=-1)

@@ -60,6 +60,13 @@ def bootstrap_differences(
     return _compute_intervals(recalls, level)
 
 
+def draw_rsums(
+    i2t: np.ndarray, t2i: np.ndarray, owner: np.ndarray, fold: np.ndarray, draws: int, seed: int
+) -> np.ndarray:
+    """Draw images again and again; return rSum of each draw, [draws]. The same seed draws the same images."""
+    return _draw_recalls(i2t, t2i, owner, fold, draws, seed).sum(axis=1)
+
+
 def bootstrap_share(wins: np.ndarray, totals: np.ndarray, draws: int, seed: int, level: float = 0.95) -> Interval:
     """Compute the interval of the share of wins (0-100). wins, totals: [images] counts per image; images are drawn."""
     random, images = np.random.default_rng(seed), len(wins)

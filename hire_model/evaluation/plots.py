@@ -118,9 +118,9 @@ def plot_training(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def plot_robustness(lines: Mapping[str, Mapping[float, Sequence[float]]], ylabel: str = "rSum") -> Figure:
-    """Plot recall against the share of explicit edges that were dropped or shuffled.
+    """Plot recall against the share of edges that were lost.
 
-    lines: maps a name such as 'with the implicit stage, dropped' to {share in 0-1: values of the seeds}. Names with the
+    lines: maps a name such as 'match+stage, relations dropped' to {share in 0-1: values of the seeds}. Names with the
     same text before the comma have the same colour, names with the same text after it the same dash. The band is the
     range over the seeds.
     """
@@ -137,7 +137,7 @@ def plot_robustness(lines: Mapping[str, Mapping[float, Sequence[float]]], ylabel
             middle = [value.mean() for value in values]
             axes.plot(x, middle, dash, marker=mark, markersize=5, color=colour, label=name)
             axes.fill_between(x, [v.min() for v in values], [v.max() for v in values], color=colour, alpha=0.15, lw=0)
-        axes.set(xlabel="explicit edges dropped or shuffled, in %", ylabel=ylabel)
+        axes.set(xlabel="share of edges lost, in %", ylabel=ylabel)
         axes.set_xticks([0, 25, 50, 75, 100])
         axes.margins(y=0.12)
         add_legend_above(axes, 2 if len(lines) > 1 else 1)

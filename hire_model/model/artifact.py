@@ -87,7 +87,10 @@ def digest(model: Hire) -> str:
 
     Results computed with a model store this digest, so that they are never used with another model.
     """
-    facts = [model.settings.model_dump(mode="json"), model.predicates, model.vocabulary.tokenizer.to_str()]
+    settings = model.settings.model_dump(mode="json")
+    if not settings["implicit_edges"]:
+        del settings["implicit_edges"]  # a newer setting: galleries of models without it stay valid
+    facts = [settings, model.predicates, model.vocabulary.tokenizer.to_str()]
     sha256 = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         array = tensor.detach().cpu().contiguous().numpy()

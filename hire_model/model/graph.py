@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from hire_model.batch import Regions
 from hire_model.data.boxes import SPATIAL_LABELS, compute_iou, compute_offsets, label_spatial_relations
+from hire_model.model.implicit_edges import PredictedEdges, mark_pairs
 from hire_model.model.layers import make_linear
 from hire_model.settings import ModelSettings
 
 GATES = 4
 # Share of the neighbours' message before training (residual form). Untrained recall is about the same from 0.3 to 1.
 INITIAL_SHARE = 0.5
+TRUST_AT_START = 4.0  # logit: an explicit edge counts almost fully
 
 
 class EdgeLabels(nn.Module):
@@ -35,6 +37,11 @@ class EdgeLabels(nn.Module):
     def forward(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map labels [...] int64 >= 0 to weights [...] and coefficients [..., gates]."""
         return self.bias[labels].exp(), None if self.gates is None else self.gates[labels]
+
+    def list_maps(self) -> Tensor:
+        """Return the entries that an edge of each label has in the K maps, [labels, K]."""
+        weights = self.bias.exp()[:, None]
+        return weights if self.gates is None else torch.cat([weights, weights * self.gates], dim=1)
 
 
 class SpatialGraph(nn.Module):
@@ -53,11 +60,17 @@ class SpatialGraph(nn.Module):
             self.centre = nn.Parameter(torch.stack([torch.rand(k), (torch.rand(k) * 2 - 1) * math.pi], dim=-1))
             self.spread = nn.Parameter(torch.full((k, 2), -1.0))  # log of the standard deviation
             self.mix = nn.Parameter(torch.zeros(k))
+        fills = settings.implicit_edges and self.labels is not None
+        self.filled = nn.Parameter(torch.ones(())) if fills else None
 
-    def forward(self, regions: Regions) -> Tensor:
-        """Return A [K, B, R, R], zero between regions without boxes; `GraphStep` adds the diagonal."""
+    def forward(self, regions: Regions, predicted: PredictedEdges | None = None) -> Tensor:
+        """Return A [K, B, R, R], zero between regions without boxes; `GraphStep` adds the diagonal.
+
+        If edges are `predicted`, pairs without an edge get those.
+        """
         diagonal = torch.eye(regions.mask.shape[1], dtype=torch.bool, device=regions.mask.device)
-        pairs = regions.boxed[:, :, None] & regions.boxed[:, None] & ~diagonal
+        boxed = regions.boxed if regions.graph_boxed is None else regions.boxed & regions.graph_boxed
+        pairs = boxed[:, :, None] & boxed[:, None] & ~diagonal
         if self.kind == "iou":
             return ((compute_iou(regions.boxes) >= self.threshold) & pairs)[None].to(regions.boxes.dtype)
         if self.kind == "polar":
@@ -68,9 +81,14 @@ class SpatialGraph(nn.Module):
             return edge[None].to(regions.boxes.dtype)
         weights, gates = self.labels(labels.clamp(min=0))
         weights = weights * edge
-        if gates is None:
-            return weights[None]
-        return torch.cat([weights[None], (weights[..., None] * gates).permute(3, 0, 1, 2)])
+        maps = weights[None]
+        if gates is not None:
+            maps = torch.cat([maps, (weights[..., None] * gates).permute(3, 0, 1, 2)])
+        if self.filled is None or predicted is None:
+            return maps
+        shares = predicted.spatial.detach().softmax(dim=-1)[..., :-1]  # [B, R, R, labels]
+        missing = mark_pairs(regions.mask) & ~pairs
+        return maps + self.filled * (shares @ self.labels.list_maps()).permute(3, 0, 1, 2) * missing
 
     def _weigh_offsets(self, boxes: Tensor) -> Tensor:
         """Return weights [B, R, R], a mixture of Gaussian kernels over distance and angle of the box centres.
@@ -94,6 +112,9 @@ class SemanticGraph(nn.Module):
         gates = GATES if labelled and settings.edge_labels == "gate" else 0
         self.labels = EdgeLabels(2 * predicates, gates) if labelled else None
         self.maps = 1 + gates
+        fills = settings.implicit_edges and labelled
+        self.filled = nn.Parameter(torch.ones(())) if fills else None
+        self.trust = nn.Parameter(torch.tensor([TRUST_AT_START, 0.0])) if fills else None
 
     def select_relations(self, regions: Regions) -> Tensor:
         """Return indices [E'] of the relations that make edges.
@@ -111,8 +132,11 @@ class SemanticGraph(nn.Module):
         chosen = order[rank < self.top]
         return chosen[(scores[chosen] >= self.minimum) & (subject[chosen] != object_[chosen])]
 
-    def forward(self, regions: Regions) -> Tensor:
-        """Return A [K, B, R, R], zero without relations; `GraphStep` adds the diagonal."""
+    def forward(self, regions: Regions, predicted: PredictedEdges | None = None) -> Tensor:
+        """Return A [K, B, R, R], zero without relations; `GraphStep` adds the diagonal.
+
+        If edges are `predicted`, pairs without a relation get those, and a relation is weighted by how likely it is.
+        """
         size = regions.mask.shape[1]
         image, subject, predicate, object_ = regions.relations[self.select_relations(regions)].unbind(1)
         forward, backward = (image * size + subject) * size + object_, (image * size + object_) * size + subject
@@ -122,9 +146,30 @@ class SemanticGraph(nn.Module):
             flat[0, cells] = 1
         else:
             weights, gates = self.labels(torch.cat([predicate, predicate + self.predicates]))
+            if self.trust is not None and predicted is not None:
+                logits = predicted.semantic.detach()[image, subject, object_]  # [E, predicates + 1]
+                evidence = logits.gather(1, predicate[:, None])[:, 0] - logits[:, -1]
+                weights = weights * torch.sigmoid(self.trust[0] + self.trust[1] * evidence).repeat(2)
             maps = weights[None] if gates is None else torch.cat([weights[None], (weights[:, None] * gates).T])
             flat = flat.index_add(1, cells, maps.to(flat.dtype))
-        return flat.view(self.maps, len(regions), size, size)
+        explicit = flat.view(self.maps, len(regions), size, size)
+        if self.filled is None or predicted is None:
+            return explicit
+        return explicit + self.filled * self._fill(predicted) * self._find_unrelated(regions, cells)
+
+    def _fill(self, predicted: PredictedEdges) -> Tensor:
+        """Return the maps [K, B, R, R] of the predicted relations."""
+        assert self.labels is not None
+        shares = predicted.semantic.detach().softmax(dim=-1)[..., :-1]  # [B, R, R, predicates]
+        forward, backward = self.labels.list_maps().split(self.predicates)  # [predicates, K] each
+        return (shares @ forward + shares.transpose(1, 2) @ backward).permute(3, 0, 1, 2)
+
+    def _find_unrelated(self, regions: Regions, cells: Tensor) -> Tensor:
+        """Return [B, R, R] bool, True for pairs of regions without a relation; `cells` have one."""
+        pairs = mark_pairs(regions.mask)
+        related = torch.zeros_like(pairs).flatten()
+        related[cells] = True
+        return pairs & ~related.view_as(pairs)
 
 
 class GraphStep(nn.Module):
@@ -181,14 +226,17 @@ class ExplicitRelations(nn.Module):
         self.norm = None if settings.residual else nn.LayerNorm(settings.dim)
         self.kinds = max(graph.maps for graph in graphs)
 
-    def build_graphs(self, regions: Regions) -> list[Tensor]:
+    def build_graphs(self, regions: Regions, predicted: PredictedEdges | None = None) -> list[Tensor]:
         """Return the adjacencies A [K, B, R, R], one per step."""
-        graphs = [graph(regions) for graph in (self.spatial, self.semantic) if graph is not None]
+        graphs = [graph(regions, predicted) for graph in (self.spatial, self.semantic) if graph is not None]
         return [_add_graphs(graphs)] if self.union else graphs
 
-    def forward(self, v: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
-        """Map v [B, R, D] to V2 [B, R, D] and the summed edges of all graphs [B, K, R, R], K = `kinds`."""
-        graphs = self.build_graphs(regions)
+    def forward(self, v: Tensor, regions: Regions, predicted: PredictedEdges | None = None) -> tuple[Tensor, Tensor]:
+        """Map v [B, R, D] to V2 [B, R, D] and the summed edges of all graphs [B, K, R, R], K = `kinds`.
+
+        predicted: relations that complete and correct the explicit ones.
+        """
+        graphs = self.build_graphs(regions, predicted)
         steps = [step(v, graph, regions.mask) for step, graph in zip(self.steps, graphs, strict=True)]
         fused = v + self.fuse(torch.cat(steps, dim=-1))
         return (fused if self.norm is None else self.norm(fused)), _add_graphs(graphs).transpose(0, 1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hire_model.batch import EncodedImages, EncodedTexts, Regions, Scores, Tokens
 from hire_model.model.graph import ExplicitRelations
+from hire_model.model.implicit_edges import ImplicitEdges, PredictedEdges
 from hire_model.model.interaction import Interaction, Side, score_in_blocks
 from hire_model.model.layers import ImplicitRelations, make_linear, masked_mean, normalize
 from hire_model.model.regions import RegionProjection
@@ -92,17 +93,30 @@ class Hire(nn.Module):
         self.roles = RelationRoles(self.text.width, kinds) if kinds else None
         self.interaction = Interaction(settings, kinds)
 
+        # Predicts edges for stage 4. The last module, so that it does not change how the others are initialised.
+        implicit = settings.implicit_edges and self.explicit is not None and settings.edge_labels != "none"
+        self.implicit_edges = ImplicitEdges(dim, len(self.predicates)) if implicit else None
+
     def encode_image(self, regions: Regions) -> EncodedImages:
         """Run stages 1, 3, 4 and 5, once per image."""
         v, edges = self.regions(regions), None  # features [B, R, F] -> V0 [B, R, D]
         if self.implicit_regions is not None:
             v = self.implicit_regions(v, regions.mask)  # V1 [B, R, D]
         if self.explicit is not None:
-            v, edges = self.explicit(v, regions)  # V2 [B, R, D], edges [B, K, R, R]
+            predicted = self.implicit_edges(v, regions) if self.implicit_edges is not None else None
+            v, edges = self.explicit(v, regions, predicted)  # V2 [B, R, D], edges [B, K, R, R]
         v = v * regions.mask[..., None]
         summary = normalize(masked_mean(v, regions.mask))  # g_I [B, D]
         v = self.to_pair_regions(v)  # [B, R, P]
         return EncodedImages(v, regions.mask, summary, edges if self.roles is not None else None)
+
+    def predict_edges(self, regions: Regions) -> PredictedEdges:
+        """Return the relations that stage 4 assumes where it has no explicit edge; requires model.implicit_edges."""
+        assert self.implicit_edges is not None
+        v = self.regions(regions)
+        if self.implicit_regions is not None:
+            v = self.implicit_regions(v, regions.mask)
+        return self.implicit_edges(v, regions)
 
     def encode_text(self, tokens: Tokens) -> EncodedTexts:
         """Run stages 2, 3 and 5, once per caption."""

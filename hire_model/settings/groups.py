@@ -139,6 +139,11 @@ class ModelSettings(_Group):
     relation_match: bool = Field(
         True, description="stage 8: match caption relations with graph edges (ours); no effect if graphs=none"
     )
+    implicit_edges: bool = Field(
+        False,
+        description="stage 4: predict edges from states and boxes, to complete and correct the explicit ones (ours); "
+        "no effect if graphs=none or edge_labels=none",
+    )
     global_head: bool = Field(True, description="add the global score `S_g = <g_I, g_T>`, with its own loss")
     global_weight: float = Field(0.5, ge=0, le=1, description="share of S_g in the final score")
 
@@ -158,6 +163,10 @@ class ModelSettings(_Group):
             "word_image": ("direction=i2t", self.word_image and self.direction == "i2t"),
             "alignment": ("object_word=false", self.alignment and not self.object_word),
             "relation_match": ("graphs=none", self.relation_match and self.graphs == "none"),
+            "implicit_edges": (
+                "graphs=none" if self.graphs == "none" else "edge_labels=none",
+                self.implicit_edges and "none" in (self.graphs, self.edge_labels),
+            ),
         }
         return {f"model.{name}": f"model.{cause}" for name, (cause, inactive) in causes.items() if inactive}
 
@@ -198,6 +207,9 @@ class TrainSettings(_Group):
         0.2, ge=0, lt=1, description="share of regions dropped at random, with their boxes and edges"
     )
     word_drop: float = Field(0.2, ge=0, lt=1, description="share of word pieces dropped at random")
+    edge_damage: float = Field(
+        0.0, ge=0, le=1, description="share of images that lose or exchange a random part of their edges"
+    )
     seed: int = Field(0, ge=0, description="seed of the random number generators of the training")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast if the GPU supports it, else fp32"

@@ -20,9 +20,15 @@ from hire_model.batch import Batch, Regions, Tokens
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
 from hire_model.errors import HireError
+from hire_model.training.damage import Damage, damage_regions, drop_regions, mark_first
 from hire_model.training.signals import ignore_stop_signals
 
-_SAMPLER_STREAM, _AUGMENT_STREAM = 1, 2  # independent random streams from one seed
+_SAMPLER_STREAM, _AUGMENT_STREAM, _DAMAGE_STREAM = 1, 2, 3  # independent random streams from one seed
+_DAMAGES: tuple[Damage, ...] = (
+    "relations dropped",
+    "relations shuffled",
+    "edges dropped",
+)  # those of train.edge_damage
 
 
 @dataclass(frozen=True)
@@ -100,30 +106,43 @@ class CaptionSampler:
 
 @dataclass(frozen=True)
 class Augment:
-    """Drop random regions and words of a batch (VSE-infinity, Chen et al. 2021, section 4).
+    """Drop random regions and words of a batch (VSE-infinity, Chen et al. 2021, section 4), and damage its edges.
 
-    The dropped regions and words of a pair depend only on (seed, epoch, caption).
+    What is dropped from a pair and damaged depends only on (seed, epoch, caption).
 
     Args:
         seed: seed of the run.
         region_drop: rate in 0-1.
         word_drop: rate in 0-1.
+        edge_damage: share of images in 0-1 that lose or exchange a random share of their edges.
     """
 
     seed: int
     region_drop: float = 0.0
     word_drop: float = 0.0
+    edge_damage: float = 0.0
 
     def __call__(self, batch: Batch, epoch: int, captions: Sequence[int]) -> Batch:
-        """Return `batch` with regions and words dropped; its image i and caption i belong to row `captions[i]`."""
+        """Return `batch` changed; its image i and caption i belong to row `captions[i]`."""
+        if self.edge_damage:
+            damaged = self._damage_edges(batch.regions, epoch, captions)
+            batch = dataclasses.replace(batch, regions=damaged, true_relations=batch.regions.relations)
         if not (self.region_drop or self.word_drop):
             return batch
         rngs = [np.random.default_rng([self.seed, _AUGMENT_STREAM, epoch, int(caption)]) for caption in captions]
         # Draw for both even if one rate is 0, so that one rate does not change what the other drops.
         regions, words = _draw(rngs, batch.regions.mask), _draw(rngs, batch.tokens.mask)
-        return Batch(
-            drop_regions(batch.regions, regions < self.region_drop), drop_words(batch.tokens, words < self.word_drop)
+        return dataclasses.replace(
+            batch,
+            regions=drop_regions(batch.regions, regions < self.region_drop),
+            tokens=drop_words(batch.tokens, words < self.word_drop),
         )
+
+    def _damage_edges(self, regions: Regions, epoch: int, captions: Sequence[int]) -> Regions:
+        rngs = [np.random.default_rng([self.seed, _DAMAGE_STREAM, epoch, int(caption)]) for caption in captions]
+        damages = [_DAMAGES[int(rng.integers(len(_DAMAGES)))] for rng in rngs]
+        shares = [float(rng.random()) if rng.random() < self.edge_damage else 0.0 for rng in rngs]
+        return damage_regions(regions, damages, shares, rngs)
 
 
 def _draw(rngs: Sequence[np.random.Generator], mask: Tensor) -> Tensor:
@@ -134,41 +153,18 @@ def _draw(rngs: Sequence[np.random.Generator], mask: Tensor) -> Tensor:
     return torch.from_numpy(drawn)
 
 
-def drop_regions(regions: Regions, dropped: Tensor) -> Regions:
-    """Drop the regions marked in `dropped` [B, R], with their boxes and relations. Each image keeps at least one."""
-    mask = regions.mask & ~dropped
-    mask |= _mark_first(regions.mask) & ~mask.any(dim=1, keepdim=True)
-    image, subject, _, object_ = regions.relations.unbind(dim=1)
-    edges = mask[image, subject] & mask[image, object_]
-    return dataclasses.replace(
-        regions,
-        features=regions.features.masked_fill(~mask[..., None], 0),
-        boxes=regions.boxes.masked_fill(~mask[..., None], 0),
-        mask=mask,
-        boxed=regions.boxed & mask,
-        classes=regions.classes.masked_fill(~mask, -1),
-        relations=regions.relations[edges],
-        relation_scores=regions.relation_scores[edges],
-    )
-
-
 def drop_words(tokens: Tokens, dropped: Tensor) -> Tokens:
     """Drop the word pieces marked in `dropped` [C, L] and close the gaps: the GRU needs a mask without gaps.
 
     The first piece always stays, so that encoders keep their special token and no caption becomes empty.
     """
-    keep = tokens.mask & (~dropped | _mark_first(tokens.mask))
+    keep = tokens.mask & (~dropped | mark_first(tokens.mask))
     order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)[:, : int(keep.sum(dim=1).max())]
     mask = keep.gather(1, order)
     states = tokens.states
     if states is not None:
         states = states.gather(1, order[..., None].expand(-1, -1, states.shape[2])).masked_fill(~mask[..., None], 0)
     return Tokens(tokens.ids.gather(1, order).masked_fill(~mask, 0), mask, states)
-
-
-def _mark_first(mask: Tensor) -> Tensor:
-    """Return [B, n] bool, True only at the first True of each row."""
-    return mask & (mask.cumsum(dim=1) == 1)
 
 
 @dataclass(frozen=True)

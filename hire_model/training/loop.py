@@ -72,7 +72,7 @@ def fit(
     fabric = launch_fabric(train)
     out = fabric.broadcast(out)  # the first process has chosen it
     sampler = CaptionSampler(train_split.owner, train.batch, train.seed, fabric.global_rank, fabric.world_size)
-    augment = Augment(train.seed, train.region_drop, train.word_drop)
+    augment = Augment(train.seed, train.region_drop, train.word_drop, train.edge_damage)
     loader = Loader(sampler, PlannedBatches(train_split, train_bank, augment), settings.data.workers)
     batches = len(sampler.draw_batches(0))
     if not batches:

@@ -13,12 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from hire_model.batch import Batch
+from hire_model.data.boxes import label_spatial_relations
 from hire_model.model.hire import Hire
+from hire_model.model.implicit_edges import mark_pairs
 from hire_model.settings import TrainSettings
 from hire_model.training.distributed import Peers
 
 WINDOW = 50  # batches
 _TOLERANCE = 0.01
+# Weight of the loss of implicit edges. No other loss trains their weights, so AdamW makes the same steps for any value;
+# a small one leaves the clipping of the gradient to the other losses.
+EDGE_LOSS = 0.1
 
 
 class BatchShare:
@@ -43,7 +48,8 @@ class Objective(nn.Module):
         """Return three scalars, the same in each process: loss, score_loss and global_loss.
 
         score_loss is the loss of the final score and global_loss that of the global head;
-        loss = score_loss + train.global_loss * global_loss. For `hardest` see `hinge_loss`.
+        loss = score_loss + train.global_loss * global_loss + EDGE_LOSS * the loss of implicit edges, if there are any.
+        For `hardest` see `hinge_loss`.
         """
         images = self.model.encode_image(share.batch.regions)  # the b images of this process
         texts = self.model.encode_text(share.batch.tokens)  # their b captions
@@ -51,11 +57,35 @@ class Objective(nn.Module):
         scores = self.model.score(images, texts)  # [b, B]
         total = self.peers.gather_rows(scores.total, share.sizes)  # [B, B]
         score_loss = compute_loss(total, self.settings, hardest)
-        if scores.globals is None or not self.settings.global_loss:
-            return score_loss, score_loss, torch.zeros_like(score_loss)
-        globals_ = self.peers.gather_rows(scores.globals, share.sizes)  # [B, B]
-        global_loss = compute_loss(globals_, self.settings, hardest)
-        return score_loss + self.settings.global_loss * global_loss, score_loss, global_loss
+        loss, global_loss = score_loss, torch.zeros_like(score_loss)
+        if scores.globals is not None and self.settings.global_loss:
+            globals_ = self.peers.gather_rows(scores.globals, share.sizes)  # [B, B]
+            global_loss = compute_loss(globals_, self.settings, hardest)
+            loss = loss + self.settings.global_loss * global_loss
+        if self.model.implicit_edges is not None:
+            loss = loss + EDGE_LOSS * compute_edge_loss(self.model, share.batch)
+        return loss, score_loss, global_loss
+
+
+def compute_edge_loss(model: Hire, batch: Batch) -> Tensor:
+    """Compute the cross-entropy of the predicted edges, averaged over pairs of regions; semantic and spatial are added.
+
+    The labels are the relations before damage, and the spatial relations of the boxes. Each of the relations of a pair
+    is a label.
+    """
+    predicted, regions = model.predict_edges(batch.regions), batch.regions
+    relations = regions.relations if batch.true_relations is None else batch.true_relations
+    image, subject, predicate, object_ = relations.unbind(1)
+    pairs = mark_pairs(regions.mask)
+    kept = pairs[image, subject, object_]  # both regions are still there
+    image, subject, predicate, object_ = (x[kept] for x in (image, subject, predicate, object_))
+    logs = predicted.semantic.log_softmax(dim=-1)
+    unrelated = pairs.index_put((image, subject, object_), pairs.new_zeros(()))
+    semantic = logs[image, subject, object_].gather(1, predicate[:, None]).sum() + logs[..., -1][unrelated].sum()
+    loss = -semantic / (len(image) + unrelated.sum()).clamp(min=1)
+    boxed = pairs & regions.boxed[:, :, None] & regions.boxed[:, None]
+    labels = label_spatial_relations(regions.boxes)[boxed] % predicted.spatial.shape[-1]  # -1, for none, is the last
+    return loss + nn.functional.cross_entropy(predicted.spatial[boxed], labels) if len(labels) else loss
 
 
 def compute_loss(scores: Tensor, settings: TrainSettings, hardest: bool) -> Tensor:

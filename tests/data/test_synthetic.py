@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from hire_model.data.synthetic import TWIN_SHARE, Faults, generate, generate_sce
 from hire_model.data.synthetic.captions import DISTINCTIVE, PER_IMAGE
 from hire_model.data.synthetic.detector import FEATURE_DIM, detect, encode_appearance
 from hire_model.data.synthetic.drawing import draw_scene
+from hire_model.data.synthetic.large import sample_large_scene
 from hire_model.data.synthetic.relations import (
     Claim,
     Mention,
@@ -213,6 +215,43 @@ def test_the_pictures_of_twins_differ() -> None:
         pair = make_pair(seed)
         assert pair.twin is not None
         assert draw_scene(pair.scene).tobytes() != draw_scene(pair.twin).tobytes()
+
+
+# Large scenes
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seeds)
+def test_large_scenes_have_15_to_36_objects_and_boxes_inside_the_picture(seed: int) -> None:
+    scene = sample_large_scene(np.random.default_rng(seed))
+    assert 15 <= len(scene.present) <= 36
+    for x1, y1, x2, y2 in scene.boxes.values():
+        seen = (min(x2, WIDTH) - max(x1, 0)) * (min(y2, HEIGHT) - max(y1, 0))
+        assert seen > 0.5 * (x2 - x1) * (y2 - y1)
+    for subject, predicate, object_ in find_facts(scene):
+        if predicate in INVERSE:
+            assert (object_, INVERSE[predicate], subject) in find_facts(scene)
+        if predicate in ("left of", "right of", "looks at", "chases"):
+            assert abs(scene.depths[subject] - scene.depths[object_]) < 45, "both are in one row"
+
+
+def test_large_twins_differ_in_their_facts_and_captions_tell_them_apart() -> None:
+    rows = [(name, scene, captions) for _, name, scene, captions, _ in generate_scenes({"dev": 20}, 0, large=True)]
+    twins = [(first, second) for first, second in itertools.pairwise(rows) if first[0].endswith("a")]
+    assert len(twins) == 6
+    for (_, scene, captions), (_, twin, _) in twins:
+        assert list_entity_relations(scene) != list_entity_relations(twin)
+        assert all(is_true(caption.claim, scene) for caption in captions)
+        assert sum(not is_true(caption.claim, twin) for caption in captions) >= DISTINCTIVE
+        assert draw_scene(scene).tobytes() != draw_scene(twin).tobytes()
+
+
+def test_the_digest_of_small_scenes_never_changes_and_that_of_large_ones_is_another(tmp_path: Path) -> None:
+    sizes = {"train": 6, "dev": 2, "test": 2}
+    small, large = (generate(tmp_path / str(large), seed=1, large=large, **sizes) for large in (False, True))
+    assert small.digest.startswith("78373401457c4dc5")
+    assert large.digest != small.digest and "--large, seed 1" in large.source
+    assert large.splits["train"].regions > 3 * small.splits["train"].regions
 
 
 def test_a_thing_is_drawn_in_its_box_with_its_colour() -> None:

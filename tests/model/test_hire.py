@@ -13,7 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch.nn.functional import pad
 
-from hire_model.batch import Regions
+from hire_model.batch import Batch, Regions
+from hire_model.training.losses import compute_edge_loss
 
 VARIANTS = {  # together they cover each open choice of the paper's description
     "full": {},
@@ -38,6 +39,10 @@ VARIANTS = {  # together they cover each open choice of the paper's description
     "implicit relations on an encoder's words": {
         "text.kind": "bert", "text_implicit": "on", "spatial": "polar", "polar_kernels": 3, "relation_top": 2,
         "relation_min_score": 0.3,
+    },
+    "implicit edges": {"implicit_edges": True},
+    "implicit edges, union, labels without gates": {
+        "implicit_edges": True, "graphs": "union", "edge_labels": "bias", "residual": False,
     },
 }  # fmt: skip
 MODELS = {name: model_examples.make_model(**changes) for name, changes in VARIANTS.items()}
@@ -139,11 +144,13 @@ def test_every_trained_weight_has_a_gradient(name):
     images, captions = make_pairs(1)
     for image in images:
         image.boxes[-1] = image.boxes[0]  # overlapping boxes, so that the iou graph has edges
-    scores = model.score(
-        model.encode_image(model_examples.make_regions(images)),
-        model.encode_text(model_examples.make_tokens(model, captions)),
-    )
+    max(images, key=lambda image: len(image.boxes)).boxes[1] = np.nan  # a pair whose edge only a prediction gives
+    regions = model_examples.make_regions(images)
+    tokens = model_examples.make_tokens(model, captions)
+    scores = model.score(model.encode_image(regions), model.encode_text(tokens))
     (scores.total * torch.randn_like(scores.total)).sum().backward()
+    if model.implicit_edges is not None:
+        compute_edge_loss(model, Batch(regions, tokens)).backward()
     trained = [(key, weight) for key, weight in model.named_parameters() if weight.requires_grad]
     without_gradient = [key for key, weight in trained if weight.grad is None or not weight.grad.any()]
     assert without_gradient == []

@@ -101,3 +101,29 @@ def test_the_region_rate_does_not_change_which_words_are_dropped() -> None:
     words = Augment(0, 0.0, 0.5)(batch, 0, [0, 1]).tokens
     both = Augment(0, 0.5, 0.5)(batch, 0, [0, 1]).tokens
     assert all(torch.equal(getattr(words, f.name), getattr(both, f.name)) for f in dataclasses.fields(words))
+
+
+@given(SIZES, st.integers(0, 5))
+def test_damaged_edges_depend_only_on_seed_epoch_and_caption(sizes: list[tuple[int, int]], epoch: int) -> None:
+    counts, lengths, augment = [a for a, _ in sizes], [b for _, b in sizes], Augment(3, edge_damage=0.75)
+    together = augment(make_batch(counts, lengths, pad=2), epoch, range(len(sizes)))
+    for row, (count, length) in enumerate(sizes):
+        alone = augment(make_batch([count], [length]), epoch, [row]).regions
+        of_row = together.regions.relations[:, 0] == row
+        assert torch.equal(alone.relations[:, 1:], together.regions.relations[of_row, 1:])
+        assert alone.graph_boxed is not None and together.regions.graph_boxed is not None
+        assert torch.equal(alone.graph_boxed[0], together.regions.graph_boxed[row, :count])
+
+
+def test_the_share_of_damaged_images_is_the_setting_and_boxes_stay() -> None:
+    batch = make_batch([5] * 400, [3] * 400)
+    damaged = Augment(0, edge_damage=0.75)(batch, 0, range(400))
+    assert torch.equal(damaged.regions.boxes, batch.regions.boxes)
+    assert torch.equal(damaged.regions.boxed, batch.regions.boxed)
+    assert damaged.true_relations is batch.regions.relations
+    changed = []
+    for row in range(400):
+        before, after = (r.relations[r.relations[:, 0] == row] for r in (batch.regions, damaged.regions))
+        changed.append(not torch.equal(before, after))
+    assert abs(sum(changed) / 400 - 0.75) < 0.08
+    assert Augment(0)(batch, 0, range(400)) is batch

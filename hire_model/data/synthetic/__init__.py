@@ -11,6 +11,7 @@ from hire_model.data.schema import Manifest
 from hire_model.data.synthetic.captions import Caption, write_captions
 from hire_model.data.synthetic.detector import EXTRACTOR, FEATURE_DIM, Detections, Faults, detect
 from hire_model.data.synthetic.drawing import draw_scene
+from hire_model.data.synthetic.large import sample_large_pair
 from hire_model.data.synthetic.sampling import sample_pair
 from hire_model.data.synthetic.world import CLASSES, HEIGHT, PREDICATES, WIDTH, Rng, Scene
 from hire_model.data.writer import DatasetWriter, ImageRecord
@@ -31,6 +32,7 @@ def generate(
     dev: int = 200,
     test: int = 200,
     seed: int = 0,
+    large: bool = False,
     overwrite: bool = False,
     faults: Faults | None = None,
 ) -> Manifest:
@@ -42,6 +44,7 @@ def generate(
         out: folder of the data set
         train, dev, test: number of images of each split
         seed: seed of all random numbers
+        large: make scenes of 15 to 36 objects instead of 3 to 11
         overwrite: replace an existing data set
         faults: error rates of the simulated detector, default `Faults()`
 
@@ -55,16 +58,16 @@ def generate(
     faults = faults or Faults()
     with DatasetWriter(
         out,
-        name="relational scenes",
+        name="large relational scenes" if large else "relational scenes",
         feature_dim=FEATURE_DIM,
         feature_extractor=EXTRACTOR,
         classes=tuple(CLASSES),
         predicates=PREDICATES,
-        source=f"hire data synth, seed {seed}; faults of the detector: {faults}",
+        source=f"hire data synth{' --large' if large else ''}, seed {seed}; faults of the detector: {faults}",
         licence="Apache-2.0",
         overwrite=overwrite,
     ) as writer:
-        scenes = show_progress(generate_scenes(sizes, seed), "drawing scenes", sum(sizes.values()))
+        scenes = show_progress(generate_scenes(sizes, seed, large), "drawing scenes", sum(sizes.values()))
         for split, image_id, scene, captions, rng in scenes:
             picture = f"{image_id}.png"
             draw_scene(scene).save(writer.pictures / picture, compress_level=1)
@@ -73,7 +76,9 @@ def generate(
     return writer.manifest
 
 
-def generate_scenes(sizes: dict[str, int], seed: int) -> Iterator[tuple[str, str, Scene, list[Caption], Rng]]:
+def generate_scenes(
+    sizes: dict[str, int], seed: int, large: bool = False
+) -> Iterator[tuple[str, str, Scene, list[Caption], Rng]]:
     """Yield split, image id, scene, captions and random generator of each image.
 
     Twins follow each other, and their ids differ only in the last letter, a or b. No scene is repeated.
@@ -84,16 +89,16 @@ def generate_scenes(sizes: dict[str, int], seed: int) -> Iterator[tuple[str, str
         while written < size:
             twin = _BLOCK[group % len(_BLOCK)] and size - written > 1
             rng = np.random.default_rng([seed, number, group])
-            members = _sample_group(rng, twin, seen)
+            members = _sample_group(rng, twin, seen, large)
             for letter, (scene, captions) in zip("ab", members, strict=False):
                 yield split, f"{split}-{group:06d}{letter if twin else ''}", scene, captions, rng
             written, group = written + len(members), group + 1
 
 
-def _sample_group(rng: Rng, twin: bool, seen: set[object]) -> list[tuple[Scene, list[Caption]]]:
+def _sample_group(rng: Rng, twin: bool, seen: set[object], large: bool) -> list[tuple[Scene, list[Caption]]]:
     """Return one scene or a pair of twins with their captions. No scene is in `seen`, to which they are added."""
     while True:
-        pair = sample_pair(rng, twin)
+        pair = (sample_large_pair if large else sample_pair)(rng, twin)
         scenes = [pair.scene] + ([pair.twin] if pair.twin else [])
         if any(scene.key in seen for scene in scenes):
             continue

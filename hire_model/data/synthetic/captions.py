@@ -36,7 +36,7 @@ def write_captions(rng: Rng, scene: Scene, twin: Scene | None) -> list[Caption]:
         if len(captions) == PER_IMAGE:
             return [captions[text] for text in rng.permutation(sorted(captions))]
         distinctive = twin is not None and len(captions) < DISTINCTIVE
-        claim = _make_claim(rng, scene, new_facts if distinctive else ordered)
+        claim = _make_claim(rng, scene, new_facts if distinctive else ordered, ordered)
         if claim is None or not is_true(claim, scene, known):
             continue
         if distinctive and twin and is_true(claim, twin, twin_facts):
@@ -46,8 +46,8 @@ def write_captions(rng: Rng, scene: Scene, twin: Scene | None) -> list[Caption]:
     raise ValueError("the scene has too few facts for its captions")
 
 
-def _make_claim(rng: Rng, scene: Scene, among: list[Fact]) -> Claim | None:
-    """Return a claim of one fact in `among`, sometimes with a second fact, or of two things without a relation."""
+def _make_claim(rng: Rng, scene: Scene, among: list[Fact], known: list[Fact]) -> Claim | None:
+    """Return a claim of one fact in `among`, sometimes with a second one in `known`, or of two things without one."""
     if not among:
         return None
     odds = [_WEIGHT.get(p, 1.0) for _, p, _ in among]
@@ -56,20 +56,18 @@ def _make_claim(rng: Rng, scene: Scene, among: list[Fact]) -> Claim | None:
         things = [_make_mention(rng, scene.get_entity(i), 1.0) for i in (subject, object_)]
         return Claim(tuple(things))
     slots, relations = [subject, object_], [(0, predicate, 1)]
-    second = _find_second_fact(rng, scene, subject, object_) if rng.random() < 0.4 else None
+    second = _find_second_fact(rng, known, subject, object_) if rng.random() < 0.4 else None
     if second:
         slots.append(second[2] if second[2] not in slots else second[0])
         relations.append((slots.index(second[0]), second[1], slots.index(second[2])))
     return Claim(tuple(_make_mention(rng, scene.get_entity(i), 0.7) for i in slots), tuple(relations))
 
 
-def _find_second_fact(rng: Rng, scene: Scene, subject: int, object_: int) -> Fact | None:
-    """Return a fact whose subject is `subject` or `object_` and whose object is a third thing, None without one."""
+def _find_second_fact(rng: Rng, known: list[Fact], subject: int, object_: int) -> Fact | None:
+    """Return a known fact of `subject` or `object_` whose object is a third thing, None if there is none."""
     spatial = ("left of", "right of", "next to")
     facts = [
-        (s, p, o)
-        for s, p, o in sorted(find_facts(scene))
-        if s in (subject, object_) and o not in (subject, object_) and p not in spatial
+        (s, p, o) for s, p, o in known if s in (subject, object_) and o not in (subject, object_) and p not in spatial
     ]
     return facts[int(rng.integers(len(facts)))] if facts else None
 

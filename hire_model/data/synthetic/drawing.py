@@ -9,7 +9,7 @@ from hire_model.data.synthetic.world import ADULTS, HEIGHT, PEOPLE, WIDTH, Scene
 
 _FINER = 2  # draw at this multiple of the size, then reduce, for smooth edges
 _BACKDROPS = (("#cfe8ff", "#b8d89a"), ("#e6f2fb", "#c9dfae"), ("#fdebd3", "#d8cfa0"), ("#d9f0ee", "#e3d9c0"))
-_HORIZON = 138
+_HORIZON, _LARGE_HORIZON = 138, 84
 
 
 def draw_scene(scene: Scene) -> Image.Image:
@@ -17,7 +17,8 @@ def draw_scene(scene: Scene) -> Image.Image:
     sky, ground = _BACKDROPS[scene.backdrop]
     image = Image.new("RGB", (WIDTH * _FINER, HEIGHT * _FINER), sky)
     pen = ImageDraw.Draw(image)
-    pen.rectangle((0, _HORIZON * _FINER, WIDTH * _FINER, HEIGHT * _FINER), fill=ground)
+    horizon = _HORIZON if scene.zoom == 1 else _LARGE_HORIZON
+    pen.rectangle((0, horizon * _FINER, WIDTH * _FINER, HEIGHT * _FINER), fill=ground)
     for i in sorted(scene.present, key=lambda i: _rank_by_depth(scene, i)):
         _draw_slot(pen, scene, i)
     return image.reduce(_FINER)

@@ -20,6 +20,8 @@ _STANDING = (*_MAIN, "front", "behind")
 _LOOSE = (*_STANDING, "saddle", "seat", "sky")
 _APART = 0.12 * WIDTH  # things with closer centres are neither left nor right of each other
 _NEAR = 0.09 * WIDTH  # things on the ground with a smaller gap are next to each other
+_ROW = 22.0  # columns with closer base lines in pixels, and things with closer depths, are in one row
+_FAR = 4.0  # in large scenes, things with centres further apart than _FAR * _APART have no spatial relation
 
 
 def find_facts(scene: Scene) -> frozenset[Fact]:
@@ -62,32 +64,41 @@ def _find_gazes(scene: Scene) -> Iterator[Fact]:
     main = {scene.slots[i].column: i for i in scene.present if scene.slots[i].kind in _MAIN}
     for c, i in main.items():
         kind, facing = scene.slots[i].kind, scene.find_facing(i)
-        target = main.get(c + {"left": -1, "right": 1}.get(facing, 0))
+        beside = c + {"left": -1, "right": 1}.get(facing, 0)
+        target = main.get(beside)
         if target is None or target == i or kind not in ("person", "animal", "runner"):
             continue
+        if abs(scene.columns[c].base - scene.columns[beside].base) > _ROW:
+            continue  # the last column of a row and the first one of the next
         chases = kind == "runner" and scene.slots[target].kind == "runner"
         yield i, "chases" if chases else "looks at", target
 
 
 def _find_spatial_predicates(scene: Scene, i: int, j: int) -> Iterator[str]:
-    """Yield the spatial predicates of `i` relative to `j`, derived from boxes and depths."""
+    """Yield the spatial predicates of `i` relative to `j`, derived from boxes and depths.
+
+    In large scenes only things near each other are related, and left and right only within a row.
+    """
     a, b = scene.boxes[i], scene.boxes[j]
     kinds = scene.slots[i].kind, scene.slots[j].kind
-    shift = (b[0] + b[2] - a[0] - a[2]) / 2
+    shift, depth = (b[0] + b[2] - a[0] - a[2]) / 2, scene.depths[i] - scene.depths[j]
+    apart, near, large = _APART * scene.zoom, _NEAR * scene.zoom, scene.zoom < 1
     if "sky" in kinds:
-        if abs(shift) < _APART and kinds[0] == "sky" and a[3] <= b[1] + 4:
+        if abs(shift) < apart and kinds[0] == "sky" and a[3] <= b[1] + 4:
             yield "above"
-        elif abs(shift) < _APART and kinds[1] == "sky" and b[3] <= a[1] + 4:
+        elif abs(shift) < apart and kinds[1] == "sky" and b[3] <= a[1] + 4:
             yield "below"
         return
-    if abs(shift) > _APART:
+    if large and (abs(shift) > _FAR * apart or abs(depth) > 3 * _ROW):
+        return
+    if abs(shift) > apart and not (large and abs(depth) > _ROW):
         yield "left of" if shift > 0 else "right of"
     if kinds[0] not in _STANDING or kinds[1] not in _STANDING:
         return
-    gap, depth = _measure_gap(a, b), scene.depths[i] - scene.depths[j]
+    gap = _measure_gap(a, b)
     if gap < 0 and abs(depth) >= 18:
         yield "in front of" if depth > 0 else "behind"
-    elif gap < _NEAR and abs(depth) < 18:
+    elif gap < near and abs(depth) < 18:
         yield "next to"
 
 

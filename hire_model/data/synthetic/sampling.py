@@ -38,7 +38,7 @@ def sample_scene(rng: Rng) -> Scene:
     count = 2 if rng.random() < 0.35 else 3
     chase = int(rng.integers(count - 1)) if rng.random() < 0.2 else None
     columns = _sample_columns(rng, count, chase)
-    builder = _SceneBuilder(rng)
+    builder = SceneBuilder(rng)
     for c in range(count):
         kind = str(rng.choice(list(_MAIN_SLOTS), p=list(_MAIN_SLOTS.values())))
         builder.add_slot("runner" if chase is not None and c in (chase, chase + 1) else kind, c)
@@ -59,11 +59,11 @@ def _sample_columns(rng: Rng, count: int, chase: int | None) -> tuple[Column, ..
     return tuple(columns)
 
 
-class _SceneBuilder:
+class SceneBuilder:
     """Collect slots and their entities. No two entities have the same class and colour."""
 
-    def __init__(self, rng: Rng) -> None:
-        self.rng = rng
+    def __init__(self, rng: Rng, zoom: float = 1.0) -> None:
+        self.rng, self.zoom = rng, zoom
         self.slots: list[Slot] = []
         self.entities: list[Entity | None] = []
         self.used: set[tuple[str, str]] = set()
@@ -80,7 +80,7 @@ class _SceneBuilder:
         if kind in ("seat", "behind") and entity.cls in PEOPLE:
             parts = _PARTS["person"][1:]  # nothing in the hand: it would hide the bench or be hidden
         for part, odds, offset in parts:
-            self.add_slot(part, column, index, odds, offset * float(self.rng.uniform(0.8, 1.2)))
+            self.add_slot(part, column, index, odds, self.zoom * offset * float(self.rng.uniform(0.8, 1.2)))
 
     def _sample_entity(self, kind: str) -> Entity | None:
         """Sample an entity for a slot of this kind. Return None if all colours of its class are used."""
@@ -117,12 +117,12 @@ def sample_pair(rng: Rng, twin: bool) -> Pair:
         if not twin:
             return Pair(scene)
         kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-        options = [other for other in _OPTIONS[kind](scene) if _is_twin(scene, other, kind)]
+        options = [other for other in TWINS[kind](scene) if is_twin(scene, other, kind)]
         if options:
             return Pair(scene, options[int(rng.integers(len(options)))], kind)
 
 
-def _is_twin(scene: Scene, other: Scene, kind: str) -> bool:
+def is_twin(scene: Scene, other: Scene, kind: str) -> bool:
     """Return whether `other` has the same multiset of appearances as `scene`, but different relations.
 
     After an exchange of colours this is true by construction, for classes and colours separately.
@@ -215,4 +215,4 @@ def _swap_colours(scene: Scene, a: int, b: int) -> Scene:
     return replace(scene, entities=tuple(entities))
 
 
-_OPTIONS = {"sides": _list_side_swaps, "roles": _list_role_swaps, "colours": _list_colour_swaps}
+TWINS = {"sides": _list_side_swaps, "roles": _list_role_swaps, "colours": _list_colour_swaps}

@@ -151,12 +151,17 @@ class Slot:
 
 @dataclass(frozen=True)
 class Scene:
-    """Columns, slots and the entity in each slot (None: empty). `backdrop`: index of the colours of sky and ground."""
+    """Columns, slots and the entity in each slot (None: empty).
+
+    backdrop  index of the colours of sky and ground
+    zoom      factor on the size of all things: 1 in small scenes, less in large ones
+    """
 
     columns: tuple[Column, ...]
     slots: tuple[Slot, ...]
     entities: tuple[Entity | None, ...]
     backdrop: int = 0
+    zoom: float = 1.0
 
     @cached_property
     def present(self) -> tuple[int, ...]:
@@ -215,7 +220,7 @@ class Scene:
         slot, entity = self.slots[i], self.get_entity(i)
         column = self.columns[slot.column]
         shape = CLASSES[entity.cls]
-        scale = _SCALE[entity.size] * (0.5 + self.depths[i] / 400)
+        scale = _SCALE[entity.size] * (0.5 + self.depths[i] / 400) * self.zoom
         width, height = shape.width * scale, shape.height * scale
         host = boxes.get(slot.host) if slot.host is not None else None
         if slot.kind == "sky":
