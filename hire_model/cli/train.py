@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hire_model.cli.contrasts import ContrastFiles, print_contrasts
+from hire_model.cli.judgements import JudgementFiles, print_judgements
 from hire_model.cli.options import (
     Data,
     EvaluationData,
@@ -64,6 +65,7 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results to this JSON file.")] = None,
     report: ReportFile = None,
     contrasts: ContrastFiles = None,
+    judgements: JudgementFiles = None,
     set_: Set = None,
 ) -> None:
     """Evaluate a model, or an ensemble of models, on a split."""
@@ -77,8 +79,11 @@ def evaluate(
 
     models = model or [f"models:/{settings.tracking.model_name}@challenger"]
     print_evaluation(
-        workflow.evaluate(models, settings, split, json, report, limit, typer.echo, contrasts=contrasts or ())
-    )
+        workflow.evaluate(
+            models, settings, split, json, report, limit, typer.echo,
+            contrasts=contrasts or (), judgements=judgements or (),
+        )
+    )  # fmt: skip
 
 
 def print_training(outcome: TrainOutcome | None) -> None:
@@ -114,6 +119,8 @@ def print_evaluation(outcome: EvaluationOutcome) -> None:
     console.print(make_recall_table(outcome.result, outcome.split))
     if outcome.result.contrasts:
         print_contrasts(console, outcome.result.contrasts)
+    if outcome.result.judgements:
+        print_judgements(console, outcome.result.judgements)
     _print_paths(console, {"report": outcome.report, "figures": outcome.figures})
 
 

@@ -18,6 +18,8 @@ from hire_model.errors import HireError
 from hire_model.evaluation import protocols, report
 from hire_model.evaluation.contrast_accuracy import measure_contrasts
 from hire_model.evaluation.contrast_sets import match_images, read_contrasts
+from hire_model.evaluation.judgement_sets import match_judgements
+from hire_model.evaluation.judgements import measure_judgements
 from hire_model.evaluation.protocols import Ensemble, Ranks
 from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result, write_json
@@ -57,6 +59,7 @@ def evaluate(
     limit: int = 0,
     announce: Callable[[str], None] = log.info,
     contrasts: Sequence[Path] = (),
+    judgements: Sequence[Path] = (),
 ) -> EvaluationOutcome:
     """Evaluate a model, or the mean of the similarity matrices of several models. Inside `mlflow run`, log the figures.
 
@@ -70,6 +73,7 @@ def evaluate(
         limit: number of images to use, from the first; 0 for all.
         announce: called before the evaluation, with a line that names model, data set, digest, split and images.
         contrasts: files of contrast sets (see `contrast_sets`) whose images are in the split.
+        judgements: files of human judgements (see `judgement_sets`) whose images are in the split.
 
     Raises:
         HireError: no such model, split or protocol, or the features do not have the size that the model expects.
@@ -82,6 +86,7 @@ def evaluate(
     protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
     items = [item for path in contrasts for item in read_contrasts(path)]
     matched = match_images(items, chosen) if contrasts else None
+    graded = [match_judgements(path, chosen) for path in judgements]
     folders = [registry.fetch(model, settings.tracking) for model in models]
     names = [name_model(*each) for each in zip(models, found, strict=True)]
     announce(describe_evaluation(", ".join(names), chosen, found))
@@ -93,10 +98,13 @@ def evaluate(
         matrices = [score_split(model, chosen, settings.evaluate) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
         result = make_result(matrix, chosen, settings.evaluate, {"model": ", ".join(names)})
+        scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
         if matched:
-            scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
             table = measure_contrasts(scorers, chosen, matched, contrasts, settings.evaluate.bootstrap)
             result = result.model_copy(update={"contrasts": table})
+        if graded:
+            agreement = measure_judgements(scorers, chosen, graded, settings.evaluate.bootstrap)
+            result = result.model_copy(update={"judgements": agreement})
         if figures:
             write_json(result, figures)
         if page:
