@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from models import PEERS, make_peer
 
 from hire_model.ablation.stages import VARIANTS
 from hire_model.ablation.study import RecordFile, Study, Trial, TrialRecord, run_missing_trials
@@ -36,7 +37,6 @@ from hire_model.settings import Settings, resolve
 from hire_model.training.loop import fit
 from hire_model.workflows.evaluate import score_split
 from hire_model.workflows.train import prepare_model
-from models import PEERS, make_peer
 
 OVERRIDES = {variant.name: variant.overrides for variant in VARIANTS}
 BASE = OVERRIDES["base"]

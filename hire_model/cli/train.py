@@ -13,6 +13,7 @@ from hire_model.cli.judgements import JudgementFiles, print_judgements
 from hire_model.cli.options import (
     Data,
     EvaluationData,
+    HubCorrection,
     Limit,
     Protocol,
     Recipe,
@@ -66,6 +67,7 @@ def evaluate(
     report: ReportFile = None,
     contrasts: ContrastFiles = None,
     judgements: JudgementFiles = None,
+    hub_correction: HubCorrection = False,
     set_: Set = None,
 ) -> None:
     """Evaluate a model, or an ensemble of models, on a split."""
@@ -81,7 +83,7 @@ def evaluate(
     print_evaluation(
         workflow.evaluate(
             models, settings, split, json, report, limit, typer.echo,
-            contrasts=contrasts or (), judgements=judgements or (),
+            contrasts=contrasts or (), judgements=judgements or (), hub_correction=hub_correction,
         )
     )  # fmt: skip
 

@@ -73,7 +73,9 @@ def bootstrap_mean_differences(
 
     All trainings use the same draws of images. The interval covers the choice of images, not that of the seeds.
     """
-    means = [np.mean([_draw_recalls(*one, owner, fold, draws, seed) for one in side], axis=0) for side in (first, second)]
+    means = [
+        np.mean([_draw_recalls(*one, owner, fold, draws, seed) for one in side], axis=0) for side in (first, second)
+    ]
     return _compute_intervals(means[0] - means[1], level)
 
 

@@ -39,6 +39,7 @@ class Result(_Frozen):
     captions: int
     folds: int = 1
     models: int = 1
+    hub_correction: bool = Field(default=False, description="whether the scores were corrected for hubs")
     bootstrap: int = 0
     seed: int = 0
     i2t: Direction
@@ -51,19 +52,20 @@ class Result(_Frozen):
 
     @property
     def title(self) -> str:
-        """The protocol, and whether it is a mean of folds or an ensemble."""
+        """The protocol, and whether it is a mean of folds, an ensemble, or corrected for hubs."""
         folds = f", mean of {self.folds} folds" if self.folds > 1 else ""
         models = f", ensemble of {self.models} models" if self.models > 1 else ""
-        return f"{self.protocol}{folds}{models}"
+        hubs = ", with hub correction" if self.hub_correction else ""
+        return f"{self.protocol}{folds}{models}{hubs}"
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics by MLflow name: 'full/i2t_r1', 'full/rsum', and '_low' and '_high' of intervals.
 
         Contrast sets are 'contrasts/KIND/model', '.../blind' and '.../no_relations', human judgements
-        'judgements/FILE/tau_c' and '.../tau_b'. An ensemble of two has names like 'full/ensemble2/i2t_r1', so that it
-        is not confused with a single model.
+        'judgements/FILE/tau_c' and '.../tau_b'. An ensemble of two has names like 'full/ensemble2/i2t_r1', and a
+        result with hub correction 'full/hub-corrected/i2t_r1', so that neither is confused with a plain result.
         """
-        prefix = self._name_metric(self.protocol)
+        prefix = self._name_metric(self.protocol, "hub-corrected" if self.hub_correction else "")
         flat = {f"{prefix}/rsum": self.rsum}
         intervals = {f"{prefix}/rsum": self.rsum_interval} if self.rsum_interval else {}
         for name, direction in (("i2t", self.i2t), ("t2i", self.t2i)):

@@ -27,7 +27,9 @@ from hire_model.files import write_text
 from hire_model.model import artifact
 from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
+from hire_model.model.hubs import find_bank
 from hire_model.scoring.explain import Explanation, explain
+from hire_model.scoring.hub_correction import correct_matrix
 from hire_model.scoring.matrix import compute_similarity, map_predicates
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import EvaluateSettings, Settings
@@ -60,6 +62,7 @@ def evaluate(
     announce: Callable[[str], None] = log.info,
     contrasts: Sequence[Path] = (),
     judgements: Sequence[Path] = (),
+    hub_correction: bool = False,
 ) -> EvaluationOutcome:
     """Evaluate a model, or the mean of the similarity matrices of several models. Inside `mlflow run`, log the figures.
 
@@ -74,6 +77,8 @@ def evaluate(
         announce: called before the evaluation, with a line that names model, data set, digest, split and images.
         contrasts: files of contrast sets (see `contrast_sets`) whose images are in the split.
         judgements: files of human judgements (see `judgement_sets`) whose images are in the split.
+        hub_correction: correct the similarity matrix for hubs (see `hire_model.model.hubs`). Contrast sets and
+            judgements are measured without it.
 
     Raises:
         HireError: no such model, split or protocol, or the features do not have the size that the model expects.
@@ -95,9 +100,15 @@ def evaluate(
         manifest = chosen.dataset.manifest
         run.log_dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
         loaded = [load_model(folder, settings) for folder in folders]
-        matrices = [score_split(model, chosen, settings.evaluate) for model in loaded]
+        named = list(zip(names, loaded, strict=True))
+        banks = (
+            [find_bank(model.hubs, model.settings, name).describe() for name, model in named] if hub_correction else []
+        )
+        matrices = [score_split(model, chosen, settings.evaluate, hub_correction) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
-        result = make_result(matrix, chosen, settings.evaluate, {"model": ", ".join(names)})
+        facts = {"model": ", ".join(names), "hub correction": "; ".join(dict.fromkeys(banks)) or "off"}
+        result = make_result(matrix, chosen, settings.evaluate, facts)
+        result = result.model_copy(update={"hub_correction": hub_correction})
         scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
         if matched:
             table = measure_contrasts(scorers, chosen, matched, contrasts, settings.evaluate.bootstrap)
@@ -121,9 +132,11 @@ def load_model(folder: Path, settings: Settings) -> Hire:
     return artifact.load(folder).to(torch.device(pick_device(settings.train)))
 
 
-def score_split(model: Hire, split: Split, settings: EvaluateSettings) -> np.ndarray:
-    """Compute the similarity matrix [N, M] of the images and captions of `split`."""
-    return compute_similarity(model, split, build_caption_bank(model, split.texts), settings.budget_mb << 20)
+def score_split(model: Hire, split: Split, settings: EvaluateSettings, hub_correction: bool = False) -> np.ndarray:
+    """Compute the similarity matrix [N, M] of the images and captions of `split`, corrected for hubs or not."""
+    bank = build_caption_bank(model, split.texts)
+    matrix = compute_similarity(model, split, bank, settings.budget_mb << 20)
+    return correct_matrix(model, split, bank, matrix) if hub_correction else matrix
 
 
 def make_result(

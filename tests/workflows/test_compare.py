@@ -1,4 +1,4 @@
-"""`hire compare` and `hire evaluate --contrasts`, from model folders to printed tables and JSON files."""
+"""`hire compare`, `hire evaluate --contrasts` and `--judgements`: from model folders to tables, JSON and report."""
 
 from __future__ import annotations
 
@@ -122,6 +122,9 @@ def test_the_command_prints_every_recall_and_the_conclusion(
     result = CliRunner().invoke(app, [*arguments, "--limit", "6", "--set", "evaluate.bootstrap=20"])
     assert result.exit_code == 0, result.output
     rows = [f"{direction} R@{k}" for direction in ("image to text", "text to image") for k in (1, 5, 10)]
+    first_line = result.output.splitlines()[0]
+    assert first_line.startswith(f"Evaluating {folders[0]} and {folders[1]} on relational scenes: digest ")
+    assert first_line.endswith("split dev, 6 images.")
     for part in (f"A: {folders[0]}", f"B: {folders[1]}", "6 images", "A - B", "rSum", "larger than chance", *rows):
         assert part in result.output
     assert json.loads((tmp_path / "c.json").read_text("utf-8"))["bootstrap"] == 20
@@ -140,6 +143,7 @@ def test_contrasts_are_made_measured_and_stored(
 
     arguments = ["evaluate", "--model", folders[0], "--model", folders[1], "--data", str(tiny_dataset)]
     arguments += ["--split", "dev", "--contrasts", str(contrasts), "--json", str(figures)]
+    arguments += ["--report", str(tmp_path / "r.html")]
     shown = CliRunner().invoke(app, [*arguments, "--set", "evaluate.bootstrap=20"])
     assert shown.exit_code == 0, shown.output
     for part in (
@@ -153,11 +157,43 @@ def test_contrasts_are_made_measured_and_stored(
         "unknown.jpg",
     ):
         assert part in shown.output
-    stored = Result.model_validate_json(figures.read_text("utf-8")).contrasts
+    whole = Result.model_validate_json(figures.read_text("utf-8"))
+    stored, metrics = whole.contrasts, whole.metrics()
     assert stored is not None and stored.files == [str(contrasts)]
     assert (stored.missing_images, stored.items_left_out, stored.bootstrap) == (["unknown.jpg"], 1, 20)
     lines = contrasts.read_text("utf-8").splitlines()
     assert sum(kind.items for kind in stored.kinds.values()) == len(lines) - 1
+    page = (tmp_path / "r.html").read_text("utf-8")
+    for kind, row in stored.kinds.items():
+        assert metrics[f"contrasts/ensemble2/{kind}/model"] == row.model.accuracy
+        assert f'<th scope="row">{kind}</th><td>{row.model.accuracy:.1f}<small>' in page
+
+
+def test_judgements_are_measured_printed_stored_and_shown_in_the_report(
+    folders: tuple[str, str], tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    split, random = Dataset.open(tiny_dataset).split("dev"), np.random.default_rng(0)
+    pairs = [(image, text) for image in range(len(split.images)) for text in split.texts[::7]]
+    rows = [
+        {"image": split.image_id(image), "text": text, "grades": random.integers(1, 5, 3).tolist()}
+        for image, text in pairs
+    ]
+    rows.append({"image": "unknown.jpg", "text": "a dog", "grades": [1]})
+    graded, figures, page = tmp_path / "graded.jsonl", tmp_path / "f.json", tmp_path / "r.html"
+    graded.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    arguments = ["evaluate", "--model", folders[0], "--data", str(tiny_dataset), "--split", "dev"]
+    arguments += ["--judgements", str(graded), "--json", str(figures), "--report", str(page)]
+    shown = CliRunner().invoke(app, [*arguments, "--set", "evaluate.bootstrap=20"])
+    assert shown.exit_code == 0, shown.output
+    result = Result.model_validate_json(figures.read_text("utf-8"))
+    assert result.judgements is not None and result.judgements.bootstrap == 20
+    agreement = result.judgements.sets["graded"]
+    assert (agreement.pairs, agreement.grades, agreement.pairs_left_out) == (len(pairs), 3 * len(pairs), 1)
+    assert abs(agreement.tau_c) < 30  # the grades are random
+    assert result.metrics()["judgements/graded/tau_c"] == agreement.tau_c
+    assert f"{agreement.tau_c:.1f}" in shown.output and "unknown.jpg" in shown.output
+    assert f'<th scope="row">graded</th><td>{agreement.tau_c:.1f}<small>' in page.read_text("utf-8")
 
 
 def test_an_existing_contrast_file_is_not_replaced(tiny_dataset: Path, tmp_path: Path) -> None:
