@@ -31,6 +31,13 @@ class Direction(_Frozen):
     intervals: dict[str, Interval] = {}
 
 
+class EccvResult(_Frozen):
+    """Metrics (0-100) by name, in both directions: eccv_map_at_r, eccv_rprecision, eccv_r1, cxc_r1, cxc_r5, cxc_r10."""
+
+    i2t: dict[str, float]
+    t2i: dict[str, float]
+
+
 class Result(_Frozen):
     """The metrics under one protocol. `models`: number of averaged similarity matrices; more than 1 for an ensemble."""
 
@@ -48,6 +55,7 @@ class Result(_Frozen):
     rsum_interval: Interval | None = None
     contrasts: ContrastResult | None = None
     judgements: JudgementResult | None = None
+    eccv: EccvResult | None = None
     facts: dict[str, str] = Field(default={}, description="provenance: model, data digest, command, machine")
 
     @property
@@ -82,6 +90,8 @@ class Result(_Frozen):
             key = self._name_metric("judgements", file)
             flat |= {f"{key}/tau_c": agreement.tau_c, f"{key}/tau_b": agreement.tau_b}
             intervals |= {f"{key}/tau_c": agreement.interval} if agreement.interval else {}
+        for name, values in (("i2t", self.eccv.i2t), ("t2i", self.eccv.t2i)) if self.eccv else ():
+            flat |= {f"{prefix}/{name}_{field}": value for field, value in values.items()}
         for key, (low, high) in intervals.items():
             flat |= {f"{key}_low": low, f"{key}_high": high}
         return flat

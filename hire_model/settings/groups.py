@@ -196,7 +196,7 @@ class TrainSettings(_Group):
     warm_text_ridge: float = Field(1.0, gt=0, description="warm start: ridge of the text side, in mean variances")
     warm_lr_factor: float = Field(0.1, gt=0, description="warm start: factor on lr for both projections")
     hub_bank: int = Field(
-        500,
+        1000,
         ge=0,
         json_schema_extra=MAY_CHANGE_ON_RESUME,
         description="training images and captions stored with the model for the hub correction; 0: none",

@@ -18,6 +18,7 @@ from hire_model.errors import HireError
 from hire_model.evaluation import protocols, report
 from hire_model.evaluation.contrast_accuracy import measure_contrasts
 from hire_model.evaluation.contrast_sets import match_images, read_contrasts
+from hire_model.evaluation.eccv import find_coco_ids, load_metrics, measure_eccv
 from hire_model.evaluation.judgement_sets import match_judgements
 from hire_model.evaluation.judgements import measure_judgements
 from hire_model.evaluation.protocols import Ensemble, Ranks
@@ -63,6 +64,7 @@ def evaluate(
     contrasts: Sequence[Path] = (),
     judgements: Sequence[Path] = (),
     hub_correction: bool = False,
+    eccv: bool = False,
 ) -> EvaluationOutcome:
     """Evaluate a model, or the mean of the similarity matrices of several models. Inside `mlflow run`, log the figures.
 
@@ -79,6 +81,7 @@ def evaluate(
         judgements: files of human judgements (see `judgement_sets`) whose images are in the split.
         hub_correction: correct the similarity matrix for hubs (see `hire_model.model.hubs`). Contrast sets and
             judgements are measured without it.
+        eccv: also compute ECCV Caption and CxC; the split must be COCO's 5,000 test images.
 
     Raises:
         HireError: no such model, split or protocol, or the features do not have the size that the model expects.
@@ -92,6 +95,7 @@ def evaluate(
     items = [item for path in contrasts for item in read_contrasts(path)]
     matched = match_images(items, chosen) if contrasts else None
     graded = [match_judgements(path, chosen) for path in judgements]
+    coco = (metrics := load_metrics(), *find_coco_ids(metrics, chosen)) if eccv else None
     folders = [registry.fetch(model, settings.tracking) for model in models]
     names = [name_model(*each) for each in zip(models, found, strict=True)]
     announce(describe_evaluation(", ".join(names), chosen, found))
@@ -110,6 +114,9 @@ def evaluate(
         result = make_result(matrix, chosen, settings.evaluate, facts)
         result = result.model_copy(update={"hub_correction": hub_correction})
         scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
+        if coco:
+            ensemble_matrix = matrix.matrix if isinstance(matrix, Ensemble) else matrix
+            result = result.model_copy(update={"eccv": measure_eccv(coco[0], ensemble_matrix, coco[1], coco[2])})
         if matched:
             table = measure_contrasts(scorers, chosen, matched, contrasts, settings.evaluate.bootstrap)
             result = result.model_copy(update={"contrasts": table})

@@ -19,6 +19,8 @@ from hire_model.evaluation.result import Result
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
 from hire_model.model.vocabulary import learn_vocabulary
+from hire_model.scoring.hub_correction import collect_bank
+from hire_model.scoring.matrix import CaptionBank
 from hire_model.settings import Settings, resolve
 from hire_model.tracking.connection import TrackingError
 from hire_model.workflows import evaluate as evaluate_workflow
@@ -212,3 +214,28 @@ def test_a_faulty_contrast_file_is_refused_before_scoring(
     (tmp_path / "c.jsonl").write_text("{}\n{")
     with pytest.raises(HireError, match=r"c\.jsonl, line 1: field 'image' is missing"):
         evaluate_workflow.evaluate([folders[0]], settings, "dev", contrasts=[tmp_path / "c.jsonl"])
+
+
+def test_hub_correction_is_named_in_every_output_and_refused_without_a_bank(
+    folders: tuple[str, str], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    figures, page = tmp_path / "f.json", tmp_path / "r.html"
+    arguments = ["--data", str(tiny_dataset), "--split", "dev", "--json", str(figures), "--report", str(page)]
+    arguments += ["--set", "evaluate.bootstrap=0"]
+    refused = CliRunner().invoke(app, ["evaluate", "--model", folders[0], *arguments, "--hub-correction"])
+    assert isinstance(refused.exception, HireError) and folders[0] in str(refused.exception)
+    model, train = artifact.load(folders[0]), Dataset.open(tiny_dataset).split("train")
+    captions = CaptionBank.from_lists(model.vocabulary.encode(train.texts))
+    model.hubs = collect_bank(model, train, captions, 8, 0.07)
+    folder = artifact.save(model, tmp_path / "model")
+    results = []
+    for option in ([], ["--hub-correction"]):
+        shown = CliRunner().invoke(app, ["evaluate", "--model", str(folder), *arguments, *option])
+        assert shown.exit_code == 0, shown.output
+        result = Result.model_validate_json(figures.read_text("utf-8"))
+        fact = "on: 8 training images and captions, temperature 0.07" if option else "off"
+        assert result.hub_correction == bool(option) and result.facts["hub correction"] == fact
+        assert ("with hub correction" in shown.output) == bool(option) and f"<dd>{fact}</dd>" in page.read_text("utf-8")
+        results.append(result)
+    assert results[0].i2t != results[1].i2t or results[0].t2i != results[1].t2i
+    assert "full/rsum" in results[0].metrics() and "full/hub-corrected/rsum" in results[1].metrics()
