@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+
 from hire_model.data.importers.captions import derive_image_keys
 from hire_model.data.store import Split
 from hire_model.errors import DataError, HireError

@@ -63,6 +63,5 @@ def _summarise_images(model: Hire, split: Split) -> Tensor:
 
 
 def _summarise_captions(model: Hire, captions: CaptionBank, rows: np.ndarray) -> Tensor:
-    blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
-    blocks = show_progress(blocks, "summaries of captions")
+    blocks = show_progress(np.split(rows, range(_BLOCK, len(rows), _BLOCK)), "summaries of captions")
     return torch.cat([block.summary for block in encode_text_blocks(model, captions, blocks)])
