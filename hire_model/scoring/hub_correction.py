@@ -13,19 +13,14 @@ from hire_model.model.hubs import HubBank, find_bank
 from hire_model.progress import show_progress
 from hire_model.scoring.matrix import encode_image_blocks, encode_text_blocks, split_into_blocks
 
-_BLOCK = 128  # captions encoded together
-
 
 @torch.inference_mode()
-def collect_bank(
-    model: Hire, train: Split, captions: CaptionBank, size: int, temperature: float, seed: int = 0
-) -> HubBank | None:
+def collect_bank(model: Hire, train: Split, size: int, temperature: float, seed: int = 0) -> HubBank | None:
     """Encode `size` random training images, and a random caption of each, in evaluation mode.
 
     Args:
         model: the trained model.
         train: the training split.
-        captions: the captions of `train`.
         size: number of images; fewer if fewer have captions. 0 returns None.
         temperature: of the soft maximum.
         seed: of the choice.
@@ -34,13 +29,15 @@ def collect_bank(
     chosen = np.sort(random.permutation(described)[:size])
     if not len(chosen):
         return None
-    shuffled = random.permutation(len(train.owner))
-    first = {int(train.owner[row]): int(row) for row in shuffled}  # the last caption of each image in random order
+    caption_of = {int(train.owner[row]): int(row) for row in random.permutation(len(train.owner))}
     was_training = model.training
     model.eval()
     chosen_images = Split(train.dataset, train.name, train.images[chosen], train.captions[:0], train.owner[:0])
     images = _summarise_images(model, chosen_images)
-    texts = _summarise_captions(model, captions, np.array([first[int(image)] for image in chosen]))
+    captions = CaptionBank.from_lists(
+        model.vocabulary.encode([train.texts[caption_of[int(image)]] for image in chosen])
+    )
+    texts = _summarise_captions(model, captions)
     model.train(was_training)
     return HubBank(images.cpu(), texts.cpu(), temperature)
 
@@ -53,7 +50,7 @@ def correct_matrix(model: Hire, split: Split, captions: CaptionBank, matrix: np.
     """
     bank = find_bank(model.hubs, model.settings)
     images = bank.rate_images(_summarise_images(model, split)).cpu().numpy()
-    texts = bank.rate_texts(_summarise_captions(model, captions, np.arange(len(captions)))).cpu().numpy()
+    texts = bank.rate_texts(_summarise_captions(model, captions)).cpu().numpy()
     return matrix - images[:, None] - texts[None]
 
 
@@ -62,6 +59,6 @@ def _summarise_images(model: Hire, split: Split) -> Tensor:
     return torch.cat([block.summary for block in encode_image_blocks(model, split, blocks)])
 
 
-def _summarise_captions(model: Hire, captions: CaptionBank, rows: np.ndarray) -> Tensor:
-    blocks = show_progress(np.split(rows, range(_BLOCK, len(rows), _BLOCK)), "summaries of captions")
+def _summarise_captions(model: Hire, captions: CaptionBank) -> Tensor:
+    blocks = show_progress(split_into_blocks(range(len(captions))), "summaries of captions")
     return torch.cat([block.summary for block in encode_text_blocks(model, captions, blocks)])

@@ -103,14 +103,8 @@ def train(
         model, fitted = fit_model(settings, splits, out, resume, _make_epoch_logger(run, on_epoch))
         if not is_first_process():
             return None
-        model.hubs = collect_bank(
-            model,
-            splits.train,
-            build_caption_bank(model, splits.train.texts),
-            settings.train.hub_bank,
-            settings.train.temperature,
-            settings.train.seed,
-        )
+        train = settings.train
+        model.hubs = collect_bank(model, splits.train, train.hub_bank, train.temperature, train.seed)
         try:
             return _finish(model, fitted, splits, settings, run, uri)
         except KeyboardInterrupt as stopped:

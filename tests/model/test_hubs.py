@@ -35,8 +35,7 @@ def model(tiny_dataset: Path) -> Hire:
 @pytest.fixture(scope="module")
 def bank(model: Hire, tiny_dataset: Path) -> HubBank:
     train = gallery_examples.open_split(tiny_dataset, "train")
-    captions = CaptionBank.from_lists(model.vocabulary.encode(train.texts))
-    found = collect_bank(model, train, captions, 10, 0.07)
+    found = collect_bank(model, train, 10, 0.07)
     assert found is not None
     return found
 
@@ -54,7 +53,7 @@ def test_the_bank_has_one_caption_of_each_image_and_depends_only_on_the_seed(
 ) -> None:
     train = gallery_examples.open_split(tiny_dataset, "train")
     captions = CaptionBank.from_lists(model.vocabulary.encode(train.texts))
-    again, other = (collect_bank(model, train, captions, 10, 0.07, seed) for seed in (0, 1))
+    again, other = (collect_bank(model, train, 10, 0.07, seed) for seed in (0, 1))
     assert len(bank) == 10 == len(bank.captions)
     assert again is not None and torch.equal(again.images, bank.images) and torch.equal(again.captions, bank.captions)
     assert other is not None and not torch.equal(other.images, bank.images)
@@ -70,10 +69,9 @@ def test_the_bank_has_one_caption_of_each_image_and_depends_only_on_the_seed(
 
 def test_a_bank_is_not_larger_than_the_split_and_size_0_gives_none(model: Hire, tiny_dataset: Path) -> None:
     train = gallery_examples.open_split(tiny_dataset, "train")
-    captions = CaptionBank.from_lists(model.vocabulary.encode(train.texts))
-    largest = collect_bank(model, train, captions, 1000, 0.07)
+    largest = collect_bank(model, train, 1000, 0.07)
     assert largest is not None and len(largest) == len(np.unique(train.owner))
-    assert collect_bank(model, train, captions, 0, 0.07) is None
+    assert collect_bank(model, train, 0, 0.07) is None
 
 
 def test_the_corrected_matrix_subtracts_one_number_per_image_and_one_per_caption(

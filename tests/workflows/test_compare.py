@@ -20,7 +20,6 @@ from hire_model.model import artifact
 from hire_model.model.hire import Hire
 from hire_model.model.vocabulary import learn_vocabulary
 from hire_model.scoring.hub_correction import collect_bank
-from hire_model.scoring.matrix import CaptionBank
 from hire_model.settings import Settings, resolve
 from hire_model.tracking.connection import TrackingError
 from hire_model.workflows import evaluate as evaluate_workflow
@@ -225,8 +224,7 @@ def test_hub_correction_is_named_in_every_output_and_refused_without_a_bank(
     refused = CliRunner().invoke(app, ["evaluate", "--model", folders[0], *arguments, "--hub-correction"])
     assert isinstance(refused.exception, HireError) and folders[0] in str(refused.exception)
     model, train = artifact.load(folders[0]), Dataset.open(tiny_dataset).split("train")
-    captions = CaptionBank.from_lists(model.vocabulary.encode(train.texts))
-    model.hubs = collect_bank(model, train, captions, 8, 0.07)
+    model.hubs = collect_bank(model, train, 8, 0.07)
     folder = artifact.save(model, tmp_path / "model")
     results = []
     for option in ([], ["--hub-correction"]):
