@@ -233,6 +233,7 @@ def test_hub_correction_is_named_in_every_output_and_refused_without_a_bank(
         result = Result.model_validate_json(figures.read_text("utf-8"))
         fact = "on: 8 training images and captions, temperature 0.07" if option else "off"
         assert result.hub_correction == bool(option) and result.facts["hub correction"] == fact
+        assert ("The scores are corrected for hubs" in page.read_text("utf-8")) == bool(option)
         assert ("with hub correction" in shown.output) == bool(option) and f"<dd>{fact}</dd>" in page.read_text("utf-8")
         results.append(result)
     assert results[0].i2t != results[1].i2t or results[0].t2i != results[1].t2i
