@@ -17,9 +17,9 @@ from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols, report
 from hire_model.evaluation.contrast_accuracy import measure_contrasts
-from hire_model.evaluation.contrast_sets import match_images, read_contrasts
+from hire_model.evaluation.contrast_sets import MatchedItems, match_images, read_contrasts
 from hire_model.evaluation.eccv import find_coco_ids, load_metrics, measure_eccv
-from hire_model.evaluation.judgement_sets import match_judgements
+from hire_model.evaluation.judgement_sets import MatchedJudgements, match_judgements
 from hire_model.evaluation.judgements import measure_judgements
 from hire_model.evaluation.protocols import Ensemble, Ranks
 from hire_model.evaluation.provenance import collect_facts
@@ -92,10 +92,7 @@ def evaluate(
     settings = use_common_data(settings, found)
     chosen = open_dataset(settings.data).split(split, limit)
     protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
-    items = [item for path in contrasts for item in read_contrasts(path)]
-    matched = match_images(items, chosen) if contrasts else None
-    graded = [match_judgements(path, chosen) for path in judgements]
-    coco = (metrics := load_metrics(), *find_coco_ids(metrics, chosen)) if eccv else None
+    more = _read_more_protocols(chosen, contrasts, judgements, eccv)
     folders = [registry.fetch(model, settings.tracking) for model in models]
     names = [name_model(*each) for each in zip(models, found, strict=True)]
     announce(describe_evaluation(", ".join(names), chosen, found))
@@ -104,25 +101,16 @@ def evaluate(
         manifest = chosen.dataset.manifest
         run.log_dataset(chosen.dataset.folder, manifest.name, manifest.digest, split)
         loaded = [load_model(folder, settings) for folder in folders]
-        named = list(zip(names, loaded, strict=True))
-        banks = (
-            [find_bank(model.hubs, model.settings, name).describe() for name, model in named] if hub_correction else []
-        )
+        facts = {"model": ", ".join(names), "hub correction": "off"}
+        if hub_correction:  # before scoring: a model without a bank is refused
+            banks = [find_bank(model.hubs, model.settings, name) for name, model in zip(names, loaded, strict=True)]
+            facts["hub correction"] = "; ".join(dict.fromkeys(bank.describe() for bank in banks))
         matrices = [score_split(model, chosen, settings.evaluate, hub_correction) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
-        facts = {"model": ", ".join(names), "hub correction": "; ".join(dict.fromkeys(banks)) or "off"}
         result = make_result(matrix, chosen, settings.evaluate, facts)
-        result = result.model_copy(update={"hub_correction": hub_correction})
         scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
-        if coco:
-            ensemble_matrix = matrix.matrix if isinstance(matrix, Ensemble) else matrix
-            result = result.model_copy(update={"eccv": measure_eccv(coco[0], ensemble_matrix, coco[1], coco[2])})
-        if matched:
-            table = measure_contrasts(scorers, chosen, matched, contrasts, settings.evaluate.bootstrap)
-            result = result.model_copy(update={"contrasts": table})
-        if graded:
-            agreement = measure_judgements(scorers, chosen, graded, settings.evaluate.bootstrap)
-            result = result.model_copy(update={"judgements": agreement})
+        tables = _measure_more_protocols(more, scorers, chosen, matrix, settings.evaluate.bootstrap)
+        result = result.model_copy(update={"hub_correction": hub_correction, **tables})
         if figures:
             write_json(result, figures)
         if page:
@@ -132,6 +120,47 @@ def evaluate(
         for path in filter(None, (figures, page)):
             run.log_artifact(path, "evaluation")
     return EvaluationOutcome(result, split, page, figures)
+
+
+@dataclass(frozen=True)
+class _MoreProtocols:
+    """The inputs of the protocols besides recall, read and matched with the split before anything is scored.
+
+    coco: the metrics of ECCV Caption, and COCO's ids of the images and captions of the split.
+    """
+
+    files: Sequence[Path]
+    contrasts: MatchedItems | None
+    judgements: list[MatchedJudgements]
+    coco: tuple[Any, list[int], list[int]] | None
+
+
+def _read_more_protocols(
+    split: Split, contrasts: Sequence[Path], judgements: Sequence[Path], eccv: bool
+) -> _MoreProtocols:
+    items = [item for path in contrasts for item in read_contrasts(path)]
+    return _MoreProtocols(
+        files=contrasts,
+        contrasts=match_images(items, split) if contrasts else None,
+        judgements=[match_judgements(path, split) for path in judgements],
+        coco=(metrics := load_metrics(), *find_coco_ids(metrics, split)) if eccv else None,
+    )
+
+
+def _measure_more_protocols(
+    more: _MoreProtocols, scorers: Sequence[Scorer], split: Split, matrix: np.ndarray | Ensemble, bootstrap: int
+) -> dict[str, object]:
+    """Measure the protocols that were asked for; return them by field of `Result`."""
+    tables: dict[str, object] = {}
+    if more.coco:
+        metrics, images, captions = more.coco
+        scores = matrix.matrix if isinstance(matrix, Ensemble) else matrix
+        tables["eccv"] = measure_eccv(metrics, scores, images, captions)
+    if more.contrasts:
+        tables["contrasts"] = measure_contrasts(scorers, split, more.contrasts, more.files, bootstrap)
+    if more.judgements:
+        tables["judgements"] = measure_judgements(scorers, split, more.judgements, bootstrap)
+    return tables
 
 
 def load_model(folder: Path, settings: Settings) -> Hire:
