@@ -15,6 +15,7 @@ from hire_model.cli.main import app
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.evaluation.bootstrap import FIGURES, bootstrap_differences
+from hire_model.evaluation.eccv import load_metrics
 from hire_model.evaluation.result import Result
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
@@ -238,3 +239,29 @@ def test_hub_correction_is_named_in_every_output_and_refused_without_a_bank(
         results.append(result)
     assert results[0].i2t != results[1].i2t or results[0].t2i != results[1].t2i
     assert "full/rsum" in results[0].metrics() and "full/hub-corrected/rsum" in results[1].metrics()
+
+
+def test_eccv_caption_is_printed_stored_and_shown_in_the_report(
+    folders: tuple[str, str], tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("eccv_caption", reason="pip install 'hire-model[eccv]'")
+    monkeypatch.setenv("COLUMNS", "100")
+    split, metrics = Dataset.open(tiny_dataset).split("dev"), load_metrics()
+    own = {"t2i": {900 + c: [700 + int(i)] for c, i in enumerate(split.owner)}}
+    own["i2t"] = {700 + i: (900 + np.flatnonzero(split.owner == i)).tolist() for i in range(len(split.images))}
+    metrics.coco_gts = metrics.cxc_gts = metrics.eccv_gts = own
+    metrics.coco_ids = np.array(list(own["t2i"]))
+    monkeypatch.setattr(evaluate_workflow, "load_metrics", lambda: metrics)
+    figures, page = tmp_path / "f.json", tmp_path / "r.html"
+    arguments = ["evaluate", "--model", folders[0], "--data", str(tiny_dataset), "--split", "dev", "--eccv"]
+    arguments += ["--json", str(figures), "--report", str(page), "--set", "evaluate.bootstrap=0"]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    result = Result.model_validate_json(figures.read_text("utf-8"))
+    assert result.eccv is not None
+    for side in ("i2t", "t2i"):  # with COCO's own matches, the recalls are the plain ones
+        values, plain = getattr(result.eccv, side), getattr(result, side)
+        assert [values[f"cxc_r{k}"] for k in (1, 5, 10)] == pytest.approx([plain.r1, plain.r5, plain.r10])
+        assert result.metrics()[f"full/{side}_eccv_map_at_r"] == values["eccv_map_at_r"]
+        assert f"{values['eccv_map_at_r']:.1f}" in shown.output
+    assert "ECCV Caption and CxC" in shown.output and "ECCV Caption and CxC" in page.read_text("utf-8")
