@@ -118,9 +118,12 @@ class AsyncHireClient:
 
     async def search(
         self, gallery: str, texts: Sequence[str] | None = None, images: Iterable[Image] | None = None, *,
-        top_k: int = 10, shortlist: int | None = None, deadline: float | None = None,
+        top_k: int = 10, shortlist: int | None = None, hub_correction: bool = False, deadline: float | None = None,
     ) -> SearchAnswer:  # fmt: skip
-        """Search a gallery: its best images for each sentence, or its best sentences for each image."""
+        """Search a gallery: its best images for each sentence, or its best sentences for each image.
+
+        hub_correction: correct the scores for items that match every query.
+        """
         body = messages.encode_body(
             SearchRequest,
             gallery=gallery,
@@ -128,6 +131,7 @@ class AsyncHireClient:
             images=None if images is None else messages.encode_images(images),
             top_k=top_k,
             shortlist=shortlist,
+            hub_correction=hub_correction or None,  # older servers refuse a field that they do not know
         )
         return await self._transport.send(PREDICTIONS, body, messages.make_reader(SearchAnswer), deadline)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hire_model.cli.options import Data, Limit, Protocol, Set, collect_overrides
+from hire_model.cli.options import EvaluationData, Limit, Protocol, Set, collect_overrides
 
 if TYPE_CHECKING:
     from hire_model.workflows.compare import ModelComparison
@@ -18,7 +18,7 @@ _LABELS = {"i2t": "image to text", "t2i": "text to image"}
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="Registry address or model folder.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Registry address or model folder.")],
-    data: Data = "",
+    data: EvaluationData = "",
     split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
     protocol: Protocol = "",
     limit: Limit = 0,
@@ -34,7 +34,7 @@ def compare(
         check_writable(json)
     from hire_model.workflows import compare as workflow
 
-    print_comparison(workflow.compare(first, second, settings, split, json, limit), json)
+    print_comparison(workflow.compare(first, second, settings, split, json, limit, typer.echo), json)
 
 
 def print_comparison(comparison: ModelComparison, figures: Path | None = None) -> None:

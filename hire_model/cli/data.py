@@ -13,8 +13,10 @@ from hire_model.cli.options import DatasetFolder, Overwrite, make_ordered_group
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hire_model.data.schema import Manifest
+    from hire_model.data.schema import Manifest, SplitCounts
     from hire_model.data.store import Dataset
+
+_MANY_PHOTOGRAPHS = 2000  # flickr8k_mini was tuned on 700, flickr8k_regions on 5,856
 
 app = typer.Typer(
     cls=make_ordered_group("synth", "import", "show", "verify", "validate", "profile", "contrasts"),
@@ -91,8 +93,7 @@ def print_written(out: Path) -> None:
 def suggest_training(manifest: Manifest, folder: Path) -> list[str]:
     """Return the arguments of `hire train` for a data set: a recipe, and its splits where the recipe names others.
 
-    The recipe is `synthetic` for images with relations, else `flickr8k_mini`. An empty list means that no training is
-    possible, because fewer than two splits have images.
+    An empty list means that no training is possible, because fewer than two splits have images.
     """
     from hire_model.settings import resolve
 
@@ -103,12 +104,23 @@ def suggest_training(manifest: Manifest, folder: Path) -> list[str]:
         return []
     dev = _pick_split(others, ("dev", "val", ""))
     test = _pick_split([name for name in others if name != dev], ("test",)) or dev
-    recipe = "synthetic" if manifest.splits[train].relations else "flickr8k_mini"
+    recipe = _choose_recipe(manifest, manifest.splits[train])
     data = resolve(recipe, environ={}).settings.data
     used = {"train": data.train, "dev": data.dev, "test": data.evaluation_split.name}
     wanted = {"train": train, "dev": dev, "test": test}
     settings = [word for key in wanted if wanted[key] != used[key] for word in ("--set", f"data.{key}={wanted[key]}")]
     return [*([] if recipe == "synthetic" else ["--recipe", recipe]), "--data", str(folder), *settings]
+
+
+def _choose_recipe(manifest: Manifest, train: SplitCounts) -> str:
+    """Return the recipe that was tuned on the data most similar to this training split."""
+    from hire_model.data.synthetic import EXTRACTOR
+    from hire_model.settings import list_recipes
+
+    if train.relations:
+        photographs = manifest.feature_extractor != EXTRACTOR and "flickr8k_entities" in list_recipes()
+        return "flickr8k_entities" if photographs else "synthetic"
+    return "flickr8k_regions" if train.images >= _MANY_PHOTOGRAPHS else "flickr8k_mini"
 
 
 def _pick_split(names: list[str], beginnings: tuple[str, ...]) -> str:

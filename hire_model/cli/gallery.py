@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hire_model.cli.options import GALLERIES, DatasetFolder, GalleryFolder, Overwrite
+from hire_model.cli.options import GALLERIES, DatasetFolder, GalleryFolder, HubCorrection, Overwrite
 from hire_model.errors import HireError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def search(
         int, typer.Option(min=0, help="Number of images to re-rank with the pair stages; 0 uses the default.")
     ] = 0,
     model: Annotated[str, typer.Option(help=f"{_MODEL}. Default: the model that encoded the gallery.")] = "",
+    hub_correction: HubCorrection = False,
 ) -> None:
     """Find the pictures of a gallery that match a sentence."""
     from hire_model.gallery.store import Gallery
@@ -82,12 +83,13 @@ def search(
     scorer = _load_scorer(model or opened.manifest.address)
     from hire_model.gallery.search import SHORTLIST, search_images
 
-    results = search_images(scorer, opened, texts, top, shortlist or max(SHORTLIST, top))
+    results = search_images(scorer, opened, texts, top, shortlist or max(SHORTLIST, top), hub_correction)
     for text, result in zip(texts, results, strict=True):
         marks = [f"  {word}: not in the vocabulary" for word in dict.fromkeys(result.unknown)]
         typer.echo("\n".join([text, *marks]))
         typer.echo(f"{_align(_tabulate_hits(result, opened))}")
-        typer.echo(f"{result.reranked:,} of {len(opened):,} images scored. {result.note}".rstrip() + "\n")
+        typer.echo(f"{result.reranked:,} of {len(opened):,} images scored. {result.note}".rstrip())
+        typer.echo(f"Hub correction: {scorer.model.hubs.describe()}.\n" if hub_correction and scorer.model.hubs else "")
 
 
 def _load_scorer(address: str) -> Scorer:

@@ -31,6 +31,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder
 GalleryFolder = Annotated[
     Path, typer.Option(metavar="FOLDER", help="Gallery folder, or a folder that contains one gallery.")
 ]
+HubCorrection = Annotated[
+    bool,
+    typer.Option("--hub-correction", help="Correct scores for items that match every query; see docs/evaluation.md."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 # MLproject has only string parameters, no flags: it passes --resume-{resume}, where resume is "yes" or "no".

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hire_model.cli.contrasts import ContrastFiles, print_contrasts
+from hire_model.cli.judgements import JudgementFiles, print_judgements
 from hire_model.cli.options import (
     Data,
     EvaluationData,
+    HubCorrection,
     Limit,
     Protocol,
     Recipe,
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from hire_model.evaluation.result import Result
+    from hire_model.evaluation.result import EccvResult, Result
     from hire_model.workflows.evaluate import EvaluationOutcome
     from hire_model.workflows.train import TrainOutcome
 
@@ -64,6 +66,11 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results to this JSON file.")] = None,
     report: ReportFile = None,
     contrasts: ContrastFiles = None,
+    judgements: JudgementFiles = None,
+    hub_correction: HubCorrection = False,
+    eccv: Annotated[
+        bool, typer.Option("--eccv", help="On COCO's 5,000 test images: add ECCV Caption and CxC.")
+    ] = False,
     set_: Set = None,
 ) -> None:
     """Evaluate a model, or an ensemble of models, on a split."""
@@ -77,8 +84,11 @@ def evaluate(
 
     models = model or [f"models:/{settings.tracking.model_name}@challenger"]
     print_evaluation(
-        workflow.evaluate(models, settings, split, json, report, limit, typer.echo, contrasts=contrasts or ())
-    )
+        workflow.evaluate(
+            models, settings, split, json, report, limit, typer.echo,
+            contrasts=contrasts or (), judgements=judgements or (), hub_correction=hub_correction, eccv=eccv,
+        )
+    )  # fmt: skip
 
 
 def print_training(outcome: TrainOutcome | None) -> None:
@@ -122,8 +132,12 @@ def print_evaluation(outcome: EvaluationOutcome) -> None:
 
     console = Console(soft_wrap=True, highlight=False)
     console.print(make_recall_table(outcome.result, outcome.split))
+    if outcome.result.eccv:
+        console.print(_make_eccv_table(outcome.result.eccv))
     if outcome.result.contrasts:
         print_contrasts(console, outcome.result.contrasts)
+    if outcome.result.judgements:
+        print_judgements(console, outcome.result.judgements)
     _print_paths(console, {"report": outcome.report, "figures": outcome.figures})
 
 
@@ -142,6 +156,21 @@ def make_recall_table(result: Result, split: str) -> Table:
         if direction.intervals:
             intervals = ["{:.1f}-{:.1f}".format(*direction.intervals[key]) for key in _RECALLS]
             table.add_row("", *intervals, style="dim")
+    return table
+
+
+def _make_eccv_table(result: EccvResult) -> Table:
+    """Return ECCV Caption and CxC as a table with one row per direction."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(title="ECCV Caption and CxC, in %", box=SIMPLE)
+    headings = {"eccv_map_at_r": "mAP@R", "eccv_rprecision": "R-P", "eccv_r1": "R@1"}
+    headings |= {f"cxc_r{k}": f"CxC R@{k}" for k in (1, 5, 10)}
+    for heading in ("", *headings.values()):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, values in (("image to text", result.i2t), ("text to image", result.t2i)):
+        table.add_row(name, *(f"{values[key]:.1f}" for key in headings))
     return table
 
 

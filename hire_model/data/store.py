@@ -190,6 +190,11 @@ class Dataset:
         return self._table("captions", "text")
 
     @cached_property
+    def caption_ids(self) -> np.ndarray:
+        """[captions] str, such as 'IMAGE#NUMBER'."""
+        return self._table("captions", "caption_id")
+
+    @cached_property
     def caption_images(self) -> np.ndarray:
         """[captions] int64, row of the image of each caption."""
         return self._table("captions", "image")

@@ -10,6 +10,7 @@ intervals measure how much a result depends on the choice of queries, not on the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -56,8 +57,26 @@ def bootstrap_differences(
     variation that affects both cancels. The paired interval is therefore narrower than a comparison of two separate
     intervals.
     """
-    recalls = _draw_recalls(*first, owner, fold, draws, seed) - _draw_recalls(*second, owner, fold, draws, seed)
-    return _compute_intervals(recalls, level)
+    return bootstrap_mean_differences([first], [second], owner, fold, draws, seed, level)
+
+
+def bootstrap_mean_differences(
+    first: Sequence[tuple[np.ndarray, np.ndarray]],
+    second: Sequence[tuple[np.ndarray, np.ndarray]],
+    owner: np.ndarray,
+    fold: np.ndarray,
+    draws: int,
+    seed: int,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Compute the intervals as `bootstrap_differences`, of the mean over several trainings (seeds) of each model.
+
+    All trainings use the same draws of images. The interval covers the choice of images, not that of the seeds.
+    """
+    means = [
+        np.mean([_draw_recalls(*one, owner, fold, draws, seed) for one in side], axis=0) for side in (first, second)
+    ]
+    return _compute_intervals(means[0] - means[1], level)
 
 
 def draw_rsums(

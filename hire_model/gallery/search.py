@@ -16,6 +16,7 @@ from torch import Tensor
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.errors import HireError
 from hire_model.gallery.store import EncodedStore, Gallery, Items
+from hire_model.model.hubs import find_bank
 from hire_model.scoring.matrix import score_matrix
 from hire_model.scoring.scorer import Scorer, check_text
 
@@ -39,7 +40,7 @@ class GalleryHit:
     Args:
         row: row in the gallery.
         id: the image's id, or the caption.
-        score: the score of `Scorer.predict`.
+        score: the score of `Scorer.predict`, minus both popularities if corrected for hubs.
         place: 1-based place in the shortlist, None if every item was scored.
     """
 
@@ -68,7 +69,12 @@ class GalleryResult:
 
 @torch.inference_mode()
 def search_images(
-    scorer: Scorer, gallery: Gallery, texts: Sequence[str], top_k: int = 10, shortlist: int = SHORTLIST
+    scorer: Scorer,
+    gallery: Gallery,
+    texts: Sequence[str],
+    top_k: int = 10,
+    shortlist: int = SHORTLIST,
+    hub_correction: bool = False,
 ) -> list[GalleryResult]:
     """Find the `top_k` images of the gallery that match each text best.
 
@@ -78,14 +84,17 @@ def search_images(
         texts: the queries.
         top_k: number of hits per query.
         shortlist: number of images to score pairwise; the size of the gallery gives the exact result.
+        hub_correction: correct the scores of the shortlist for hubs (see `hire_model.model.hubs`). The shortlist
+            itself is chosen without it.
 
     Returns:
         One result per text.
 
     Raises:
-        HireError: if a number is below 1, the shortlist is shorter than `top_k`, a text is not valid, or another model
-            encoded the gallery.
+        HireError: if a number is below 1, the shortlist is shorter than `top_k`, a text is not valid, another model
+            encoded the gallery, or the model cannot correct for hubs.
     """
+    bank = find_bank(scorer.model.hubs, scorer.model.settings) if hub_correction else None
     for row, text in enumerate(texts):
         check_text(text, f"text {row}")
     _check_arguments(scorer, gallery, top_k, shortlist)
@@ -100,6 +109,9 @@ def search_images(
                 return score_matrix(scorer.model, images.to(scorer.device), query, _BUDGET)[:, 0]
 
             scores = _score_rows(gallery.images, rows, score)
+            if bank is not None:
+                hubs = bank.rate_images(gallery.images.read_summary(rows)) + bank.rate_texts(query).cpu()
+                scores = scores - hubs.numpy()
             result = _make_result(scorer, gallery.images, rows, scores, gallery.ids, top_k)
             results.append(_add_unknown_words(scorer, result, queries[row], unknown[row]))
     return results
@@ -107,12 +119,17 @@ def search_images(
 
 @torch.inference_mode()
 def search_captions(
-    scorer: Scorer, gallery: Gallery, images: EncodedImages, top_k: int = 10, shortlist: int = SHORTLIST
+    scorer: Scorer,
+    gallery: Gallery,
+    images: EncodedImages,
+    top_k: int = 10,
+    shortlist: int = SHORTLIST,
+    hub_correction: bool = False,
 ) -> list[GalleryResult]:
     """Find the `top_k` captions of the gallery that match each image best.
 
     Args:
-        scorer, gallery, top_k, shortlist: as in `search_images`.
+        scorer, gallery, top_k, shortlist, hub_correction: as in `search_images`.
         images: from `Scorer.encode_images`, or from a gallery of the same model.
 
     Returns:
@@ -121,6 +138,7 @@ def search_captions(
     Raises:
         HireError: as in `search_images`, and if the gallery was built without captions.
     """
+    bank = find_bank(scorer.model.hubs, scorer.model.settings) if hub_correction else None
     _check_arguments(scorer, gallery, top_k, shortlist)
     if gallery.captions is None:
         raise HireError(
@@ -135,6 +153,9 @@ def search_captions(
             return score_matrix(scorer.model, query, texts.to(scorer.device), _BUDGET)[0]
 
         scores = _score_rows(gallery.captions, rows, score)
+        if bank is not None:
+            hubs = bank.rate_texts(gallery.captions.read_summary(rows)) + bank.rate_images(query).cpu()
+            scores = scores - hubs.numpy()
         results.append(_make_result(scorer, gallery.captions, rows, scores, gallery.caption_texts, top_k))
     return results
 

@@ -57,6 +57,10 @@ class EncodedStore(ABC, Generic[Items]):
     def read_rows(self, rows: Sequence[int] | np.ndarray) -> Items:
         """Read the items `rows` from disk to the CPU, padded to the longest of them."""
 
+    def read_summary(self, rows: Sequence[int] | np.ndarray) -> Tensor:
+        """Read the summaries [n, D] of the items `rows`."""
+        return torch.from_numpy(self.summary[np.asarray(rows, np.int64)])
+
     def _read_records(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Yield fragments [1, n, P], mask [1, n] and summary [1, D] of each item, and the rest of its record."""
         for row in np.asarray(rows, np.int64).tolist():

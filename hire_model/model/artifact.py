@@ -1,7 +1,8 @@
-"""A trained model as a folder: config.json, model.safetensors and tokenizer.json, without pickle.
+"""A trained model as a folder: config.json, model.safetensors, tokenizer.json and hubs.safetensors, without pickle.
 
-The folder is complete: it includes the tokenizer and the configuration and weights of a pretrained encoder. Loading is
-strict: a missing or unexpected weight is an error, because a partly loaded model scores like chance without a warning.
+The folder is complete: it includes the tokenizer and the configuration and weights of a pretrained encoder. Only the
+bank for hub correction, hubs.safetensors, is optional. Loading is strict: a missing or unexpected weight is an error,
+because a partly loaded model scores like chance without a warning.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from tokenizers import Tokenizer
 from hire_model.data.schema import hash_file
 from hire_model.errors import HireError
 from hire_model.model.hire import Hire
+from hire_model.model.hubs import HubBank
 from hire_model.model.text import PretrainedEncoder
 from hire_model.model.vocabulary import Vocabulary
 from hire_model.settings import ModelSettings
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+CONFIG, WEIGHTS, TOKENIZER, HUBS = "config.json", "model.safetensors", "tokenizer.json", "hubs.safetensors"
 FORMAT = 1
 _MAX_REASON = 400  # characters of an error that are quoted
 
@@ -54,13 +56,17 @@ def _write(model: Hire, folder: Path, facts: dict[str, Any]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS)
     model.vocabulary.tokenizer.save(str(folder / TOKENIZER))
+    (folder / HUBS).unlink(missing_ok=True)
+    if model.hubs is not None:
+        model.hubs.save(folder / HUBS)
+    names = (WEIGHTS, TOKENIZER) if model.hubs is None else (WEIGHTS, TOKENIZER, HUBS)
     config = {
         "format": FORMAT,
         "model": model.settings.model_dump(mode="json"),
         "feature_dim": model.feature_dim,
         "predicates": list(model.predicates),
         "encoder": model.text.encoder.config.to_dict() if isinstance(model.text, PretrainedEncoder) else None,
-        "sha256": {name: hash_file(folder / name).sha256 for name in (WEIGHTS, TOKENIZER)},
+        "sha256": {name: hash_file(folder / name).sha256 for name in names},
         "facts": facts,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=1, default=str) + "\n", "utf-8")
@@ -117,7 +123,8 @@ def load(folder: str | Path) -> Hire:
     folder = Path(folder)
     config = read_config(folder)
     digests = config.get("sha256")
-    for name in (WEIGHTS, TOKENIZER):
+    has_hubs = isinstance(digests, dict) and HUBS in digests
+    for name in (WEIGHTS, TOKENIZER, HUBS) if has_hubs else (WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise HireError(f"{folder / name}: missing from the model. Save or download the model again.")
         if not isinstance(digests, dict) or hash_file(folder / name).sha256 != digests.get(name):
@@ -129,6 +136,7 @@ def load(folder: str | Path) -> Hire:
         vocabulary = Vocabulary(Tokenizer.from_file(str(folder / TOKENIZER)), settings.text.max_words)
         model = Hire(settings, config["feature_dim"], config["predicates"], vocabulary, config["encoder"])
         model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+        model.hubs = HubBank.load(folder / HUBS) if has_hubs else None
     except (ValidationError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:_MAX_REASON]  # torch lists every weight on its own line
         raise HireError(f"{folder}: the model cannot be loaded: {reason}") from error

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hire_model.batch import EncodedImages, EncodedTexts, Regions, Scores, Tokens
 from hire_model.model.graph import ExplicitRelations
+from hire_model.model.hubs import HubBank
 from hire_model.model.implicit_edges import ImplicitEdges, PredictedEdges
 from hire_model.model.interaction import Interaction, Side, score_in_blocks
 from hire_model.model.layers import ImplicitRelations, make_linear, masked_mean, normalize
@@ -66,6 +67,7 @@ class Hire(nn.Module):
         super().__init__()
         self.settings, self.feature_dim, self.predicates = settings, feature_dim, tuple(predicates)
         self.vocabulary = vocabulary
+        self.hubs: HubBank | None = None  # for the hub correction; no part of the weights
         dim, pair_dim, bigru = settings.dim, settings.pair_dim or settings.dim, settings.text.kind == "bigru"
 
         # Stage 1 for images, stage 2 for captions.

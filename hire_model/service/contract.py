@@ -94,6 +94,9 @@ class SearchRequest(_Message):
         None,
         description="number of items to score pairwise, chosen by the global head; by default 1000, or top_k if larger",
     )
+    hub_correction: bool | None = Field(
+        None, description="true: correct the scores for items that match every query; needs a bank in the model"
+    )
 
     @model_validator(mode="after")
     def _check_query(self) -> Self:
@@ -214,6 +217,7 @@ class SearchAnswer(_Answer):
 
     gallery: str
     size: int = Field(description="number of items in the gallery")
+    hub_correction: bool = Field(False, description="whether the scores are corrected, as the request asked")
     results: list[SearchResult]
 
 

@@ -144,6 +144,8 @@ class RequestParser:
         store = gallery.images if body.images is None else gallery.captions
         if store is None:
             raise RequestFault(400, "images", f"gallery '{body.gallery}' was built without captions.")
+        if body.hub_correction and (self.scorer.model.hubs is None or not self.scorer.model.settings.global_head):
+            raise RequestFault(400, "hub_correction", "this model has no bank of training items to correct with.")
         scored = min(shortlist, len(store)) if self.scorer.model.settings.global_head else len(store)
         queries = len(body.texts or body.images or ())
         _check_limit(

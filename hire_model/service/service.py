@@ -228,12 +228,13 @@ class Service:
 
     def _search(self, body: SearchRequest, parsed: ParsedRequest, timings: Timings) -> SearchAnswer:
         gallery, shortlist = self.parser.prepare_search(body)
+        corrected = bool(body.hub_correction)
         if body.images is None:
-            results = search_images(self.scorer, gallery, parsed.texts, body.top_k, shortlist)
+            results = search_images(self.scorer, gallery, parsed.texts, body.top_k, shortlist, corrected)
         else:
             queries = EncodedImages.concatenate(self._encode_images(parsed, timings))
             _check_finite(queries.summary.numpy(force=True))  # the index cannot find neighbours of NaN
-            results = search_captions(self.scorer, gallery, queries, body.top_k, shortlist)
+            results = search_captions(self.scorer, gallery, queries, body.top_k, shortlist, corrected)
             _check_finite(np.array([[hit.score for hit in result.hits] for result in results]))
         timings.pairs += sum(result.reranked for result in results)
         answers = [
@@ -247,7 +248,13 @@ class Service:
         ]
         self._log(parsed, None)
         store = gallery.images if body.images is None else gallery.captions
-        return SearchAnswer(model=self.facts, gallery=body.gallery, size=len(store or ()), results=answers)
+        return SearchAnswer(
+            model=self.facts,
+            gallery=body.gallery,
+            size=len(store or ()),
+            hub_correction=corrected,
+            results=answers,
+        )
 
     def _explain(self, request: EncodedRequest) -> ExplanationAnswer:
         parsed, explanations = request.parsed, []

@@ -203,6 +203,13 @@ class TrainSettings(_Group):
     )
     warm_image_ridge: float = Field(2.0, gt=0, description="warm start: ridge of the image side, in mean variances")
     warm_text_ridge: float = Field(1.0, gt=0, description="warm start: ridge of the text side, in mean variances")
+    warm_lr_factor: float = Field(0.1, gt=0, description="warm start: factor on lr for both projections")
+    hub_bank: int = Field(
+        1000,
+        ge=0,
+        json_schema_extra=MAY_CHANGE_ON_RESUME,
+        description="training images and captions stored with the model for the hub correction; 0: none",
+    )
     region_drop: float = Field(
         0.2, ge=0, lt=1, description="share of regions dropped at random, with their boxes and edges"
     )

@@ -122,7 +122,8 @@ def find_registered(folder: Path, run_id: str, settings: TrackingSettings) -> Lo
 
     If it is the newest version, set the alias 'challenger' again, because a registration may end before its last write.
     """
-    files = artifact.read_config(folder)["sha256"]
+    digests = artifact.read_config(folder)["sha256"]
+    files = {name: digests[name] for name in (artifact.WEIGHTS, artifact.TOKENIZER)}
     listed = versions.list_versions(settings)
     for found in listed:
         if found.run_id != run_id or not files.items() <= trust.read_table(found).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -16,8 +18,11 @@ from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Interval, Result
 from hire_model.files import write_text
 from hire_model.settings import Settings
-from hire_model.tracking import registry
+from hire_model.tracking import registry, versions
 from hire_model.workflows.evaluate import load_model, score_split
+from hire_model.workflows.evaluation_data import describe_evaluation, name_model, use_common_data
+
+log = logging.getLogger(__name__)
 
 _SEED = 0
 _DRAWS = 1000  # if evaluate.bootstrap is 0
@@ -68,7 +73,13 @@ class ModelComparison(_Frozen):
 
 
 def compare(
-    first: str, second: str, settings: Settings, split: str, figures: Path | None = None, limit: int = 0
+    first: str,
+    second: str,
+    settings: Settings,
+    split: str,
+    figures: Path | None = None,
+    limit: int = 0,
+    announce: Callable[[str], None] = log.info,
 ) -> ModelComparison:
     """Compare two models on one split. The interval covers the choice of images, not the training seed.
 
@@ -79,15 +90,20 @@ def compare(
         split: name of the split.
         figures: JSON file to write.
         limit: number of images to use, from the first; 0 for all.
+        announce: called before the evaluation, with a line that names both models, data set, digest, split and images.
 
     Raises:
         HireError: no such model, split or protocol, or the features do not have the size that a model expects.
     """
     if not split:
         raise HireError("split: the name is empty; 'hire data show' lists the splits of a data set.")
+    found = [versions.find_by_address(settings.tracking, model) for model in (first, second)]
+    settings = use_common_data(settings, found)
     chosen = open_dataset(settings.data).split(split, limit)
     protocol = protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
     folders = [registry.fetch(model, settings.tracking) for model in (first, second)]
+    names = [name_model(*each) for each in zip((first, second), found, strict=True)]
+    announce(describe_evaluation(" and ".join(names), chosen, found))
     (ranks_first, result_first), (ranks_second, result_second) = (_measure(f, chosen, settings) for f in folders)
     manifest = chosen.dataset.manifest
     draws = settings.evaluate.bootstrap or _DRAWS
@@ -100,8 +116,8 @@ def compare(
         _SEED,
     )
     comparison = ModelComparison(
-        first=first,
-        second=second,
+        first=names[0],
+        second=names[1],
         protocol=protocol.name,
         split=split,
         images=len(chosen.images),

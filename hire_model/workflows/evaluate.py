@@ -18,7 +18,10 @@ from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.evaluation import protocols, report
 from hire_model.evaluation.contrast_accuracy import measure_contrasts
-from hire_model.evaluation.contrast_sets import match_images, read_contrasts
+from hire_model.evaluation.contrast_sets import MatchedItems, match_images, read_contrasts
+from hire_model.evaluation.eccv import find_coco_ids, load_metrics, measure_eccv
+from hire_model.evaluation.judgement_sets import MatchedJudgements, match_judgements
+from hire_model.evaluation.judgements import measure_judgements
 from hire_model.evaluation.protocols import Ensemble, Ranks
 from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Result, write_json
@@ -26,7 +29,9 @@ from hire_model.files import write_text
 from hire_model.model import artifact
 from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
+from hire_model.model.hubs import find_bank
 from hire_model.scoring.explain import Explanation, explain
+from hire_model.scoring.hub_correction import correct_matrix
 from hire_model.scoring.matrix import compute_similarity, map_predicates
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import EvaluateSettings, Settings, flatten
@@ -58,6 +63,9 @@ def evaluate(
     limit: int = 0,
     announce: Callable[[str], None] = log.info,
     contrasts: Sequence[Path] = (),
+    judgements: Sequence[Path] = (),
+    hub_correction: bool = False,
+    eccv: bool = False,
 ) -> EvaluationOutcome:
     """Evaluate a model, or the mean of the similarity matrices of several models. Inside `mlflow run`, log the figures.
 
@@ -71,6 +79,10 @@ def evaluate(
         limit: number of images to use, from the first; 0 for all.
         announce: called before the evaluation, with a line that names model, data set, digest, split and images.
         contrasts: files of contrast sets (see `contrast_sets`) whose images are in the split.
+        judgements: files of human judgements (see `judgement_sets`) whose images are in the split.
+        hub_correction: correct the similarity matrix for hubs (see `hire_model.model.hubs`). Contrast sets and
+            judgements are measured without it.
+        eccv: also compute ECCV Caption and CxC; the split must be COCO's 5,000 test images.
 
     Raises:
         HireError: no such model, split or protocol, or the features do not have the size that the model expects.
@@ -81,8 +93,7 @@ def evaluate(
     settings = use_common_data(settings, found)
     chosen = open_dataset(settings.data).split(split, limit)
     protocols.check_fit(chosen.owner, len(chosen.images), settings.evaluate.protocol)
-    items = [item for path in contrasts for item in read_contrasts(path)]
-    matched = match_images(items, chosen) if contrasts else None
+    more = _read_more_protocols(chosen, contrasts, judgements, eccv)
     folders = [registry.fetch(model, settings.tracking) for model in models]
     names = [name_model(*each) for each in zip(models, found, strict=True)]
     announce(describe_evaluation(", ".join(names), chosen, found))
@@ -96,13 +107,16 @@ def evaluate(
         run.log_params(flatten(settings.model_dump(mode="json", include={"evaluate"})))
         run.set_tags(collect_facts())
         loaded = [load_model(folder, settings) for folder in folders]
-        matrices = [score_split(model, chosen, settings.evaluate) for model in loaded]
+        facts = {"model": ", ".join(names), "hub correction": "off"}
+        if hub_correction:  # before scoring: a model without a bank is refused
+            banks = [find_bank(model.hubs, model.settings, name) for name, model in zip(names, loaded, strict=True)]
+            facts["hub correction"] = "; ".join(dict.fromkeys(bank.describe() for bank in banks))
+        matrices = [score_split(model, chosen, settings.evaluate, hub_correction) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
-        result = make_result(matrix, chosen, settings.evaluate, {"model": ", ".join(names)})
-        if matched:
-            scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
-            table = measure_contrasts(scorers, chosen, matched, contrasts, settings.evaluate.bootstrap)
-            result = result.model_copy(update={"contrasts": table})
+        result = make_result(matrix, chosen, settings.evaluate, facts)
+        scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
+        tables = _measure_more_protocols(more, scorers, chosen, matrix, settings.evaluate.bootstrap)
+        result = result.model_copy(update={"hub_correction": hub_correction, **tables})
         explained = loaded[0] if len(loaded) == 1 else None  # an ensemble has no attention to show
         with tempfile.TemporaryDirectory() as temporary:  # a run gets both files, also if the user names none
             kept = (figures, page)
@@ -119,14 +133,57 @@ def evaluate(
     return EvaluationOutcome(result, split, page, figures)
 
 
+@dataclass(frozen=True)
+class _MoreProtocols:
+    """The inputs of the protocols besides recall, read and matched with the split before anything is scored.
+
+    coco: the metrics of ECCV Caption, and COCO's ids of the images and captions of the split.
+    """
+
+    files: Sequence[Path]
+    contrasts: MatchedItems | None
+    judgements: list[MatchedJudgements]
+    coco: tuple[Any, list[int], list[int]] | None
+
+
+def _read_more_protocols(
+    split: Split, contrasts: Sequence[Path], judgements: Sequence[Path], eccv: bool
+) -> _MoreProtocols:
+    items = [item for path in contrasts for item in read_contrasts(path)]
+    return _MoreProtocols(
+        files=contrasts,
+        contrasts=match_images(items, split) if contrasts else None,
+        judgements=[match_judgements(path, split) for path in judgements],
+        coco=(metrics := load_metrics(), *find_coco_ids(metrics, split)) if eccv else None,
+    )
+
+
+def _measure_more_protocols(
+    more: _MoreProtocols, scorers: Sequence[Scorer], split: Split, matrix: np.ndarray | Ensemble, bootstrap: int
+) -> dict[str, object]:
+    """Measure the protocols that were asked for; return them by field of `Result`."""
+    tables: dict[str, object] = {}
+    if more.coco:
+        metrics, images, captions = more.coco
+        scores = matrix.matrix if isinstance(matrix, Ensemble) else matrix
+        tables["eccv"] = measure_eccv(metrics, scores, images, captions)
+    if more.contrasts:
+        tables["contrasts"] = measure_contrasts(scorers, split, more.contrasts, more.files, bootstrap)
+    if more.judgements:
+        tables["judgements"] = measure_judgements(scorers, split, more.judgements, bootstrap)
+    return tables
+
+
 def load_model(folder: Path, settings: Settings) -> Hire:
     """Load the model in `folder` to the device of the settings."""
     return artifact.load(folder).to(torch.device(pick_device(settings.train)))
 
 
-def score_split(model: Hire, split: Split, settings: EvaluateSettings) -> np.ndarray:
-    """Compute the similarity matrix [N, M] of the images and captions of `split`."""
-    return compute_similarity(model, split, build_caption_bank(model, split.texts), settings.budget_mb << 20)
+def score_split(model: Hire, split: Split, settings: EvaluateSettings, hub_correction: bool = False) -> np.ndarray:
+    """Compute the similarity matrix [N, M] of the images and captions of `split`, corrected for hubs or not."""
+    bank = build_caption_bank(model, split.texts)
+    matrix = compute_similarity(model, split, bank, settings.budget_mb << 20)
+    return correct_matrix(model, split, bank, matrix) if hub_correction else matrix
 
 
 def make_result(

@@ -25,6 +25,7 @@ from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.model.warm_start import warm_start
 from hire_model.model_card import card
+from hire_model.scoring.hub_correction import collect_bank
 from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import ResolvedSettings, Settings, flatten
 from hire_model.tracking import registry
@@ -109,6 +110,8 @@ def train(
         model, fitted = fit_model(settings, splits, out, resume, _make_epoch_logger(run, on_epoch))
         if not is_first_process():
             return None
+        train = settings.train
+        model.hubs = collect_bank(model, splits.train, train.hub_bank, train.temperature, train.seed)
         try:
             return _finish(model, fitted, splits, settings, run, uri)
         except KeyboardInterrupt as stopped:

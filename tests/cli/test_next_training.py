@@ -64,6 +64,15 @@ def test_scenes_with_relations_use_the_default_recipe(tmp_path: Path, capsys: py
     assert settings.model.text.kind == "bigru"
 
 
+@pytest.mark.parametrize(("images", "recipe"), [(700, "flickr8k_mini"), (5856, "flickr8k_regions")])
+def test_the_number_of_photographs_selects_the_recipe(images: int, recipe: str, tmp_path: Path) -> None:
+    folder = _write(tmp_path / "out", ["train", "dev"])
+    manifest = Manifest.read(folder)
+    splits = manifest.splits | {"train": manifest.splits["train"].model_copy(update={"images": images})}
+    arguments = suggest_training(manifest.model_copy(update={"splits": splits}), folder)
+    assert arguments[:2] == ["--recipe", recipe]
+
+
 @pytest.mark.parametrize("names", [["dev"], ["train"], ["val", "test"]])
 def test_a_data_set_that_cannot_be_trained_on_gets_no_training_command(
     names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

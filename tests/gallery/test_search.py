@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hire_model.errors import HireError
 from hire_model.gallery import index, search
+from hire_model.model.hubs import HubBank
 from hire_model.scoring import matrix
 from hire_model.scoring.scorer import Scorer
 
@@ -195,3 +196,29 @@ def test_the_encodings_are_mapped_from_disk_and_not_loaded(gallery):
     arrays = [gallery.images.summary, *gallery.images._shards]
     assert all(isinstance(array, np.memmap) for array in arrays)
     assert torch.is_tensor(gallery.read_images([0]).regions)
+
+
+def test_hub_correction_subtracts_both_popularities_and_is_refused_without_a_bank(
+    scorer, gallery, split, full, monkeypatch
+):
+    texts, images = split.texts[:3], gallery.read_images([4, 2])
+    for query, find in ((texts, search.search_images), (images, search.search_captions)):
+        with pytest.raises(HireError, match="no bank of training items"):
+            find(scorer, gallery, query, hub_correction=True)
+    bank = HubBank(
+        torch.from_numpy(gallery.images.summary[:9].copy()), scorer.encode_texts(split.texts[:9]).summary, 0.1
+    )
+    monkeypatch.setattr(scorer.model, "hubs", bank)
+    image = bank.rate_images(torch.from_numpy(gallery.images.summary.copy())).numpy()
+    caption = bank.rate_texts(scorer.encode_texts(split.texts).summary).numpy()
+    corrected = full - image[:, None] - caption
+    for column, result in enumerate(search.search_images(scorer, gallery, texts, 40, 40, hub_correction=True)):
+        rows = [hit.row for hit in result.hits]
+        np.testing.assert_allclose([hit.score for hit in result.hits], corrected[rows, column], atol=1e-5)
+        assert (np.diff(corrected[rows, column]) <= 1e-5).all()
+    found = search.search_captions(scorer, gallery, images, 5, 200, hub_correction=True)
+    for row, result in zip((4, 2), found, strict=True):
+        rows = [hit.row for hit in result.hits]
+        np.testing.assert_allclose([hit.score for hit in result.hits], corrected[row, rows], atol=1e-5)
+    plain = search.search_images(scorer, gallery, texts, 40, 40)
+    np.testing.assert_allclose(plain[0].hits[0].score, full[:, 0].max(), atol=1e-6, err_msg="never silently on")

@@ -9,10 +9,12 @@ from typing import Any
 import gallery_examples
 import numpy as np
 import pytest
+import torch
 from service_examples import GALLERY, image, make_service, pairs, stored
 
 from hire_model.data.store import Split
 from hire_model.gallery.search import search_captions, search_images
+from hire_model.model.hubs import HubBank
 from hire_model.service.contract import SearchAnswer
 from hire_model.service.encoding import CacheCounts, CachedEncoder
 from hire_model.service.parsing import Limits, Request
@@ -100,6 +102,27 @@ def test_a_search_request_returns_the_hits_of_the_gallery_search(service: Servic
         np.testing.assert_allclose(
             [hit["score"] for hit in result["hits"]], [h.score for h in expected[0].hits], atol=1e-5
         )
+
+
+def test_a_search_is_corrected_for_hubs_only_if_asked(
+    service: Service, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = {"gallery": GALLERY, "texts": split.texts[:2], "top_k": 3}
+    [(status, fault)] = _send(service, request | {"hub_correction": True})
+    assert status == 400 and fault["path"] == "hub_correction" and "no bank" in fault["message"]
+    plain = _get_answer(service, request)
+    gallery = service.galleries.open(GALLERY, "")
+    bank = HubBank(torch.from_numpy(gallery.images.summary[:4].copy()), torch.eye(gallery.manifest.dim)[:4], 0.07)
+    monkeypatch.setattr(service.scorer.model, "hubs", bank)
+    assert _get_answer(service, request) == plain and plain["hub_correction"] is False
+    corrected = _get_answer(service, request | {"hub_correction": True})
+    assert corrected["hub_correction"] is True
+    expected = search_images(service.scorer, gallery, split.texts[:2], 3, hub_correction=True)
+    for result, found in zip(corrected["results"], expected, strict=True):
+        np.testing.assert_allclose(
+            [hit["score"] for hit in result["hits"]], [hit.score for hit in found.hits], atol=1e-5
+        )
+    assert corrected["results"] != plain["results"]
 
 
 def test_answers_list_unknown_words_only_if_there_are_some(service: Service, split: Split) -> None:

@@ -297,7 +297,7 @@ def test_a_flipped_byte_in_any_file_is_refused_by_evaluate_gate_promote_card_and
     ]
     folder = fetch("models:/hire/1", settings.tracking)
     names = [path.name for path in folder.iterdir()]
-    assert len(names) == 4
+    assert len(names) == 5
     for name in names:
         for action in actions:
             with flip_byte(folder / name), pytest.raises(ArtifactChangedError, match=f"changed: {name}"):
