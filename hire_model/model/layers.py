@@ -18,7 +18,26 @@ def normalize(x: Tensor, dim: int = -1) -> Tensor:
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of x [..., n, D] over the n that mask [..., n] marks; zero where it marks none."""
     weights = mask.to(x.dtype)
-    return (x * weights[..., None]).sum(dim=-2) / weights.sum(dim=-1, keepdim=True).clamp(min=1)
+    weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=1)
+    return (x * weights[..., None]).sum(dim=-2)
+
+
+def mask_out(x: Tensor, mask: Tensor) -> Tensor:
+    """Return x, -inf where the mask, broadcast to x, is False. An addition is faster here than `masked_fill`."""
+    return x + torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, float("-inf"))
+
+
+class Dropout(nn.Dropout):
+    """Dropout with a mask of random bytes on a CPU, which takes half as long; the rate is a multiple of 1/256."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop values of x at random and scale the others, so that the mean stays."""
+        dropped = round(256 * self.p)
+        if not self.training or x.device.type != "cpu" or not 0 < dropped < 256:
+            return super().forward(x)
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
 
 
 def make_linear(size_in: int, size_out: int, gain: float = 1.0) -> nn.Linear:
