@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hire_model.model.relations import SIZE
 from hire_model.settings import ModelSettings
 
 _FLOAT = 4  # bytes
@@ -63,18 +62,3 @@ def count_cost(settings: ModelSettings, sizes: Sizes) -> dict[str, Cost]:
 def count_flop(settings: ModelSettings, sizes: Sizes) -> float:
     """Count the operations of all pair stages for one pair."""
     return sum(cost.flop for cost in count_cost(settings, sizes).values())
-
-
-def count_step_flop(settings: ModelSettings, sizes: Sizes, batch: int, feature_dim: int) -> float:
-    """Count the operations of a training step without the text encoder: forward, and twice as many backward.
-
-    Per image: projection, the implicit relations' layer and two graph steps; per pair: the pair stages.
-    """
-    dim, r = settings.dim, sizes.regions
-    per_image = 2 * r * feature_dim * dim
-    if settings.image_implicit:
-        per_image += 2 * r * dim * dim * 8 + 4 * r * r * dim
-    if settings.graphs != "none":
-        per_image += 2 * r * dim * dim * 4
-    roles = 4 * sizes.words * dim * 2 * sizes.kinds * SIZE
-    return 3 * (batch * (per_image + roles) + batch * batch * count_flop(settings, sizes))
