@@ -124,6 +124,7 @@ def draw(path: Path) -> None:
                 axes.plot(list(values), flop, color=colour, label=recipe)
                 axes.set(xlabel=labels[name], yscale="log")
         panels[0].set_ylabel("MFLOP per pair")
+        panels[0].yaxis.set_major_formatter("{x:g}")
         panels[0].legend(fontsize="small")
     save_plot(figure, path)
 

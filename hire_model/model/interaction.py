@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hire_model.batch import EncodedImages, EncodedTexts
-from hire_model.model.layers import EPS, Dropout, make_linear, mask_out, masked_mean, normalize
+from hire_model.model.layers import EPS, ReluDropout, make_linear, mask_out, masked_mean, normalize
 from hire_model.model.relations import RELATED_SHARE, RelationMatch
 from hire_model.settings import ModelSettings
 
@@ -40,12 +40,12 @@ class Refine(nn.Module):
         self.keys = make_linear(size, 2 * size)
         self.first = make_linear(size, size)
         self.second = make_linear(size, size, gain=0.1)
-        self.dropout = Dropout(dropout)
+        self.dropout = ReluDropout(dropout)
 
     def forward(self, v: Tensor, attended: Tensor) -> Tensor:
         """Refine v [..., n, P] with attended [..., n, 2P], a weighted sum of keys; return [..., n, P]."""
         scale, shift = attended.chunk(2, dim=-1)
-        return v + self.second(self.dropout(torch.relu(self.first(torch.addcmul(shift, v, torch.tanh(scale))))))
+        return v + self.second(self.dropout(self.first(torch.addcmul(shift, v, torch.tanh(scale)))))
 
 
 class CrossLevel(nn.Module):
@@ -63,7 +63,7 @@ class CrossLevel(nn.Module):
         """Map v [..., n, P] with g [..., P] to [..., n, P]."""
         g = g[..., None, :]
         u = torch.sigmoid((v * g).sum(dim=-1, keepdim=True) * v.shape[-1] ** -0.5) * v
-        return v + torch.relu(self.out(u * torch.tanh(self.scale(u)) + g))
+        return v + torch.relu_(self.out(torch.addcmul(g, u, torch.tanh_(self.scale(u)))))
 
 
 @dataclasses.dataclass(frozen=True)

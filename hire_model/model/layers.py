@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -32,12 +34,44 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop values of x at random and scale the others, so that the mean stays."""
-        dropped = round(256 * self.p)
-        if not self.training or x.device.type != "cpu" or not 0 < dropped < 256:
+        if not self.uses_bytes(x):
             return super().forward(x)
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+        rate = round(256 * self.p)
+        return x * (~_draw_dropped(x, rate)).to(x.dtype).mul_(256 / (256 - rate))
+
+    def uses_bytes(self, x: Tensor) -> bool:
+        """Return whether x is in training, on a CPU, and the rate is neither 0 nor 1."""
+        return self.training and x.device.type == "cpu" and 0 < round(256 * self.p) < 256
+
+
+class ReluDropout(Dropout):
+    """ReLU, then dropout. On a CPU both overwrite the input, and one tensor is kept for the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x, which no other operation may need: it is overwritten."""
+        if not self.uses_bytes(x):
+            return super().forward(torch.relu(x))
+        return _ReluDropout.apply(x, round(256 * self.p))  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ReluDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rate: int) -> Tensor:
+        ctx.scale = 256 / (256 - rate)
+        x.relu_().masked_fill_(_draw_dropped(x, rate), 0).mul_(ctx.scale)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return torch.ops.aten.threshold_backward(grad, ctx.saved_tensors[0], 0).mul_(ctx.scale), None
+
+
+def _draw_dropped(x: Tensor, rate: int) -> Tensor:
+    """Return a mask of the shape of x that is True with probability rate / 256."""
+    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+    return words.view(torch.uint8)[: x.numel()].view(x.shape) < rate
 
 
 def make_linear(size_in: int, size_out: int, gain: float = 1.0) -> nn.Linear:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hire_model.model.layers import Dropout, mask_out
+from hire_model.model.layers import Dropout, ReluDropout, mask_out
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
@@ -39,3 +39,16 @@ def test_a_masked_value_is_minus_infinity_and_has_no_gradient() -> None:
     largest = mask_out(x, torch.tensor([[True, False], [True, True]])).amax(dim=1)
     assert largest.tolist() == [1.0, 3.0]
     assert torch.autograd.grad(largest.sum(), x)[0].tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_relu_with_dropout_has_the_values_and_gradients_of_both(training: bool) -> None:
+    x = torch.randn(40, 41, requires_grad=True)
+    torch.manual_seed(3)
+    together = ReluDropout(0.2).train(training)(x * 1)  # a copy, as it is overwritten
+    torch.manual_seed(3)
+    apart = torch.relu(Dropout(0.2).train(training)(x))
+    torch.testing.assert_close(together, apart)
+    weights = torch.randn_like(x)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (together, apart)]
+    torch.testing.assert_close(*gradients)
