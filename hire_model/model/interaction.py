@@ -71,8 +71,8 @@ class Side:
     """Inputs of the pair stages for one side, images or captions: items [...] of n fragments, prepared once per item.
 
     Attributes:
-        x: [..., n, P] fragments, zero where padded.
-        directions: [..., n, P] unit vectors of `x`.
+        x: [..., n, P] fragments.
+        directions: [..., n, P] unit vectors of `x`, zero where padded.
         mask: [..., n] bool.
         keys: [..., n, 2P] keys for the other side's `Refine`; None without stage 6.
         summary: [..., P] unit vector of the mean fragment.
@@ -216,14 +216,17 @@ class Interaction(nn.Module):
     def _align(self, over_regions: Tensor, cosine: Tensor, images: Side, texts: Side) -> Tensor:
         """Return cos(t_j, e_j) [G, B, C, L] of words and attended regions, weighted by the length of t_j.
 
-        SCAN, Lee et al. 2018, eq. 6. e_j = sum_r a_jr v_r is not computed: <t_j, e_j> follows from the cosines, and
-        |e_j|^2 from the products of regions <v_r, v_s>.
+        SCAN, Lee et al. 2018, eq. 6, with e_j = sum_r a_jr v_r. <t_j, e_j> follows from the cosines, and |e_j|^2 from
+        the products of regions <v_r, v_s>, or from e_j if there are fewer words than regions.
         """
-        products = images.x @ images.x.transpose(2, 3)  # [G, B, R, R]
-        squares = (over_regions.flatten(2, 3) @ products).view_as(over_regions) * over_regions
-        dots = over_regions * cosine * images.x.norm(dim=-1)[:, :, None, None]
-        aligned = dots.sum(dim=-1) * torch.rsqrt(squares.sum(dim=-1).clamp(min=0) + EPS)
-        weights = texts.x.norm(dim=-1)  # [G, C, L]
+        over, x = over_regions.flatten(2, 3), images.x  # over [G, B, C*L, R]
+        if over.shape[2] < over.shape[3]:
+            squares = (over @ x).square().sum(dim=-1)
+        else:
+            squares = ((over @ (x @ x.transpose(2, 3))) * over).sum(dim=-1).clamp(min=0)
+        dots = (over_regions * cosine * x.norm(dim=-1)[:, :, None, None]).sum(dim=-1)
+        aligned = dots * torch.rsqrt(squares.view_as(dots) + EPS)
+        weights = texts.x.norm(dim=-1) * texts.mask  # [G, C, L]
         return aligned * (weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6))[:, None]
 
 
@@ -285,23 +288,26 @@ def _choose_block(images: int, texts: int, pairs: int) -> tuple[int, int]:
 def _split_by_length(side: Side, size: int) -> tuple[list[Side], Tensor]:
     """Sort items by their number of fragments and cut them into equal parts of at most `size`, each without padding.
 
-    Return the parts, and the order [n] of the items in them. Waits for a GPU.
+    Return the parts, and the order [n] of the items in them. Items without padding are not copied. Waits for a GPU.
     """
     lengths = side.mask.sum(dim=1).cpu()
     order = torch.argsort(lengths, stable=True)
+    parts = order.tensor_split(math.ceil(len(order) / size))
+    if int(lengths.min()) == side.mask.shape[1]:  # the order is that of `side`
+        return [side[slice(int(items[0]), int(items[-1]) + 1)] for items in parts], order.to(side.mask.device)
     fragments = torch.argsort(~side.mask, dim=1, stable=True)  # the real ones first
-    parts = []
-    for items in order.tensor_split(math.ceil(len(order) / size)):
+    selected = []
+    for items in parts:
         longest = max(1, int(lengths[items[-1]]))
         items = items.to(side.mask.device)
-        parts.append(side.select(items, fragments[items, :longest]))
-    return parts, order.to(side.mask.device)
+        selected.append(side.select(items, fragments[items, :longest]))
+    return selected, order.to(side.mask.device)
 
 
 def _prepare_side(x: Tensor, mask: Tensor, refine_other: Refine | None, relations: Tensor | None) -> Side:
-    x = x * mask[..., None]
     keys = None if refine_other is None else refine_other.keys(x)
-    return Side(x, normalize(x), mask, keys, normalize(masked_mean(x, mask)), relations)
+    directions = x * (torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + EPS) * mask[..., None])
+    return Side(x, directions, mask, keys, normalize(masked_mean(x, mask)), relations)
 
 
 def _scale_to(length: float, x: Tensor, dim: int) -> Tensor:
