@@ -15,13 +15,11 @@ import time
 import torch
 
 from hire_model.batch import EncodedImages, EncodedTexts
+from hire_model.bench.scoring import score_in_blocks, score_in_loop
 from hire_model.model.hire import Hire
 from hire_model.model.layers import normalize
 from hire_model.model.vocabulary import learn_vocabulary
-from hire_model.scoring.matrix import score_matrix
 from hire_model.settings import resolve
-
-BLOCK = 128
 
 
 def draw_items(model: Hire, images: int, captions: int, regions: int, words: int) -> tuple[EncodedImages, EncodedTexts]:
@@ -34,27 +32,6 @@ def draw_items(model: Hire, images: int, captions: int, regions: int, words: int
         ),
         EncodedTexts(torch.randn(*mask.shape, size), mask, normalize(torch.randn(captions, dim))),
     )
-
-
-def score_in_loop(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tensor:
-    lengths = texts.mask.sum(dim=1).tolist()
-    columns = []
-    for row, length in enumerate(lengths):
-        text = EncodedTexts(
-            texts.words[row : row + 1, :length], texts.mask[row : row + 1, :length], texts.summary[row : row + 1]
-        )
-        columns.append(model.score(images, text).total)
-    return torch.cat(columns, dim=1)
-
-
-def score_in_blocks(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tensor:
-    """Score encoded items like `compute_similarity`: captions of similar length in one block."""
-    scores, lengths = torch.empty(len(images), len(texts)), texts.mask.sum(dim=1)
-    for rows in lengths.argsort().split(BLOCK):
-        longest, block = int(lengths[rows].max()), texts[rows]
-        block = EncodedTexts(block.words[:, :longest], block.mask[:, :longest], block.summary)
-        scores[:, rows] = torch.from_numpy(score_matrix(model, images, block, 512 << 20))
-    return scores
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
     python benchmarks/train_step.py --data DATASET [--steps 30] [--set model.preset=base ...]
 
-Both train the same model from the same seed on the same batches, in one run. `plain` has its batches in memory and does
-only forward, backward and AdamW; `ours, loaded` has the same batches in memory; `ours` reads them from disk.
+Both train the same model from the same seed on the same batches, in one run. `plain` has its batches in memory, scores
+all padded pairs at once and does only forward, backward and AdamW; `ours, loaded` has the same batches in
+memory; `ours` reads them from disk.
 """
 
 from __future__ import annotations
@@ -18,20 +19,12 @@ from pathlib import Path
 
 import torch
 
-from hire_model.batch import Batch
+from hire_model.bench.training import Item, make_loader, make_plain_step, make_step
 from hire_model.data.store import Dataset
-from hire_model.model.build import build_model
-from hire_model.model.captions import build_caption_bank
-from hire_model.settings import Settings, resolve
-from hire_model.training.batches import Augment, BatchPlan, CaptionSampler, Loader, PlannedBatches
-from hire_model.training.distributed import launch_fabric, seed_everything
-from hire_model.training.loop import train_step
-from hire_model.training.losses import hinge_loss
-from hire_model.training.optim import make_optimizer
-from hire_model.training.train_state import TrainState
+from hire_model.settings import resolve
+from hire_model.training.distributed import launch_fabric
 
 WARM = 3
-Item = tuple[BatchPlan, Batch]
 
 
 def time_steps(items: Iterable[Item], step: Callable[[Item], None], device: torch.device) -> list[float]:
@@ -53,17 +46,10 @@ def main(data: str, steps: int, overrides: list[str]) -> None:
     if train.threads:
         torch.set_num_threads(train.threads)
     fabric = launch_fabric(train)
-    bank = build_caption_bank(build_model(settings.model, split), split.texts)
-    sampler = CaptionSampler(split.owner, train.batch, train.seed)
-    augment = Augment(train.seed, train.region_drop, train.word_drop)
-    loader = Loader(sampler, PlannedBatches(split, bank, augment), settings.data.workers)
+    loader = make_loader(settings, split)
     loaded = list(itertools.islice(loader.load_epoch(0), steps + WARM))
     with tempfile.TemporaryDirectory() as out:
-        state = TrainState(make_model(settings, split), settings, fabric, Path(out), "", len(sampler.draw_batches(0)))
-
-        def run_step(item: Item) -> None:
-            train_step(state, *item, hardest=False)
-
+        run_step = make_step(settings, split, Path(out), len(loader.sampler.draw_batches(0)))
         results = {
             "plain": time_steps(loaded, make_plain_step(settings, split, fabric.device), fabric.device),
             "ours, loaded": time_steps(loaded, run_step, fabric.device),
@@ -74,29 +60,6 @@ def main(data: str, steps: int, overrides: list[str]) -> None:
         print(
             f"{name:14} median {statistics.median(seconds):.4f} s per step, least {min(seconds):.4f}, n {len(seconds)}"
         )
-
-
-def make_model(settings: Settings, split: object) -> torch.nn.Module:
-    seed_everything(settings.train.seed)
-    return build_model(settings.model, split)  # type: ignore[arg-type]
-
-
-def make_plain_step(settings: Settings, split: object, device: torch.device) -> Callable[[Item], None]:
-    model = make_model(settings, split).to(device).train()
-    adamw = make_optimizer(model, settings.train)
-
-    def step(item: Item) -> None:
-        batch = item[1].to(device)
-        scores = model.score(model.encode_image(batch.regions), model.encode_text(batch.tokens))
-        margin = settings.train.margin
-        loss = hinge_loss(scores.total, margin, hardest=False)
-        if scores.globals is not None:
-            loss = loss + settings.train.global_loss * hinge_loss(scores.globals, margin, hardest=False)
-        adamw.zero_grad()
-        loss.backward()
-        adamw.step()
-
-    return step
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hire_model.batch import EncodedImages, EncodedTexts
-from hire_model.model.layers import make_linear, masked_mean, normalize
+from hire_model.model.layers import EPS, ReluDropout, make_linear, mask_out, masked_mean, normalize
 from hire_model.model.relations import RELATED_SHARE, RelationMatch
 from hire_model.settings import ModelSettings
 
@@ -40,12 +40,12 @@ class Refine(nn.Module):
         self.keys = make_linear(size, 2 * size)
         self.first = make_linear(size, size)
         self.second = make_linear(size, size, gain=0.1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ReluDropout(dropout)
 
     def forward(self, v: Tensor, attended: Tensor) -> Tensor:
         """Refine v [..., n, P] with attended [..., n, 2P], a weighted sum of keys; return [..., n, P]."""
         scale, shift = attended.chunk(2, dim=-1)
-        return v + self.second(self.dropout(torch.relu(self.first(v * torch.tanh(scale) + shift))))
+        return v + self.second(self.dropout(self.first(torch.addcmul(shift, v, torch.tanh(scale)))))
 
 
 class CrossLevel(nn.Module):
@@ -63,7 +63,7 @@ class CrossLevel(nn.Module):
         """Map v [..., n, P] with g [..., P] to [..., n, P]."""
         g = g[..., None, :]
         u = torch.sigmoid((v * g).sum(dim=-1, keepdim=True) * v.shape[-1] ** -0.5) * v
-        return v + torch.relu(self.out(u * torch.tanh(self.scale(u)) + g))
+        return v + torch.relu_(self.out(torch.addcmul(g, u, torch.tanh_(self.scale(u)))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Side:
 
     Attributes:
         x: [..., n, P] fragments.
-        directions: [..., n, P] unit vectors of `x`.
+        directions: [..., n, P] unit vectors of `x`, zero where padded.
         mask: [..., n] bool.
         keys: [..., n, 2P] keys for the other side's `Refine`; None without stage 6.
         summary: [..., P] unit vector of the mean fragment.
@@ -176,15 +176,16 @@ class Interaction(nn.Module):
         regions, words, aligned, related = images.x[:, None], texts.x[:, None], None, None
         cosine = self.compute_cosine(images, texts)
         if self.on_regions is not None or self.on_words is not None:
-            over_words, over_regions = self.attend(cosine, images.mask, texts.mask)
             if self.on_regions is not None and texts.keys is not None:
+                over_words = self.attend_to_words(cosine, texts.mask).flatten(2, 3)  # [G, C, B*R, L]
                 attended = (over_words @ texts.keys).unflatten(2, images.mask.shape[1:])  # [G, C, B, R, 2P]
                 regions = self.on_regions(regions, attended)
+            over_regions = self.attend_to_regions(cosine, images.mask)  # [G, B, C, L, R]
             if self.on_words is not None and images.keys is not None:
-                attended = (over_regions @ images.keys).unflatten(2, texts.mask.shape[1:])  # [G, B, C, L, 2P]
-                words = self.on_words(words, attended)
+                attended = (over_regions.flatten(2, 3) @ images.keys).unflatten(2, texts.mask.shape[1:])
+                words = self.on_words(words, attended)  # attended [G, B, C, L, 2P]
             if self.alignment:
-                aligned = self._align(over_regions, images, texts)
+                aligned = self._align(over_regions, cosine, images, texts)
         if self.object_sentence is not None:
             regions = self.object_sentence(regions, texts.summary[:, :, None])
         if self.word_image is not None:
@@ -194,36 +195,39 @@ class Interaction(nn.Module):
         return Fragments(regions, words, aligned, related)
 
     def compute_cosine(self, images: Side, texts: Side) -> Tensor:
-        """Return the cosines [G, C*L, B*R] of words and regions."""
-        return texts.directions.flatten(1, 2) @ images.directions.flatten(1, 2).transpose(1, 2)
+        """Return the cosines [G, B, C, L, R] of words and regions, zero where padded."""
+        cosine = texts.directions.flatten(1, 2)[:, None] @ images.directions.transpose(2, 3)
+        return cosine.unflatten(2, texts.mask.shape[1:])
 
-    def _align(self, over_regions: Tensor, images: Side, texts: Side) -> Tensor:
-        """Return cos(t_j, e_j) [G, B, C, L] of words and attended regions, weighted by the length of t_j.
-
-        SCAN, Lee et al. 2018, eq. 6.
-        """
-        attended = (over_regions @ images.x).unflatten(2, texts.mask.shape[1:])  # [G, B, C, L, P]
-        cosine = (normalize(attended) * texts.directions[:, None]).sum(dim=-1)
-        weights = texts.x.norm(dim=-1) * texts.mask  # [G, C, L]
-        return cosine * (weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6))[:, None]
-
-    def attend(self, cosine: Tensor, v_mask: Tensor, t_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return attention of regions over words [G, C, B*R, L] and of words over regions [G, B, C*L, R].
+    def attend_to_words(self, cosine: Tensor, t_mask: Tensor) -> Tensor:
+        """Return the attention of regions over words [G, C, B, R, L].
 
         As in DIME and SCAN: LeakyReLU of the cosine, scaled to length 1 over the attending axis, then softmax over the
         attended axis. Padding is left out of both.
         """
-        a = nn.functional.leaky_relu(cosine, 0.1) * (t_mask.flatten(1)[:, :, None] & v_mask.flatten(1)[:, None])
-        a = a.view(*t_mask.shape, *v_mask.shape[1:])  # [G, C, L, B, R]
-        by_region, by_word = self.temperatures
-        over_words = (
-            (by_region * normalize(a, dim=4)).masked_fill(~t_mask[:, :, :, None, None], float("-inf")).softmax(dim=2)
-        )
-        over_regions = (by_word * normalize(a, dim=2)).masked_fill(~v_mask[:, None, None], float("-inf")).softmax(dim=4)
-        return (
-            over_words.flatten(3).transpose(2, 3),
-            over_regions.permute(0, 3, 1, 2, 4).flatten(2, 3),
-        )
+        a = _scale_to(self.temperatures[0], nn.functional.leaky_relu(cosine, 0.1), dim=4)
+        return mask_out(a, t_mask[:, None, :, :, None]).softmax(dim=3).permute(0, 2, 1, 4, 3)
+
+    def attend_to_regions(self, cosine: Tensor, v_mask: Tensor) -> Tensor:
+        """Return the attention of words over regions [G, B, C, L, R], computed as in `attend_to_words`."""
+        a = _scale_to(self.temperatures[1], nn.functional.leaky_relu(cosine, 0.1), dim=3)
+        return mask_out(a, v_mask[:, :, None, None]).softmax(dim=4)
+
+    def _align(self, over_regions: Tensor, cosine: Tensor, images: Side, texts: Side) -> Tensor:
+        """Return cos(t_j, e_j) [G, B, C, L] of words and attended regions, weighted by the length of t_j.
+
+        SCAN, Lee et al. 2018, eq. 6, with e_j = sum_r a_jr v_r. <t_j, e_j> follows from the cosines, and |e_j|^2 from
+        the products of regions <v_r, v_s>, or from e_j if there are fewer words than regions.
+        """
+        over, x = over_regions.flatten(2, 3), images.x  # over [G, B, C*L, R]
+        if over.shape[2] < over.shape[3]:
+            squares = (over @ x).square().sum(dim=-1)
+        else:
+            squares = ((over @ (x @ x.transpose(2, 3))) * over).sum(dim=-1).clamp(min=0)
+        dots = (over_regions * cosine * x.norm(dim=-1)[:, :, None, None]).sum(dim=-1)
+        aligned = dots * torch.rsqrt(squares.view_as(dots) + EPS)
+        weights = texts.x.norm(dim=-1) * texts.mask  # [G, C, L]
+        return aligned * (weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6))[:, None]
 
 
 def score_in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
@@ -284,25 +288,33 @@ def _choose_block(images: int, texts: int, pairs: int) -> tuple[int, int]:
 def _split_by_length(side: Side, size: int) -> tuple[list[Side], Tensor]:
     """Sort items by their number of fragments and cut them into equal parts of at most `size`, each without padding.
 
-    Return the parts, and the order [n] of the items in them. Waits for a GPU.
+    Return the parts, and the order [n] of the items in them. Items without padding are not copied. Waits for a GPU.
     """
     lengths = side.mask.sum(dim=1).cpu()
     order = torch.argsort(lengths, stable=True)
+    parts = order.tensor_split(math.ceil(len(order) / size))
+    if int(lengths.min()) == side.mask.shape[1]:  # the order is that of `side`
+        return [side[slice(int(items[0]), int(items[-1]) + 1)] for items in parts], order.to(side.mask.device)
     fragments = torch.argsort(~side.mask, dim=1, stable=True)  # the real ones first
-    parts = []
-    for items in order.tensor_split(math.ceil(len(order) / size)):
+    selected = []
+    for items in parts:
         longest = max(1, int(lengths[items[-1]]))
         items = items.to(side.mask.device)
-        parts.append(side.select(items, fragments[items, :longest]))
-    return parts, order.to(side.mask.device)
+        selected.append(side.select(items, fragments[items, :longest]))
+    return selected, order.to(side.mask.device)
 
 
 def _prepare_side(x: Tensor, mask: Tensor, refine_other: Refine | None, relations: Tensor | None) -> Side:
     keys = None if refine_other is None else refine_other.keys(x)
-    return Side(x, normalize(x), mask, keys, normalize(masked_mean(x, mask)), relations)
+    directions = x * (torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + EPS) * mask[..., None])
+    return Side(x, directions, mask, keys, normalize(masked_mean(x, mask)), relations)
+
+
+def _scale_to(length: float, x: Tensor, dim: int) -> Tensor:
+    """Scale x to `length` along `dim`."""
+    return x * (length * torch.rsqrt(x.square().sum(dim=dim, keepdim=True) + EPS))
 
 
 def pool(x: Tensor, mask: Tensor, max_weight: Tensor) -> Tensor:
     """Return the unit vector of mean + max_weight [P] * max of x [..., n, P] over the n that mask [..., n] marks."""
-    largest = x.masked_fill(~mask[..., None], float("-inf")).amax(dim=-2)
-    return normalize(masked_mean(x, mask) + max_weight * largest)
+    return normalize(masked_mean(x, mask) + max_weight * mask_out(x, mask[..., None]).amax(dim=-2))

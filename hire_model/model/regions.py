@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hire_model.batch import Regions
-from hire_model.model.layers import make_linear, normalize
+from hire_model.model.layers import Dropout, make_linear, normalize
 from hire_model.settings import ModelSettings
 
 BOX_VALUES = 8
@@ -38,7 +38,7 @@ class RegionProjection(nn.Module):
         self.norm = settings.feature_norm
         self.register_buffer("mean", torch.zeros(feature_dim))
         self.register_buffer("scale", torch.ones(feature_dim))
-        self.dropout = nn.Dropout(settings.input_dropout)
+        self.dropout = Dropout(settings.input_dropout)
         self.project = make_linear(feature_dim, settings.dim)
         self.position = make_linear(BOX_VALUES, settings.dim) if settings.box_encoding else None
 

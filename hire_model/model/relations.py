@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hire_model.model.layers import make_linear
+from hire_model.model.layers import make_linear, mask_out
 
 SIZE = 16  # d
 RELATED_SHARE = 0.5  # weight of S_rel in S, where it is added to the mean of the other parts
@@ -48,7 +48,7 @@ class RelationMatch(nn.Module):
 
     All methods share these arguments:
 
-    - cosine: [G, C*L, B*R] of words and regions
+    - cosine: [G, B, C, L, R] of words and regions
     - edges: [G, B, K, R, R]
     - roles: [G, C, L, 2Kd]
     - v_mask: [G, B, R] and t_mask: [G, C, L], bool
@@ -60,36 +60,43 @@ class RelationMatch(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
 
     def forward(self, cosine: Tensor, edges: Tensor, roles: Tensor, v_mask: Tensor, t_mask: Tensor) -> Tensor:
-        """Return S_rel [G, B, C] in -1..1."""
-        first, second = self._attend_roles(cosine, roles, v_mask, t_mask)
-        over_edges = (edges @ second.flatten(4)).view_as(second)  # sum_s A_k[r, s] w_ks
-        return torch.tanh((first * over_edges).sum(dim=(2, 3, 5)) * _scale_by_length(t_mask)[:, None])
+        """Return S_rel [G, B, C] in -1..1.
+
+        The sum is ordered so that no tensor has a vector per region: with M_k[j, i] = <h_kj, p_ki> it is
+        sum_kjs (sum_i M_k[j, i] a_is) (sum_r a_jr A_k[r, s]).
+        """
+        attention = self.attend(cosine, v_mask)
+        first, second = self._split_roles(roles, t_mask)
+        products = (first.transpose(2, 3) @ second.permute(0, 1, 3, 4, 2)).transpose(2, 3)  # M [G, C, L, K, L]
+        by_caption = attention.permute(0, 2, 3, 1, 4)  # [G, C, L, B, R]
+        second_ends = (products.flatten(2, 3) @ by_caption.flatten(3)).unflatten(2, products.shape[2:4])
+        second_ends = second_ends.unflatten(4, by_caption.shape[3:])  # [G, C, L, K, B, R]
+        second_ends = second_ends.permute(0, 4, 1, 2, 3, 5).flatten(4).flatten(2, 3)  # [G, B, C*L, K*R]
+        first_ends = second_ends @ edges.transpose(3, 4).flatten(2, 3)  # [G, B, C*L, R]
+        total = (first_ends.view_as(attention) * attention).sum(dim=(3, 4))
+        return torch.tanh(total * _scale_by_length(t_mask)[:, None])
 
     def split_by_word(self, cosine: Tensor, edges: Tensor, roles: Tensor, v_mask: Tensor, t_mask: Tensor) -> Tensor:
         """Return each word's part of S_rel [L] for a single pair (G = B = C = 1). The parts add up to S_rel.
 
         The product of two words' roles is divided equally between them.
         """
-        first, second = (end[0, 0, :, :, 0] for end in self._attend_roles(cosine, roles, v_mask, t_mask))  # [K, R, d]
-        attention = self.attend(cosine, v_mask, t_mask)[0, 0, :, 0]  # [L, R]
-        word_roles = (roles[0, 0] * t_mask[0, 0, :, None]).unflatten(1, (2, self.kinds, SIZE))
+        attention = self.attend(cosine, v_mask)[0, 0, 0]  # [L, R]
+        word_roles = torch.stack(self._split_roles(roles, t_mask))[:, 0, 0]  # [2, L, K, d]
+        first, second = torch.einsum("lr,elkd->ekrd", attention, word_roles)  # u and w, [K, R, d]
         # What the first ends are multiplied with, and what the second ends are multiplied with.
         factors = torch.stack([edges[0, 0] @ second, edges[0, 0].transpose(1, 2) @ first])
-        parts = torch.einsum("lr,lekd,ekrd->l", attention, word_roles, factors) * _scale_by_length(t_mask)[0, 0] / 2
+        parts = torch.einsum("lr,elkd,ekrd->l", attention, word_roles, factors) * _scale_by_length(t_mask)[0, 0] / 2
         total = parts.sum()
         return parts * torch.where(total.abs() > 1e-6, torch.tanh(total) / total, torch.ones_like(total))
 
-    def attend(self, cosine: Tensor, v_mask: Tensor, t_mask: Tensor) -> Tensor:
-        """Return a [G, C, L, B, R], the attention of words over the regions of each image; rows sum to 1 over R."""
-        scores = (self.sharpness * cosine).view(*t_mask.shape, *v_mask.shape[1:])
-        return scores.masked_fill(~v_mask[:, None, None], float("-inf")).softmax(dim=-1)
+    def attend(self, cosine: Tensor, v_mask: Tensor) -> Tensor:
+        """Return a [G, B, C, L, R], the attention of words over regions; rows sum to 1 over R."""
+        return mask_out(self.sharpness * cosine, v_mask[:, :, None, None]).softmax(dim=-1)
 
-    def _attend_roles(self, cosine: Tensor, roles: Tensor, v_mask: Tensor, t_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return u and w, each [G, B, K, R, C, d]."""
-        attention = self.attend(cosine, v_mask, t_mask).flatten(3).transpose(2, 3)  # [G, C, B*R, L]
-        attended = attention @ (roles * t_mask[..., None])  # [G, C, B*R, 2Kd]
-        attended = attended.view(*attended.shape[:2], *v_mask.shape[1:], 2, self.kinds, SIZE)
-        first, second = attended.permute(4, 0, 2, 5, 3, 1, 6)
+    def _split_roles(self, roles: Tensor, t_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h and p, each [G, C, L, K, d], zero where padded."""
+        first, second = (roles * t_mask[..., None]).unflatten(3, (2, self.kinds, SIZE)).unbind(3)
         return first, second
 
 

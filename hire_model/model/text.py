@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hire_model.batch import Tokens
 from hire_model.errors import SettingsError
-from hire_model.model.layers import make_linear
+from hire_model.model.layers import Dropout, make_linear
 from hire_model.model.vocabulary import describe_missing_checkpoint, find_checkpoint_folder
 from hire_model.settings import ModelSettings
 
@@ -34,7 +34,7 @@ class BiGRU(nn.Module):
         super().__init__()
         self.width = 2 * settings.dim
         self.embedding = nn.Embedding(vocabulary_size, settings.text.embedding, padding_idx=0)
-        self.dropout = nn.Dropout(settings.input_dropout)
+        self.dropout = Dropout(settings.input_dropout)
         self.gru = nn.GRU(settings.text.embedding, settings.dim, batch_first=True, bidirectional=True)
         self.skip = make_linear(settings.text.embedding, settings.dim) if settings.residual else None
         self.out = make_linear(settings.dim, settings.dim, gain=0) if settings.residual else None
@@ -91,7 +91,7 @@ class PretrainedEncoder(nn.Module):
         self.tuned = settings.text.tuned
         self.encoder = _load_encoder(settings.text.checkpoint, encoder_config)
         self.encoder.requires_grad_(self.tuned)
-        self.dropout = nn.Dropout(settings.input_dropout)
+        self.dropout = Dropout(settings.input_dropout)
         self.width = int(self.encoder.config.hidden_size)
         self.project = make_linear(self.width, settings.dim)
         self.words = None

@@ -56,7 +56,8 @@ def explain_encoded(model: Hire, images: EncodedImages, tokens: Tokens, text: st
         weight = model.settings.global_weight
         global_parts = _split_summary(model.encode_words(tokens)[0][0], tokens.mask[0], images.summary[0])
         parts = (1 - weight) * parts + weight * global_parts
-    attention = model.interaction.attend(model.interaction.compute_cosine(v, t), v.mask, t.mask)[1][0, 0]  # [L, R]
+    cosine = model.interaction.compute_cosine(v, t)
+    attention = model.interaction.attend_to_regions(cosine, v.mask)[0, 0, 0]  # [L, R]
     words, word_of_piece = model.vocabulary.split_words(text)
     count = len(words) + 1  # the marks have word -1 and become the last entry
     index = torch.tensor([len(words) if word < 0 else word for word in word_of_piece], device=parts.device)

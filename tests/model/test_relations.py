@@ -22,7 +22,7 @@ def make_group(seed: int, kinds: int = 3, b: int = 2, c: int = 3, r: int = 4, n:
     v_mask[..., 0], t_mask[..., 0] = True, True
     edges = torch.randn(1, b, kinds, r, r, generator=g) * (v_mask[:, :, None, :, None] & v_mask[:, :, None, None])
     return (
-        torch.rand(1, c * n, b * r, generator=g) * 2 - 1,
+        torch.rand(1, b, c, n, r, generator=g) * 2 - 1,
         edges,
         torch.randn(1, c, n, 2 * kinds * SIZE, generator=g),
         v_mask,
@@ -35,10 +35,10 @@ def test_the_relation_match_equals_its_formula(seed: int) -> None:
     cosine, edges, roles, v_mask, t_mask = make_group(seed)
     match = RelationMatch(3)
     scores = match(cosine, edges, roles, v_mask, t_mask)
-    a = cosine.view(3, 5, 2, 4) * match.sharpness
+    a = cosine[0] * match.sharpness
     for b in range(2):
         for c in range(3):
-            weights = a[c, :, b].masked_fill(~v_mask[0, b], -torch.inf).softmax(dim=-1) * t_mask[0, c, :, None]
+            weights = a[b, c].masked_fill(~v_mask[0, b], -torch.inf).softmax(dim=-1) * t_mask[0, c, :, None]
             h, p = roles[0, c].view(5, 2, 3, SIZE).unbind(1)  # [L, K, d]
             u, w = (torch.einsum("lr,lkd->krd", weights, ends) for ends in (h, p))
             total = torch.einsum("krs,krd,ksd->", edges[0, b], u, w) / (t_mask[0, c].sum() * SIZE**0.5)
