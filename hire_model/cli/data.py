@@ -56,16 +56,31 @@ def verify(dataset: DatasetFolder) -> None:
 
 
 @app.command()
-def show(dataset: DatasetFolder) -> None:
-    """Show counts, version, vocabularies, and one image with its captions."""
+def show(
+    dataset: DatasetFolder,
+    split: Annotated[str, typer.Option(help="Show only this split. Default: all splits.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Number of images on the contact sheet, evenly spread.")] = 48,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the pictures, if the data set has none.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="HTML file to write. Default: runs/sheets/DATASET.html.")
+    ] = None,
+) -> None:
+    """Show counts, vocabularies and one image, and write a contact sheet: images with boxes, relations and captions."""
     from rich.console import Console
 
     from hire_model.data.store import Dataset
+    from hire_model.evaluation.contact_sheet import render
+    from hire_model.files import check_writable, write_text
 
-    data, console = Dataset.open(dataset), Console(highlight=False, markup=False, emoji=False)
+    data, console = Dataset.open(dataset), Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    page = out or Path("runs/sheets") / f"{dataset.expanduser().resolve().name}.html"
+    check_writable(page)
     console.print(_make_count_table(data.manifest))
     console.print(_make_fact_table(data.manifest))
     console.print(_make_sample_table(data))
+    console.print(f"Contact sheet: {write_text(render(data.split(split), limit, images), page)}")
 
 
 def print_written(out: Path) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from hire_model import __version__
 from hire_model.settings import PACKAGE_FOLDER
 
-
 _describe_starters: list[Callable[[], str]] = []  # of other packages, such as flows
 
 

@@ -357,7 +357,7 @@ def test_turning_a_phone_moves_the_chosen_picture_beside_the_tiles(tab: Tab, dem
 @pytest.mark.parametrize("width", [390, 1280])
 def test_labels_do_not_overlap(tab: Tab, demo_server: Demo, example: Example, width: int) -> None:
     counts = []
-    for row in range(len(example.gallery)):
+    for row in range(0, len(example.gallery), 4):
         tab.open(f"{demo_server.address}#id={example.gallery.ids[row]}", width=width)
         tab.wait_until(f"{READY} && document.querySelector('#picked-title').innerText.endsWith('{example.gallery.ids[row]}')")
         assert tab.evaluate(OVERLAPS) == []
