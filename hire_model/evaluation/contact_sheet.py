@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 _NAMED = 12  # labelled regions and drawn relations per image, highest score first
 _LISTED = 20  # most frequent classes, predicates and words
 _BINS = 12
+_FRAME = 420, 315  # the part of the page in which each picture is shown
 _ENDINGS = ("", ".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text on a picture, in its pixels; `x`, `y`: left end of the base line."""
+    """A text on a picture, in its pixels; `x`, `y`: top left corner."""
 
     text: str
     x: float
@@ -54,6 +55,7 @@ class Arrow:
 class Card:
     """One image of the sheet.
 
+    unit       pixels of the picture that make one of the frame
     names      labels of regions; predicates: labels of arrows; both without overlap
     classes    the classes with their numbers of regions, most frequent first
     relations  all drawn relations in words
@@ -61,6 +63,7 @@ class Card:
     """
 
     scene: Scene
+    unit: float
     split: str
     captions: tuple[str, ...]
     names: tuple[Label, ...]
@@ -153,10 +156,11 @@ def _count_classes_and_predicates(split: Split) -> tuple[np.ndarray, np.ndarray]
     manifest, layouts = split.dataset.manifest, [split.dataset.layout(int(image)) for image in split.images]
     classes = np.concatenate([np.zeros(0, np.int64), *(each.classes for each in layouts)])
     predicates = np.concatenate([np.zeros(0, np.int64), *(each.relations[:, 1] for each in layouts)])
-    return tuple(
-        np.bincount(values[values >= 0].astype(np.int64), minlength=len(names))[: len(names)]
-        for values, names in ((classes, manifest.classes), (predicates, manifest.predicates))
-    )  # type: ignore[return-value]
+    return _count_ids(classes, len(manifest.classes)), _count_ids(predicates, len(manifest.predicates))
+
+
+def _count_ids(ids: np.ndarray, names: int) -> np.ndarray:
+    return np.bincount(ids[(ids >= 0) & (ids < names)].astype(np.int64), minlength=names)
 
 
 def _count_frequent(title: str, counts: np.ndarray, names: Sequence[str]) -> Bars:
@@ -204,7 +208,8 @@ def _make_card(split: Split, index: int, picture: Path | None) -> Card:
     known = [manifest.classes[k] if 0 <= k < len(manifest.classes) else "" for k in layout.classes.tolist()]
     order = np.argsort(-np.nan_to_num(layout.relation_scores, nan=0), kind="stable")[:_NAMED].tolist()
     drawn = [tuple(layout.relations[i].tolist()) for i in order]
-    placer = LabelPlacer(scene.width, scene.height)
+    unit = round(max(scene.width / _FRAME[0], scene.height / _FRAME[1]), 3)
+    placer = LabelPlacer(scene.width, scene.height, unit)
     ends = [region for subject, _, object_ in drawn for region in (subject, object_)]
     best = np.argsort(-np.nan_to_num(layout.scores, nan=0), kind="stable").tolist()
     regions = [r for r in dict.fromkeys([*ends, *best]) if r in boxes and known[r]][:_NAMED]
@@ -212,12 +217,13 @@ def _make_card(split: Split, index: int, picture: Path | None) -> Card:
     arrows, predicates = _draw_arrows(drawn, boxes, manifest.predicates, placer)
     return Card(
         scene=scene,
+        unit=unit,
         split=str(dataset.image_splits[row]),
-        captions=tuple(text for text, owner in zip(split.texts, split.owner.tolist(), strict=True) if owner == index),
+        captions=tuple(split.texts[i] for i in np.flatnonzero(split.owner == index)),
         names=names,
         arrows=arrows,
         predicates=predicates,
-        classes=tuple(Counter(name or "unknown class" for name in known).most_common()) if any(known) else (),
+        classes=tuple(Counter(name or "no class" for name in known).most_common()) if any(known) else (),
         relations=tuple(
             f"{known[s] or f'region {s}'} {manifest.predicates[p]} {known[o] or f'region {o}'}" for s, p, o in drawn
         ),

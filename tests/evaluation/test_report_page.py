@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from browser import Tab, find_chromium, run_browser
@@ -45,7 +44,9 @@ def test_the_report_uses_the_width_of_a_desktop(tab: Tab, address: str) -> None:
     tab.open(address, width=1440)
     tab.wait_until(READY)
     table, facts = (
-        tab.evaluate(f"(box => [box.left, box.top, box.right])(document.querySelector('{each}').getBoundingClientRect())")
+        tab.evaluate(
+            f"(box => [box.left, box.top, box.right])(document.querySelector('{each}').getBoundingClientRect())"
+        )
         for each in (".wide", ".facts")
     )
     assert facts[0] > table[2] and facts[2] > 1300, "the facts are beside the table"

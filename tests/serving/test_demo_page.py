@@ -359,7 +359,9 @@ def test_labels_do_not_overlap(tab: Tab, demo_server: Demo, example: Example, wi
     counts = []
     for row in range(0, len(example.gallery), 4):
         tab.open(f"{demo_server.address}#id={example.gallery.ids[row]}", width=width)
-        tab.wait_until(f"{READY} && document.querySelector('#picked-title').innerText.endsWith('{example.gallery.ids[row]}')")
+        tab.wait_until(
+            f"{READY} && document.querySelector('#picked-title').innerText.endsWith('{example.gallery.ids[row]}')"
+        )
         assert tab.evaluate(OVERLAPS) == []
         counts.append(tab.evaluate("document.querySelectorAll('#stage .name, #stage .predicate').length"))
     assert max(counts) > 8
