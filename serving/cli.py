@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hire_model.cli.gallery import find_gallery
+from hire_model.cli.hints import print_next
 from hire_model.cli.options import GALLERIES, GalleryFolder, VersionName
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def package(
     archive = build_archive(version, resolve(None).settings, HANDLER, out)
     size = archive.path.stat().st_size / 1e6
     print(f"{archive.path}  {size:.1f} MB  version {archive.version}  SHA-256 {archive.sha256}")
-    print(f"Serve it: hire serve --version {archive.version}")
+    print_next(["hire", "serve", "--version", archive.version])
 
 
 def serve(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hire_model.cli.hints import print_next
 from hire_model.cli.options import DatasetFolder, Overwrite, make_ordered_group
 
 if TYPE_CHECKING:
@@ -93,11 +93,11 @@ def print_written(out: Path) -> None:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.print(_make_count_table(manifest))
     console.print(f"Written to {out}, version {manifest.digest[:12]}.")
-    console.print(f"Next:  hire data validate {shlex.quote(str(out))}")
-    if arguments := suggest_training(manifest, out):
-        console.print(f"       {shlex.join(['hire', 'train', *arguments])}")
-    else:
+    arguments = suggest_training(manifest, out)
+    if not arguments:
         console.print("To train, a data set needs a split named train, and another one with images.")
+    training = [["hire", "train", *arguments]] if arguments else []
+    print_next(["hire", "data", "validate", str(out)], ["hire", "data", "show", str(out)], *training)
 
 
 def suggest_training(manifest: Manifest, folder: Path) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hire_model.cli.contrasts import ContrastFiles, print_contrasts
+from hire_model.cli.hints import print_next
 from hire_model.cli.options import (
     Data,
     EvaluationData,
@@ -98,12 +98,14 @@ def print_training(outcome: TrainOutcome | None) -> None:
     _print_paths(console, {"report": outcome.report, "figures": outcome.figures, "model": outcome.model})
     if outcome.registered:
         console.print(f"  registered  {outcome.registered}")
-    address, data = (shlex.quote(str(name)) for name in (outcome.registered or outcome.model, outcome.data))
-    console.print("\nNext:")
-    limit = f" --limit {outcome.limit}" if outcome.limit else ""
-    console.print(f"  hire evaluate --model {address} --data {data} --split {outcome.split}" + limit)
+    address, data = str(outcome.registered or outcome.model), str(outcome.data)
+    split = ["--split", outcome.split, *(["--limit", str(outcome.limit)] if outcome.limit else [])]
+    commands = [["hire", "evaluate", "--model", address, "--data", data, *split]]
+    if outcome.registered:
+        commands.append(["hire", "gate", "--data", data, *split])
     if outcome.tracking_uri:
-        console.print(f"  mlflow ui --backend-store-uri {shlex.quote(outcome.tracking_uri)}")
+        commands.append(["mlflow", "ui", "--backend-store-uri", outcome.tracking_uri])
+    print_next(*commands)
 
 
 def print_evaluation(outcome: EvaluationOutcome) -> None:
