@@ -54,7 +54,7 @@ class Walk:
         more = [*self.add.get(name, []), *([PORT[name], str(self.port)] if name in PORT else [])]
         command = [sys.executable, "-m", "hire_model", *words[1:]] if words[0] == "hire" else list(words)
         if name in SERVERS:
-            return self.visit([*command, PORT[name], str(find_free_port())])
+            return self.visit([*command, *self.add.get(name, []), PORT[name], str(find_free_port())])
         done = subprocess.run(
             [*command, *more],
             cwd=self.folder,
@@ -136,8 +136,9 @@ def walk(tmp_path: Path) -> Iterator[Walk]:
         walk.run("hire", "serve", "--stop")
 
 
+@pytest.mark.timeout(1800)  # about 30 processes that import torch or MLflow; a busy machine needs ten times as long
 def test_every_printed_next_step_from_data_to_rollback_succeeds(walk: Walk) -> None:
-    walk.add = {"hire serve": ["--journal", "journal", "--journal-share", "1"]}
+    walk.add = {"hire serve": ["--journal", "journal", "--journal-share", "1"], "mlflow ui": ["--workers", "1"]}
     sizes = ["--train", "64", "--dev", "16", "--test", "16"]
     walk.follow(walk.run("hire", "data", "synth", "--out", "datasets/my scenes", *sizes))
     assert walk.ran() == [
