@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import os
 import re
@@ -165,15 +166,31 @@ def write_scan(folder: Path) -> list[str]:
     return ["scan", str(folder)]
 
 
+def write_captions(folder: Path) -> list[str]:
+    """Write a table of captions for the images 0 to 31, and return the option that names it."""
+    splits = ["train"] * 16 + ["dev"] * 8 + ["test"] * 8
+    lines = [f"{i}\t{split}\ta dog on a sofa {i}" for i, split in enumerate(splits)]
+    (folder / "captions.tsv").write_text("\n".join(["image\tsplit\tcaption", *lines]) + "\n", "utf-8")
+    return ["--captions", str(folder / "captions.tsv")]
+
+
+def write_butd(folder: Path) -> list[str]:
+    random, rows = np.random.default_rng(0), []
+    boxes = base64.b64encode(np.tile([0, 0, 50, 50], (4, 1)).astype(np.float32).tobytes()).decode()
+    for i in range(32):
+        features = base64.b64encode(random.normal(size=(4, 8)).astype(np.float32).tobytes()).decode()
+        rows.append(f"{i}\t100\t100\t4\t{boxes}\t{features}\n")
+    (folder / "features.tsv").write_text("".join(rows), "ascii")
+    return ["butd-tsv", str(folder / "features.tsv"), *write_captions(folder)]
+
+
 def write_npz(folder: Path) -> list[str]:
-    random, lines = np.random.default_rng(0), ["image\tsplit\tcaption"]
+    random = np.random.default_rng(0)
     for i in range(32):
         features, boxes = random.normal(size=(4, 8)), np.tile([0, 0, 50, 50], (4, 1))
         (folder / "features").mkdir(exist_ok=True)
         np.savez(folder / "features" / f"{i}.npz", x=features, bbox=boxes, image_w=100, image_h=100)
-        lines.append(f"{i}\t{'train' if i < 16 else 'dev' if i < 24 else 'test'}\ta dog on a sofa {i}")
-    (folder / "captions.tsv").write_text("\n".join(lines) + "\n", "utf-8")
-    return ["npz", str(folder / "features"), "--captions", str(folder / "captions.tsv")]
+    return ["npz", str(folder / "features"), *write_captions(folder)]
 
 
 def write_pictures(folder: Path) -> list[str]:
@@ -190,7 +207,7 @@ def write_pictures(folder: Path) -> list[str]:
     return ["images", str(folder / "pictures"), "--captions", str(folder / "captions.csv"), *shares]
 
 
-@pytest.mark.parametrize("write", [write_scan, write_npz, write_pictures])
+@pytest.mark.parametrize("write", [write_scan, write_butd, write_npz, write_pictures])
 def test_every_command_that_an_import_prints_succeeds(write: object, walk: Walk, tmp_path: Path) -> None:
     assert callable(write)
     walk.env["HIRE_TRACKING__ENABLED"] = "false"
