@@ -41,6 +41,7 @@ from sqlalchemy.exc import OperationalError
 from hire_model.data.schema import MANIFEST, hash_file
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
+from hire_model.evaluation.provenance import describe_commands_with
 from hire_model.evaluation.result import KS, Result
 from hire_model.settings.fingerprint import hash_json
 from hire_model.tracking.lease import PromotionBusy
@@ -266,6 +267,14 @@ def send_logs_to_prefect() -> None:
         logging.getLogger(name).addFilter(TracebackFilter())
 
 
+# --- Provenance ---
+
+
+def name_deployment() -> str:
+    """Return the deployment whose run this process executes, "" without one. All of its flows are named hire."""
+    return f"deployment hire/{runtime.deployment.name}" if runtime.deployment.name else ""
+
+
 # --- Forks: processes forked while a flow runs, such as the workers of a data loader ---
 
 
@@ -280,4 +289,5 @@ def remove_exit_calls() -> None:
 
 
 send_logs_to_prefect()
+describe_commands_with(name_deployment)
 os.register_at_fork(after_in_child=remove_exit_calls)

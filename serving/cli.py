@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hire_model.cli.gallery import find_gallery
+from hire_model.cli.hints import print_next
 from hire_model.cli.options import GALLERIES, GalleryFolder, VersionName
 
 if TYPE_CHECKING:
@@ -33,12 +34,15 @@ def package(
     """Build the archive of a registered version and check that it reproduces its golden pairs."""
     from hire_model.packaging.archive import package as build_archive
     from hire_model.settings import resolve
+    from hire_model.tracking import versions
     from serving import HANDLER
 
-    archive = build_archive(version, resolve(None).settings, HANDLER, out)
+    settings = resolve(None).settings
+    archive = build_archive(version, settings, HANDLER, out)
     size = archive.path.stat().st_size / 1e6
     print(f"{archive.path}  {size:.1f} MB  version {archive.version}  SHA-256 {archive.sha256}")
-    print(f"Serve it: hire serve --version {archive.version}")
+    is_champion = versions.CHAMPION in versions.find(settings.tracking, archive.version).aliases
+    print_next(["hire", "serve", *([] if is_champion else ["--version", archive.version])])
 
 
 def serve(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hire_model.cli.hints import print_next
 from hire_model.cli.options import DatasetFolder, Overwrite, make_ordered_group
 
 if TYPE_CHECKING:
@@ -61,16 +61,31 @@ def verify(dataset: DatasetFolder) -> None:
 
 
 @app.command()
-def show(dataset: DatasetFolder) -> None:
-    """Show counts, version, vocabularies, and one image with its captions."""
+def show(
+    dataset: DatasetFolder,
+    split: Annotated[str, typer.Option(help="Show only this split. Default: all splits.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Number of images on the contact sheet, evenly spread.")] = 48,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the pictures, if the data set has none.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="HTML file to write. Default: runs/sheets/DATASET.html.")
+    ] = None,
+) -> None:
+    """Show counts, vocabularies and one image, and write a contact sheet: images with boxes, relations and captions."""
     from rich.console import Console
 
     from hire_model.data.store import Dataset
+    from hire_model.evaluation.contact_sheet import render
+    from hire_model.files import check_writable, write_text
 
-    data, console = Dataset.open(dataset), Console(highlight=False, markup=False, emoji=False)
+    data, console = Dataset.open(dataset), Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    page = out or Path("runs/sheets") / f"{dataset.expanduser().resolve().name}.html"
+    check_writable(page)
     console.print(_make_count_table(data.manifest))
     console.print(_make_fact_table(data.manifest))
     console.print(_make_sample_table(data))
+    console.print(f"Contact sheet: {write_text(render(data.split(split), limit, images), page)}")
 
 
 def print_written(out: Path) -> None:
@@ -83,11 +98,11 @@ def print_written(out: Path) -> None:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.print(_make_count_table(manifest))
     console.print(f"Written to {out}, version {manifest.digest[:12]}.")
-    console.print(f"Next:  hire data validate {shlex.quote(str(out))}")
-    if arguments := suggest_training(manifest, out):
-        console.print(f"       {shlex.join(['hire', 'train', *arguments])}")
-    else:
+    arguments = suggest_training(manifest, out)
+    if not arguments:
         console.print("To train, a data set needs a split named train, and another one with images.")
+    training = [["hire", "train", *arguments]] if arguments else []
+    print_next(["hire", "data", "validate", str(out)], ["hire", "data", "show", str(out)], *training)
 
 
 def suggest_training(manifest: Manifest, folder: Path) -> list[str]:

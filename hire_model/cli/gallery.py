@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hire_model.cli.hints import print_next
 from hire_model.cli.options import GALLERIES, DatasetFolder, GalleryFolder, HubCorrection, Overwrite
 from hire_model.errors import HireError
 
@@ -40,7 +41,9 @@ def build(
     address = str(Path(model).resolve()) if Path(model).is_dir() else model
     result = build(scorer.model, images, folder, address=address, captions=captions, overwrite=overwrite)
     items = f"{result.encoded:,} items encoded" if result.encoded else "up to date, nothing to do"
-    typer.echo(f"{folder}: {items}.\nNext:  hire search 'a dog' --gallery {folder}")
+    typer.echo(f"{folder}: {items}.")
+    place = ["--gallery", str(folder)]
+    print_next(["hire", "search", "a dog", *place], ["hire", "demo", *place])
 
 
 @app.command("list")

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hire_model.cli.options import EvaluationData, Limit, Protocol, Recipe, Set, VersionName, collect_overrides
+from hire_model.cli.hints import print_next
+from hire_model.cli.options import (
+    GALLERIES,
+    EvaluationData,
+    Limit,
+    Protocol,
+    Recipe,
+    Set,
+    VersionName,
+    collect_overrides,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -147,17 +157,21 @@ def _resolve_tracking(set_: list[str] | None) -> TrackingSettings:
 
 
 def _print_serving_steps(result: Promotion, settings: TrackingSettings) -> None:
-    """Print the commands that make a server use the new champion, if the new or the old one was packaged."""
+    """Print the commands that make a server use the new champion: package it if it has no archive, and serve it."""
     from hire_model.tracking import versions
 
-    numbers = [number for number in (result.champion, result.previous) if number]
-    archived = [number for number in numbers if versions.ARCHIVE_PATH in versions.find(settings, number).tags]
-    if not result.changed or not archived:
+    if not result.changed:
         return
-    print("\nA running server keeps its version. Next:")
-    if result.champion not in archived:
-        print(f"  hire package --version {result.champion}")
-    print("  hire serve")
+    if result.previous:
+        print("\nA running server keeps its version.")
+    champion = versions.find(settings, result.champion)
+    commands = [["hire", "serve"]]
+    if versions.ARCHIVE_PATH not in champion.tags:
+        commands.insert(0, ["hire", "package", "--version", result.champion])
+    data = versions.read_data_folder(settings, champion)
+    if data and data.is_dir() and not (GALLERIES / data.name).exists():
+        commands.append(["hire", "gallery", "build", str(data)])
+    print_next(*commands)
 
 
 def _print_decision(decision: Decision, settings: TrackingSettings) -> None:
@@ -175,7 +189,7 @@ def _print_decision(decision: Decision, settings: TrackingSettings) -> None:
         console.print(f"  {reason}", soft_wrap=True)
     console.print(decision.summary(), soft_wrap=True)
     if decision.passed:
-        console.print(f"\nNext:\n  hire promote --version {decision.version}", soft_wrap=True)
+        print_next(["hire", "promote", "--version", str(decision.version)])
 
 
 def _make_table(name: str, listed: list[Version]) -> Table:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hire_model.cli.contrasts import ContrastFiles, print_contrasts
+from hire_model.cli.hints import print_next
 from hire_model.cli.judgements import JudgementFiles, print_judgements
 from hire_model.cli.options import (
     Data,
@@ -113,17 +113,22 @@ def print_training(outcome: TrainOutcome | None) -> None:
     _print_paths(console, {**paths, "link": link if link.is_symlink() and find_run_folder(link) == folder else None})
     if outcome.registered:
         console.print(f"  registered  {outcome.registered}")
-    address, data = (shlex.quote(str(name)) for name in (outcome.registered or outcome.model, outcome.data))
-    console.print("\nNext:")
-    limit = f" --limit {outcome.limit}" if outcome.limit else ""
-    console.print(f"  hire evaluate --model {address} --data {data} --split {outcome.split}" + limit)
+    address, data = str(outcome.registered or outcome.model), str(outcome.data)
+    split = ["--split", outcome.split, *(["--limit", str(outcome.limit)] if outcome.limit else [])]
+    commands = [["hire", "evaluate", "--model", address, "--data", data, *split]]
+    if outcome.registered:
+        commands.append(["hire", "gate", "--data", data, *split])
     if outcome.tracking_uri:
-        command, server = f"mlflow ui --backend-store-uri {shlex.quote(outcome.tracking_uri)}", "http://127.0.0.1:5000"
         if outcome.tracking_uri.startswith(("http://", "https://")):
-            command, server = "", outcome.tracking_uri.rstrip("/")
+            server = outcome.tracking_uri.rstrip("/")
+        else:
+            commands.append(["mlflow", "ui", "--backend-store-uri", outcome.tracking_uri])
+            server = "http://127.0.0.1:5000"
         # Without the parameter, MLflow opens its page for language models.
-        page = f"{server}/#/experiments/{outcome.experiment}/runs?workflowType=machine_learning"
-        console.print(f"  {command}  # open {page}" if command else f"  # open {page}")
+        runs = f"{server}/#/experiments/{outcome.experiment}/runs?workflowType=machine_learning"
+    print_next(*commands)
+    if outcome.tracking_uri:
+        console.print(f"The training in MLflow: {runs}")
 
 
 def print_evaluation(outcome: EvaluationOutcome) -> None:

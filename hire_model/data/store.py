@@ -177,7 +177,8 @@ class Dataset:
         return self._table("images", "image_id")
 
     @cached_property
-    def _image_splits(self) -> np.ndarray:
+    def image_splits(self) -> np.ndarray:
+        """[images] str, name of each image's split."""
         return self._table("images", "split")
 
     @cached_property
@@ -245,12 +246,12 @@ class Dataset:
 
         A `limit` above 0 keeps only the first `limit` images. Raise DataError if the split does not exist.
         """
-        images = np.flatnonzero((self._image_splits == name) | (not name))
+        images = np.flatnonzero((self.image_splits == name) | (not name))
         if not len(images):
             existing = ", ".join(sorted(self.manifest.splits)) or "none"
             raise DataError(f"{self.folder}: no split '{name}'. Existing splits: {existing}.")
         images = images[: limit or None]
-        local = np.full(len(self._image_splits), -1, np.int64)
+        local = np.full(len(self.image_splits), -1, np.int64)
         local[images] = np.arange(len(images))
         owner = local[self.caption_images]
         captions = np.flatnonzero(owner >= 0)

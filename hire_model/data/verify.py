@@ -136,7 +136,7 @@ def _check_images(data: Dataset) -> Iterator[Finding]:
 
 
 def _check_counts(data: Dataset) -> Iterator[Finding]:
-    splits, spans, owners = data._image_splits, data._spans, data.caption_images
+    splits, spans, owners = data.image_splits, data._spans, data.caption_images
     for name in sorted({*data.manifest.splits, *splits.tolist()}):
         in_split = splits == name
         counted = SplitCounts(

@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hire_model.evaluation.protocols import Ranks
 from hire_model.evaluation.ranks import NO_QUERY
+from hire_model.evaluation.scenes import Scene, label_regions, load_scene
 from hire_model.scoring.explain import MARKS, Explanation
 
 if TYPE_CHECKING:
     from hire_model.data.store import Split
 
-SIDE = 420  # pixels of the longer side; about 30 kB per picture
 TOP = 3  # results per query
 _CANDIDATES = 200
 _LINKS = 8
 Explain = Callable[[int, int], Explanation]
-
-
-@dataclass(frozen=True)
-class Box:
-    """A region's box in pixels of the shown picture; `label` is its class and number."""
-
-    region: int
-    label: str
-    x: float
-    y: float
-    width: float
-    height: float
-
-
-@dataclass(frozen=True)
-class Scene:
-    """An image as shown in the report. `uri` is its picture as a data: URL; None for an empty canvas."""
-
-    image: int
-    name: str
-    uri: str | None
-    width: int
-    height: int
-    boxes: tuple[Box, ...]
 
 
 @dataclass(frozen=True)
@@ -213,50 +186,3 @@ def find_strongest_links(explanation: Explanation, labels: Sequence[str]) -> Ite
         weights = explanation.weights[i]
         region = int(np.argmax(weights))
         yield Link(words[i], labels[region], round(100 * float(weights[region])))
-
-
-def load_scene(split: Split, image: int) -> Scene:
-    """Load an image of the split for display; without a readable picture it gets an empty canvas."""
-    path = split.picture(image)
-    picture = _shrink_to_jpeg(path) if path else None
-    uri, width, height = picture or (None, *_fit_canvas(split, image))
-    labels, boxes = label_regions(split, image), []
-    for i, (x1, y1, x2, y2) in enumerate(split.regions(image).boxes):
-        if np.isfinite([x1, y1, x2, y2]).all():
-            corner = round(float(x1 * width), 1), round(float(y1 * height), 1)
-            size = round(float((x2 - x1) * width), 1), round(float((y2 - y1) * height), 1)
-            boxes.append(Box(i, labels[i], *corner, *size))
-    boxes.sort(key=lambda box: -box.width * box.height)  # small boxes are drawn last, so that the mouse reaches them
-    return Scene(image, split.image_id(image), uri, width, height, tuple(boxes))
-
-
-def label_regions(split: Split, image: int) -> list[str]:
-    """Return a name for each region of an image: its class, or "region", and its number."""
-    names = split.dataset.manifest.classes
-    ids = split.regions(image).classes
-    return [f"{names[k]} {i}" if 0 <= k < len(names) else f"region {i}" for i, k in enumerate(ids)]
-
-
-def _shrink_to_jpeg(path: Path) -> tuple[str, int, int] | None:
-    """Return the picture as a data: URL, its width and its height; None if it cannot be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", (SIDE, SIDE))
-            small = picture.convert("RGB")
-            small.thumbnail((SIDE, SIDE))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), small.width, small.height
-
-
-def _fit_canvas(split: Split, image: int) -> tuple[int, int]:
-    """Return width and height of a canvas with the image's aspect ratio, or 4:3 if its size is unknown."""
-    width, height = (int(side) for side in split.dataset.image_sizes[split.images[image]])
-    if width <= 0 or height <= 0:
-        return SIDE, SIDE * 3 // 4
-    scale = SIDE / max(width, height)
-    return max(1, round(width * scale)), max(1, round(height * scale))

@@ -7,12 +7,29 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hire_model import __version__
 from hire_model.settings import PACKAGE_FOLDER
+
+_describe_starters: list[Callable[[], str]] = []  # of other packages, such as flows
+
+
+def describe_commands_with(describe: Callable[[], str]) -> None:
+    """Ask `describe` what started this process before its command line is used; "" means that it does not know.
+
+    A scheduler's command line names its own program, such as engine.py, which nobody typed.
+    """
+    _describe_starters.append(describe)
+
+
+def describe_command() -> str:
+    """Return what a person can recognise: what a scheduler started, else the command line of this process."""
+    started = next(filter(None, (describe() for describe in _describe_starters)), "")
+    return started or shlex.join([_name_program(), *sys.argv[1:]])
 
 
 def read_git_facts() -> dict[str, str]:
@@ -35,7 +52,7 @@ def collect_facts() -> dict[str, str]:
         "torch": _read_version("torch"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([_name_program(), *sys.argv[1:]]),
+        "command": describe_command(),
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from hire_model.evaluation import plots, slices
 from hire_model.evaluation.examples import Example, Explain, choose_examples
+from hire_model.evaluation.pages import render_template
 from hire_model.evaluation.protocols import Ensemble, find_protocol, rank_under_protocol
 from hire_model.evaluation.ranks import compute_chance_recall
 from hire_model.evaluation.result import KS, Result
@@ -99,20 +100,3 @@ def _describe_curve(result: Result) -> str:
         f"Recall at K for K from 1 to 50. Image to text: {result.i2t.r1:.1f} % at 1, {result.i2t.r10:.1f} % at 10. "
         f"Text to image: {result.t2i.r1:.1f} % at 1, {result.t2i.r10:.1f} % at 10."
     )
-
-
-def render_template(package: str, template: str, **values: Any) -> str:
-    """Render a template from the folder `templates` of `package` as HTML; it can include templates of this package.
-
-    Values are escaped; a missing value is an error.
-    """
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package), PackageLoader("hire_model.evaluation")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(**values)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hire_model.evaluation.pages import render_template
 from hire_model.evaluation.plots import plot_two_samples, render_svg
-from hire_model.evaluation.report import render_template
 from hire_model.monitoring.drift import STATISTICS, Drift
 
 

@@ -10,7 +10,7 @@ const NAMED = 3; // highlighted regions that get a label
 const CANVAS = [400, 300]; // for an image of unknown size
 const TEXT = 12; // font size in screen pixels
 // Label positions for a predicate, best first: share of the way along its arrow, and lines below it.
-const BESIDE = [[0.5, 0], [0.38, 0], [0.62, 0], [0.26, 0], [0.74, 0], [0.5, 1], [0.5, -1], [0.5, 2], [0.5, -2]];
+const BESIDE = [0, 1, -1, 2, -2, 3, -3].flatMap((lines) => [0.5, 0.38, 0.62, 0.26, 0.74].map((share) => [share, lines]));
 const ruler = document.createElement("canvas").getContext("2d");
 
 function make(name, attributes, text) {
@@ -66,13 +66,13 @@ export function overlay(svg, image, look) {
   const pixels = image.boxes.map((box) => box && box.map((value, i) => value * (i % 2 ? height : width)));
   const arrows = look.arrows && !look.weights ? grouped(drawn(image)) : [];
   const faded = ({ relations }) => Boolean(look.relation) && !relations.includes(look.relation);
-  const placer = new LabelPlacer(unit, width);
+  const placer = new LabelPlacer(unit, width, height);
   const layer = make("g", {});
   if (!look.weights || !image.picture) layer.append(...plainBoxes(pixels, look));
   if (look.weights) layer.append(...litBoxes(pixels, look.weights));
-  layer.append(...labels(image, pixels, look.names ? namedRegions(image, look, arrows) : [], placer));
+  const names = labels(image, pixels, look.names ? namedRegions(image, look, arrows) : [], placer);
   const arrowParts = arrows.map((one) => arrow(one, pixels, placer, faded(one)));
-  layer.append(...arrowParts.map(([lines]) => lines), ...arrowParts.map(([, words]) => words)); // words on top
+  layer.append(...arrowParts.map(([lines]) => lines), ...names, ...arrowParts.map(([, words]) => words)); // words on top
   svg.classList.toggle("veiled", Boolean(look.weights));
   svg.lastChild.replaceWith(layer);
 }
@@ -120,18 +120,21 @@ function grouped(relations) {
 
 /** Places labels so that none covers another. */
 class LabelPlacer {
-  constructor(unit, width) {
-    Object.assign(this, { unit, width, high: (TEXT + 4) * unit, taken: [] });
-    ruler.font = `${TEXT}px ${getComputedStyle(document.body).fontFamily}`;
+  constructor(unit, width, height) {
+    Object.assign(this, { unit, width, height, high: (TEXT + 4) * unit, taken: [] });
+    this.family = getComputedStyle(document.body).fontFamily;
   }
 
-  widthOf(text) {
+  /** Width of a label; weight: that of its font. */
+  widthOf(text, weight = 400) {
+    ruler.font = `${weight} ${TEXT}px ${this.family}`;
     return (ruler.measureText(text).width + 8) * this.unit;
   }
 
   /** Reserve the first of `places` ([left, top]) that is free for a text of this width; undefined if none is. */
   reserve(places, wide) {
-    const inside = places.map(([left, top]) => [Math.max(0, Math.min(left, this.width - wide)), Math.max(0, top)]);
+    const into = (value, most) => Math.max(0, Math.min(value, most));
+    const inside = places.map(([left, top]) => [into(left, this.width - wide), into(top, this.height - this.high)]);
     const free = ([left, top]) =>
       this.taken.every(([l, t, w]) => left >= l + w || left + wide <= l || Math.abs(top - t) >= this.high);
     const found = inside.find(free);
@@ -140,7 +143,7 @@ class LabelPlacer {
   }
 }
 
-/** An arrow from centre to centre, bent so that the opposite arrow stays visible, and the label of its predicates. */
+/** [arrow from centre to centre, bent so that the opposite arrow stays visible; label of its predicates, or ""] */
 function arrow({ subject, object, relations }, pixels, placer, faded) {
   const { unit } = placer;
   const [[x1, y1], [x2, y2]] = [subject, object].map((region) => centre(pixels[region]));
@@ -157,12 +160,14 @@ function arrow({ subject, object, relations }, pixels, placer, faded) {
   group.append(make("circle", { cx: x1, cy: y1, r: 3.5 * unit }));
   group.append(make("polygon", { points: `${x2},${y2} ${corner(0.45)} ${corner(-0.45)}` }));
   const text = relations.map(({ predicate }) => predicate).join(", ");
-  const wide = placer.widthOf(text);
+  const wide = placer.widthOf(text, 600);
   const places = BESIDE.map(([t, lines]) => [
     (1 - t) ** 2 * x1 + 2 * t * (1 - t) * mx + t ** 2 * x2 - wide / 2,
     (1 - t) ** 2 * y1 + 2 * t * (1 - t) * my + t ** 2 * y2 + (lines - 0.5) * placer.high,
   ]);
-  const [left, top] = placer.reserve(places, wide) ?? places[0];
+  const place = placer.reserve(places, wide);
+  if (!place) return [group, ""]; // a name that would cover another is left out
+  const [left, top] = place;
   const at = { x: left + wide / 2, y: top + TEXT * unit };
   const size = { "font-size": TEXT * unit, "stroke-width": 4 * unit };
   return [group, make("text", { class: `predicate ${kind}`, ...at, ...size }, text)];

@@ -7,6 +7,8 @@ import { element, markPinned, score, sentence } from "./words.js";
 const FOUND = 12; // most pictures, or captions, found
 const byId = (id) => document.getElementById(id);
 const stage = byId("stage");
+const picked = byId("picked"); // the chosen picture and all about it
+const phone = matchMedia("(max-width: 899px)"); // one column, as in style.css
 
 const state = {
   query: "", // the sentence of the last search; empty while a sample is shown
@@ -108,6 +110,7 @@ function search(text) {
 function showHits(hits) {
   Object.assign(state, { hits, pointed: null, pinned: null });
   byId("hits").replaceChildren(...hits.map(tile));
+  placePicked();
   for (const { svg, image } of hits) draw.show(svg, image);
   highlight({});
 }
@@ -119,14 +122,27 @@ function tile(hit, place) {
   const words = hit.score === undefined ? image.id : `${place + 1}. score ${score(hit.score)}`;
   const button = element("button", { type: "button", class: "tile" }, hit.svg, element("span", {}, words));
   button.dataset.id = image.id;
-  button.addEventListener("click", () => {
-    pick(image.id);
-    if (matchMedia("(max-width: 899px)").matches) byId("picked").scrollIntoView();
+  button.addEventListener("click", async () => {
+    await pick(image.id);
+    if (phone.matches) button.scrollIntoView();
   });
   return element("li", {}, button);
 }
 
 // ---- the picture chosen
+
+/** Put the chosen picture beside the tiles, or on a phone below the row that has its tile (the first row at first). */
+function placePicked() {
+  document.querySelector(".below")?.remove();
+  if (!phone.matches) return byId("model").before(picked);
+  const hits = byId("hits");
+  const tiles = [...hits.children];
+  const columns = getComputedStyle(hits).gridTemplateColumns.split(" ").length;
+  const chosen = Math.max(0, tiles.findIndex((each) => each.querySelector("[aria-pressed=true]")));
+  const last = Math.min(tiles.length, (Math.floor(chosen / columns) + 1) * columns) - 1;
+  const below = element("li", { class: "below" }, picked);
+  return last < 0 ? hits.append(below) : tiles[last].after(below);
+}
 
 function pick(id) {
   return runTask("pick", byId("looks"), "Loading the picture…", async (signal) => {
@@ -137,6 +153,7 @@ function pick(id) {
     running.rank?.abort();
     Object.assign(state, { image, why: new Map(own && [[text, own]]), relation: null });
     for (const each of document.querySelectorAll(".tile")) each.setAttribute("aria-pressed", String(each.dataset.id === id));
+    placePicked();
     byId("picked-title").textContent = `Picture ${id}`;
     byId("ranked").replaceChildren();
     showStatus(byId("rank-state"), "");
@@ -199,11 +216,17 @@ function placeholders() {
   const svg = () => document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const empty = () => element("li", {}, element("div", { class: "tile empty" }, svg(), element("span", {}, "\u00a0")));
   byId("hits").replaceChildren(...Array.from({ length: FOUND }, empty));
+  fitWindow();
+}
+
+function fitWindow() {
+  byId("more").open = !phone.matches;
+  placePicked();
 }
 
 function start() {
-  placeholders();
-  document.querySelector("main").hidden = false; // only now that it has its size
+  document.querySelector("main").hidden = false;
+  placeholders(); // at once, so that nothing moves when the pictures arrive
   return runTask("start", byId("search-state"), "Loading…", async (signal) => {
     const facts = await api.gallery();
     const part = facts.split && `, split ${facts.split}`;
@@ -240,6 +263,7 @@ document.addEventListener("keydown", (event) => {
   highlight({ pinned: null, pointed: null });
   markPinned(null);
 });
+phone.addEventListener("change", fitWindow);
 const resized = new ResizeObserver(() => highlight({}));
 for (const id of ["stage", "hits"]) resized.observe(byId(id));
 start();

@@ -36,7 +36,9 @@ def test_an_imported_data_set_is_verified_shown_and_replaced(scan_folder: Path, 
     assert "5 captions per image" in done.stdout and f"hire data validate {out}" in done.stdout
     assert "importing images: 2/2" in done.stderr
     assert run_hire("data", "verify", out).stdout.endswith(": 0 errors\n")
-    output = run_hire("data", "show", out).stdout
+    sheet = tmp_path / "pages" / "sheet.html"
+    output = run_hire("data", "show", out, "--out", str(sheet)).stdout
+    assert f"Contact sheet: {sheet}" in output and "a dog 9" in sheet.read_text("utf-8")
     assert "dogs [1]" in output and "noise" in output and "a dog 4" in output and "a dog 5" not in output
     again = run_hire("data", "import", "scan", str(scan_folder), "--out", out)
     assert again.returncode == 2 and "already exists" in again.stderr and "--overwrite" in again.stderr
@@ -72,7 +74,7 @@ def test_npz_files_are_imported_with_a_graph(tmp_path: Path) -> None:
     arguments += ["--classes", str(tmp_path / "names.txt"), "--vg", str(tmp_path / "relationships.json")]
     done = run_hire(*arguments, "--out", str(tmp_path / "out"), "--captions-per-image", "1")
     assert done.returncode == 0, done.stderr
-    output = run_hire("data", "show", str(tmp_path / "out")).stdout
+    output = run_hire("data", "show", str(tmp_path / "out"), "--out", str(tmp_path / "sheet.html")).stdout
     assert "dog (0) on mat (1)" in output and "a dog on a mat" in output and "too much" not in output
     both = run_hire(*arguments, "--sgb", "x.json", "--out", str(tmp_path / "other"))
     assert both.returncode == 2 and "--sgb and --vg are both set" in both.stderr

@@ -28,7 +28,7 @@ def _write(folder: Path, splits: Sequence[str]) -> Path:
 def _open_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Settings, Splits]:
     """Resolve the settings of the printed command, and open its splits as `hire train` does."""
     print_written(folder)
-    [command] = [line for line in capsys.readouterr().out.splitlines() if "hire train" in line]
+    [command] = [line.strip() for line in capsys.readouterr().out.splitlines() if "hire train" in line]
     words = shlex.split(command)[2:]
     options = list(zip(words[::2], words[1::2], strict=True))
     assert dict(options)["--data"] == str(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,19 @@ def test_facts_name_versions_and_machine() -> None:
     facts = provenance.collect_facts()
     assert {"hire", "python", "torch", "machine", "date", "command"} <= set(facts)
     assert all(facts.values())
+
+
+@pytest.mark.parametrize("program", ["/somewhere/hire_model/__main__.py", "/somewhere/bin/hire"])
+def test_the_command_is_what_a_person_typed(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_describe_starters", [])
+    monkeypatch.setattr(sys, "argv", [program, "train", "--data", "my scenes"])
+    assert provenance.describe_command() == "hire train --data 'my scenes'"
+
+
+def test_a_scheduler_replaces_the_command_of_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/prefect/engine.py"])
+    monkeypatch.setattr(provenance, "_describe_starters", [])
+    answers = iter(["", "deployment hire/retrain, run blue-fox"])
+    for _ in range(2):
+        provenance.describe_commands_with(lambda: next(answers))
+    assert provenance.collect_facts()["command"] == "deployment hire/retrain, run blue-fox"

@@ -39,7 +39,9 @@ def test_a_deployed_retrain_makes_version_1_the_champion(
     assert "Version 1 is the champion" in retrained["state"]["message"]
     assert read_aliases() == {"challenger": "1", "champion": "1"}
     assert (project / "runs/archives/1/hire.mar").is_file()
-    assert (project / "runs/latest/report.html").is_file(), "the run works in the folder that was deployed"
+    page = project / "runs/latest/report.html"
+    assert page.is_file(), "the run works in the folder that was deployed"
+    assert "<dt>command</dt><dd>deployment hire/retrain</dd>" in page.read_text("utf-8")
 
 
 def test_a_retrain_shows_artifacts_and_logs_in_prefect(retrained: dict[str, Any], deployed: Servers) -> None:

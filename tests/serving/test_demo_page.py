@@ -36,6 +36,13 @@ COUNT_LOW_CONTROLS = """[...document.querySelectorAll('button, input:not([type=c
   .filter(each => each.offsetHeight && each.offsetHeight < 24).length"""
 COLOURS = """Object.fromEntries(['paper', 'panel', 'ink', 'soft', 'fault', 'accent', 'on-accent'].map(
   name => [name, getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()]))"""
+OVERLAPS = """(() => {
+  const labels = [...document.querySelectorAll('#stage .name, #stage .predicate')];
+  const boxes = labels.map(each => [each.textContent, each.getBBox()]);
+  return boxes.flatMap(([one, a], i) => boxes.slice(i + 1).filter(([, b]) => a.x + 0.5 < b.x + b.width
+    && b.x + 0.5 < a.x + a.width && a.y + 0.5 < b.y + b.height && b.y + 0.5 < a.y + a.height)
+    .map(([other]) => `${one} / ${other}`));
+})()"""
 LIT = "document.querySelectorAll('{} .lit').length"
 
 
@@ -321,11 +328,53 @@ def measure_contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_a_phone_scrolls_to_the_chosen_picture(tab: Tab, demo_server: Demo) -> None:
+@pytest.mark.parametrize(("tile", "last_of_row"), [(1, 2), (4, 4), (7, 8)])
+def test_a_phone_shows_the_chosen_picture_below_the_row_of_its_tile(
+    tab: Tab, demo_server: Demo, tile: int, last_of_row: int
+) -> None:
     tab.open(f"{demo_server.address}#q={SENTENCE}", width=390, height=844)
     tab.wait_until(FOUND)
-    tab.point_at(".tile", click=True)
-    tab.wait_until("document.querySelector('#picked').getBoundingClientRect().top < 100")
+    tab.point_at(f"#hits > li:not(.below):nth-child({tile if tile < 3 else tile + 1}) .tile", click=True)
+    number = f"{tile}. score"
+    tab.wait_until(f"document.querySelector('.tile[aria-pressed=true]').innerText.includes('{number}')")
+    assert tab.evaluate("[...document.querySelectorAll('#hits > li')].findIndex(li => li.matches('.below'))") == (
+        last_of_row
+    )
+    tab.wait_until("document.querySelector('.tile[aria-pressed=true]').getBoundingClientRect().top < 30")
+    stage = tab.evaluate("(box => [box.top, box.bottom])(document.querySelector('#stage').getBoundingClientRect())")
+    assert 0 < stage[0] < stage[1] < 844, "tile and picture are in the window together"
+    assert not tab.list_errors()
+
+
+def test_turning_a_phone_moves_the_chosen_picture_beside_the_tiles(tab: Tab, demo_server: Demo) -> None:
+    tab.open(demo_server.address, width=390, height=900)
+    tab.wait_until(READY)
+    assert tab.evaluate("Boolean(document.querySelector('#hits #picked')) && !document.querySelector('#more').open")
+    tab.call("Emulation.setDeviceMetricsOverride", width=900, height=390, deviceScaleFactor=1, mobile=True)
+    tab.wait_until("Boolean(document.querySelector('main > #picked')) && document.querySelector('#more').open")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_labels_do_not_overlap(tab: Tab, demo_server: Demo, example: Example, width: int) -> None:
+    counts = []
+    for row in range(0, len(example.gallery), 4):
+        tab.open(f"{demo_server.address}#id={example.gallery.ids[row]}", width=width)
+        tab.wait_until(
+            f"{READY} && document.querySelector('#picked-title').innerText.endsWith('{example.gallery.ids[row]}')"
+        )
+        assert tab.evaluate(OVERLAPS) == []
+        counts.append(tab.evaluate("document.querySelectorAll('#stage .name, #stage .predicate').length"))
+    assert max(counts) > 8
+
+
+def test_thumbnails_show_the_whole_picture(page: Tab) -> None:
+    """The picture has the proportions of its viewBox, and the viewBox is fitted into the thumbnail, not cut."""
+    cut = """[...document.querySelectorAll('.tile svg')].filter(svg => {
+      const [inner, outer] = [svg.querySelector('image'), svg].map(each => each.getBoundingClientRect());
+      return inner.left < outer.left - 1 || inner.right > outer.right + 1
+        || inner.top < outer.top - 1 || inner.bottom > outer.bottom + 1;
+    }).length"""
+    assert page.evaluate(cut) == 0
 
 
 def test_boxes_are_drawn_if_there_are_no_pictures(tab: Tab, demo_server: Demo, example: Example) -> None:

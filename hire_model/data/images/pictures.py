@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +17,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # no format tha
 MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs: 256 MiB of RGB pixels
 MIN_SIDE = 8
 MAX_RATIO = 20  # of the longer side to the shorter: beyond it, nothing can be recognised in the resized picture
+MAX_SCANS = 100  # of a JPEG; progressive ones have about 10. Decoding each takes time for all pixels
+DECODE_S = 20.0  # seconds of CPU time; the largest picture allowed takes about 3
+_SCAN = b"\xff\xda"
 _DECODED_SIDE = 1024  # large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, but not below this
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
@@ -38,7 +45,8 @@ def decode_picture(data: bytes) -> Picture:
     16-bit grey values are scaled to 8 bits. The file's name plays no role.
 
     Raises:
-        PictureError: the file is empty, of an unknown format, damaged, too large, too small or too narrow.
+        PictureError: the file is empty, of an unknown format, damaged, too large, too small, too narrow, or takes too
+            long to decode.
     """
     if not data:
         raise PictureError("the file is empty")
@@ -47,7 +55,8 @@ def decode_picture(data: bytes) -> Picture:
             warnings.simplefilter("ignore")
             warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
             warnings.filterwarnings("error", "Corrupt EXIF|Truncated File Read")
-            return _decode(data)
+            with limit_cpu_time(DECODE_S):
+                return _decode(data)
     except PictureError:
         raise
     except UnidentifiedImageError as error:
@@ -60,10 +69,35 @@ def decode_picture(data: bytes) -> Picture:
         raise PictureError(f"damaged: {str(error).strip() or type(error).__name__}") from error
 
 
+@contextmanager
+def limit_cpu_time(seconds: float) -> Iterator[None]:
+    """Raise PictureError in the block after `seconds` of CPU time of this process. No limit outside the main thread.
+
+    A busy machine does not shorten the limit. Pillow decodes JPEG and PNG in steps, between which the error is raised;
+    a format that is decoded in one step ends first.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def refuse(*_: object) -> None:
+        raise PictureError(f"decoding takes more than {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGVTALRM, refuse)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 def _decode(data: bytes) -> Picture:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         _check_size(width, height)
+        if image.format == "JPEG" and (scans := data.count(_SCAN)) > MAX_SCANS:
+            raise PictureError(f"{scans:,} scans, more than {MAX_SCANS}")
         image.draft(None, (_DECODED_SIDE, _DECODED_SIDE))  # type: ignore[arg-type]  # None keeps the colour mode
         image.load()
         if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # orientations that swap the sides

@@ -61,6 +61,13 @@ def png_claiming(width: int, height: int) -> bytes:
     )
 
 
+def jpeg_with_many_scans() -> bytes:
+    """Return a progressive JPEG whose last scan is repeated 500 times: small, but slow to decode."""
+    data = encode(scene(), progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + 500 * last + data[-2:]
+
+
 def animation(kind: str) -> bytes:
     """Return an animation whose first frame is `scene()` and whose others are blue."""
     blue = Image.new("RGB", (WIDTH, HEIGHT), "blue")
@@ -104,6 +111,7 @@ DAMAGED = {
     "header only": (lambda: encode(scene())[:20], "not a picture|damaged"),
     "bomb": (lambda: png_claiming(60_000, 60_000), "more than 89,478,485"),
     "smaller bomb": (lambda: png_claiming(10_000, 10_000), "more than 89,478,485"),
+    "many scans": (jpeg_with_many_scans, "scans, more than 100"),
     "missing pixels": (lambda: png_claiming(100, 100), "damaged"),
     "narrow": (lambda: encode(scene(width=30_000, height=10), "PNG"), "one side is more than 20 times"),
     "tiny": (lambda: encode(scene(width=5, height=5), "PNG"), "a side is shorter than 8"),

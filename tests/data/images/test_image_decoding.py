@@ -20,6 +20,7 @@ from picture_files import (
 )
 from PIL import Image
 
+from hire_model.data.images import pictures
 from hire_model.data.images.pictures import PictureError, compute_fingerprint, decode_picture
 
 
@@ -82,6 +83,19 @@ def test_transparent_parts_become_white() -> None:
 
 def test_cmyk_keeps_its_colours() -> None:
     assert np.abs(pixels(READABLE["cmyk"]()) - np.asarray(scene()).astype(int)).mean() < 6
+
+
+def test_a_picture_that_takes_too_long_to_decode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode_for_ever(data: bytes) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(pictures, "DECODE_S", 0.05)
+    monkeypatch.setattr(pictures, "_decode", decode_for_ever)
+    with pytest.raises(PictureError, match="decoding takes more than"):
+        decode_picture(b"data")
+    monkeypatch.undo()
+    assert decode_picture(READABLE["jpeg"]()).width == WIDTH, "the limit of the earlier picture is off"
 
 
 def test_300_pictures_with_random_damage_never_raise_another_error() -> None:
