@@ -194,15 +194,40 @@ class Scores:
 
 
 @dataclasses.dataclass(frozen=True)
+class Negatives(_TensorGroup):
+    """False captions of some captions of a batch.
+
+    Attributes:
+        tokens: the N false captions.
+        caption: [N] int64, the caption within the batch that each one was made from.
+    """
+
+    tokens: Tokens
+    caption: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Negatives:
+        """Return a copy with every tensor on `device`."""
+        return Negatives(self.tokens.to(device, non_blocking), self.caption.to(device, non_blocking))
+
+
+@dataclasses.dataclass(frozen=True)
 class Batch:
-    """One training batch: B different images, and one caption of each. Caption i describes image i."""
+    """One training batch: B different images, and one caption of each. Caption i describes image i.
+
+    `negatives` are false captions of the same images; None if train.negatives draws none.
+    """
 
     regions: Regions
     tokens: Tokens
+    negatives: Negatives | None = None
 
     def __len__(self) -> int:
         return len(self.regions)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return a copy with every tensor on `device`."""
-        return Batch(self.regions.to(device, non_blocking), self.tokens.to(device, non_blocking))
+        negatives = None if self.negatives is None else self.negatives.to(device, non_blocking)
+        return Batch(self.regions.to(device, non_blocking), self.tokens.to(device, non_blocking), negatives)

@@ -8,6 +8,7 @@ C = 1. Fragments are the regions of an image or the words of a caption.
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 
 import torch
@@ -19,9 +20,9 @@ from hire_model.model.layers import make_linear, masked_mean, normalize
 from hire_model.model.relations import RELATED_SHARE, RelationMatch
 from hire_model.settings import ModelSettings
 
-# Bytes of the largest tensor of a block. The C library maps and unmaps every tensor above 32 MB, which costs more than
-# the arithmetic: with these blocks a training step takes less than half as long (benchmarks/README.md).
-_CPU_BLOCK, _GPU_BLOCK = 16 << 20, 512 << 20
+# Bytes of the largest tensor of a block. Small blocks stay in a CPU's cache and need less padding, large ones need
+# fewer operations (docs/experiments/speed.md).
+_CPU_BLOCK, _GPU_BLOCK = 4 << 20, 512 << 20
 # Bytes that all blocks may keep for the backward pass, which needs about `_KEPT_TENSORS` tensors of a block's size.
 _CPU_KEPT, _GPU_KEPT = 3 << 30, 8 << 30
 _KEPT_TENSORS = 25
@@ -90,6 +91,18 @@ class Side:
         keys = None if self.keys is None else self.keys[index]
         relations = None if self.relations is None else self.relations[index]
         return Side(self.x[index], self.directions[index], self.mask[index], keys, self.summary[index], relations)
+
+    def select(self, items: Tensor, fragments: Tensor) -> Side:
+        """Return items [m], each with its fragments [m, n]; both are indices."""
+        row = items[:, None]
+        keys, relations = None if self.keys is None else self.keys[row, fragments], self.relations
+        if relations is not None and relations.ndim == 4:
+            kinds = torch.arange(relations.shape[1], device=items.device)[:, None, None]
+            relations = relations[row[..., None, None], kinds, fragments[:, None, :, None], fragments[:, None, None]]
+        elif relations is not None:
+            relations = relations[row, fragments]
+        x, directions, mask = self.x[row, fragments], self.directions[row, fragments], self.mask[row, fragments]
+        return Side(x, directions, mask, keys, self.summary[items], relations)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,20 +229,24 @@ class Interaction(nn.Module):
 def score_in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:
     """Score each of B images against each of C captions: S [B, C].
 
-    Captions are scored in blocks whose tensors have about `_CPU_BLOCK` or `_GPU_BLOCK` bytes. If all blocks together
-    would keep too much memory for the backward pass, each block is recomputed there.
+    Images and captions are sorted by their number of fragments and scored in blocks without the padding that a block
+    does not need. The tensors of a block have about `_CPU_BLOCK` or `_GPU_BLOCK` bytes. If all blocks together would
+    keep too much memory for the backward pass, each block is recomputed there.
     """
-    fragments = images.mask.shape[1] + texts.mask.shape[1]
-    per_caption = 4 * len(images.mask) * fragments * images.x.shape[-1]  # bytes of a tensor of all images
     on_cpu = images.x.device.type == "cpu"
-    size = max(1, (_CPU_BLOCK if on_cpu else _GPU_BLOCK) // per_caption)
-    # The relation match keeps both role vectors of each region, and as much again for their products with the edges.
-    matched = 0 if texts.relations is None else 8 * images.mask.numel() * texts.relations.shape[-1]
-    kept = (per_caption * _KEPT_TENSORS + matched) * len(texts.mask)
-    recompute = torch.is_grad_enabled() and kept > (_CPU_KEPT if on_cpu else _GPU_KEPT)
+    fragments = images.mask.shape[1] + texts.mask.shape[1]
+    pairs = max(1, (_CPU_BLOCK if on_cpu else _GPU_BLOCK) // (4 * fragments * images.x.shape[-1]))  # of a block
+    rows, columns = _choose_block(len(images.mask), len(texts.mask), pairs)
+    images_by_length, image_order = _split_by_length(images, rows)
+    texts_by_length, text_order = _split_by_length(texts, columns)
+    recompute = torch.is_grad_enabled() and _estimate_kept(images_by_length, texts_by_length) > (
+        _CPU_KEPT if on_cpu else _GPU_KEPT
+    )
     score = partial(_score_with_recompute, interaction) if recompute else interaction
-    starts = range(0, len(texts.mask), size)
-    return torch.cat([score(images[None], texts[slice(start, start + size)][None])[0] for start in starts], dim=1)
+    scores = torch.cat(
+        [torch.cat([score(v[None], t[None])[0] for t in texts_by_length], dim=1) for v in images_by_length]
+    )
+    return scores[torch.argsort(image_order)][:, torch.argsort(text_order)]
 
 
 def _score_with_recompute(interaction: Interaction, images: Side, texts: Side) -> Tensor:
@@ -243,6 +260,41 @@ def _score_with_recompute(interaction: Interaction, images: Side, texts: Side) -
         return interaction(images, texts)
 
     return checkpoint(score, images.x, images, texts, use_reentrant=False)
+
+
+def _estimate_kept(images: list[Side], texts: list[Side]) -> int:
+    """Estimate the bytes that all blocks keep for the backward pass."""
+    regions, words = (sum(part.mask.numel() for part in side) for side in (images, texts))
+    count_images, count_texts = (sum(len(part.mask) for part in side) for side in (images, texts))
+    kept = 4 * (regions * count_texts + words * count_images) * images[0].x.shape[-1] * _KEPT_TENSORS
+    if texts[0].relations is None:
+        return kept
+    # The relation match keeps both role vectors of each region, and as much again for their products with the edges.
+    return kept + 8 * regions * count_texts * texts[0].relations.shape[-1]
+
+
+def _choose_block(images: int, texts: int, pairs: int) -> tuple[int, int]:
+    """Return the images and the captions of a block of about `pairs` pairs, as square as possible."""
+    side = max(1, int(pairs**0.5))
+    columns = min(texts, side)
+    rows = min(images, max(1, pairs // columns))
+    return rows, min(texts, max(1, pairs // rows))
+
+
+def _split_by_length(side: Side, size: int) -> tuple[list[Side], Tensor]:
+    """Sort items by their number of fragments and cut them into equal parts of at most `size`, each without padding.
+
+    Return the parts, and the order [n] of the items in them. Waits for a GPU.
+    """
+    lengths = side.mask.sum(dim=1).cpu()
+    order = torch.argsort(lengths, stable=True)
+    fragments = torch.argsort(~side.mask, dim=1, stable=True)  # the real ones first
+    parts = []
+    for items in order.tensor_split(math.ceil(len(order) / size)):
+        longest = max(1, int(lengths[items[-1]]))
+        items = items.to(side.mask.device)
+        parts.append(side.select(items, fragments[items, :longest]))
+    return parts, order.to(side.mask.device)
 
 
 def _prepare_side(x: Tensor, mask: Tensor, refine_other: Refine | None, relations: Tensor | None) -> Side:

@@ -125,6 +125,9 @@ class ModelSettings(_Group):
     edge_labels: Literal["none", "bias", "gate"] = Field(
         "gate", description="none: unlabelled edges; bias: a learned weight per label; gate: also a learned gate (ours)"
     )
+    predicate_vectors: bool = Field(
+        False, description="stage 4b: add a learned vector per predicate to the regions that it relates (ours)"
+    )
     object_word: bool = Field(True, description="stage 6, object-word attention")
     region_temperature: float = Field(4.0, gt=0, description="sharpness of the attention of regions over words")
     word_temperature: float = Field(9.0, gt=0, description="sharpness of the attention of words over regions")
@@ -198,6 +201,9 @@ class TrainSettings(_Group):
         0.2, ge=0, lt=1, description="share of regions dropped at random, with their boxes and edges"
     )
     word_drop: float = Field(0.2, ge=0, lt=1, description="share of word pieces dropped at random")
+    negatives: float = Field(
+        0.0, ge=0, le=1, description="share of captions with a false caption as an extra negative, made by rules"
+    )
     seed: int = Field(0, ge=0, description="seed of the random number generators of the training")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast if the GPU supports it, else fp32"

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from hire_model.batch import Batch, Regions, Tokens
+from hire_model.batch import Batch, Negatives, Regions, Tokens
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
+from hire_model.training.negative_bank import NegativeBank
 from hire_model.training.signals import ignore_stop_signals
 
 _SAMPLER_STREAM, _AUGMENT_STREAM = 1, 2  # independent random streams from one seed
@@ -121,8 +122,15 @@ class Augment:
         # Draw for both even if one rate is 0, so that one rate does not change what the other drops.
         regions, words = _draw(rngs, batch.regions.mask), _draw(rngs, batch.tokens.mask)
         return Batch(
-            drop_regions(batch.regions, regions < self.region_drop), drop_words(batch.tokens, words < self.word_drop)
+            drop_regions(batch.regions, regions < self.region_drop),
+            drop_words(batch.tokens, words < self.word_drop),
+            None if batch.negatives is None else self._drop_negative_words(batch.negatives, rngs),
         )
+
+    def _drop_negative_words(self, negatives: Negatives, rngs: Sequence[np.random.Generator]) -> Negatives:
+        """Drop words of false captions at the same rate: a model must not tell them by their length."""
+        words = _draw([rngs[caption] for caption in negatives.caption.tolist()], negatives.tokens.mask)
+        return Negatives(drop_words(negatives.tokens, words < self.word_drop), negatives.caption)
 
 
 def _draw(rngs: Sequence[np.random.Generator], mask: Tensor) -> Tensor:
@@ -177,11 +185,14 @@ class PlannedBatches(TorchDataset[Batch]):
     split: Split
     bank: CaptionBank
     augment: Augment
+    negatives: NegativeBank | None = None
 
     def __getitem__(self, plan: BatchPlan) -> Batch:
         """Load the captions of `plan` and their images; caption i belongs to image i."""
         regions = collate_regions([self.split.regions(int(self.split.owner[row])) for row in plan.rows])
-        return self.augment(Batch(regions, self.bank.tokens(plan.rows)), plan.epoch, plan.rows.tolist())
+        rows = plan.rows.tolist()
+        negatives = None if self.negatives is None else self.negatives.draw(plan.epoch, rows)
+        return self.augment(Batch(regions, self.bank.tokens(plan.rows), negatives), plan.epoch, rows)
 
 
 @dataclass(frozen=True)

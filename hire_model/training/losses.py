@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from hire_model.batch import Batch
+from hire_model.batch import Batch, EncodedImages
 from hire_model.model.hire import Hire
 from hire_model.settings import TrainSettings
 from hire_model.training.distributed import Peers
@@ -51,11 +51,50 @@ class Objective(nn.Module):
         scores = self.model.score(images, texts)  # [b, B]
         total = self.peers.gather_rows(scores.total, share.sizes)  # [B, B]
         score_loss = compute_loss(total, self.settings, hardest)
+        if self.settings.negatives:
+            own = scores.total[:, sum(share.sizes[: self.peers.rank]) :]  # columns of this process's captions first
+            losses = self._compute_negative_losses(share.batch, images, own)  # [b]
+            score_loss = score_loss + self.peers.gather_rows(losses, share.sizes).mean()
         if scores.globals is None or not self.settings.global_loss:
             return score_loss, score_loss, torch.zeros_like(score_loss)
         globals_ = self.peers.gather_rows(scores.globals, share.sizes)  # [B, B]
         global_loss = compute_loss(globals_, self.settings, hardest)
         return score_loss + self.settings.global_loss * global_loss, score_loss, global_loss
+
+
+    def _compute_negative_losses(self, batch: Batch, images: EncodedImages, scores: Tensor) -> Tensor:
+        """Return [b] the loss of each caption's false caption, 0 without one; `scores` [b, >= b], as in `forward`."""
+        losses = scores.new_zeros(len(batch), dtype=torch.float32)
+        if batch.negatives is None:
+            return losses
+        import os
+        form, weight = os.environ.get("NEGFORM", "relative"), float(os.environ.get("NEGW", "1"))
+        texts, caption = self.model.encode_text(batch.negatives.tokens), batch.negatives.caption
+        row, other = torch.arange(len(texts), device=caption.device), (caption + 1) % len(batch)
+        false = self.model.score_pairs(images, texts, caption.repeat(2), row.repeat(2)).total.float().view(2, -1)
+        gap = scores[caption, caption] - false[0]
+        if form == "plain":
+            loss = nn.functional.softplus(-gap / self.settings.temperature)
+        elif form == "relative":
+            false = self.model.score_pairs(images, texts, torch.cat([caption, other]), row.repeat(2)).total.float().view(2, -1)
+            gap = scores[caption, caption] - false[0]
+            loss = nn.functional.softplus(-(gap - (scores[other, caption] - false[1])) / self.settings.temperature)
+        elif form in ("reversed", "relrev"):
+            import dataclasses
+            r = batch.regions
+            rev = dataclasses.replace(r, relations=r.relations[:, [0, 3, 2, 1]])
+            im2 = self.model.encode_image(rev)
+            tr = self.model.encode_text(batch.tokens)
+            t2 = self.model.score_pairs(im2, tr, caption, caption).total.float()
+            f2 = self.model.score_pairs(im2, texts, caption, row).total.float()
+            loss = nn.functional.softplus(-(gap - (t2 - f2)) / self.settings.temperature)
+            has = torch.bincount(r.relations[:, 0], minlength=len(batch))[caption] > 0
+            loss = loss * has
+            if form == "relrev":
+                false = self.model.score_pairs(images, texts, torch.cat([caption, other]), row.repeat(2)).total.float().view(2, -1)
+                gap = scores[caption, caption] - false[0]
+                loss = loss + nn.functional.softplus(-(gap - (scores[other, caption] - false[1])) / self.settings.temperature)
+        return losses.index_put((caption,), weight * loss.float())
 
 
 def compute_loss(scores: Tensor, settings: TrainSettings, hardest: bool) -> Tensor:
