@@ -3,10 +3,11 @@
     hire data contrasts datasets/flickr8k_entities --split dev --out contrasts.jsonl
     python benchmarks/relation_oracle.py --data datasets/flickr8k_entities --contrasts contrasts.jsonl
 
-A rule, not a model: the phrases of a caption are matched by their nouns with the classes of the regions, and the caption
-gets a point for each pair of phrases that a stored relation connects in this order, minus a point for each pair in the
-other order. With the training split it also prints how far the usual order of two classes goes without any image.
-A model that reads only relations cannot be better than the first rule, apart from synonyms that the rule misses.
+A rule, not a model: the phrases of a caption are matched with the classes of the regions by their nouns. The caption
+gets a point for each pair of phrases that a stored relation connects in this order, and loses one for each pair in the
+other order. "usual order" does the same with all relations of the training split, without an image or only for
+classes that the image has. A model that reads only relations cannot be better than the first rule, apart from synonyms
+that the rule misses.
 """
 
 from __future__ import annotations
@@ -21,12 +22,17 @@ from hire_model.data.store import Dataset, Split
 from hire_model.evaluation.contrast_sets import match_images, read_contrasts
 from hire_model.evaluation.phrases import find_phrases
 
-_PEOPLE = frozenset(
-    "<people> adult adults audience baby band biker bikers bicyclist bicyclists boy boys bystanders child children class"
-    " climber climbers couple crowd cyclist cyclists family fans females friends girl girls goalie group guy guys hiker"
-    " hikers jockeys kid kids ladies lady man males male men members onlookers one others parents pedestrians people person"
-    " player players racer rider riders runners schoolgirls skateboarder skier skiers snowboarder someone spectators"
-    " students surfer team teams teenagers toddler woman women workers".split()
+
+def _make_set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_PEOPLE = _make_set(
+    "<people> adult adults audience baby band biker bikers bicyclist bicyclists boy boys bystanders child children"
+    " class climber climbers couple crowd cyclist cyclists family fans females friends girl girls goalie group guy"
+    " guys hiker hikers jockeys kid kids ladies lady man males male men members onlookers one others parents pedestrians people"
+    " person player players racer rider riders runners schoolgirls skateboarder skier skiers snowboarder someone"
+    " spectators students surfer team teams teenagers toddler woman women workers"
 )
 Pair = tuple[str, str]
 
@@ -44,23 +50,23 @@ def main() -> None:
     matched = match_images(read_contrasts(arguments.contrasts), split)
     chosen = [k for k, item in enumerate(matched.items) if item.kind == arguments.kind]
     other = np.random.default_rng(0).permutation(matched.images)
-    rules: dict[str, list[float]] = {name: [] for name in ("relations", "wrong image", "usual order", "both")}
+    rules: dict[str, list[float]] = {}
     for k in chosen:
         item = matched.items[k]
         texts = [list_pairs(item.true[0]), list_pairs(item.false[0])]
-        own, wrong = list_relations(split, int(matched.images[k])), list_relations(split, int(other[k]))
-        gaps = {
-            "relations": compute_gap(texts, own),
-            "wrong image": compute_gap(texts, wrong),
-            "usual order": compute_gap(texts, usual),
-        }
-        gaps["both"] = gaps["relations"] or gaps["usual order"]
-        for name, gap in gaps.items():
-            rules[name].append(gap)
+        images = {"": int(matched.images[k]), ", wrong image": int(other[k])}
+        for ending, image in images.items():
+            present = [keep_present(pairs, split, image) for pairs in texts]
+            relations = compute_gap(texts, list_relations(split, image))
+            order = compute_gap(present, usual)
+            rules.setdefault(f"relations{ending}", []).append(relations)
+            rules.setdefault(f"usual order of its classes{ending}", []).append(order)
+            rules.setdefault(f"relations, else usual order{ending}", []).append(relations or order)
+        rules.setdefault("usual order, no image", []).append(compute_gap(texts, usual))
     print(f"{len(chosen):,} items of kind '{arguments.kind}'")
     for name, values in rules.items():
         signs = np.sign(values)
-        print(f"  {name:<12} decides {100 * (signs != 0).mean():5.1f} %   accuracy {50 * (1 + signs.mean()):5.1f} %")
+        print(f"  {name:<42} decides {100 * (signs != 0).mean():5.1f} %   accuracy {50 * (1 + signs.mean()):5.1f} %")
 
 
 def list_pairs(text: str) -> list[Pair]:
@@ -75,6 +81,13 @@ def simplify(noun: str) -> str:
     if noun in _PEOPLE:
         return "<people>"
     return noun[:-1] if noun.endswith("s") and not noun.endswith("ss") and len(noun) > 3 else noun
+
+
+def keep_present(pairs: list[Pair], split: Split, image: int) -> list[Pair]:
+    """Return the pairs of which the image has both classes."""
+    names = split.dataset.manifest.classes
+    present = {simplify(names[number]) for number in split.regions(image).classes if number >= 0}
+    return [pair for pair in pairs if present.issuperset(pair)]
 
 
 def list_relations(split: Split, image: int) -> Counter[Pair]:

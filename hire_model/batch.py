@@ -210,7 +210,8 @@ class Negatives(_TensorGroup):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Negatives:
         """Return a copy with every tensor on `device`."""
-        return Negatives(self.tokens.to(device, non_blocking), self.caption.to(device, non_blocking))
+        caption = self.caption.to(device, non_blocking=non_blocking)
+        return Negatives(self.tokens.to(device, non_blocking), caption)
 
 
 @dataclasses.dataclass(frozen=True)

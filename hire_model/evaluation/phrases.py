@@ -2,8 +2,10 @@
 
 A phrase starts at a determiner or a number and ends before a preposition, a verb or a conjunction, or after a plural
 noun. "A man in a blue shirt watches two dogs" has "A man", "a blue shirt" and "two dogs". Phrases without a determiner
-("water", "children") are not found. `hire_model/training/caption_negatives.py` makes the false captions of the training;
-it shares neither rules nor word lists with this file, so that a model cannot learn the rules it is tested with.
+("water", "children") are not found.
+
+`hire_model/training/caption_negatives.py` makes the false captions of the training. It shares neither rules nor word
+lists with this file, so that a model cannot learn the rules that it is tested with.
 """
 
 from __future__ import annotations
@@ -15,10 +17,15 @@ from typing import Final
 
 from hire_model.evaluation.behaviour import COLOURS
 
-_SINGULAR: Final = frozenset("a an another one this that each every".split())
-_PLURAL: Final = frozenset("two three four five six seven several many some few these those both various".split())
-_OPEN: Final = frozenset("the his her its their".split())
-_STOP: Final = frozenset(
+
+def _make_set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_SINGULAR: Final = _make_set("a an another one this that each every")
+_PLURAL: Final = _make_set("two three four five six seven several many some few these those both various")
+_OPEN: Final = _make_set("the his her its their")
+_STOP: Final = _make_set(
     # prepositions and particles
     "in on of at to by with from for into onto out off up down near beside besides next around along across through"
     " toward towards outside inside against between before after during over under underneath beneath behind above"
@@ -27,7 +34,7 @@ _STOP: Final = frozenset(
     " and or but that who which whom whose there it he she they him them himself herself itself themselves each other"
     " is are was were be been being has have had do does did can will would not very together"
     # frequent forms of irregular verbs
-    " held worn ridden made seen taken given thrown done gone ran sat stood lay went".split()
+    " held worn ridden made seen taken given thrown done gone ran sat stood lay went"
 )
 _VERBS: Final = (
     "approach|attempt|balance|begin|bend|bite|blow|bounce|bowl|build|carry|catch|celebrate|chase|cheer|chew|clap|clean"
@@ -41,10 +48,10 @@ _VERBS: Final = (
     "|walk|watch|wave|wear|wrestle|yell"
 )
 _VERB: Final = re.compile(rf"(?:{_VERBS})(?:s|es|ed)|(?:carr|tr|fl)ies|tries", re.I)
-_NOUN_ING: Final = frozenset(
-    "building ring king string swing painting railing clothing ceiling wing spring wedding evening morning".split()
+_NOUN_ING: Final = _make_set(
+    "building ring king string swing painting railing clothing ceiling wing spring wedding evening morning"
 )
-_IRREGULAR: Final = frozenset("people men women children kids policemen firemen sheep".split())
+_IRREGULAR: Final = _make_set("people men women children kids policemen firemen sheep")
 _ALSO_PLURAL: Final = re.compile(r".{2,}[^suia]s")  # not "grass", "bus", "tennis", "canvas"
 _WORD: Final = re.compile(r"[^\W\d_][\w'-]*")
 _COLOURS: Final = re.compile(rf"\s*and\s+(?:{COLOURS}|striped|spotted|checkered)\b", re.I)
@@ -73,7 +80,9 @@ def find_phrases(text: str) -> list[Phrase]:
     words = list(_WORD.finditer(text))
     phrases, position = [], 0
     while position < len(words):
-        end = _find_end(text, words, position) if words[position][0].lower() in _SINGULAR | _PLURAL | _OPEN else position
+        end = (
+            _find_end(text, words, position) if words[position][0].lower() in _SINGULAR | _PLURAL | _OPEN else position
+        )
         if end > position and not _PART.match(text, words[end].end()):
             start, stop = words[position].start(), words[end].end()
             phrases.append(Phrase(text[start:stop], start, stop))

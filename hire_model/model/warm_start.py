@@ -113,8 +113,7 @@ def _invert_root(covariance: Tensor, ridge: float) -> Tensor:
 
 
 def _average_regions(model: Hire, split: Split, device: torch.device) -> Tensor:
-    """Return the mean normalised features [N, F] of each image, followed by its predicates [N, P] if they have vectors.
-    """
+    """Return the mean normalised features [N, F] of each image; with predicate vectors [N, F + P]."""
     predicates = _find_predicate_vectors(model)
     width = model.feature_dim + (0 if predicates is None else predicates.predicates)
     means = torch.empty(len(split.images), width, device=device)

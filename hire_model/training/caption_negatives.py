@@ -16,19 +16,25 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
 Rng = np.random.Generator
 
-_DETERMINERS: Final = frozenset("a an the his her its their two three four five six many several some another".split())
-_PREPOSITIONS: Final = frozenset(
-    "in on at with by of near behind under beneath over above below beside through across into onto from to toward towards"
-    " around along against between inside outside down up off for".split()
+
+def _make_set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_DETERMINERS: Final = _make_set("a an the his her its their two three four five six many several some another")
+_PREPOSITIONS: Final = _make_set(
+    "in on at with by of near behind under beneath over above below beside through across into onto from to toward"
+    " towards around along against between inside outside down up off for"
 )
-_RELATION_BREAKS: Final = frozenset("and or but while as that who which was were of".split())
-_BREAKS: Final = frozenset("and or but while as that who which is are was were".split())
+_RELATION_BREAKS: Final = _make_set("and or but while as that who which was were of")
+_BREAKS: Final = _make_set("and or but while as that who which is are was were")
 _SEPARATORS: Final = _BREAKS | {","}
 _CLOSED: Final = _PREPOSITIONS | _BREAKS
 _WORD: Final = re.compile(r"[\w'-]+|[^\w\s]")
@@ -98,9 +104,7 @@ class CaptionNegatives:
     def _replace_relation(self, words: list[str], phrases: list[NounPhrase], rng: Rng) -> list[str] | None:
         """Replace the words between two neighbouring phrases by another relation of the training captions."""
         places = [
-            (one.last + 1, two.first)
-            for one, two in zip(phrases, phrases[1:], strict=False)
-            if _is_relation(words[one.last + 1 : two.first])
+            (one.last + 1, two.first) for one, two in pairwise(phrases) if _is_relation(words[one.last + 1 : two.first])
         ]
         if not places or len(self.relations) < 2:
             return None
@@ -153,8 +157,7 @@ def learn_words(texts: Iterable[str]) -> CaptionNegatives:
             if not _ends_phrase(words, position + 1):
                 continue
             before = words[max(0, position - 3) : position]
-            import os
-            if not _DETERMINERS.isdisjoint(before) and (os.environ.get("OLDNEG") or _CLOSED.isdisjoint(before)):
+            if not _DETERMINERS.isdisjoint(before) and _CLOSED.isdisjoint(before):
                 ends[word] += 1
     nouns = frozenset(
         word
@@ -177,7 +180,7 @@ def learn_words(texts: Iterable[str]) -> CaptionNegatives:
     relations: Counter[tuple[str, ...]] = Counter()
     for words in captions:
         phrases = find_noun_phrases(words, lexicon)
-        for one_phrase, two_phrase in zip(phrases, phrases[1:], strict=False):
+        for one_phrase, two_phrase in pairwise(phrases):
             between = words[one_phrase.last + 1 : two_phrase.first]
             relations[tuple(between)] += _is_relation(between)
     frequent = [(relation, count) for relation, count in relations.most_common() if count >= _LEAST]

@@ -42,8 +42,9 @@ class Objective(nn.Module):
     def forward(self, share: BatchShare, hardest: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return three scalars, the same in each process: loss, score_loss and global_loss.
 
-        score_loss is the loss of the final score and global_loss that of the global head;
-        loss = score_loss + train.global_loss * global_loss. For `hardest` see `hinge_loss`.
+        score_loss is the loss of the final score and global_loss that of the global head. loss = score_loss +
+        train.global_loss * global_loss + train.negative_loss * the mean `negative_loss` of the captions. For `hardest`
+        see `hinge_loss`.
         """
         images = self.model.encode_image(share.batch.regions)  # the b images of this process
         texts = self.model.encode_text(share.batch.tokens)  # their b captions
@@ -51,50 +52,33 @@ class Objective(nn.Module):
         scores = self.model.score(images, texts)  # [b, B]
         total = self.peers.gather_rows(scores.total, share.sizes)  # [B, B]
         score_loss = compute_loss(total, self.settings, hardest)
+        loss = score_loss
         if self.settings.negatives:
-            own = scores.total[:, sum(share.sizes[: self.peers.rank]) :]  # columns of this process's captions first
-            losses = self._compute_negative_losses(share.batch, images, own)  # [b]
-            score_loss = score_loss + self.peers.gather_rows(losses, share.sizes).mean()
+            first = sum(share.sizes[: self.peers.rank])
+            own = scores.total[:, first : first + len(share.batch)]  # [b, b]: without the captions of other processes
+            losses = self._compute_negative_losses(share.batch, images, own)
+            loss = loss + self.settings.negative_loss * self.peers.gather_rows(losses, share.sizes).mean()
         if scores.globals is None or not self.settings.global_loss:
-            return score_loss, score_loss, torch.zeros_like(score_loss)
+            return loss, score_loss, torch.zeros_like(score_loss)
         globals_ = self.peers.gather_rows(scores.globals, share.sizes)  # [B, B]
         global_loss = compute_loss(globals_, self.settings, hardest)
-        return score_loss + self.settings.global_loss * global_loss, score_loss, global_loss
-
+        return loss + self.settings.global_loss * global_loss, score_loss, global_loss
 
     def _compute_negative_losses(self, batch: Batch, images: EncodedImages, scores: Tensor) -> Tensor:
-        """Return [b] the loss of each caption's false caption, 0 without one; `scores` [b, >= b], as in `forward`."""
+        """Return [b], the `negative_loss` of each caption; 0 for a caption without a false caption.
+
+        `scores` [b, b] are those of the images and captions of this process. The other image of a caption is the next
+        one in the batch of this process.
+        """
         losses = scores.new_zeros(len(batch), dtype=torch.float32)
         if batch.negatives is None:
             return losses
-        import os
-        form, weight = os.environ.get("NEGFORM", "relative"), float(os.environ.get("NEGW", "1"))
-        texts, caption = self.model.encode_text(batch.negatives.tokens), batch.negatives.caption
-        row, other = torch.arange(len(texts), device=caption.device), (caption + 1) % len(batch)
-        false = self.model.score_pairs(images, texts, caption.repeat(2), row.repeat(2)).total.float().view(2, -1)
-        gap = scores[caption, caption] - false[0]
-        if form == "plain":
-            loss = nn.functional.softplus(-gap / self.settings.temperature)
-        elif form == "relative":
-            false = self.model.score_pairs(images, texts, torch.cat([caption, other]), row.repeat(2)).total.float().view(2, -1)
-            gap = scores[caption, caption] - false[0]
-            loss = nn.functional.softplus(-(gap - (scores[other, caption] - false[1])) / self.settings.temperature)
-        elif form in ("reversed", "relrev"):
-            import dataclasses
-            r = batch.regions
-            rev = dataclasses.replace(r, relations=r.relations[:, [0, 3, 2, 1]])
-            im2 = self.model.encode_image(rev)
-            tr = self.model.encode_text(batch.tokens)
-            t2 = self.model.score_pairs(im2, tr, caption, caption).total.float()
-            f2 = self.model.score_pairs(im2, texts, caption, row).total.float()
-            loss = nn.functional.softplus(-(gap - (t2 - f2)) / self.settings.temperature)
-            has = torch.bincount(r.relations[:, 0], minlength=len(batch))[caption] > 0
-            loss = loss * has
-            if form == "relrev":
-                false = self.model.score_pairs(images, texts, torch.cat([caption, other]), row.repeat(2)).total.float().view(2, -1)
-                gap = scores[caption, caption] - false[0]
-                loss = loss + nn.functional.softplus(-(gap - (scores[other, caption] - false[1])) / self.settings.temperature)
-        return losses.index_put((caption,), weight * loss.float())
+        false, caption = self.model.encode_text(batch.negatives.tokens), batch.negatives.caption
+        other, row = (caption + 1) % len(batch), torch.arange(len(false.mask), device=caption.device)
+        pairs = self.model.score_pairs(images, false, torch.cat([caption, other]), row.repeat(2))
+        own_false, other_false = pairs.total.chunk(2)
+        gap, other_gap = scores[caption, caption] - own_false, scores[other, caption] - other_false
+        return losses.index_put((caption,), negative_loss(gap.float(), other_gap.float(), self.settings))
 
 
 def compute_loss(scores: Tensor, settings: TrainSettings, hardest: bool) -> Tensor:
@@ -102,6 +86,23 @@ def compute_loss(scores: Tensor, settings: TrainSettings, hardest: bool) -> Tens
     if settings.loss == "infonce":
         return infonce_loss(scores.float(), settings.temperature)
     return hinge_loss(scores.float(), settings.margin, hardest)
+
+
+def negative_loss(gap: Tensor, other_gap: Tensor, settings: TrainSettings) -> Tensor:
+    """Compute the losses [n] of false captions: with its own image, a caption must win by more than with another image.
+
+    The form is the hinge or, with infonce, the logistic loss of the difference `gap - other_gap`. A model that only
+    recognises unusual sentences has the same gap with every image, and gains nothing.
+
+    Args:
+        gap: [n] score of the own image and the caption, minus its score with the false caption.
+        other_gap: [n] the same difference with another image.
+        settings: loss, margin and temperature.
+    """
+    difference = gap - other_gap
+    if settings.loss == "infonce":
+        return nn.functional.softplus(-difference / settings.temperature)
+    return (settings.margin - difference).clamp(min=0)
 
 
 def hinge_loss(scores: Tensor, margin: float, hardest: bool) -> Tensor:

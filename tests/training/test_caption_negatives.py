@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import re
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,7 +15,7 @@ from hire_model.training.caption_negatives import CaptionNegatives, find_noun_ph
 from hire_model.training.negative_bank import NegativeBank, build_negative_bank
 
 SUBJECTS = ["a black dog", "the small cat", "a man", "two boys", "the horse"]
-RELATIONS = ["on", "running behind", "jumping over", "in front of"]
+RELATIONS = ["on", "running behind", "jumping over", "walking toward"]
 CAPTIONS = [f"{s} {r} {o}" for s in SUBJECTS for r in RELATIONS for o in SUBJECTS if s != o]
 
 
@@ -36,10 +33,8 @@ def make_all(maker: CaptionNegatives, text: str) -> set[str]:
 def test_nouns_modifiers_and_relations_are_learned_from_the_captions(maker: CaptionNegatives) -> None:
     assert maker.nouns == {"dog", "cat", "man", "boys", "horse"}
     assert maker.modifiers == {"black", "small"}
-    assert {" ".join(relation) for relation in maker.relations} == {"on", "running behind", "jumping over"} | {
-        "in front of"
-    } - {"in front of"} | {relation for relation in [" ".join(r) for r in maker.relations] if "front" in relation}
-    words = "the small cat running behind two boys".split()
+    assert {" ".join(relation) for relation in maker.relations} == set(RELATIONS)
+    words = ["the", "small", "cat", "running", "behind", "two", "boys"]
     assert [" ".join(words[p.first : p.last + 1]) for p in find_noun_phrases(words, maker)] == [
         "the small cat",
         "two boys",
@@ -65,12 +60,6 @@ def test_a_caption_without_two_phrases_has_no_false_caption(maker: CaptionNegati
     assert maker.make("", np.random.default_rng(0)) is None
 
 
-def _list_words(module: ModuleType) -> set[str]:
-    """Return the words in the constants of a module."""
-    texts = [node.value for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Constant)]
-    return {word for text in texts if isinstance(text, str) for word in re.findall(r"[a-z]+", text)}
-
-
 def test_training_and_evaluation_share_no_code() -> None:
     source = Path(inspect.getfile(caption_negatives)).read_text("utf-8")
     assert "import hire_model.evaluation" not in source
@@ -82,12 +71,10 @@ def test_training_and_evaluation_share_no_code() -> None:
 def test_kinds_of_the_evaluation_are_never_made_for_training(maker: CaptionNegatives) -> None:
     text = "a black dog on the small cat"
     made = make_all(maker, text)
-    assert behaviour.swap_colours("a black dog on the brown cat") is not None  # the rule applies to such captions
     assert "a small dog on the black cat" not in made  # two modifiers exchanged
     assert behaviour.negate(text) not in made
-    assert not {one for one in made if sorted(one.split()) == sorted(text.split())} - {
-        "the small cat on a black dog"  # words in another order, apart from the exchange of two phrases
-    }
+    same_words = {one for one in made if sorted(one.split()) == sorted(text.split())}
+    assert same_words == {"the small cat on a black dog"}  # only the exchange of two phrases moves words
 
 
 def test_a_draw_depends_only_on_seed_epoch_and_caption(training: TrainingExample) -> None:
