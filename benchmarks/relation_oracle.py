@@ -30,9 +30,9 @@ def _make_set(words: str) -> frozenset[str]:
 _PEOPLE = _make_set(
     "<people> adult adults audience baby band biker bikers bicyclist bicyclists boy boys bystanders child children"
     " class climber climbers couple crowd cyclist cyclists family fans females friends girl girls goalie group guy"
-    " guys hiker hikers jockeys kid kids ladies lady man males male men members onlookers one others parents pedestrians people"
-    " person player players racer rider riders runners schoolgirls skateboarder skier skiers snowboarder someone"
-    " spectators students surfer team teams teenagers toddler woman women workers"
+    " guys hiker hikers jockeys kid kids ladies lady man males male men members onlookers one others parents"
+    " pedestrians people person player players racer rider riders runners schoolgirls skateboarder skier skiers"
+    " snowboarder someone spectators students surfer team teams teenagers toddler woman women workers"
 )
 Pair = tuple[str, str]
 

@@ -203,6 +203,7 @@ class TrainSettings(_Group):
     )
     warm_image_ridge: float = Field(2.0, gt=0, description="warm start: ridge of the image side, in mean variances")
     warm_text_ridge: float = Field(1.0, gt=0, description="warm start: ridge of the text side, in mean variances")
+    warm_lr_factor: float = Field(0.1, gt=0, description="warm start: factor on lr for both projections")
     region_drop: float = Field(
         0.2, ge=0, lt=1, description="share of regions dropped at random, with their boxes and edges"
     )

@@ -51,14 +51,14 @@ class NegativeBank:
 def build_negative_bank(model: Hire, texts: Sequence[str], settings: TrainSettings) -> NegativeBank | None:
     """Make and encode a false caption of each training caption in `texts`; None if train.negatives is 0.
 
-    The rules draw from (train.seed, caption).
+    The false captions do not depend on train.seed, so that trainings with several seeds share the cached states.
     """
     if not settings.negatives:
         return None
     maker, changed = learn_words(texts), []
     rows = np.full(len(texts), -1, np.int64)
     for caption, text in enumerate(texts):
-        false = maker.make(text, np.random.default_rng([settings.seed, _MAKE_STREAM, caption]))
+        false = maker.make(text, np.random.default_rng([_MAKE_STREAM, caption]))
         if false is not None:
             rows[caption] = len(changed)
             changed.append(false)

@@ -13,17 +13,16 @@ from hire_model.model.warm_start import WARM_STARTED
 from hire_model.settings import TrainSettings
 
 ENCODER_PREFIX = "text.encoder."
-WARM_FACTOR = 0.1  # factor on lr for warm-started projections
 _FINAL_FACTOR = 0.01  # factor on lr at the end of the cosine schedule
 
 
 def group_parameters(model: nn.Module, settings: TrainSettings) -> list[dict[str, object]]:
     """Group the trained parameters by learning rate and weight decay, without empty groups.
 
-    A tuned text encoder has lr * encoder_lr_factor. Warm-started projections have lr * WARM_FACTOR and no decay, which
-    would undo the warm start. Biases, gains and embeddings have no decay either.
+    A tuned text encoder has lr * encoder_lr_factor. Warm-started projections have lr * warm_lr_factor and no decay,
+    which would undo the warm start. Biases, gains and embeddings have no decay either.
     """
-    factors = {"hire": 1.0, "encoder": settings.encoder_lr_factor, "warm": WARM_FACTOR}
+    factors = {"hire": 1.0, "encoder": settings.encoder_lr_factor, "warm": settings.warm_lr_factor}
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from training_examples import TrainingExample  # type: ignore[import-not-found]
 
+from hire_model.data.loading import CaptionBank
 from hire_model.evaluation import behaviour, phrases
 from hire_model.training import caption_negatives
+from hire_model.training.batches import Augment, BatchPlan, PlannedBatches
 from hire_model.training.caption_negatives import CaptionNegatives, find_noun_phrases, learn_words
+from hire_model.training.distributed import Peers, launch_fabric
+from hire_model.training.losses import BatchShare, Objective
 from hire_model.training.negative_bank import NegativeBank, build_negative_bank
 
 SUBJECTS = ["a black dog", "the small cat", "a man", "two boys", "the horse"]
@@ -108,3 +114,55 @@ def test_captions_to_which_no_rule_applies_are_reported(
     settings = training.settings(negatives=1)
     assert build_negative_bank(training.model(settings), ["hello", "good morning"], settings.train) is None
     assert "no rule applies" in caplog.text
+
+
+def test_the_loss_compares_the_own_image_with_the_next_one_of_the_batch(training: TrainingExample) -> None:
+    settings = training.settings(negatives=1, negative_loss=2, loss="infonce", dropout=0.0)
+    model, split = training.model(settings).eval(), training.split()
+    false = ["dog and tree", "cat and ball", "house and car"]
+    rows = np.full(len(split.texts), -1)
+    rows[[0, 3, 6]] = [0, 1, 2]  # captions of three images
+    bank = NegativeBank(CaptionBank.from_lists(model.vocabulary.encode(false)), rows, 1.0, 0)
+    batches = PlannedBatches(split, training.bank(model), Augment(0), bank)
+    batch = batches[BatchPlan(0, 0, np.array([0, 3, 6, 9]), (4,))]
+    assert batch.negatives is not None and batch.negatives.caption.tolist() == [0, 1, 2]
+    fabric = launch_fabric(settings.train)
+    with torch.no_grad():
+        loss, score_loss, global_loss = Objective(model, settings.train, Peers(fabric))(BatchShare(batch, (4,)), False)
+        images = model.encode_image(batch.regions)
+        true = model.score(images, model.encode_text(batch.tokens)).total
+        changed = model.score(images, model.encode_text(batch.negatives.tokens)).total
+    expected = 0.0
+    for caption in range(3):
+        gap = true[caption, caption] - changed[caption, caption]
+        other_gap = true[caption + 1, caption] - changed[caption + 1, caption]
+        expected += math.log1p(math.exp(-float(gap - other_gap) / settings.train.temperature)) / 4
+    extra = float(loss - score_loss - settings.train.global_loss * global_loss)
+    assert extra == pytest.approx(2 * expected, rel=1e-4)
+
+
+def test_words_of_false_captions_are_dropped_too_and_other_draws_stay_the_same(training: TrainingExample) -> None:
+    settings = training.settings(negatives=1)
+    model, split = training.model(settings), training.split()
+    rows = np.arange(len(split.texts))
+    bank = NegativeBank(CaptionBank.from_lists([[1] * 30] * len(rows)), rows, 1.0, 0)
+    plan = BatchPlan(2, 0, np.array([0, 3, 6, 9]), (4,))
+    augment = Augment(0, 0.2, 0.5)
+    with_negatives = PlannedBatches(split, training.bank(model), augment, bank)[plan]
+    without = PlannedBatches(split, training.bank(model), augment)[plan]
+    assert torch.equal(with_negatives.tokens.ids, without.tokens.ids)
+    assert torch.equal(with_negatives.regions.mask, without.regions.mask)
+    assert with_negatives.negatives is not None
+    kept = with_negatives.negatives.tokens.mask.sum(dim=1)
+    assert ((kept > 5) & (kept < 25)).all() and len(set(kept.tolist())) > 1
+
+
+def test_false_captions_change_the_training_and_their_draws_repeat(training: TrainingExample) -> None:
+    def fit(share: float, out: str) -> list[float]:
+        settings = training.settings(negatives=share, epochs=2, out=training.out / out)
+        model = training.model(settings)
+        rows = np.arange(len(training.split().texts))[::-1].copy()
+        bank = NegativeBank(training.bank(model), rows, share, 0) if share else None
+        return [record.loss for record in training.fit(settings, model, negatives=bank).history]
+
+    assert fit(0.7, "one") == fit(0.7, "two") != fit(0, "three")
