@@ -154,11 +154,7 @@ def learn_words(texts: Iterable[str]) -> CaptionNegatives:
     ends: Counter[str] = Counter()
     for words in captions:
         for position, word in enumerate(words):
-            if not _ends_phrase(words, position + 1):
-                continue
-            before = words[max(0, position - 3) : position]
-            if not _DETERMINERS.isdisjoint(before) and _CLOSED.isdisjoint(before):
-                ends[word] += 1
+            ends[word] += _ends_phrase(words, position + 1) and _follows_determiner(words, position)
     nouns = frozenset(
         word
         for word, count in ends.items()
@@ -203,6 +199,14 @@ def find_noun_phrases(words: list[str], lexicon: CaptionNegatives) -> list[NounP
             phrases.append(NounPhrase(position, first_noun, last))
         position = max(last + 1, position + 1)
     return phrases
+
+
+def _follows_determiner(words: list[str], position: int) -> bool:
+    """Return whether a determiner precedes the word, with at most two words and no preposition or break between."""
+    for before in reversed(words[max(0, position - 3) : position]):
+        if before in _DETERMINERS or before in _CLOSED:
+            return before in _DETERMINERS
+    return False
 
 
 def _ends_phrase(words: list[str], position: int) -> bool:

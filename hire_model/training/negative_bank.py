@@ -55,7 +55,8 @@ def build_negative_bank(model: Hire, texts: Sequence[str], settings: TrainSettin
     """
     if not settings.negatives:
         return None
-    maker, changed = learn_words(texts), []
+    maker = learn_words(texts)
+    changed: list[str] = []
     rows = np.full(len(texts), -1, np.int64)
     for caption, text in enumerate(texts):
         false = maker.make(text, np.random.default_rng([_MAKE_STREAM, caption]))

@@ -61,14 +61,19 @@ def test_without_graphs_or_predicates_there_are_no_vectors(tiny_dataset: Path) -
 
 def test_the_closed_form_start_uses_the_predicates_of_an_image(tiny_dataset: Path) -> None:
     split = Dataset.open(tiny_dataset).split("train")
-    settings = TrainSettings(warm_image_ridge=0.1, warm_text_ridge=0.1)
+    settings = TrainSettings(warm_image_ridge=4, warm_text_ridge=4)
+    names = split.dataset.manifest.predicates
+    images = [
+        " ".join(names[number] for number in split.regions(row).relations[:, 1]) for row in range(len(split.images))
+    ]
+    texts = [images[row] for row in split.owner]  # captions that say nothing but the predicates
     correlations = {}
     for used in (False, True):
         model = build(split, predicate_vectors=used)
-        correlations[used] = warm_start(model, split, build_caption_bank(model, split.texts), settings)
+        correlations[used] = warm_start(model, split, build_caption_bank(model, texts), settings)
         if used:
             assert model.explicit is not None and model.explicit.predicates is not None
             first, second = model.explicit.predicates.table.weight.chunk(2)
             assert first.abs().max() > 0
             torch.testing.assert_close(first, second)
-    assert float(correlations[True].sum()) > float(correlations[False].sum())
+    assert float(correlations[True][:3].mean()) > float(correlations[False][:3].mean()) + 0.02
