@@ -196,6 +196,27 @@ class Scores:
 
 
 @dataclasses.dataclass(frozen=True)
+class Negatives(_TensorGroup):
+    """False captions of some captions of a batch.
+
+    Attributes:
+        tokens: the N false captions.
+        caption: [N] int64, the caption within the batch that each one was made from.
+    """
+
+    tokens: Tokens
+    caption: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Negatives:
+        """Return a copy with every tensor on `device`."""
+        caption = self.caption.to(device, non_blocking=non_blocking)
+        return Negatives(self.tokens.to(device, non_blocking), caption)
+
+
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """One training batch: B different images, and one caption of each. Caption i describes image i.
 
@@ -203,11 +224,13 @@ class Batch:
         regions: the B images.
         tokens: the B captions.
         true_relations: [E, 4] int64, relations before they were damaged, as in `Regions`; None: undamaged.
+        negatives: false captions of the same images; None if train.negatives draws none.
     """
 
     regions: Regions
     tokens: Tokens
     true_relations: Tensor | None = None
+    negatives: Negatives | None = None
 
     def __len__(self) -> int:
         return len(self.regions)
@@ -216,4 +239,6 @@ class Batch:
         """Return a copy with every tensor on `device`."""
         true = self.true_relations
         true = None if true is None else true.to(device, non_blocking=non_blocking)
-        return Batch(self.regions.to(device, non_blocking), self.tokens.to(device, non_blocking), true)
+        negatives = None if self.negatives is None else self.negatives.to(device, non_blocking)
+        regions, tokens = self.regions.to(device, non_blocking), self.tokens.to(device, non_blocking)
+        return Batch(regions, tokens, true, negatives)

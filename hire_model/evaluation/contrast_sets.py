@@ -23,11 +23,13 @@ from hire_model.data.importers.captions import derive_image_keys
 from hire_model.data.store import Split
 from hire_model.errors import DataError
 from hire_model.evaluation.behaviour import negate, shuffle_words, swap_colours, swap_roles
+from hire_model.evaluation.phrases import swap_phrases
 from hire_model.files import write_text
 
 log = logging.getLogger(__name__)
 
 RULES: Final[dict[str, Callable[[str], str | None]]] = {
+    "phrases": swap_phrases,
     "roles": swap_roles,
     "colours": swap_colours,
     "order": shuffle_words,

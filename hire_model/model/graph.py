@@ -18,6 +18,7 @@ from hire_model.batch import Regions
 from hire_model.data.boxes import SPATIAL_LABELS, compute_iou, compute_offsets, label_spatial_relations
 from hire_model.model.implicit_edges import PredictedEdges, mark_pairs
 from hire_model.model.layers import make_linear
+from hire_model.model.predicates import PredicateVectors
 from hire_model.settings import ModelSettings
 
 GATES = 4
@@ -225,6 +226,9 @@ class ExplicitRelations(nn.Module):
                 part.fill_diagonal_(INITIAL_SHARE)
         self.norm = None if settings.residual else nn.LayerNorm(settings.dim)
         self.kinds = max(graph.maps for graph in graphs)
+        self.predicates = None
+        if settings.predicate_vectors and self.semantic is not None and predicates:
+            self.predicates = PredicateVectors(predicates, settings.dim)
 
     def build_graphs(self, regions: Regions, predicted: PredictedEdges | None = None) -> list[Tensor]:
         """Return the adjacencies A [K, B, R, R], one per step."""
@@ -239,6 +243,8 @@ class ExplicitRelations(nn.Module):
         graphs = self.build_graphs(regions, predicted)
         steps = [step(v, graph, regions.mask) for step, graph in zip(self.steps, graphs, strict=True)]
         fused = v + self.fuse(torch.cat(steps, dim=-1))
+        if self.predicates is not None and self.semantic is not None:
+            fused = fused + self.predicates(regions, self.semantic.select_relations(regions))
         return (fused if self.norm is None else self.norm(fused)), _add_graphs(graphs).transpose(0, 1)
 
 

@@ -18,12 +18,15 @@ from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
 from hire_model.model.hire import Hire
 from hire_model.model.layers import masked_mean
+from hire_model.model.predicates import PredicateVectors
 from hire_model.model.text import BiGRU, PretrainedEncoder
 from hire_model.progress import show_progress
 from hire_model.settings import TrainSettings
 
 # Prefixes of the parameters that `warm_start` sets.
-WARM_STARTED = ("regions.project.", "text.project.", "text.words.", "text.embedding.", "text.skip.")
+WARM_STARTED = (
+    "regions.project.", "explicit.predicates.", "text.project.", "text.words.", "text.embedding.", "text.skip.",
+)  # fmt: skip
 _BLOCK = 256
 _MAX_WORDS = 4096  # most frequent words; bounds the matrix to decompose, and rare words contribute little
 
@@ -32,7 +35,8 @@ _MAX_WORDS = 4096  # most frequent words; bounds the matrix to decompose, and ra
 def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSettings) -> Tensor:
     """Set the model's two projections to the CCA of the training split.
 
-    An image is represented by the mean of its normalised features. A caption is represented by its word frequencies,
+    An image is represented by the mean of its normalised features; with model.predicate_vectors also by the number of
+    its relations with each predicate, scaled to the same variance. A caption is represented by its word frequencies,
     weighted by the root of the inverse document frequency (BiGRU), by the mean of its encoder states (pretrained
     encoder), or by both, scaled to the same variance (pretrained encoder with model.text.lexical). Captions are read in
     blocks, and only their moments are kept in memory.
@@ -47,9 +51,11 @@ def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSett
         The correlations [at most D], in descending order.
     """
     device = next(model.parameters()).device
-    x = _average_regions(model, train, device)  # [N, F]
+    x = _average_regions(model, train, device)  # [N, F], or [N, F + P]
     mean = x.mean(dim=0)
     x -= mean
+    x_scale = _balance_columns(x, model.feature_dim)
+    x, mean = x * x_scale, mean * x_scale
     lexical = isinstance(model.text, BiGRU) or model.text.words is not None
     words = _find_frequent_words(bank, len(model.vocabulary)) if lexical else None
     texts = _compute_text_moments(model, bank, words, x, torch.from_numpy(train.owner).to(device))
@@ -61,7 +67,11 @@ def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSett
     covariance = x.T @ x / len(x)
     a, b, correlations = solve_cca(covariance, texts.covariance, texts.cross, *ridges, size)
     a, b = a * _compute_scale(a, covariance), b * _compute_scale(b, texts.covariance)
-    _set_linear(model.regions.project, a, -mean @ a)
+    offset, a = -mean @ a, a * x_scale[:, None]
+    _set_linear(model.regions.project, a[: model.feature_dim], offset)
+    if (predicates := _find_predicate_vectors(model)) is not None:
+        predicates.table.weight.zero_()
+        predicates.table.weight[:, : a.shape[1]] = a[model.feature_dim :].repeat(2, 1) / 2  # half from either end
     if model.regions.position is not None:
         model.regions.position.weight.zero_()
     b, offset = b * texts.scale[:, None], -texts.mean @ b
@@ -103,13 +113,30 @@ def _invert_root(covariance: Tensor, ridge: float) -> Tensor:
 
 
 def _average_regions(model: Hire, split: Split, device: torch.device) -> Tensor:
-    """Return the mean normalised features [N, F] of each image."""
-    means = torch.empty(len(split.images), model.feature_dim, device=device)
+    """Return the mean normalised features [N, F] of each image; with predicate vectors [N, F + P]."""
+    predicates = _find_predicate_vectors(model)
+    width = model.feature_dim + (0 if predicates is None else predicates.predicates)
+    means = torch.empty(len(split.images), width, device=device)
     for start in show_progress(range(0, len(means), _BLOCK), "closed-form start, images"):
         rows = range(start, min(start + _BLOCK, len(means)))
         regions = collate_regions([split.regions(row) for row in rows]).to(device)
-        means[rows.start : rows.stop] = masked_mean(model.regions.normalize(regions.features), regions.mask)
+        block = means[rows.start : rows.stop]
+        block[:, : model.feature_dim] = masked_mean(model.regions.normalize(regions.features), regions.mask)
+        if predicates is not None and model.explicit is not None and model.explicit.semantic is not None:
+            chosen = model.explicit.semantic.select_relations(regions)
+            block[:, model.feature_dim :] = predicates.count(regions, chosen)
     return means
+
+
+def _find_predicate_vectors(model: Hire) -> PredicateVectors | None:
+    return None if model.explicit is None else model.explicit.predicates
+
+
+def _balance_columns(x: Tensor, first: int) -> Tensor:
+    """Return factors that give the columns after the `first` ones the same total variance as the `first` ones."""
+    scale, variance = torch.ones_like(x[0]), x.square().mean(dim=0)
+    scale[first:] = (variance[:first].sum() / variance[first:].sum().clamp(min=1e-12)).sqrt()
+    return scale
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,11 @@ class ModelSettings(_Group):
     edge_labels: Literal["none", "bias", "gate"] = Field(
         "gate", description="none: unlabelled edges; bias: a learned weight per label; gate: also a learned gate (ours)"
     )
+    predicate_vectors: bool = Field(
+        False,
+        description="stage 4b: add a learned vector per predicate to the regions that it relates (ours); no effect "
+        "without the semantic graph",
+    )
     object_word: bool = Field(True, description="stage 6, object-word attention")
     region_temperature: float = Field(4.0, gt=0, description="sharpness of the attention of regions over words")
     word_temperature: float = Field(9.0, gt=0, description="sharpness of the attention of words over regions")
@@ -166,6 +171,10 @@ class ModelSettings(_Group):
             "implicit_edges": (
                 "graphs=none" if self.graphs == "none" else "edge_labels=none",
                 self.implicit_edges and "none" in (self.graphs, self.edge_labels),
+            ),
+            "predicate_vectors": (
+                f"graphs={self.graphs}",
+                self.predicate_vectors and self.graphs in ("none", "spatial"),
             ),
         }
         return {f"model.{name}": f"model.{cause}" for name, (cause, inactive) in causes.items() if inactive}
@@ -217,6 +226,10 @@ class TrainSettings(_Group):
     edge_damage: float = Field(
         0.0, ge=0, le=1, description="share of images that lose or exchange a random part of their edges"
     )
+    negatives: float = Field(
+        0.0, ge=0, le=1, description="share of captions with a false caption as an extra negative, made by rules"
+    )
+    negative_loss: float = Field(1.0, gt=0, description="weight of the loss of these false captions")
     seed: int = Field(0, ge=0, description="seed of the random number generators of the training")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast if the GPU supports it, else fp32"

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from hire_model.batch import Batch, Regions, Tokens
+from hire_model.batch import Batch, Negatives, Regions, Tokens
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
 from hire_model.errors import HireError
 from hire_model.training.damage import Damage, damage_regions, drop_regions, mark_first
+from hire_model.training.negative_bank import NegativeBank
 from hire_model.training.signals import ignore_stop_signals
 
 _SAMPLER_STREAM, _AUGMENT_STREAM, _DAMAGE_STREAM = 1, 2, 3  # independent random streams from one seed
@@ -132,10 +133,12 @@ class Augment:
         rngs = [np.random.default_rng([self.seed, _AUGMENT_STREAM, epoch, int(caption)]) for caption in captions]
         # Draw for both even if one rate is 0, so that one rate does not change what the other drops.
         regions, words = _draw(rngs, batch.regions.mask), _draw(rngs, batch.tokens.mask)
+        negatives = batch.negatives
         return dataclasses.replace(
             batch,
             regions=drop_regions(batch.regions, regions < self.region_drop),
             tokens=drop_words(batch.tokens, words < self.word_drop),
+            negatives=None if negatives is None else self._drop_negative_words(negatives, rngs),
         )
 
     def _damage_edges(self, regions: Regions, epoch: int, captions: Sequence[int]) -> Regions:
@@ -143,6 +146,11 @@ class Augment:
         damages = [_DAMAGES[int(rng.integers(len(_DAMAGES)))] for rng in rngs]
         shares = [float(rng.random()) if rng.random() < self.edge_damage else 0.0 for rng in rngs]
         return damage_regions(regions, damages, shares, rngs)
+
+    def _drop_negative_words(self, negatives: Negatives, rngs: Sequence[np.random.Generator]) -> Negatives:
+        """Drop words of false captions at the same rate: a model must not tell them by their length."""
+        words = _draw([rngs[caption] for caption in negatives.caption.tolist()], negatives.tokens.mask)
+        return Negatives(drop_words(negatives.tokens, words < self.word_drop), negatives.caption)
 
 
 def _draw(rngs: Sequence[np.random.Generator], mask: Tensor) -> Tensor:
@@ -174,17 +182,21 @@ class PlannedBatches(TorchDataset[Batch | HireError]):
     split: Split
     bank: CaptionBank
     augment: Augment
+    negatives: NegativeBank | None = None
 
     def __getitem__(self, plan: BatchPlan) -> Batch | HireError:
         """Load the captions of `plan` and their images; caption i belongs to image i.
 
         An error is returned, because the DataLoader would put the traceback of its process into the message.
         """
+        rows = plan.rows.tolist()
         try:
-            regions = collate_regions([self.split.regions(int(self.split.owner[row])) for row in plan.rows])
+            regions = collate_regions([self.split.regions(int(self.split.owner[row])) for row in rows])
         except HireError as error:
             return error
-        return self.augment(Batch(regions, self.bank.tokens(plan.rows)), plan.epoch, plan.rows.tolist())
+        negatives = None if self.negatives is None else self.negatives.draw(plan.epoch, rows)
+        batch = Batch(regions, self.bank.tokens(plan.rows), negatives=negatives)
+        return self.augment(batch, plan.epoch, rows)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,11 @@ class Peers:
 
     fabric: Fabric
 
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return self.fabric.global_rank
+
     def gather_texts(self, local: EncodedTexts, sizes: Sequence[int]) -> EncodedTexts:
         """Gather the captions of all processes, `sizes[rank]` of each, in rank order, with gradient."""
         if self.fabric.world_size == 1:

@@ -23,6 +23,7 @@ from hire_model.training.batches import Augment, BatchPlan, CaptionSampler, Load
 from hire_model.training.checkpoint import BEST, LAST, Checkpoint, set_aside_previous
 from hire_model.training.distributed import launch_fabric
 from hire_model.training.losses import BatchShare, compute_collapsed_loss, format_collapse_warning
+from hire_model.training.negative_bank import NegativeBank
 from hire_model.training.record import EpochRecord, FitResult
 from hire_model.training.signals import StopRequest
 from hire_model.training.train_state import TrainState
@@ -41,6 +42,7 @@ def fit(
     out: Path,
     digest: str,
     resume: bool = False,
+    negatives: NegativeBank | None = None,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> FitResult:
@@ -57,6 +59,7 @@ def fit(
         out: folder for checkpoints.
         digest: digest of the data set's version.
         resume: continue from the checkpoint in `out`.
+        negatives: false captions of the captions of `train_split`.
         on_epoch: called with the record of each epoch.
         on_step: called with the number of each optimizer step.
 
@@ -73,7 +76,7 @@ def fit(
     out = fabric.broadcast(out)  # the first process has chosen it
     sampler = CaptionSampler(train_split.owner, train.batch, train.seed, fabric.global_rank, fabric.world_size)
     augment = Augment(train.seed, train.region_drop, train.word_drop, train.edge_damage)
-    loader = Loader(sampler, PlannedBatches(train_split, train_bank, augment), settings.data.workers)
+    loader = Loader(sampler, PlannedBatches(train_split, train_bank, augment, negatives), settings.data.workers)
     batches = len(sampler.draw_batches(0))
     if not batches:
         raise DataError(

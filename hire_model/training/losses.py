@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from hire_model.batch import Batch
+from hire_model.batch import Batch, EncodedImages
 from hire_model.data.boxes import label_spatial_relations
 from hire_model.model.hire import Hire
 from hire_model.model.implicit_edges import mark_pairs
@@ -47,9 +47,9 @@ class Objective(nn.Module):
     def forward(self, share: BatchShare, hardest: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return three scalars, the same in each process: loss, score_loss and global_loss.
 
-        score_loss is the loss of the final score and global_loss that of the global head;
-        loss = score_loss + train.global_loss * global_loss + EDGE_LOSS * the loss of implicit edges, if there are any.
-        For `hardest` see `hinge_loss`.
+        score_loss is the loss of the final score and global_loss that of the global head. loss = score_loss +
+        train.global_loss * global_loss + train.negative_loss * the mean `negative_loss` of the captions + EDGE_LOSS *
+        the loss of implicit edges, where the model and the settings have them. For `hardest` see `hinge_loss`.
         """
         images = self.model.encode_image(share.batch.regions)  # the b images of this process
         texts = self.model.encode_text(share.batch.tokens)  # their b captions
@@ -62,9 +62,30 @@ class Objective(nn.Module):
             globals_ = self.peers.gather_rows(scores.globals, share.sizes)  # [B, B]
             global_loss = compute_loss(globals_, self.settings, hardest)
             loss = loss + self.settings.global_loss * global_loss
+        if self.settings.negatives:
+            first = sum(share.sizes[: self.peers.rank])
+            own = scores.total[:, first : first + len(share.batch)]  # [b, b]: without the captions of other processes
+            losses = self._compute_negative_losses(share.batch, images, own)
+            loss = loss + self.settings.negative_loss * self.peers.gather_rows(losses, share.sizes).mean()
         if self.model.implicit_edges is not None:
             loss = loss + EDGE_LOSS * compute_edge_loss(self.model, share.batch)
         return loss, score_loss, global_loss
+
+    def _compute_negative_losses(self, batch: Batch, images: EncodedImages, scores: Tensor) -> Tensor:
+        """Return [b], the `negative_loss` of each caption; 0 for a caption without a false caption.
+
+        `scores` [b, b] are those of the images and captions of this process. The other image of a caption is the next
+        one in the batch of this process.
+        """
+        losses = scores.new_zeros(len(batch), dtype=torch.float32)
+        if batch.negatives is None:
+            return losses
+        false, caption = self.model.encode_text(batch.negatives.tokens), batch.negatives.caption
+        other, row = (caption + 1) % len(batch), torch.arange(len(false.mask), device=caption.device)
+        pairs = self.model.score_pairs(images, false, torch.cat([caption, other]), row.repeat(2))
+        own_false, other_false = pairs.total.chunk(2)
+        gap, other_gap = scores[caption, caption] - own_false, scores[other, caption] - other_false
+        return losses.index_put((caption,), negative_loss(gap.float(), other_gap.float(), self.settings))
 
 
 def compute_edge_loss(model: Hire, batch: Batch) -> Tensor:
@@ -93,6 +114,23 @@ def compute_loss(scores: Tensor, settings: TrainSettings, hardest: bool) -> Tens
     if settings.loss == "infonce":
         return infonce_loss(scores.float(), settings.temperature)
     return hinge_loss(scores.float(), settings.margin, hardest)
+
+
+def negative_loss(gap: Tensor, other_gap: Tensor, settings: TrainSettings) -> Tensor:
+    """Compute the losses [n] of false captions: with its own image, a caption must win by more than with another image.
+
+    The form is the hinge or, with infonce, the logistic loss of the difference `gap - other_gap`. A model that only
+    recognises unusual sentences has the same gap with every image, and gains nothing.
+
+    Args:
+        gap: [n] score of the own image and the caption, minus its score with the false caption.
+        other_gap: [n] the same difference with another image.
+        settings: loss, margin and temperature.
+    """
+    difference = gap - other_gap
+    if settings.loss == "infonce":
+        return nn.functional.softplus(-difference / settings.temperature)
+    return (settings.margin - difference).clamp(min=0)
 
 
 def hinge_loss(scores: Tensor, margin: float, hardest: bool) -> Tensor:

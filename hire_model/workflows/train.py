@@ -35,6 +35,7 @@ from hire_model.tracking.versions import CHALLENGER, TRAINED_RSUM
 from hire_model.training.checkpoint import LAST, Checkpoint, lock_folder
 from hire_model.training.distributed import pick_local_device, seed_everything
 from hire_model.training.loop import fit
+from hire_model.training.negative_bank import build_negative_bank
 from hire_model.training.record import EpochRecord, FitResult
 from hire_model.training.run_folder import choose_run_folder
 from hire_model.workflows.evaluate import make_result, score_split, write_report
@@ -141,6 +142,7 @@ def fit_model(
     result = fit(
         model, splits.train, train_bank, settings,
         dev=evaluate_dev, out=out, digest=digest, resume=resume, on_epoch=on_epoch,
+        negatives=build_negative_bank(model, splits.train.texts, settings.train),
     )  # fmt: skip
     return model.eval(), result
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hire_model.training.losses import hinge_loss, infonce_loss
+from hire_model.settings import TrainSettings
+from hire_model.training.losses import hinge_loss, infonce_loss, negative_loss
 
 
 def compute_reference_hinge(scores: np.ndarray, margin: float, hardest: bool) -> float:
@@ -38,3 +39,18 @@ def test_losses_equal_their_references(seed: int, size: int, hardest: bool) -> N
     square = torch.from_numpy(scores)
     assert float(hinge_loss(square, 0.2, hardest)) == pytest.approx(compute_reference_hinge(scores, 0.2, hardest))
     assert float(infonce_loss(square, 0.1)) == pytest.approx(compute_reference_infonce(scores, 0.1))
+
+
+def test_a_false_caption_costs_nothing_only_if_the_own_image_rejects_it_more_than_another_image() -> None:
+    settings = TrainSettings(loss="hinge", margin=0.2)
+    gaps, other_gaps = torch.tensor([0.5, 0.5, 0.1, 0.0]), torch.tensor([0.1, 0.5, 0.0, 0.0])
+    assert negative_loss(gaps, other_gaps, settings).tolist() == pytest.approx([0.0, 0.2, 0.1, 0.2])
+
+
+def test_a_preference_of_the_text_alone_does_not_change_the_loss_of_false_captions() -> None:
+    gaps, other_gaps = torch.randn(50), torch.randn(50)
+    for loss in ("hinge", "infonce"):
+        settings = TrainSettings(loss=loss)
+        expected = negative_loss(gaps, other_gaps, settings)
+        torch.testing.assert_close(negative_loss(gaps + 0.7, other_gaps + 0.7, settings), expected)
+        assert (negative_loss(gaps + 0.1, other_gaps, settings) <= expected).all()
