@@ -96,6 +96,7 @@ struct Side {
 
 }  // namespace hire
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 // Write the sizes that the caller packs weights for: {MR, NR, padding of the feature size}.

@@ -24,7 +24,7 @@ _FOLDER = Path(__file__).parent
 _SOURCES = ("vector.h", "product.h", "sides.h", "stages.h", "kernel.cpp")
 # -ffinite-math-only lets the compiler use the processor's maximum. The other flags drop bookkeeping that nobody reads.
 # None of them changes the floating-point mode of the process, as -ffast-math would.
-_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffinite-math-only", "-fno-signed-zeros",
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffinite-math-only", "-fno-signed-zeros",
           "-fno-math-errno", "-fno-trapping-math")  # fmt: skip
 # By `torch.backends.cpu.get_cpu_capability()`. Other processors (NEON) need no flags.
 LEVELS = {

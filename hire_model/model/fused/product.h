@@ -16,25 +16,39 @@ struct Left {
 // A packed left matrix: [blocks][depth][MR].
 inline Left packed(const float* data, int depth) { return {data, size_t(MR), size_t(MR) * depth}; }
 
+// Write the MR x N sums of a register block. Not inlined: what follows must not take registers from the inner loop.
+template <int N>
+__attribute__((noinline)) void add_products(int depth, const float* left, size_t left_step, const float* right,
+                                            size_t right_step, Vec (&out)[MR][N]) {
+    Vec sums[MR][N];
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 3
+        for (int n = 0; n < N; ++n) sums[i][n] = Vec{};
+    for (int k = 0; k < depth; ++k, left += left_step, right += right_step) {
+        Vec columns[N];
+#pragma GCC unroll 3
+        for (int n = 0; n < N; ++n) columns[n] = load(right + n * W);
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; ++i) {
+            Vec row = fill(left[i]);
+#pragma GCC unroll 3
+            for (int n = 0; n < N; ++n) sums[i][n] += row * columns[n];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 3
+        for (int n = 0; n < N; ++n) out[i][n] = sums[i][n];
+}
+
 // Multiply a left matrix of `blocks` * MR rows with a right matrix [depth][N * W], rows `step` apart.
-// `finish(block, sums)` gets the MR x N vectors of each block while they are in registers.
+// `finish(block, sums)` gets the MR x N vectors of each block.
 template <int N, class Finish>
 HIRE_INLINE void multiply(int blocks, int depth, Left left, const float* right, size_t step, Finish finish) {
+    Vec sums[MR][N];
     for (int block = 0; block < blocks; ++block) {
-        const float* a = left.data + block * left.block_step;
-        const float* b = right;
-        Vec sums[MR][N] = {};
-        for (int k = 0; k < depth; ++k, a += left.step, b += step) {
-            Vec columns[N];
-#pragma GCC unroll 3
-            for (int n = 0; n < N; ++n) columns[n] = load(b + n * W);
-#pragma GCC unroll 8
-            for (int i = 0; i < MR; ++i) {
-                Vec row = fill(a[i]);
-#pragma GCC unroll 3
-                for (int n = 0; n < N; ++n) sums[i][n] += row * columns[n];
-            }
-        }
+        add_products<N>(depth, left.data + block * left.block_step, left.step, right, step, sums);
         finish(block, sums);
     }
 }

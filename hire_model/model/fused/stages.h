@@ -180,54 +180,62 @@ class Stages {
     template <int N>
     const float* refine(const float* x, Vec (&dots)[N]) {
         const int size = model->size, blocks = model->blocks(), n = context->n;
+        const float *first_bias = pass->first_bias, *second_bias = pass->second_bias;
+        const float* summary = context->summary.data();
+        float *g = gated.data(), *h = hidden.data(), *y = refined.data();
         multiply<N>(2 * blocks, n, packed(context->keys.data(), n), attention.data(), NR,
-                    [&](int b, Vec(&sums)[MR][N]) {
+                    [=](int b, Vec(&sums)[MR][N]) {
             for (int i = 0; i < MR / 2; ++i)
                 for (int v = 0; v < N; ++v) {
                     const int at = (b * MR / 2 + i) * NR + v * W;
-                    store(gated.data() + at, load(x + at) * tanh(sums[i][v]) + sums[i + MR / 2][v]);
+                    store(g + at, load(x + at) * tanh(sums[i][v]) + sums[i + MR / 2][v]);
                 }
         });
-        multiply<N>(blocks, size, packed(pass->first, size), gated.data(), NR, [&](int b, Vec(&sums)[MR][N]) {
+        multiply<N>(blocks, size, packed(pass->first, size), g, NR, [=](int b, Vec(&sums)[MR][N]) {
             for (int i = 0; i < MR; ++i)
-                for (int v = 0; v < N; ++v)
-                    store(hidden.data() + (b * MR + i) * NR + v * W,
-                          max(sums[i][v] + pass->first_bias[b * MR + i], Vec{}));
+                for (int v = 0; v < N; ++v) {
+                    const int row = b * MR + i;
+                    store(h + row * NR + v * W, max(sums[i][v] + first_bias[row], Vec{}));
+                }
         });
-        multiply<N>(blocks, size, packed(pass->second, size), hidden.data(), NR, [&](int b, Vec(&sums)[MR][N]) {
+        Vec products[N] = {};
+        multiply<N>(blocks, size, packed(pass->second, size), h, NR, [=, &products](int b, Vec(&sums)[MR][N]) {
             for (int i = 0; i < MR; ++i)
                 for (int v = 0; v < N; ++v) {
                     const int row = b * MR + i, at = row * NR + v * W;
-                    Vec y = load(x + at) + sums[i][v] + pass->second_bias[row];
-                    dots[v] += y * context->summary[row];
-                    store(refined.data() + at, y);
+                    Vec refined = load(x + at) + sums[i][v] + second_bias[row];
+                    products[v] += refined * summary[row];
+                    store(y + at, refined);
                 }
         });
-        return refined.data();
+        for (int v = 0; v < N; ++v) dots[v] = products[v];
+        return y;
     }
 
     // Stage 7. The gate is a number per lane, so it moves out of the product with the weights.
     template <int N>
     const float* cross(const float* x, const Vec (&dots)[N]) {
         const int size = model->size, blocks = model->blocks();
+        const float *scale_bias = pass->scale_bias, *out_bias = pass->out_bias, *summary = context->summary.data();
+        float *u = gated.data(), *y = crossed.data();
         Vec gate[N];
         for (int v = 0; v < N; ++v) gate[v] = sigmoid(dots[v] * (1 / std::sqrt(float(size))));
-        multiply<N>(blocks, size, packed(pass->scale, size), x, NR, [&](int b, Vec(&sums)[MR][N]) {
+        multiply<N>(blocks, size, packed(pass->scale, size), x, NR, [=, &gate](int b, Vec(&sums)[MR][N]) {
             for (int i = 0; i < MR; ++i)
                 for (int v = 0; v < N; ++v) {
                     const int row = b * MR + i, at = row * NR + v * W;
-                    Vec scale = tanh(gate[v] * sums[i][v] + pass->scale_bias[row]);
-                    store(gated.data() + at, gate[v] * load(x + at) * scale + context->summary[row]);
+                    Vec scale = tanh(gate[v] * sums[i][v] + scale_bias[row]);
+                    store(u + at, gate[v] * load(x + at) * scale + summary[row]);
                 }
         });
-        multiply<N>(blocks, size, packed(pass->out, size), gated.data(), NR, [&](int b, Vec(&sums)[MR][N]) {
+        multiply<N>(blocks, size, packed(pass->out, size), u, NR, [=](int b, Vec(&sums)[MR][N]) {
             for (int i = 0; i < MR; ++i)
                 for (int v = 0; v < N; ++v) {
                     const int row = b * MR + i, at = row * NR + v * W;
-                    store(crossed.data() + at, load(x + at) + max(sums[i][v] + pass->out_bias[row], Vec{}));
+                    store(y + at, load(x + at) + max(sums[i][v] + out_bias[row], Vec{}));
                 }
         });
-        return crossed.data();
+        return y;
     }
 
     // Add the lanes of the panel to the sum and the maximum of their items.
