@@ -25,8 +25,6 @@ def score(
 ) -> Tensor | None:
     """Return S, the pair score, as `Interaction` defines it within 1e-5; None if torch must compute it.
 
-    Torch computes it with gradients or dropout, on a GPU, in other types than float32, and without a compiled kernel.
-
     Args:
         interaction: the pair stages.
         images, texts: the encoded items.
@@ -35,16 +33,11 @@ def score(
     Returns:
         [B, C], or [N] with `index`.
     """
-    x, t = images.regions, texts.words
-    if (
-        torch.is_grad_enabled()
-        or interaction.training
-        or not (x.is_cpu and t.is_cpu and x.dtype == t.dtype == torch.float32)
-        or torch.is_autocast_enabled("cpu")
-        or (kernel := load()) is None
-        or (packed := _pack(interaction, kernel)) is None
-    ):
+    kernel = load() if can_score(interaction, images, texts) else None
+    packed = None if kernel is None else _pack(interaction, kernel)
+    if kernel is None or packed is None:
         return None
+    x, t = images.regions, texts.words
     sides = [_describe(x, images.mask, images.edges), _describe(t, texts.mask, texts.roles)]
     if index is None:
         out = torch.empty(len(x), len(t))
@@ -60,6 +53,23 @@ def score(
     if failed:
         raise MemoryError("The scoring kernel ran out of memory. Score fewer items at once.")
     return out
+
+
+def can_score(interaction: Interaction, images: EncodedImages, texts: EncodedTexts) -> bool:
+    """Return whether the kernel can score these items.
+
+    It cannot with gradients or dropout, on a GPU, in other types than float32, and where it is not compiled.
+    """
+    x, t = images.regions, texts.words
+    return (
+        not torch.is_grad_enabled()
+        and not interaction.training
+        and x.is_cpu
+        and t.is_cpu
+        and x.dtype == t.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and load() is not None
+    )
 
 
 def _describe(x: Tensor, mask: Tensor, related: Tensor | None) -> tuple[Items, list[Tensor | None]]:
