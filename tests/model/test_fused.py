@@ -104,9 +104,7 @@ def test_a_long_list_fills_several_tiles_in_several_threads(monkeypatch):
     random = np.random.default_rng(0)
     monkeypatch.setattr(scoring, "_WORK_PER_THREAD", 1)
     with torch.inference_mode():
-        images = model.encode_image(
-            model_examples.make_regions([model_examples.make_image(random) for _ in range(90)])
-        )
+        images = model.encode_image(model_examples.make_regions([model_examples.make_image(random) for _ in range(90)]))
         texts = model.encode_text(
             model_examples.make_tokens(model, [model_examples.make_caption(random) for _ in range(150)])
         )

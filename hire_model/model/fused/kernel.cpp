@@ -104,6 +104,18 @@ void hire_layout(int32_t* sizes) {
     sizes[0] = hire::MR, sizes[1] = hire::NR, sizes[2] = std::max(hire::W, hire::MR);
 }
 
+// Multiply a matrix of weights [size][size] with one panel, `repeats` times; return the multiplications and additions.
+// Benchmarks compare the rate of the stages with the rate of this product alone.
+double hire_multiply(int32_t size, int64_t repeats) {
+    const hire::Floats left(size_t(hire::round_up(size, hire::MR)) * size, 0.5f), right(size_t(size) * hire::NR, 0.5f);
+    const int blocks = hire::round_up(size, hire::MR) / hire::MR;
+    volatile float result;
+    for (int64_t i = 0; i < repeats; ++i)
+        hire::multiply<hire::NV>(blocks, size, hire::packed(left.data(), size), right.data(), hire::NR,
+                                 [&](int, hire::Vec(&sums)[hire::MR][hire::NV]) { result = sums[0][0][0]; });
+    return 2.0 * blocks * hire::MR * hire::NR * size * double(repeats);
+}
+
 // Score `pairs` pairs (image[n], text[n]) to scores[n], or, if `pairs` is negative, all images and texts to
 // scores[image][text]. Return 0, or 1 if memory runs out.
 int hire_score(const hire::Model* model, const hire::Items* images, const hire::Items* texts, int64_t pairs,

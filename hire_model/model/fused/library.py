@@ -24,8 +24,10 @@ _FOLDER = Path(__file__).parent
 _SOURCES = ("vector.h", "product.h", "sides.h", "stages.h", "kernel.cpp")
 # -ffinite-math-only lets the compiler use the processor's maximum. The other flags drop bookkeeping that nobody reads.
 # None of them changes the floating-point mode of the process, as -ffast-math would.
-_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffinite-math-only", "-fno-signed-zeros",
-          "-fno-math-errno", "-fno-trapping-math")  # fmt: skip
+_FLAGS = (
+    "-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread",
+    "-ffinite-math-only", "-fno-signed-zeros", "-fno-math-errno", "-fno-trapping-math",
+)  # fmt: skip
 # By `torch.backends.cpu.get_cpu_capability()`. Other processors (NEON) need no flags.
 LEVELS = {
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),
@@ -64,7 +66,7 @@ class Model(ctypes.Structure):
 
 
 class Kernel:
-    """The loaded library: its `score` function and the sizes that weights are packed for."""
+    """The loaded library: its functions, and the sizes that weights are packed for."""
 
     def __init__(self, path: Path) -> None:
         library = ctypes.CDLL(str(path))
@@ -78,6 +80,8 @@ class Kernel:
             ctypes.c_int32,
         ]  # fmt: skip
         self.score.restype = ctypes.c_int
+        self.multiply = library.hire_multiply
+        self.multiply.argtypes, self.multiply.restype = [ctypes.c_int32, ctypes.c_int64], ctypes.c_double
 
 
 def load() -> Kernel | None:

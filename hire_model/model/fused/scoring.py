@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from weakref import WeakKeyDictionary
 
 import torch
