@@ -148,6 +148,20 @@ def test_changed_weights_are_packed_again():
     torch.testing.assert_close(after, score_with_torch(model, images, texts), atol=1e-5, rtol=1e-5)
 
 
+@needs_kernel
+def test_a_wrong_index_or_another_models_items_are_errors():
+    model, larger = model_examples.make_model(), MODELS["larger than a vector"]
+    random = np.random.default_rng(0)
+    with torch.inference_mode():
+        images = model.encode_image(model_examples.make_regions([model_examples.make_image(random)]))
+        texts = model.encode_text(model_examples.make_tokens(model, ["a red dog"]))
+        for wrong in (-1, 1):
+            with pytest.raises(IndexError, match="not in 0 to 0"):
+                model.score_pairs(images, texts, torch.tensor([0, wrong]), torch.tensor([0, 0]))
+        with pytest.raises(RuntimeError, match="shapes"):
+            larger.score(images, texts)
+
+
 def test_torch_scores_with_gradients_dropout_other_types_and_when_disabled(monkeypatch):
     model = model_examples.make_model()
     random = np.random.default_rng(0)

@@ -117,9 +117,11 @@ double hire_multiply(int32_t size, int64_t repeats) {
 }
 
 // Score `pairs` pairs (image[n], text[n]) to scores[n], or, if `pairs` is negative, all images and texts to
-// scores[image][text]. Return 0, or 1 if memory runs out.
+// scores[image][text]. Return 0, 1 if memory runs out, or 2 if an index is out of range.
 int hire_score(const hire::Model* model, const hire::Items* images, const hire::Items* texts, int64_t pairs,
                const int64_t* image, const int64_t* text, float* scores, int32_t threads) {
+    for (int64_t n = 0; n < pairs; ++n)
+        if (image[n] < 0 || image[n] >= images->count || text[n] < 0 || text[n] >= texts->count) return 2;
     try {
         std::fill(scores, scores + (pairs < 0 ? images->count * texts->count : pairs), 0.0f);
         const hire::Side words = {*model, model->on_words, *images, *texts, true};

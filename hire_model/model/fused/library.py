@@ -34,7 +34,8 @@ LEVELS = {
     "AVX2": ("-mavx2", "-mfma"),
     "DEFAULT": (),
 }
-_SECONDS = 300
+_SECONDS = 600  # a busy machine is slow
+OUT_OF_RANGE = 2  # result of `hire_score` if the index of a pair is wrong
 
 
 class Items(ctypes.Structure):
@@ -121,7 +122,7 @@ def compile_kernel(level: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():  # another process may have compiled it meanwhile
-            log.info("Compiling the scoring kernel for this processor (once, about ten seconds) ...")
+            log.info("Compiling the scoring kernel for this processor (once, about five seconds) ...")
             part = path.with_suffix(".part")
             command = [*compiler, *flags, str(_FOLDER / "kernel.cpp"), "-o", str(part)]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)

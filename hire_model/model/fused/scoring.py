@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hire_model.batch import EncodedImages, EncodedTexts
-from hire_model.model.fused.library import Items, Kernel, Model, Pass, load
+from hire_model.model.fused.library import OUT_OF_RANGE, Items, Kernel, Model, Pass, load
 from hire_model.model.interaction import CrossLevel, Interaction, Refine
 from hire_model.model.relations import RELATED_SHARE, SIZE
 
@@ -37,18 +37,22 @@ def score(
     if kernel is None or packed is None:
         return None
     x, t = images.regions, texts.words
-    sides = [_describe(x, images.mask, images.edges), _describe(t, texts.mask, texts.roles)]
+    model = packed.unrelated if images.edges is None or texts.roles is None else packed.model
+    if not _fits(model, images, texts):
+        return None
+    image_side, text_side = _describe(x, images.mask, images.edges), _describe(t, texts.mask, texts.roles)
     if index is None:
         out = torch.empty(len(x), len(t))
         count, pointers = -1, [None, None]
     else:
-        index = index[0].contiguous(), index[1].contiguous()
+        index = index[0].long().contiguous(), index[1].long().contiguous()
         out = torch.empty(len(index[0]))
         count, pointers = len(out), [side.data_ptr() for side in index]
     work = out.numel() * (x.shape[1] + t.shape[1]) * x.shape[2] ** 2 * 4
     threads = max(1, min(torch.get_num_threads(), work // _WORK_PER_THREAD))
-    model = packed.unrelated if images.edges is None or texts.roles is None else packed.model
-    failed = kernel.score(model, sides[0][0], sides[1][0], count, *pointers, out.data_ptr(), threads)
+    failed = kernel.score(model, image_side[0], text_side[0], count, *pointers, out.data_ptr(), threads)
+    if failed == OUT_OF_RANGE:
+        raise IndexError(f"The index of a pair is not in 0 to {len(x) - 1} (images) or 0 to {len(t) - 1} (texts).")
     if failed:
         raise MemoryError("The scoring kernel ran out of memory. Score fewer items at once.")
     return out
@@ -69,6 +73,18 @@ def can_score(interaction: Interaction, images: EncodedImages, texts: EncodedTex
         and not torch.is_autocast_enabled("cpu")
         and load() is not None
     )
+
+
+def _fits(model: Model, images: EncodedImages, texts: EncodedTexts) -> bool:
+    """Return whether the items have the sizes of the model. If not, torch raises an error that says so."""
+    (count, regions, size), (captions, words, text_size) = images.regions.shape, texts.words.shape
+    fits = size == text_size == model.size
+    fits = fits and images.mask.shape == (count, regions) and texts.mask.shape == (captions, words)
+    if model.kinds:
+        assert images.edges is not None and texts.roles is not None
+        fits = fits and images.edges.shape == (count, model.kinds, regions, regions)
+        fits = fits and texts.roles.shape == (captions, words, 2 * model.kinds * model.role)
+    return fits
 
 
 def _describe(x: Tensor, mask: Tensor, related: Tensor | None) -> tuple[Items, list[Tensor | None]]:
@@ -147,7 +163,10 @@ _packed: WeakKeyDictionary[Interaction, _Packed] = WeakKeyDictionary()
 
 
 def _pack(interaction: Interaction, kernel: Kernel) -> _Packed | None:
-    """Return the packed weights, made again if a weight has changed; None if the weights are not float32."""
+    """Return the packed weights; None if the weights are not float32.
+
+    They are packed again if a weight has changed, except through `weight.data`, which torch does not record.
+    """
     weights = list(interaction.parameters())
     versions = [(weight.data_ptr(), -1 if weight.is_inference() else weight._version) for weight in weights]
     packed = _packed.get(interaction)
