@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import platform
+import subprocess
 
 import model_examples
 import numpy as np
@@ -211,6 +213,25 @@ def test_a_failing_compiler_is_no_error(monkeypatch, caplog, tmp_path):
         assert not list(tmp_path.rglob("*.so"))
     finally:
         library._load.cache_clear()
+
+
+@needs_kernel
+@pytest.mark.parametrize("level", ["AVX512", "DEFAULT"])
+def test_the_sources_compile_without_warnings(level):
+    if platform.machine() not in ("x86_64", "AMD64") and level != "DEFAULT":
+        pytest.skip(f"{level} needs an x86 compiler")
+    flags = [
+        *library.LEVELS[level],
+        "-std=c++17",
+        "-fsyntax-only",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+    ]
+    source = library._FOLDER / "kernel.cpp"
+    done = subprocess.run([*library._find_compiler(), *flags, source], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @needs_kernel

@@ -60,10 +60,10 @@ class Model(ctypes.Structure):
     """`hire::Model`."""
 
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("size", "kinds", "role", "parts", "alignment")),
-        *((name, ctypes.c_float) for name in ("sharpness", "related_share")),
-        *((name, Pass) for name in ("on_words", "on_regions")),
-    ]
+        ("size", ctypes.c_int32), ("kinds", ctypes.c_int32), ("role", ctypes.c_int32), ("parts", ctypes.c_int32),
+        ("alignment", ctypes.c_int32), ("sharpness", ctypes.c_float), ("related_share", ctypes.c_float),
+        ("on_words", Pass), ("on_regions", Pass),
+    ]  # fmt: skip
 
 
 class Kernel:

@@ -41,9 +41,9 @@ def score(
     if not _fits(model, images, texts):
         return None
     image_side, text_side = _describe(x, images.mask, images.edges), _describe(t, texts.mask, texts.roles)
+    count, pointers = -1, list[int | None]([None, None])
     if index is None:
         out = torch.empty(len(x), len(t))
-        count, pointers = -1, [None, None]
     else:
         index = index[0].long().contiguous(), index[1].long().contiguous()
         out = torch.empty(len(index[0]))

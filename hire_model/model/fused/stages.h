@@ -79,10 +79,11 @@ class Stages {
             float* to = cosine.data() + p * NR;
             const float* inverse = tile->inverse.data() + p * NR;
             with_vectors(panel.vectors, [&](auto n) {
-                multiply<n.value>(context->blocks, model->size, packed(context->x.data(), model->size),
-                                  panel_x(int(p)), NR, [&](int b, Vec(&sums)[MR][n.value]) {
+                constexpr int N = n.value;
+                multiply<N>(context->blocks, model->size, packed(context->x.data(), model->size), panel_x(int(p)), NR,
+                            [&](int b, Vec(&sums)[MR][N]) {
                     for (int i = 0; i < MR; ++i)
-                        for (int v = 0; v < n.value; ++v)
+                        for (int v = 0; v < N; ++v)
                             store(to + (b * MR + i) * step + v * W,
                                   sums[i][v] * load(inverse + v * W) * (1 / context->length[b * MR + i]));
                 });
@@ -277,11 +278,12 @@ class Stages {
             const float* edges = context->edges.data() + size_t(k) * context->blocks * context->n * MR;
             for (size_t p = 0; p < tile->panels.size(); ++p)
                 with_vectors(tile->panels[p].vectors, [&](auto n) {
+                    constexpr int N = n.value;
                     float* to = edged.data() + p * NR;
-                    multiply<n.value>(context->blocks, context->n, packed(edges, context->n), places.data() + p * NR,
-                                      step, [&](int b, Vec(&sums)[MR][n.value]) {
+                    multiply<N>(context->blocks, context->n, packed(edges, context->n), places.data() + p * NR, step,
+                                [&](int b, Vec(&sums)[MR][N]) {
                         for (int i = 0; i < MR; ++i)
-                            for (int v = 0; v < n.value; ++v) store(to + (b * MR + i) * step + v * W, sums[i][v]);
+                            for (int v = 0; v < N; ++v) store(to + (b * MR + i) * step + v * W, sums[i][v]);
                     });
                 });
             for (size_t item = 0; item < tile->start.size(); ++item) {
