@@ -50,10 +50,13 @@ class Pass(ctypes.Structure):
     """`hire::Pass`."""
 
     _fields_ = [
-        (name, ctypes.c_void_p)
-        for stage in ("keys", "first", "second", "scale", "out")
-        for name in (stage, f"{stage}_bias")
-    ] + [("max_weight", ctypes.c_void_p), ("temperature", ctypes.c_float)]
+        ("keys", ctypes.c_void_p), ("keys_bias", ctypes.c_void_p),
+        ("first", ctypes.c_void_p), ("first_bias", ctypes.c_void_p),
+        ("second", ctypes.c_void_p), ("second_bias", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p), ("scale_bias", ctypes.c_void_p),
+        ("out", ctypes.c_void_p), ("out_bias", ctypes.c_void_p),
+        ("max_weight", ctypes.c_void_p), ("temperature", ctypes.c_float),
+    ]  # fmt: skip
 
 
 class Model(ctypes.Structure):
