@@ -17,6 +17,7 @@ from test_hire import VARIANTS
 
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.model.fused import library, scoring
+from hire_model.settings import resolve
 
 MODELS = {name: model_examples.make_model(**changes) for name, changes in VARIANTS.items()}
 MODELS["both at an odd size"] = model_examples.make_model(dim=36, pair_dim=13)
@@ -186,6 +187,10 @@ def test_torch_scores_with_gradients_dropout_other_types_and_when_disabled(monke
         model.float()
         monkeypatch.setenv(library.SWITCH, "0")
         assert score() is None
+
+
+def test_the_switch_is_no_unknown_setting():
+    assert resolve(None, {}, {library.SWITCH: "0"}).settings == resolve(None, {}, {}).settings
 
 
 def test_without_a_compiler_torch_scores_and_one_debug_line_says_so(monkeypatch, caplog, tmp_path):
