@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _ROWS = (
-    ("scoring.ratio_to_loop", "{:.2f} ×", "a loop over captions"),
+    ("scoring.ratio_to_loop", "{:.2f} ×", "a loop over captions in torch"),
     ("scoring.share_of_peak", "{:.0%}", "this machine's matrix products"),
     ("rerank.ms_per_1000", "{:.1f} ms", ""),
     ("training.ratio_to_plain", "{:.2f} ×", "padded pairs, scored at once"),

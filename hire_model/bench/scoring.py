@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 import torch
 
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.bench.cost import Sizes, count_flop
 from hire_model.bench.timing import alternate, measure_peak
+from hire_model.model.fused import library
 from hire_model.model.hire import Hire
 from hire_model.scoring.matrix import score_matrix
 
@@ -15,9 +20,24 @@ RERANKED = 1000
 _BUDGET = 512 << 20
 
 
+@contextlib.contextmanager
+def use_torch() -> Iterator[None]:
+    """Score without the compiled kernel inside the block."""
+    before = os.environ.get(library.SWITCH)
+    os.environ[library.SWITCH] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[library.SWITCH]
+        else:
+            os.environ[library.SWITCH] = before
+
+
 def score_in_loop(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tensor:
-    """Score one caption after the other, each without padding: scores [B, C]."""
-    return torch.cat([model.score(images, texts.extract(row)).total for row in range(len(texts))], dim=1)
+    """Score one caption after the other with torch, each without padding: scores [B, C]."""
+    with use_torch():
+        return torch.cat([model.score(images, texts.extract(row)).total for row in range(len(texts))], dim=1)
 
 
 def score_in_blocks(model: Hire, images: EncodedImages, texts: EncodedTexts) -> torch.Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hire_model.batch import EncodedImages, EncodedTexts, Regions, Scores, Tokens
+from hire_model.model.fused import scoring as fused
 from hire_model.model.graph import ExplicitRelations
 from hire_model.model.hubs import HubBank
 from hire_model.model.implicit_edges import ImplicitEdges, PredictedEdges
@@ -136,13 +137,17 @@ class Hire(nn.Module):
 
     def score(self, images: EncodedImages, texts: EncodedTexts) -> Scores:
         """Run stages 6 to 8 for each of B images against each of C captions; scores are [B, C]."""
-        v, t = self.prepare_sides(images, texts)
-        return self._combine(score_in_blocks(self.interaction, v, t), images.summary @ texts.summary.T)
+        pair = fused.score(self.interaction, images, texts)
+        if pair is None:
+            pair = score_in_blocks(self.interaction, *self.prepare_sides(images, texts))
+        return self._combine(pair, images.summary @ texts.summary.T)
 
     def score_pairs(self, images: EncodedImages, texts: EncodedTexts, image: Tensor, text: Tensor) -> Scores:
         """Run stages 6 to 8 for N pairs, given as indices image [N] and text [N]; scores are [N]."""
-        v, t = self.prepare_sides(images, texts)
-        pair = self.interaction(v[image[:, None]], t[text[:, None]])[:, 0, 0]  # a group per pair: [N, 1, 1] -> [N]
+        pair = fused.score(self.interaction, images, texts, (image, text))
+        if pair is None:
+            v, t = self.prepare_sides(images, texts)
+            pair = self.interaction(v[image[:, None]], t[text[:, None]])[:, 0, 0]  # a group per pair: [N, 1, 1] -> [N]
         return self._combine(pair, (images.summary[image] * texts.summary[text]).sum(dim=-1))
 
     def prepare_sides(self, images: EncodedImages, texts: EncodedTexts) -> tuple[Side, Side]:

@@ -12,6 +12,7 @@ from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
 from hire_model.errors import DataError
+from hire_model.model.fused import scoring as fused
 from hire_model.model.hire import Hire
 from hire_model.progress import show_progress
 
@@ -21,6 +22,8 @@ _ENCODE_BLOCK = 128
 _COPIES = 8
 # A block that fits the CPU's cache is scored several times as fast per pair as a larger one.
 _CACHE_BYTES = 24 << 20
+# Images and captions in a block of the compiled kernel, which needs memory for the items but not for the pairs.
+_KERNEL_ITEMS = 1024
 
 
 def compute_similarity(
@@ -146,6 +149,8 @@ def score_matrix(model: Hire, images: EncodedImages, texts: EncodedTexts, budget
         budget_bytes = min(budget_bytes, _CACHE_BYTES)
     columns = max(1, min(len(texts), int((2 * budget_bytes / pair_bytes) ** 0.5)))
     rows = max(1, min(len(images), budget_bytes // (pair_bytes * columns)))
+    if fused.can_score(model.interaction, images, texts):
+        rows = columns = _KERNEL_ITEMS
     for left in range(0, len(texts), columns):
         block = texts[slice(left, left + columns)]
         for top in range(0, len(images), rows):

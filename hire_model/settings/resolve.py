@@ -19,7 +19,8 @@ from hire_model.settings.groups import ENV_PREFIX, ModelSettings, Settings
 PACKAGE_FOLDER = Path(__file__).parent.parent
 # Environment variables with the same prefix that are not settings; other modules read them.
 _OTHER_VARIABLES = {
-    "HIRE_SHARED_DATA", "HIRE_CACHE", "HIRE_GALLERIES", "HIRE_JOURNAL", "HIRE_JOURNAL_SHARE", "HIRE_JOURNAL_TEXT",
+    "HIRE_SHARED_DATA", "HIRE_CACHE", "HIRE_FUSED", "HIRE_GALLERIES", "HIRE_JOURNAL", "HIRE_JOURNAL_SHARE",
+    "HIRE_JOURNAL_TEXT",
 }  # fmt: skip
 
 

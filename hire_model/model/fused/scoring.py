@@ -1,0 +1,177 @@
+"""Call the compiled kernel: pack the weights of stages 6 to 8 once per model, pass encoded items as they are."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from hire_model.batch import EncodedImages, EncodedTexts
+from hire_model.model.fused.library import OUT_OF_RANGE, Items, Kernel, Model, Pass, load
+from hire_model.model.interaction import CrossLevel, Interaction, Refine
+from hire_model.model.relations import RELATED_SHARE, SIZE
+
+# A thread takes about 30 us to start. Use one more for each of these many multiplications.
+_WORK_PER_THREAD = 20_000_000
+
+
+def score(
+    interaction: Interaction,
+    images: EncodedImages,
+    texts: EncodedTexts,
+    index: tuple[Tensor, Tensor] | None = None,
+) -> Tensor | None:
+    """Return S, the pair score, as `Interaction` defines it within 1e-5; None if torch must compute it.
+
+    Args:
+        interaction: the pair stages.
+        images, texts: the encoded items.
+        index: image [N] and text [N] of N pairs, int64; None for all pairs.
+
+    Returns:
+        [B, C], or [N] with `index`.
+    """
+    kernel = load() if can_score(interaction, images, texts) else None
+    packed = None if kernel is None else _pack(interaction, kernel)
+    if kernel is None or packed is None:
+        return None
+    x, t = images.regions, texts.words
+    model = packed.unrelated if images.edges is None or texts.roles is None else packed.model
+    if not _fits(model, images, texts):
+        return None
+    image_side, text_side = _describe(x, images.mask, images.edges), _describe(t, texts.mask, texts.roles)
+    count, pointers = -1, list[int | None]([None, None])
+    if index is None:
+        out = torch.empty(len(x), len(t))
+    else:
+        index = index[0].long().contiguous(), index[1].long().contiguous()
+        out = torch.empty(len(index[0]))
+        count, pointers = len(out), [side.data_ptr() for side in index]
+    work = out.numel() * (x.shape[1] + t.shape[1]) * x.shape[2] ** 2 * 4
+    threads = max(1, min(torch.get_num_threads(), work // _WORK_PER_THREAD))
+    failed = kernel.score(model, image_side[0], text_side[0], count, *pointers, out.data_ptr(), threads)
+    if failed == OUT_OF_RANGE:
+        raise IndexError(f"The index of a pair is not in 0 to {len(x) - 1} (images) or 0 to {len(t) - 1} (texts).")
+    if failed:
+        raise MemoryError("The scoring kernel ran out of memory. Score fewer items at once.")
+    return out
+
+
+def can_score(interaction: Interaction, images: EncodedImages, texts: EncodedTexts) -> bool:
+    """Return whether the kernel can score these items.
+
+    It cannot with gradients or dropout, on a GPU, in other types than float32, and where it is not compiled.
+    """
+    x, t = images.regions, texts.words
+    return (
+        not torch.is_grad_enabled()
+        and not interaction.training
+        and x.is_cpu
+        and t.is_cpu
+        and x.dtype == t.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and load() is not None
+    )
+
+
+def _fits(model: Model, images: EncodedImages, texts: EncodedTexts) -> bool:
+    """Return whether the items have the sizes of the model. If not, torch raises an error that says so."""
+    (count, regions, size), (captions, words, text_size) = images.regions.shape, texts.words.shape
+    fits = size == text_size == model.size
+    fits = fits and images.mask.shape == (count, regions) and texts.mask.shape == (captions, words)
+    if model.kinds:
+        assert images.edges is not None and texts.roles is not None
+        fits = fits and images.edges.shape == (count, model.kinds, regions, regions)
+        fits = fits and texts.roles.shape == (captions, words, 2 * model.kinds * model.role)
+    return fits
+
+
+def _describe(x: Tensor, mask: Tensor, related: Tensor | None) -> tuple[Items, list[Tensor | None]]:
+    """Return the addresses of a side, and the tensors that must live as long as they are used."""
+    x, mask, related = x.contiguous(), mask.contiguous(), None if related is None else related.contiguous()
+    addresses = x.data_ptr(), mask.data_ptr(), None if related is None else related.data_ptr()
+    return Items(*addresses, len(x), x.shape[1]), [x, mask, related]
+
+
+class _Packed:
+    """Weights of one `Interaction` in the kernel's layout, with the versions of the weights that they were made of."""
+
+    def __init__(self, interaction: Interaction, kernel: Kernel, versions: list[tuple[int, int]]) -> None:
+        self.versions, self._kernel = versions, kernel
+        self._tensors: list[Tensor] = []  # keeps the memory behind the addresses
+        both = interaction.max_of_regions, interaction.max_of_words
+        size = next(weight for weight in both if weight is not None).shape[0]
+        self._width = -(-size // kernel.padding) * kernel.padding
+        relations = interaction.relations
+        by_region, by_word = interaction.temperatures
+        self.model = Model(
+            size,
+            0 if relations is None else relations.kinds,
+            SIZE,
+            sum(weight is not None for weight in both) + interaction.alignment,
+            interaction.alignment,
+            0.0 if relations is None else float(relations.sharpness),
+            RELATED_SHARE,
+            self._pack_pass(interaction.on_words, interaction.word_image, interaction.max_of_words, by_word),
+            self._pack_pass(interaction.on_regions, interaction.object_sentence, interaction.max_of_regions, by_region),
+        )
+        self.unrelated = Model.from_buffer_copy(self.model)  # for items without edges or roles
+        self.unrelated.kinds = 0
+
+    def _pack_pass(
+        self, refine: Refine | None, cross: CrossLevel | None, max_weight: Tensor | None, temperature: float
+    ) -> Pass:
+        keys: list[int | None] = [None] * 6
+        if refine is not None:
+            keys = [*self._pack_keys(refine.keys), *self._pack_left(refine.first), *self._pack_left(refine.second)]
+        levels: list[int | None] = [None] * 4
+        if cross is not None:
+            levels = [*self._pack_left(cross.scale), *self._pack_left(cross.out)]
+        pooled = None if max_weight is None else self._keep(self._pad(max_weight))
+        return Pass(*keys, *levels, pooled, temperature)
+
+    def _pack_left(self, layer: nn.Linear) -> list[int]:
+        """Return the addresses of the weight as [blocks][size][MR] and of the padded bias."""
+        weight = self._pad(layer.weight).unflatten(0, (-1, self._kernel.block)).transpose(1, 2)
+        return [self._keep(weight), self._keep(self._pad(layer.bias))]
+
+    def _pack_keys(self, layer: nn.Linear) -> list[int]:
+        """Return the addresses of the weight as [panels][size][NR] and of the bias.
+
+        A block of MR columns has the scales of MR / 2 features, then their shifts.
+        """
+        half, packed = self._kernel.block // 2, []
+        for x in (layer.weight, layer.bias):
+            scale, shift = (self._pad(part).unflatten(0, (-1, half)) for part in x.chunk(2))
+            columns = torch.cat([scale, shift], dim=1).flatten(0, 1)  # [2 width, size] or [2 width]
+            more = -len(columns) % self._kernel.panel
+            packed.append(torch.cat([columns, columns.new_zeros(more, *columns.shape[1:])]))
+        weight = packed[0].unflatten(0, (-1, self._kernel.panel)).transpose(1, 2)
+        return [self._keep(weight), self._keep(packed[1])]
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Pad the first axis of x [size, ...] with zeros to the kernel's width."""
+        return torch.cat([x, x.new_zeros(self._width - len(x), *x.shape[1:])])
+
+    def _keep(self, x: Tensor) -> int:
+        self._tensors.append(x.contiguous())
+        return self._tensors[-1].data_ptr()
+
+
+_packed: WeakKeyDictionary[Interaction, _Packed] = WeakKeyDictionary()
+
+
+def _pack(interaction: Interaction, kernel: Kernel) -> _Packed | None:
+    """Return the packed weights; None if the weights are not float32.
+
+    They are packed again if a weight has changed, except through `weight.data`, which torch does not record.
+    """
+    weights = list(interaction.parameters())
+    versions = [(weight.data_ptr(), -1 if weight.is_inference() else weight._version) for weight in weights]
+    packed = _packed.get(interaction)
+    if packed is None or packed.versions != versions:
+        if any(weight.dtype != torch.float32 for weight in weights):
+            return None
+        packed = _packed[interaction] = _Packed(interaction, kernel, versions)
+    return packed
