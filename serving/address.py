@@ -77,7 +77,9 @@ class Front(BaseModel):
         """End the process."""
         if (process := self.find_process()) is not None:
             process.kill()  # it holds nothing that could be lost
-            process.wait(10)
+        end = time.monotonic() + _START_S
+        while self.find_process() is not None and time.monotonic() < end:
+            time.sleep(0.02)
 
 
 def read_state(folder: Path) -> ServeState | None:

@@ -135,7 +135,7 @@ def check_promoted(folder: Path) -> None:
 
 def run_gate(folder: Path) -> None:
     os.chdir(folder)
-    gate("1", make_settings(folder))
+    gate(make_settings(folder), "1")
 
 
 def check_undecided(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,9 @@ def test_a_crashed_server_keeps_its_address_workers_galleries_and_journal(tmp_pa
     assert starts.options[3]["galleries"] == galleries, "a missing folder of galleries does not prevent a restart"
     with pytest.raises(ServeError, match="no such folder"):
         server.serve(archive, run, galleries=galleries)
-    server.stop(run)
+    command = "import sys; from pathlib import Path; from serving.server import stop; stop(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", command, run], check=True, timeout=300)  # not the parent of the processes
+    assert find_front(run) is None and server.find_current(run) is None
     server.serve(archive, run, port=port)
     assert starts.options[4] == {"workers": 1, "galleries": None, "journal": None}, "--stop forgets the settings"
 
