@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 SERVER_FOLDERS = ("flows", "serving", "tracking")
-LONGEST = ("flows", "serving", "test_readme.py", "tracking", "data/images/test_image_import.py", "test_setup.py")
+LONGEST = (
+    "flows", "serving", "test_next_steps.py", "faults/test_kills.py", "test_readme.py", "tracking",
+    "data/images/test_image_import.py", "test_setup.py",
+)  # fmt: skip
 SLOW_FIXTURES = {"registered_model"}
 
 

@@ -83,8 +83,9 @@ class SCANInteraction(Interaction):
 
     def forward(self, images: Side, texts: Side) -> Tensor:
         """Score images [G, B] against texts [G, C]: [G, B, C]."""
-        over_regions = self.attend(self.compute_cosine(images, texts), images.mask, texts.mask)[1]
-        attended = (over_regions @ images.directions).unflatten(2, texts.mask.shape[1:])  # [G, B, C, L, P]
+        over_regions = self.attend_to_regions(self.compute_cosine(images, texts), images.mask)
+        attended = over_regions.flatten(2, 3) @ images.directions
+        attended = attended.unflatten(2, texts.mask.shape[1:])  # [G, B, C, L, P]
         similarity = (normalize(attended) * texts.directions[:, None]).sum(dim=-1, keepdim=True)
         return masked_mean(similarity, texts.mask[:, None].expand(similarity.shape[:-1]))[..., 0]
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from registered import RegisteredModel
+from registered import RegisteredModel, train_and_register
 
 SCRIPT = Path(__file__).with_name("kill_scenarios.py")
 ROOT = SCRIPT.parents[2]
@@ -25,17 +25,23 @@ EXPECTED = {  # a point that must be among those of each command
 }
 
 
+@pytest.fixture(scope="module")
+def killed_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> RegisteredModel:
+    """Return a registered model for this file alone: killed gates leave decisions among its artifacts."""
+    return train_and_register(tiny_dataset, tmp_path_factory.mktemp("killed"), {"data.test": "test"})
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)  # 60 points of `train`, and some repetitions, on a busy machine
 @pytest.mark.parametrize("command", EXPECTED)
 def test_a_kill_at_any_point_loses_nothing_and_the_repeated_command_succeeds(
-    registered_model: RegisteredModel, tmp_path: Path, command: str
+    killed_model: RegisteredModel, tmp_path: Path, command: str
 ) -> None:
-    uri = registered_model.settings.tracking.uri
+    uri = killed_model.settings.tracking.uri
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")} | {
         "HIRE_KILL_STORE": uri.removeprefix("sqlite:///"),
-        "HIRE_KILL_DATA": str(registered_model.dataset),
-        "HIRE_KILL_RUN": str(registered_model.folder.parent),
+        "HIRE_KILL_DATA": str(killed_model.dataset),
+        "HIRE_KILL_RUN": str(killed_model.folder.parent),
         "OMP_NUM_THREADS": "1",
         "DO_NOT_TRACK": "true",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),

@@ -87,7 +87,6 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 @pytest.fixture
 def page(tab: Tab, demo_server: Demo) -> Tab:
     """The page after loading, in a desktop window."""
-    tab.events.clear()
     tab.open(demo_server.address)
     tab.wait_until(READY)
     return tab

@@ -27,7 +27,8 @@ def _list_processes(server: Endpoint) -> list[psutil.Process]:
         for process in psutil.Process(os.getpid()).children()
         if str(port) in process.cmdline() and "serving.lit" in process.cmdline()
     ]
-    return [parent, *parent.children(recursive=True)]
+    children = parent.children(recursive=True)
+    return [parent, *(child for child in children if child.status() != psutil.STATUS_ZOMBIE)]
 
 
 @pytest.mark.live

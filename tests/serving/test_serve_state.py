@@ -46,7 +46,7 @@ class Starts:
 def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
     starts = Starts()
     monkeypatch.setattr(server, "start", starts)
-    for name in ("verify", "wait_until_ready", "_check_galleries", "_write_access_files"):
+    for name in ("verify", "wait_until_ready", "_warn_of_unusable_galleries", "_write_access_files"):
         monkeypatch.setattr(server, name, lambda *_, **__: None)
     yield starts
     server.stop(tmp_path / "run")

@@ -47,11 +47,13 @@ class Tab:
             self.events.append(message)
 
     def open(self, address: str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Load the page of `address` in a window of this size, and forget the events of the page before."""
         phone = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url="about:blank")  # an address with another hash alone would not load anything
+        self.events.clear()
         self.call("Page.navigate", url=address)
 
     def evaluate(self, expression: str) -> Any:

@@ -258,4 +258,5 @@ def test_the_printed_summary_names_the_data_and_the_next_command(
     ):
         assert part in printed
     page = f"http://127.0.0.1:5000/#/experiments/{trained.experiment}/runs?workflowType=machine_learning"
-    assert f"  mlflow ui --backend-store-uri {trained.tracking_uri}  # open {page}\n" in printed
+    assert f"  mlflow ui --backend-store-uri {trained.tracking_uri}\n" in printed
+    assert f"The training in MLflow: {page}\n" in printed

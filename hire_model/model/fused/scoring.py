@@ -61,11 +61,13 @@ def score(
 def can_score(interaction: Interaction, images: EncodedImages, texts: EncodedTexts) -> bool:
     """Return whether the kernel can score these items.
 
-    It cannot with gradients or dropout, on a GPU, in other types than float32, and where it is not compiled.
+    It cannot with gradients or dropout, on a GPU, in other types than float32, for other pair stages than `Interaction`,
+    and where it is not compiled.
     """
     x, t = images.regions, texts.words
     return (
-        not torch.is_grad_enabled()
+        type(interaction) is Interaction  # a subclass computes something else (benchmarks/peers)
+        and not torch.is_grad_enabled()
         and not interaction.training
         and x.is_cpu
         and t.is_cpu
