@@ -61,8 +61,8 @@ def score(
 def can_score(interaction: Interaction, images: EncodedImages, texts: EncodedTexts) -> bool:
     """Return whether the kernel can score these items.
 
-    It cannot with gradients or dropout, on a GPU, in other types than float32, for a subclass of `Interaction`, and where
-    it is not compiled.
+    It cannot with gradients or dropout, on a GPU, in other types than float32, for a subclass of `Interaction`, and
+    where it is not compiled.
     """
     x, t = images.regions, texts.words
     return (
