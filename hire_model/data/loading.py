@@ -19,8 +19,9 @@ def collate_regions(
 
     Args:
         images: the regions of each image.
-        predicate_map: [predicates of the data set] int64, the index of each predicate in the vocabulary of the model, or
-            -1 if the model has no such predicate; relations with -1 are removed. None if both use the same vocabulary.
+        predicate_map: [predicates of the data set] int64, the index of each predicate in the vocabulary of the model,
+            or -1 if the model has no such predicate; relations with -1 are removed. None if both use the same
+            vocabulary.
         class_map: the same for classes; regions with -1 have no class.
     """
     longest, dim = max(len(image.features) for image in images), images[0].features.shape[1]

@@ -90,7 +90,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def digest(model: Hire) -> str:
-    """Compute the SHA-256 of settings, predicates, classes, tokenizer and weights; saving and loading does not change it.
+    """Compute the SHA-256 of settings, names, tokenizer and weights; saving and loading does not change it.
 
     Results computed with a model store this digest, so that they are never used with another model.
     """
@@ -98,7 +98,12 @@ def digest(model: Hire) -> str:
     for newer in ("implicit_edges", "predicate_vectors", "class_vectors"):
         if not settings[newer]:
             del settings[newer]  # galleries of models without it stay valid
-    facts = [settings, model.predicates, model.vocabulary.tokenizer.to_str(), *([model.classes] if model.classes else [])]
+    facts = [
+        settings,
+        model.predicates,
+        model.vocabulary.tokenizer.to_str(),
+        *([model.classes] if model.classes else []),
+    ]
     sha256 = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         array = tensor.detach().cpu().contiguous().numpy()
