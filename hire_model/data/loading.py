@@ -12,11 +12,17 @@ from hire_model.batch import Regions, Tokens
 from hire_model.data.store import ImageRegions, read_rows
 
 
-def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | None = None) -> Regions:
+def collate_regions(
+    images: Sequence[ImageRegions], predicate_map: np.ndarray | None = None, class_map: np.ndarray | None = None
+) -> Regions:
     """Pad the regions of B images to the largest number of regions.
 
-    predicate_map: [predicates of the data set] int64, the index of each predicate in the vocabulary of the model, or -1
-    if the model has no such predicate; relations with -1 are removed. None if both use the same vocabulary.
+    Args:
+        images: the regions of each image.
+        predicate_map: [predicates of the data set] int64, the index of each predicate in the vocabulary of the model,
+            or -1 if the model has no such predicate; relations with -1 are removed. None if both use the same
+            vocabulary.
+        class_map: the same for classes; regions with -1 have no class.
     """
     longest, dim = max(len(image.features) for image in images), images[0].features.shape[1]
     shape = (len(images), longest)
@@ -31,7 +37,7 @@ def collate_regions(images: Sequence[ImageRegions], predicate_map: np.ndarray | 
         has_box = ~np.isnan(image.boxes).any(axis=1)
         boxed[row, :count] = has_box
         boxes[row, :count][has_box] = image.boxes[has_box]
-        classes[row, :count] = image.classes
+        classes[row, :count] = renumber_classes(image.classes, class_map)
         relations, scores = renumber_predicates(image.relations, image.relation_scores, predicate_map)
         edges.append(np.concatenate([np.full((len(relations), 1), row), relations], axis=1))
         edge_scores.append(scores)
@@ -59,6 +65,15 @@ def renumber_predicates(
     relations[:, 1] = predicate_map[relations[:, 1]]
     known = relations[:, 1] >= 0
     return relations[known], scores[known]
+
+
+def renumber_classes(classes: np.ndarray, class_map: np.ndarray | None) -> np.ndarray:
+    """Return the ids [R] int64 of classes in the model; -1 for none. `class_map` is that of `collate_regions`."""
+    classes = classes.astype(np.int64)
+    if class_map is None:
+        return classes
+    known = (classes >= 0) & (classes < len(class_map))
+    return np.where(known, class_map[np.where(known, classes, 0)], -1)
 
 
 class CaptionBank:

@@ -65,6 +65,7 @@ def _write(model: Hire, folder: Path, facts: dict[str, Any]) -> None:
         "model": model.settings.model_dump(mode="json"),
         "feature_dim": model.feature_dim,
         "predicates": list(model.predicates),
+        "classes": list(model.classes),
         "encoder": model.text.encoder.config.to_dict() if isinstance(model.text, PretrainedEncoder) else None,
         "sha256": {name: hash_file(folder / name).sha256 for name in names},
         "facts": facts,
@@ -89,14 +90,20 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def digest(model: Hire) -> str:
-    """Compute the SHA-256 of settings, predicates, tokenizer and weights; saving and loading does not change it.
+    """Compute the SHA-256 of settings, names, tokenizer and weights; saving and loading does not change it.
 
     Results computed with a model store this digest, so that they are never used with another model.
     """
     settings = model.settings.model_dump(mode="json")
-    if not settings["implicit_edges"]:
-        del settings["implicit_edges"]  # a newer setting: galleries of models without it stay valid
-    facts = [settings, model.predicates, model.vocabulary.tokenizer.to_str()]
+    for newer in ("implicit_edges", "predicate_vectors", "class_vectors"):
+        if not settings[newer]:
+            del settings[newer]  # galleries of models without it stay valid
+    facts = [
+        settings,
+        model.predicates,
+        model.vocabulary.tokenizer.to_str(),
+        *([model.classes] if model.classes else []),
+    ]
     sha256 = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         array = tensor.detach().cpu().contiguous().numpy()
@@ -134,7 +141,8 @@ def load(folder: str | Path) -> Hire:
     try:
         settings = ModelSettings.model_validate(config["model"])
         vocabulary = Vocabulary(Tokenizer.from_file(str(folder / TOKENIZER)), settings.text.max_words)
-        model = Hire(settings, config["feature_dim"], config["predicates"], vocabulary, config["encoder"])
+        classes = config.get("classes", ())  # absent from models saved before there were class vectors
+        model = Hire(settings, config["feature_dim"], config["predicates"], vocabulary, config["encoder"], classes)
         model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
         model.hubs = HubBank.load(folder / HUBS) if has_hubs else None
     except (ValidationError, SafetensorError, RuntimeError, KeyError, TypeError) as error:

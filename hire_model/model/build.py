@@ -20,12 +20,12 @@ _STATISTICS_BLOCK = 4096
 def build_model(settings: ModelSettings, train: Split) -> Hire:
     """Build an untrained model for a training split.
 
-    The vocabulary (of a BiGRU), the predicates and the feature statistics come from the split.
+    The vocabulary (of a BiGRU), the predicates, the classes and the feature statistics come from the split.
     """
     bert = settings.text.kind == "bert"
     vocabulary = load_vocabulary(settings.text) if bert else learn_vocabulary(train.texts, settings.text)
     manifest = train.dataset.manifest
-    model = Hire(settings, manifest.feature_dim, manifest.predicates, vocabulary)
+    model = Hire(settings, manifest.feature_dim, manifest.predicates, vocabulary, classes=manifest.classes)
     if settings.feature_norm == "standardise":
         model.regions.set_statistics(*compute_feature_statistics(train))
     _log_missing_inputs(settings, train)
@@ -60,6 +60,8 @@ def _iterate_blocks(split: Split) -> Iterable[np.ndarray]:
 def _log_missing_inputs(settings: ModelSettings, split: Split) -> None:
     for key, why in settings.inactive_stages.items():
         log.info("%s is enabled but has no effect, because %s.", key, why)
+    if settings.class_vectors and not (split.dataset.classes >= 0).any():
+        log.warning("No region has a class: model.class_vectors has no effect.")
     if settings.graphs == "none":
         return
     if settings.graphs != "semantic" and np.isnan(split.dataset.boxes).any(axis=1).all():

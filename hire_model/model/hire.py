@@ -42,6 +42,7 @@ class Hire(nn.Module):
         vocabulary: the tokenizer.
         encoder_config: configuration of a pretrained text encoder whose weights are loaded later. Without it the
             encoder is loaded from `model.text.checkpoint`.
+        classes: names of the regions' classes, in the order of their ids; kept only with model.class_vectors.
 
     Examples:
         >>> from hire_model import Dataset
@@ -64,15 +65,17 @@ class Hire(nn.Module):
         predicates: Sequence[str],
         vocabulary: Vocabulary,
         encoder_config: dict[str, Any] | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.settings, self.feature_dim, self.predicates = settings, feature_dim, tuple(predicates)
+        self.classes = tuple(classes) if settings.class_vectors else ()
         self.vocabulary = vocabulary
         self.hubs: HubBank | None = None  # for the hub correction; no part of the weights
         dim, pair_dim, bigru = settings.dim, settings.pair_dim or settings.dim, settings.text.kind == "bigru"
 
         # Stage 1 for images, stage 2 for captions.
-        self.regions = RegionProjection(settings, feature_dim)
+        self.regions = RegionProjection(settings, feature_dim, len(self.classes))
         self.text: BiGRU | PretrainedEncoder
         self.text = BiGRU(settings, len(vocabulary)) if bigru else PretrainedEncoder(settings, encoder_config)
 

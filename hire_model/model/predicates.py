@@ -24,7 +24,7 @@ class PredicateVectors(nn.Module):
 
     def __init__(self, predicates: int, dim: int) -> None:
         super().__init__()
-        self.predicates = predicates
+        self.size = predicates
         self.table = nn.Embedding(2 * predicates, dim)
         nn.init.zeros_(self.table.weight)
 
@@ -33,7 +33,7 @@ class PredicateVectors(nn.Module):
         image, subject, predicate, object_ = regions.relations[chosen].unbind(1)
         size = regions.mask.shape[1]
         cells = torch.cat([image * size + subject, image * size + object_])
-        vectors = self.table(torch.cat([predicate, predicate + self.predicates]))
+        vectors = self.table(torch.cat([predicate, predicate + self.size]))
         flat = vectors.new_zeros(regions.mask.numel(), vectors.shape[1]).index_add(0, cells, vectors)
         return flat.view(*regions.mask.shape, -1)
 
@@ -43,6 +43,11 @@ class PredicateVectors(nn.Module):
         The mean over regions of `forward` is linear in it, if both ends of a predicate have the same vector.
         """
         image, predicate = regions.relations[chosen][:, 0], regions.relations[chosen][:, 2]
-        flat = regions.features.new_zeros(len(regions) * self.predicates)
-        flat = flat.index_add(0, image * self.predicates + predicate, torch.ones_like(predicate, dtype=flat.dtype))
+        flat = regions.features.new_zeros(len(regions) * self.size)
+        flat = flat.index_add(0, image * self.size + predicate, torch.ones_like(predicate, dtype=flat.dtype))
         return flat.view(len(regions), -1) / regions.mask.sum(dim=1, keepdim=True)
+
+    def set_vectors(self, vectors: Tensor) -> None:
+        """Set the first d numbers of each vector to half of `vectors` [P, d], for either end; the others to zero."""
+        self.table.weight.zero_()
+        self.table.weight[:, : vectors.shape[1]] = vectors.repeat(2, 1) / 2

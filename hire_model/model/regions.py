@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hire_model.batch import Regions
+from hire_model.model.class_vectors import ClassVectors
 from hire_model.model.layers import Dropout, make_linear, normalize
 from hire_model.settings import ModelSettings
 
@@ -28,12 +29,18 @@ def encode_boxes(regions: Regions) -> Tensor:
 
 
 class RegionProjection(nn.Module):
-    """Stage 1: a Linear on normalised features, plus a Linear on the position and size of the box (ours)."""
+    """Stage 1: a Linear on normalised features; ours: plus a Linear on the box, plus a vector of the class.
+
+    Args:
+        settings: of the model.
+        feature_dim: F.
+        classes: K, number of class vectors; 0 for none.
+    """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, settings: ModelSettings, feature_dim: int) -> None:
+    def __init__(self, settings: ModelSettings, feature_dim: int, classes: int = 0) -> None:
         super().__init__()
         self.norm = settings.feature_norm
         self.register_buffer("mean", torch.zeros(feature_dim))
@@ -41,6 +48,7 @@ class RegionProjection(nn.Module):
         self.dropout = Dropout(settings.input_dropout)
         self.project = make_linear(feature_dim, settings.dim)
         self.position = make_linear(BOX_VALUES, settings.dim) if settings.box_encoding else None
+        self.classes = ClassVectors(classes, settings.dim) if classes else None
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set mean and standard deviation [F] of the training features; constant features stay unscaled."""
@@ -58,4 +66,6 @@ class RegionProjection(nn.Module):
         v = self.project(self.dropout(self.normalize(regions.features)))
         if self.position is not None:
             v = v + self.position(encode_boxes(regions))
+        if self.classes is not None:
+            v = v + self.classes(regions)
         return v

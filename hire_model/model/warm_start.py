@@ -8,24 +8,26 @@ what linear maps cannot express.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hire_model.batch import Regions
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
 from hire_model.model.hire import Hire
 from hire_model.model.layers import masked_mean
-from hire_model.model.predicates import PredicateVectors
 from hire_model.model.text import BiGRU, PretrainedEncoder
 from hire_model.progress import show_progress
 from hire_model.settings import TrainSettings
 
 # Prefixes of the parameters that `warm_start` sets.
 WARM_STARTED = (
-    "regions.project.", "explicit.predicates.", "text.project.", "text.words.", "text.embedding.", "text.skip.",
+    "regions.project.", "regions.classes.", "explicit.predicates.", "text.project.", "text.words.", "text.embedding.",
+    "text.skip.",
 )  # fmt: skip
 _BLOCK = 256
 _MAX_WORDS = 4096  # most frequent words; bounds the matrix to decompose, and rare words contribute little
@@ -35,8 +37,9 @@ _MAX_WORDS = 4096  # most frequent words; bounds the matrix to decompose, and ra
 def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSettings) -> Tensor:
     """Set the model's two projections to the CCA of the training split.
 
-    An image is represented by the mean of its normalised features; with model.predicate_vectors also by the number of
-    its relations with each predicate, scaled to the same variance. A caption is represented by its word frequencies,
+    An image is represented by the mean of its normalised features; with model.class_vectors also by the share of each
+    class among its regions, and with model.predicate_vectors by the number of its relations with each predicate. Each
+    of these blocks is scaled to the variance of the features. A caption is represented by its word frequencies,
     weighted by the root of the inverse document frequency (BiGRU), by the mean of its encoder states (pretrained
     encoder), or by both, scaled to the same variance (pretrained encoder with model.text.lexical). Captions are read in
     blocks, and only their moments are kept in memory.
@@ -51,10 +54,12 @@ def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSett
         The correlations [at most D], in descending order.
     """
     device = next(model.parameters()).device
-    x = _average_regions(model, train, device)  # [N, F], or [N, F + P]
+    names = _find_name_blocks(model)
+    sizes = [model.feature_dim, *(block.size for block in names)]
+    x = _average_regions(model, train, device, names)  # [N, F], or [N, F + classes + predicates]
     mean = x.mean(dim=0)
     x -= mean
-    x_scale = _balance_columns(x, model.feature_dim)
+    x_scale = _balance_columns(x, sizes)
     x, mean = x * x_scale, mean * x_scale
     lexical = isinstance(model.text, BiGRU) or model.text.words is not None
     words = _find_frequent_words(bank, len(model.vocabulary)) if lexical else None
@@ -68,10 +73,10 @@ def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSett
     a, b, correlations = solve_cca(covariance, texts.covariance, texts.cross, *ridges, size)
     a, b = a * _compute_scale(a, covariance), b * _compute_scale(b, texts.covariance)
     offset, a = -mean @ a, a * x_scale[:, None]
-    _set_linear(model.regions.project, a[: model.feature_dim], offset)
-    if (predicates := _find_predicate_vectors(model)) is not None:
-        predicates.table.weight.zero_()
-        predicates.table.weight[:, : a.shape[1]] = a[model.feature_dim :].repeat(2, 1) / 2  # half from either end
+    features, *vectors = a.split(sizes)
+    _set_linear(model.regions.project, features, offset)
+    for block, rows in zip(names, vectors, strict=True):
+        block.set_vectors(rows)
     if model.regions.position is not None:
         model.regions.position.weight.zero_()
     b, offset = b * texts.scale[:, None], -texts.mean @ b
@@ -112,31 +117,51 @@ def _invert_root(covariance: Tensor, ridge: float) -> Tensor:
     return vectors * values.clamp(min=1e-12).rsqrt() @ vectors.T
 
 
-def _average_regions(model: Hire, split: Split, device: torch.device) -> Tensor:
-    """Return the mean normalised features [N, F] of each image; with predicate vectors [N, F + P]."""
-    predicates = _find_predicate_vectors(model)
-    width = model.feature_dim + (0 if predicates is None else predicates.predicates)
-    means = torch.empty(len(split.images), width, device=device)
+@dataclass(frozen=True)
+class _NameBlock:
+    """Names as image features: how often each of `size` names occurs in an image, and where their vectors are set.
+
+    Attributes:
+        size: number of names.
+        count: Regions of B images -> [B, size].
+        set_vectors: sets the vectors of all names to [size, d].
+    """
+
+    size: int
+    count: Callable[[Regions], Tensor]
+    set_vectors: Callable[[Tensor], None]
+
+
+def _find_name_blocks(model: Hire) -> list[_NameBlock]:
+    """Return the class names and the predicates, as far as the model has vectors for them."""
+    blocks, explicit = [], model.explicit
+    if (classes := model.regions.classes) is not None:
+        blocks.append(_NameBlock(classes.size, classes.count, classes.set_vectors))
+    if explicit is not None and (predicates := explicit.predicates) is not None and (graph := explicit.semantic):
+
+        def count_predicates(regions: Regions) -> Tensor:
+            return predicates.count(regions, graph.select_relations(regions))
+
+        blocks.append(_NameBlock(predicates.size, count_predicates, predicates.set_vectors))
+    return blocks
+
+
+def _average_regions(model: Hire, split: Split, device: torch.device, names: list[_NameBlock]) -> Tensor:
+    """Return the mean normalised features of each image, and how often each name occurs: [N, F + names]."""
+    means = torch.empty(len(split.images), model.feature_dim + sum(block.size for block in names), device=device)
     for start in show_progress(range(0, len(means), _BLOCK), "closed-form start, images"):
         rows = range(start, min(start + _BLOCK, len(means)))
         regions = collate_regions([split.regions(row) for row in rows]).to(device)
-        block = means[rows.start : rows.stop]
-        block[:, : model.feature_dim] = masked_mean(model.regions.normalize(regions.features), regions.mask)
-        if predicates is not None and model.explicit is not None and model.explicit.semantic is not None:
-            chosen = model.explicit.semantic.select_relations(regions)
-            block[:, model.feature_dim :] = predicates.count(regions, chosen)
+        mean = masked_mean(model.regions.normalize(regions.features), regions.mask)
+        means[rows.start : rows.stop] = torch.cat([mean, *(block.count(regions) for block in names)], dim=1)
     return means
 
 
-def _find_predicate_vectors(model: Hire) -> PredicateVectors | None:
-    return None if model.explicit is None else model.explicit.predicates
-
-
-def _balance_columns(x: Tensor, first: int) -> Tensor:
-    """Return factors that give the columns after the `first` ones the same total variance as the `first` ones."""
-    scale, variance = torch.ones_like(x[0]), x.square().mean(dim=0)
-    scale[first:] = (variance[:first].sum() / variance[first:].sum().clamp(min=1e-12)).sqrt()
-    return scale
+def _balance_columns(x: Tensor, sizes: list[int]) -> Tensor:
+    """Return factors that give each block of columns the same total variance as the first block."""
+    totals = [block.sum() for block in x.square().mean(dim=0).split(sizes)]
+    factors = [(totals[0] / total.clamp(min=1e-12)).sqrt() for total in totals]
+    return torch.cat([factor.expand(size) for factor, size in zip(factors, sizes, strict=True)])
 
 
 @dataclass(frozen=True)

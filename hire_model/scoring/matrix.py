@@ -55,14 +55,30 @@ def map_predicates(known: Sequence[str], names: Sequence[str]) -> np.ndarray | N
 
     Logs a warning if a predicate is unknown.
     """
-    if tuple(names) == tuple(known):
-        return None
-    index = {name: position for position, name in enumerate(known)}
-    mapping = np.array([index.get(name, -1) for name in names] or [-1], np.int64)
-    if names and (mapping < 0).any():
+    mapping = _map_names(known, names)
+    if mapping is not None and names and (mapping < 0).any():
         unknown = int((mapping < 0).sum())
         log.warning("The model has no entry for %d of %d predicates; their relations are ignored.", unknown, len(names))
     return mapping
+
+
+def map_classes(known: Sequence[str], names: Sequence[str]) -> np.ndarray | None:
+    """Return the index in `known`, the model's classes, of each of `names`: -1 if unknown, None if both are equal.
+
+    Logs a warning if the model has classes and one of `names` is unknown. `known` is empty without model.class_vectors.
+    """
+    mapping = _map_names(known, names)
+    if known and mapping is not None and names and (mapping < 0).any():
+        unknown = int((mapping < 0).sum())
+        log.warning("The model has no vector for %d of %d classes.", unknown, len(names))
+    return mapping
+
+
+def _map_names(known: Sequence[str], names: Sequence[str]) -> np.ndarray | None:
+    if tuple(names) == tuple(known):
+        return None
+    index = {name: position for position, name in enumerate(known)}
+    return np.array([index.get(name, -1) for name in names] or [-1], np.int64)
 
 
 def encode_images(model: Hire, split: Split) -> EncodedImages:
@@ -95,9 +111,10 @@ def encode_image_blocks(model: Hire, split: Split, blocks: Iterable[range]) -> I
             f"({manifest.feature_extractor}), but the model was trained on {model.feature_dim}. Extract the regions as "
             "for the training data."
         )
-    device, mapping = _get_device(model), map_predicates(model.predicates, manifest.predicates)
+    device = _get_device(model)
+    maps = map_predicates(model.predicates, manifest.predicates), map_classes(model.classes, manifest.classes)
     for rows in blocks:
-        yield model.encode_image(collate_regions([split.regions(i) for i in rows], mapping).to(device))
+        yield model.encode_image(collate_regions([split.regions(i) for i in rows], *maps).to(device))
 
 
 def encode_text_blocks(model: Hire, bank: CaptionBank, blocks: Iterable[range | np.ndarray]) -> Iterator[EncodedTexts]:

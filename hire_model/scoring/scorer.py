@@ -16,7 +16,7 @@ from hire_model.errors import DataError
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
 from hire_model.scoring.explain import Explanation, explain_encoded
-from hire_model.scoring.matrix import map_predicates
+from hire_model.scoring.matrix import map_classes, map_predicates
 
 ImageTextPair = tuple[ImageRegions, str]
 Item = TypeVar("Item")
@@ -53,19 +53,29 @@ class Scorer:
         model: the model; it is moved to `device` and set to evaluation mode.
         device: where to compute.
         predicates: names of the predicate numbers in the images' relations; by default the model's own.
+        classes: names of the images' class ids; by default the model's own.
     """
 
     def __init__(
-        self, model: Hire, device: str | torch.device = "cpu", predicates: Sequence[str] | None = None
+        self,
+        model: Hire,
+        device: str | torch.device = "cpu",
+        predicates: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.model = model.eval().to(device)
         self.device = torch.device(device)
         self.predicates = tuple(model.predicates if predicates is None else predicates)
-        self._mapping = map_predicates(model.predicates, self.predicates)
+        classes = model.classes if classes is None else classes
+        self._maps = map_predicates(model.predicates, self.predicates), map_classes(model.classes, classes)
 
     @classmethod
     def load(
-        cls, folder: str | Path, device: str | torch.device = "cpu", predicates: Sequence[str] | None = None
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        predicates: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> Scorer:
         """Load the model in `folder` and check its digests.
 
@@ -73,11 +83,12 @@ class Scorer:
             folder: a model folder.
             device: where to compute.
             predicates: from the manifest of the images' data set, if it is not the training data.
+            classes: from the same manifest.
 
         Raises:
             HireError: if there is no model, or it is damaged.
         """
-        return cls(artifact.load(folder), device, predicates)
+        return cls(artifact.load(folder), device, predicates, classes)
 
     @torch.inference_mode()
     def predict(self, pairs: Sequence[ImageTextPair]) -> np.ndarray:
@@ -169,7 +180,7 @@ class Scorer:
     @torch.inference_mode()
     def encode_images(self, images: Sequence[ImageRegions]) -> EncodedImages:
         """Encode images, padded to the longest. They must have passed `check`."""
-        return self.model.encode_image(collate_regions(images, self._mapping).to(self.device))
+        return self.model.encode_image(collate_regions(images, *self._maps).to(self.device))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> EncodedTexts:

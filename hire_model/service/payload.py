@@ -2,7 +2,7 @@
 
     {"features": {"dtype": "float16", "shape": [36, 2048], "data": "<base64, little-endian>"},
      "boxes": {"dtype": "float32", "shape": [36, 4], "data": "..."},      fractions of width and height, or null
-     "classes": [3, 17, ...],                                            -1 if unknown, or null
+     "classes": [3, 17, ...],                                            index the model's list, -1 if unknown; or null
      "relations": [[subject, predicate, object, score], ...]}            indices; predicates index the model's list
 
 An image of 36 x 2048 numbers takes 197 kB as base64 of float16, and 0.8 MB as decimal numbers.

@@ -101,6 +101,9 @@ class ModelSettings(_Group):
         "standardise", description="normalisation of region features; standardise uses training statistics"
     )
     box_encoding: bool = Field(True, description="add a linear map of box position and size to each region (ours)")
+    class_vectors: bool = Field(
+        False, description="stage 1: add a learned vector per class name to the regions of that class (ours)"
+    )
     residual: bool = Field(
         True,
         description="true: add stages 2-4 and the max of stage 8, initialised at or near zero (ours); false: post-norm",

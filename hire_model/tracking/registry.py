@@ -12,10 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hire_model.data.loading import renumber_predicates
+from hire_model.data.loading import renumber_classes, renumber_predicates
 from hire_model.data.store import ImageRegions
 from hire_model.model import artifact
-from hire_model.scoring.matrix import map_predicates
+from hire_model.scoring.matrix import map_classes, map_predicates
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.payload import deserialize_image, serialize_image
 from hire_model.settings import PACKAGE_FOLDER, TrackingSettings
@@ -64,6 +64,7 @@ def log_model(
     tags: Mapping[str, str],
     predicates: Sequence[str] | None = None,
     card: str = "",
+    classes: Sequence[str] | None = None,
 ) -> LoggedModel:
     """Log a model folder to the active run as a pyfunc, register it, and move the alias 'challenger' to it.
 
@@ -74,6 +75,7 @@ def log_model(
         tags: tags of the version.
         predicates: the predicate list of the images' data set; the model's own list if None.
         card: description of the version.
+        classes: the class list of the images' data set; the model's own list if None.
     """
     import mlflow
     from mlflow.models import ModelSignature
@@ -81,14 +83,17 @@ def log_model(
 
     from hire_model.tracking.pyfunc_model import BODY, EXPLAIN, FOLDER, REQUEST, SHA256, STATUS
 
-    model_predicates = artifact.read_config(folder)["predicates"]
-    mapping = map_predicates(model_predicates, model_predicates if predicates is None else predicates)
+    config = artifact.read_config(folder)
+    known, known_classes = config["predicates"], config.get("classes", [])
+    mapping = map_predicates(known, known if predicates is None else predicates)
+    # A model without class vectors has no class names; the ids of the data set then stay as they are.
+    class_map = map_classes(known_classes, classes) if known_classes and classes is not None else None
     signature = ModelSignature(
         Schema([ColSpec(DataType.string, REQUEST)]),
         Schema([ColSpec(DataType.long, STATUS), ColSpec(DataType.string, BODY)]),
         ParamSchema([ParamSpec(EXPLAIN, DataType.boolean, False)]),
     )
-    example, digests = build_request_table(pairs, mapping), trust.make_tags(folder)
+    example, digests = build_request_table(pairs, mapping, class_map), trust.make_tags(folder)
     golden = score_pairs(folder, json.loads(example[REQUEST][0])["pairs"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -147,10 +152,13 @@ def score_pairs(folder: Path, pairs: Sequence[Mapping[str, Any]]) -> list[float]
     return [round(float(score), _DIGITS) for score in Scorer.load(folder).predict(decoded)]
 
 
-def build_request_table(pairs: Sequence[tuple[ImageRegions, str]], mapping: np.ndarray | None = None) -> pd.DataFrame:
+def build_request_table(
+    pairs: Sequence[tuple[ImageRegions, str]], mapping: np.ndarray | None = None, class_map: np.ndarray | None = None
+) -> pd.DataFrame:
     """Build the input table of the pyfunc model: one row, the request to score `pairs`.
 
     mapping: from the data set's predicate numbers to the model's (`scoring.matrix.map_predicates`), if they differ.
+    class_map: the same for class ids (`map_classes`).
     """
     import pandas as pd
 
@@ -159,7 +167,8 @@ def build_request_table(pairs: Sequence[tuple[ImageRegions, str]], mapping: np.n
     request = []
     for image, text in pairs:
         relations, scores = renumber_predicates(image.relations, image.relation_scores, mapping)
-        renumbered = replace(image, relations=relations, relation_scores=scores)
+        classes = renumber_classes(image.classes, class_map)
+        renumbered = replace(image, classes=classes, relations=relations, relation_scores=scores)
         request.append({"image": json.loads(serialize_image(renumbered)), "text": text})
     return pd.DataFrame({REQUEST: [json.dumps({"pairs": request})]})
 

@@ -32,7 +32,7 @@ from hire_model.model.hire import Hire
 from hire_model.model.hubs import find_bank
 from hire_model.scoring.explain import Explanation, explain
 from hire_model.scoring.hub_correction import correct_matrix
-from hire_model.scoring.matrix import compute_similarity, map_predicates
+from hire_model.scoring.matrix import compute_similarity, map_classes, map_predicates
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import EvaluateSettings, Settings, flatten
 from hire_model.tracking import registry, versions
@@ -114,7 +114,8 @@ def evaluate(
         matrices = [score_split(model, chosen, settings.evaluate, hub_correction) for model in loaded]
         matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
         result = make_result(matrix, chosen, settings.evaluate, facts)
-        scorers = [Scorer(model, pick_device(settings.train), manifest.predicates) for model in loaded]
+        names_of = manifest.predicates, manifest.classes
+        scorers = [Scorer(model, pick_device(settings.train), *names_of) for model in loaded]
         tables = _measure_more_protocols(more, scorers, chosen, matrix, settings.evaluate.bootstrap)
         result = result.model_copy(update={"hub_correction": hub_correction, **tables})
         explained = loaded[0] if len(loaded) == 1 else None  # an ensemble has no attention to show
@@ -226,10 +227,11 @@ def write_report(
 def _make_explainer(model: Hire, split: Split) -> Callable[[int, int], Explanation]:
     """Return a function that explains the score of a pair: (image, caption) of `split` -> explanation."""
     bank, device = build_caption_bank(model, split.texts), next(model.parameters()).device
-    mapping = map_predicates(model.predicates, split.dataset.manifest.predicates)
+    manifest = split.dataset.manifest
+    maps = map_predicates(model.predicates, manifest.predicates), map_classes(model.classes, manifest.classes)
 
     def explain_pair(image: int, caption: int) -> Explanation:
-        regions = collate_regions([split.regions(image)], mapping).to(device)
+        regions = collate_regions([split.regions(image)], *maps).to(device)
         return explain(model, regions, bank.tokens([caption]).to(device), split.texts[caption])
 
     return explain_pair

@@ -144,7 +144,7 @@ def _measure(
     matrix = score_split(model, split, settings.evaluate)
     ranks = protocols.rank_under_protocol(matrix, split.owner, used[0])
     results = [protocols.evaluate_matrix(matrix, split.owner, protocol, bootstrap=0) for protocol in used]
-    scorer = Scorer(model, pick_device(settings.train), manifest.predicates)
+    scorer = Scorer(model, pick_device(settings.train), manifest.predicates, manifest.classes)
     evidence = Evidence(
         version=version.number,
         ground=Conditions(

@@ -62,7 +62,7 @@ def monitor(journal: Path, model: str, settings: Settings, run_suite: RunSuite) 
     (lines, others), manifest, splits = (
         read_newest_lines(journal, weights), data.manifest, open_splits(data, settings.data),
     )  # fmt: skip
-    scorer = Scorer.load(folder, predicates=manifest.predicates)
+    scorer = Scorer.load(folder, predicates=manifest.predicates, classes=manifest.classes)
     drift = measure_drift(lines, build_reference(scorer, splits.train, splits.test), manifest.classes, run_suite)
     facts = {
         "journal": str(journal),

@@ -278,7 +278,9 @@ def _register(
         manifest = test.dataset.manifest
         if registered is None:
             pairs = _pick_examples(test)
-            registered = registry.log_model(folder, pairs, settings.tracking, tags, manifest.predicates, model_card)
+            registered = registry.log_model(
+                folder, pairs, settings.tracking, tags, manifest.predicates, model_card, manifest.classes
+            )
         name = f"{manifest.name}: {test.name}"
         run.log_model_metrics(result.metrics(), registered.model_id, test.dataset.folder, name, manifest.digest)
         return registered

@@ -41,6 +41,7 @@ VARIANTS = {  # together they cover each open choice of the paper's description
         "relation_min_score": 0.3,
     },
     "implicit edges": {"implicit_edges": True},
+    "class and predicate vectors": {"class_vectors": True, "predicate_vectors": True},
     "implicit edges, union, labels without gates": {
         "implicit_edges": True, "graphs": "union", "edge_labels": "bias", "residual": False,
     },

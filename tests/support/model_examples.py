@@ -16,6 +16,7 @@ WORDS = [
     "a", "red", "blue", "dog", "cat", "man", "ball", "hat", "sits", "holds", "wears", "near", "under", "left", "of",
 ]  # fmt: skip
 PREDICATES = ("holds", "wears", "near")
+CLASSES = ("dog", "cat", "man")
 FEATURES = 7
 ENCODER = {  # configuration of a pretrained encoder, as in a saved model's config.json
     "model_type": "bert", "vocab_size": len(WORDS) + 4, "hidden_size": 8, "num_hidden_layers": 1,
@@ -34,7 +35,7 @@ def make_model(**changes: object) -> Hire:
     torch.manual_seed(0)
     chosen = make_settings(**changes)
     encoder = ENCODER if chosen.text.kind == "bert" else None
-    hire = Hire(chosen, FEATURES, PREDICATES, learn_vocabulary([" ".join(WORDS)], chosen.text), encoder)
+    hire = Hire(chosen, FEATURES, PREDICATES, learn_vocabulary([" ".join(WORDS)], chosen.text), encoder, CLASSES)
     with torch.no_grad():
         for parameter in hire.parameters():
             if parameter.numel() and not parameter.any():
@@ -43,7 +44,7 @@ def make_model(**changes: object) -> Hire:
 
 
 def make_image(random: np.random.Generator, regions: int | None = None, relations: int = 4) -> ImageRegions:
-    """Return random regions with relations; about one in ten has no box."""
+    """Return random regions with relations; about one in ten has no box, and one in four has no class."""
     count = regions or int(random.integers(1, 7))
     corner = random.uniform(0, 0.6, (count, 2))
     boxes = np.concatenate([corner, corner + random.uniform(0.05, 0.4, (count, 2))], axis=1).astype(np.float32)
@@ -52,7 +53,7 @@ def make_image(random: np.random.Generator, regions: int | None = None, relation
     return ImageRegions(
         random.normal(size=(count, FEATURES)).astype(np.float32),
         boxes,
-        np.full(count, -1, np.int32),
+        np.arange(count, dtype=np.int32) % (len(CLASSES) + 1) - 1,
         np.full(count, np.nan, np.float32),
         edges.astype(np.int32),
         random.uniform(0, 1, relations).astype(np.float32),
