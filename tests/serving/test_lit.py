@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import httpx
@@ -21,14 +20,19 @@ from serving.tokens import HEADER, KEYS
 
 def _list_processes(server: Endpoint) -> list[psutil.Process]:
     """Return the process of the server and its children."""
-    port = int(server.address.rpartition(":")[2])
+    port = server.address.rpartition(":")[2]
     [parent] = [
         process
-        for process in psutil.Process(os.getpid()).children()
-        if str(port) in process.cmdline() and "serving.lit" in process.cmdline()
+        for process in _list_children(psutil.Process())
+        if port in process.cmdline() and "serving.lit" in process.cmdline()
     ]
-    children = parent.children(recursive=True)
-    return [parent, *(child for child in children if child.status() != psutil.STATUS_ZOMBIE)]
+    return [parent, *_list_children(parent, recursive=True)]
+
+
+def _list_children(process: psutil.Process, recursive: bool = False) -> list[psutil.Process]:
+    """Return the running children. Servers that earlier tests stopped can still be zombies of this process."""
+    children = process.children(recursive=recursive)
+    return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.live
