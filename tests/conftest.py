@@ -9,6 +9,7 @@ SLOW_FIXTURES is marked `slow`.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import hire_model  # noqa: F401  # import before torch, because it sets the spin count of OpenMP
 
 if TYPE_CHECKING:
+    from browser import Tab
     from registered import RegisteredModel
 
 ROOT = Path(__file__).parent.parent
@@ -71,3 +73,15 @@ def registered_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactor
     from registered import train_and_register
 
     return train_and_register(tiny_dataset, tmp_path_factory.mktemp("registered"), {"data.test": "test"})
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    """Run a browser with one tab for the tests of a module. Skip them if there is no browser."""
+    from browser import find_chromium, run_browser
+
+    program = find_chromium()
+    if program is None:
+        pytest.skip("Chromium is not installed: sudo apt-get install -y chromium")
+    with run_browser(program, tmp_path_factory.mktemp("profile")) as tab:
+        yield tab

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from browser import Tab, find_chromium, run_browser
+from browser import Tab
 from test_report import HISTORY, make_split, render
 
 pytestmark = pytest.mark.live
@@ -13,15 +11,6 @@ pytestmark = pytest.mark.live
 READY = "document.readyState === 'complete' && Boolean(document.querySelector('.wide'))"
 CUT_TABLES = """[...document.querySelectorAll('.wide')]
   .filter(each => each.scrollWidth > each.clientWidth).map(each => each.innerText.slice(0, 40))"""
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("Chromium is not installed: sudo apt-get install -y chromium")
-    with run_browser(program, tmp_path_factory.mktemp("profile")) as tab:
-        yield tab
 
 
 @pytest.fixture(scope="module")

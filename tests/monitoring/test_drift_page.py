@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Tab, find_chromium, run_browser
+from browser import Tab
 from test_drift import CLASSES, draw, draw_drifted, run_plainly
 
 from hire_model.monitoring.drift import measure_drift
@@ -15,15 +14,6 @@ from hire_model.monitoring.page import render
 from hire_model.monitoring.reference import Reference
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("Chromium is not installed: sudo apt-get install -y chromium")
-    with run_browser(program, tmp_path_factory.mktemp("profile")) as tab:
-        yield tab
 
 
 @pytest.fixture(scope="module")

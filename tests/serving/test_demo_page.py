@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from browser import Tab, find_chromium, run_browser
+from browser import Tab
 from demo_examples import Example, make_example
 
 from hire_model.service.parsing import Limits, Request
@@ -73,15 +73,6 @@ def demo_server(example: Example) -> Iterator[Demo]:
     finally:
         process.kill()
         process.wait()
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("Chromium is not installed: sudo apt-get install -y chromium")
-    with run_browser(program, tmp_path_factory.mktemp("profile")) as tab:
-        yield tab
 
 
 @pytest.fixture
