@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,7 @@ ContrastFiles = Annotated[
         "Winoground; repeatable.",
     ),
 ]
-_NAMED = 5  # missing images that are printed
+_NAMED = 5  # names that are printed
 
 
 def contrasts(
@@ -72,6 +73,10 @@ def print_contrasts(console: Console, result: ContrastResult) -> None:
                 table.add_row(name, *counts, f"{figure.accuracy:.1f}", interval)
     console.print(table)
     if missing := result.missing_images:
-        names = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         number = f"{len(missing):,} (with {result.items_left_out:,} items, which are left out)"
-        console.print(f"  Images that are not in the split: {number}: {names}\n")
+        console.print(f"  Images that are not in the split: {number}: {format_names(missing)}\n")
+
+
+def format_names(names: Sequence[str]) -> str:
+    """Return the first names, and "..." if there are more."""
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

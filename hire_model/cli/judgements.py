@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hire_model.cli.contrasts import format_names
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -21,7 +23,6 @@ JudgementFiles = Annotated[
         "CrowdFlowerAnnotations.txt of Flickr8k; repeatable.",
     ),
 ]
-_NAMED = 5  # missing images that are printed
 
 
 def print_judgements(console: Console, result: JudgementResult) -> None:
@@ -42,9 +43,8 @@ def print_judgements(console: Console, result: JudgementResult) -> None:
         if row.own_captions:
             console.print(f"  {name}: {row.own_captions:,} pairs of an image and its own caption are left out.")
         if missing := row.missing_images:
-            names = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
             console.print(
                 f"  {name}: images that are not in the split: {len(missing):,} (with {row.pairs_left_out:,} pairs, "
-                f"which are left out): {names}"
+                f"which are left out): {format_names(missing)}"
             )
     console.print()

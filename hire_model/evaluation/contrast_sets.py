@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -100,20 +100,26 @@ def make_contrasts(split: Split) -> list[ContrastItem]:
     ]
 
 
-def match_images(items: Sequence[ContrastItem], split: Split) -> MatchedItems:
-    """Find the image of each item in `split`.
+def find_rows(images: Iterable[str], split: Split) -> dict[str, int]:
+    """Return the index in `split` of each image id, each once and in order; -1 for an image that is not in the split.
 
     Ids match if they are equal, or equal without folder and suffix, or have the same COCO number. An id that could be
-    two images of the split does not match. Raises DataError if no item has an image in the split.
+    two images of the split does not match.
     """
     rows: dict[str, int] = {}
     for row in range(len(split.images)):
         for key in derive_image_keys(split.image_id(row))[1:]:
             rows[key] = -1 if rows.get(key, row) != row else row
     rows |= {split.image_id(row): row for row in range(len(split.images))}
-    found: dict[str, int] = {}
-    for image in dict.fromkeys(item.image for item in items):
-        found[image] = next((rows[key] for key in derive_image_keys(image) if key in rows), -1)
+    return {
+        image: next((rows[key] for key in derive_image_keys(image) if key in rows), -1)
+        for image in dict.fromkeys(images)
+    }
+
+
+def match_images(items: Sequence[ContrastItem], split: Split) -> MatchedItems:
+    """Find the image of each item in `split`, as `find_rows`. Raise DataError if no item has an image in the split."""
+    found = find_rows([item.image for item in items], split)
     missing = [image for image, row in found.items() if row < 0]
     kept = sorted((item for item in items if found[item.image] >= 0), key=lambda item: found[item.image])
     if not kept:

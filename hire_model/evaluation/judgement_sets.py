@@ -27,6 +27,7 @@ import numpy as np
 from hire_model.data.importers.captions import derive_image_keys
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import DataError
+from hire_model.evaluation.contrast_sets import find_rows
 
 TOKENS = "Flickr8k.token.txt"
 _FORMATS = "our JSON lines, ExpertAnnotations.txt or CrowdFlowerAnnotations.txt of Flickr8k"
@@ -79,7 +80,7 @@ class _Row:
 def match_judgements(path: Path, split: Split) -> MatchedJudgements:
     """Read the judgements in `path` and find their images in `split`.
 
-    Image ids match if they are equal, or equal without folder and suffix. Pairs of a published file whose caption
+    Image ids match as in `find_rows`. Pairs of a published file whose caption
     belongs to the image are left out, as is usual (Hessel et al. 2021, appendix A).
 
     Raises:
@@ -87,12 +88,7 @@ def match_judgements(path: Path, split: Split) -> MatchedJudgements:
     """
     judgements = read_judgements(path, split.dataset)
     kept = [judgement for judgement in judgements if not judgement.own]
-    rows: dict[str, int] = {}
-    for row in range(len(split.images)):
-        for key in derive_image_keys(split.image_id(row)):
-            rows[key] = -1 if rows.get(key, row) != row else row  # a key of two images matches neither
-    names = dict.fromkeys(judgement.image for judgement in kept)
-    found = {name: next((rows[key] for key in derive_image_keys(name) if key in rows), -1) for name in names}
+    found = find_rows([judgement.image for judgement in kept], split)
     missing = [name for name, row in found.items() if row < 0]
     inside = sorted((one for one in kept if found[one.image] >= 0), key=lambda one: found[one.image])
     if not inside:
