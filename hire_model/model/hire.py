@@ -105,9 +105,7 @@ class Hire(nn.Module):
 
     def encode_image(self, regions: Regions) -> EncodedImages:
         """Run stages 1, 3, 4 and 5, once per image."""
-        v, edges = self.regions(regions), None  # features [B, R, F] -> V0 [B, R, D]
-        if self.implicit_regions is not None:
-            v = self.implicit_regions(v, regions.mask)  # V1 [B, R, D]
+        v, edges = self.encode_regions(regions), None  # features [B, R, F] -> V1 [B, R, D]
         if self.explicit is not None:
             predicted = self.implicit_edges(v, regions) if self.implicit_edges is not None else None
             v, edges = self.explicit(v, regions, predicted)  # V2 [B, R, D], edges [B, K, R, R]
@@ -119,10 +117,12 @@ class Hire(nn.Module):
     def predict_edges(self, regions: Regions) -> PredictedEdges:
         """Return the relations that stage 4 assumes where it has no explicit edge; requires model.implicit_edges."""
         assert self.implicit_edges is not None
-        v = self.regions(regions)
-        if self.implicit_regions is not None:
-            v = self.implicit_regions(v, regions.mask)
-        return self.implicit_edges(v, regions)
+        return self.implicit_edges(self.encode_regions(regions), regions)
+
+    def encode_regions(self, regions: Regions) -> Tensor:
+        """Run stages 1 and 3: return V1 [B, R, D]."""
+        v = self.regions(regions)  # features [B, R, F] -> V0 [B, R, D]
+        return v if self.implicit_regions is None else self.implicit_regions(v, regions.mask)
 
     def encode_text(self, tokens: Tokens) -> EncodedTexts:
         """Run stages 2, 3 and 5, once per caption."""

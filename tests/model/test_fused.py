@@ -101,16 +101,19 @@ def test_the_kernel_scores_pairs_in_any_order(name, data):
     torch.testing.assert_close(scores, score_with_torch(model, images, texts)[image, text], atol=1e-5, rtol=1e-5)
 
 
+def encode(model, images: int, captions: int):
+    random = np.random.default_rng(0)
+    regions = model_examples.make_regions([model_examples.make_image(random) for _ in range(images)])
+    tokens = model_examples.make_tokens(model, [model_examples.make_caption(random) for _ in range(captions)])
+    return model.encode_image(regions), model.encode_text(tokens)
+
+
 @needs_kernel
 def test_a_long_list_fills_several_tiles_in_several_threads(monkeypatch):
     model = MODELS["full"]
-    random = np.random.default_rng(0)
     monkeypatch.setattr(scoring, "_WORK_PER_THREAD", 1)
     with torch.inference_mode():
-        images = model.encode_image(model_examples.make_regions([model_examples.make_image(random) for _ in range(90)]))
-        texts = model.encode_text(
-            model_examples.make_tokens(model, [model_examples.make_caption(random) for _ in range(150)])
-        )
+        images, texts = encode(model, images=90, captions=150)
         scores = scoring.score(model.interaction, images, texts)
     torch.testing.assert_close(scores, score_with_torch(model, images, texts), atol=1e-5, rtol=1e-5)
 
@@ -124,12 +127,8 @@ def test_each_instruction_set_gives_the_same_scores(level, monkeypatch):
     model = model_examples.make_model(dim=72, pair_dim=40)
     kernel = library.Kernel(library.compile_kernel(level))
     monkeypatch.setattr(scoring, "load", lambda: kernel)
-    random = np.random.default_rng(0)
     with torch.inference_mode():
-        images = model.encode_image(model_examples.make_regions([model_examples.make_image(random) for _ in range(5)]))
-        texts = model.encode_text(
-            model_examples.make_tokens(model, [model_examples.make_caption(random) for _ in range(30)])
-        )
+        images, texts = encode(model, images=5, captions=30)
         scores = scoring.score(model.interaction, images, texts)
     torch.testing.assert_close(scores, score_with_torch(model, images, texts), atol=1e-5, rtol=1e-5)
 
