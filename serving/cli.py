@@ -104,8 +104,12 @@ def serve(
 
 
 def _find_or_build_archive(version: str, settings: Settings) -> Archive:
-    """Return the archive of a version. Build it if there is none, or if its file is not on this machine."""
+    """Return the archive of a version. Build it if there is none, or if its file is not on this machine.
+
+    With signing.public_key, an archive without a valid signature is an error.
+    """
     from hire_model.packaging.archive import package as build_archive
+    from hire_model.packaging.signing import check_signature
     from hire_model.tracking import versions
     from serving import HANDLER
 
@@ -115,7 +119,9 @@ def _find_or_build_archive(version: str, settings: Settings) -> Archive:
         print(f"Version {found.number} has no archive {f'at {path}' if path else 'yet'}; packaging it.", flush=True)
         built = build_archive(found.number, settings, HANDLER, ARCHIVES)
         print(f"{built.path}  SHA-256 {built.sha256}", flush=True)
-    return versions.find_archive(found.number, settings.tracking)
+    archive = versions.find_archive(found.number, settings.tracking)
+    check_signature(archive.path, settings.signing)
+    return archive
 
 
 def demo(

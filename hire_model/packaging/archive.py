@@ -19,8 +19,11 @@ from typing import IO, Any, BinaryIO
 from hire_model.data.schema import FileFacts, hash_file
 from hire_model.files import atomic_write, is_disk_full, scratch_folder
 from hire_model.model import artifact
+from hire_model.packaging.bom import make_bom
 from hire_model.packaging.rehearse import rehearse
+from hire_model.packaging.signing import sign
 from hire_model.packaging.verify import (
+    BOM,
     GOLDEN,
     MANIFEST,
     MODEL,
@@ -49,9 +52,10 @@ class PackagedArchive:
 
 
 def package(version: str, settings: Settings, handler: Path, out: Path) -> PackagedArchive:
-    """Write the archive OUT/VERSION/hire.mar and record its path and SHA-256 in the registry.
+    """Write the archive OUT/VERSION/hire.mar, sign it, and record its path and SHA-256 in the registry.
 
-    The file is published atomically, and only after a clean interpreter has scored the golden pairs from it.
+    The file is published atomically, and only after a clean interpreter has scored the golden pairs from it. It is
+    signed if settings.signing.private_key is set.
 
     Args:
         version: an alias (champion, challenger) or a number.
@@ -79,6 +83,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
         if isinstance(error, OSError):
             raise ArchiveError(f"{target}: cannot be written: {error}. Nothing was published.") from error
         raise
+    sign(target, settings.signing)
     digest = hash_file(target).sha256
     versions.record_archive(registered, settings.tracking, target, digest)
     return PackagedArchive(target, digest, registered.number)
@@ -94,6 +99,7 @@ def _build(registered: Version, model: Path, settings: Settings, handler: Path, 
         pairs = registry.read_example_request(registered, settings.tracking)["pairs"]
         golden = make_golden(staging / MODEL, pairs, registered)
         (staging / GOLDEN).write_text(golden.model_dump_json(indent=1) + "\n", "utf-8")
+        (staging / BOM).write_text(make_bom(staging / MODEL, registered), "utf-8")
         raw = _run_archiver(staging, handler, registered.number, scratch)
         with atomic_write(target) as partial:
             _write_archive(raw, _make_manifest(model, registered), partial)

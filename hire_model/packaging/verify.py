@@ -4,6 +4,7 @@
     handler.py              TorchServe's adapter
     manifest.json           our manifest: registry version, run, data digest, commit, and SHA-256 of every other file
     golden.json             a request, and the scores that it must get
+    bom.cdx.json            CycloneDX bill of materials: the model, its data, and the libraries that run it
     model/                  the registry's model folder, unchanged
 
 The digests in the archive show that it is not damaged. The SHA-256 of the whole archive, a tag of the registry version,
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hire_model.data.schema import FileFacts, hash_file
 from hire_model.errors import HireError
 
-MANIFEST, GOLDEN, MODEL = "manifest.json", "golden.json", "model"
+MANIFEST, GOLDEN, BOM, MODEL = "manifest.json", "golden.json", "bom.cdx.json", "model"
 SERVER_MANIFEST = "MAR-INF/MANIFEST.json"
 ALLOWED = {".py", ".json", ".md", ".safetensors"}
 # First bytes of pickle protocols 2 to 5, and of zip files, because torch.save writes pickles into a zip file.

@@ -327,6 +327,17 @@ class GateSettings(_Group):
         return text
 
 
+class SigningSettings(_Group):
+    """Signatures of archives; keys are elliptic-curve keys in PEM files (docs/security.md)."""
+
+    private_key: Path | None = Field(
+        None, description="file of the private key with which `hire package` signs; empty: archives are not signed"
+    )
+    public_key: Path | None = Field(
+        None, description="file of the public key; `hire serve` then refuses an archive without a valid signature"
+    )
+
+
 class Settings(BaseSettings):
     """Root settings, validated and immutable. Create them with `resolve`.
 
@@ -344,6 +355,7 @@ class Settings(BaseSettings):
     evaluate: EvaluateSettings = Field(EvaluateSettings(), json_schema_extra=MAY_CHANGE_ON_RESUME)
     tracking: TrackingSettings = Field(TrackingSettings(), json_schema_extra=AFFECTS_NOTHING)
     gate: GateSettings = Field(GateSettings(), json_schema_extra=AFFECTS_NOTHING)
+    signing: SigningSettings = Field(SigningSettings(), json_schema_extra=AFFECTS_NOTHING)
 
     @model_validator(mode="after")
     def _check_consistent(self) -> Settings:

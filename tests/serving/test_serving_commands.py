@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from registered import RegisteredModel
 from scripted import answer, run_scripted_server
+from signing_keys import make_keys
 from typer.testing import CliRunner
 
 from hire_model.cli.main import app
@@ -54,6 +55,23 @@ def test_serve_packages_a_version_that_has_no_archive(
     assert served[0].path == folder_with_store / "runs/archives/1/hire.mar"
     assert hash_file(served[0].path).sha256 == served[0].sha256
     assert "packaging" not in CliRunner().invoke(app, serve, catch_exceptions=False).stdout and served[1] == served[0]
+
+
+def test_serve_refuses_an_archive_that_is_not_signed_where_a_public_key_is_set(
+    folder_with_store: Path, registered_model: RegisteredModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[object] = []
+    monkeypatch.setattr(server, "serve", lambda archive, *arguments, **options: served.append(archive))
+    monkeypatch.setattr(cli, "_print_access", lambda *arguments: None)
+    keys = make_keys(folder_with_store)
+    monkeypatch.setenv("HIRE_SIGNING__PUBLIC_KEY", str(keys.public_key))
+    assert CliRunner().invoke(app, ["package", "--version", "1"], catch_exceptions=False).exit_code == 0
+    with pytest.raises(HireError, match=r"hire\.mar: not signed, but .*team\.pub asks for a signature"):
+        CliRunner().invoke(app, ["serve", "--version", "1"], catch_exceptions=False)
+    monkeypatch.setenv("HIRE_SIGNING__PRIVATE_KEY", str(keys.private_key))
+    for command in ("package", "serve"):
+        assert CliRunner().invoke(app, [command, "--version", "1"], catch_exceptions=False).exit_code == 0
+    assert len(served) == 1
 
 
 def test_a_missing_gallery_folder_is_refused(folder_with_store: Path) -> None:
