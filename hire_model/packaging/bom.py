@@ -85,7 +85,7 @@ def _describe_model(facts: CardFacts | None) -> dict[str, Any]:
 def _list_libraries() -> Iterator[dict[str, Any]]:
     """Yield the installed distributions that the project and its servers need, and the Java part of TorchServe."""
     for name, found in sorted(_find_distributions().items()):
-        library = {
+        library: dict[str, Any] = {
             "type": "library",
             "bom-ref": f"pkg:pypi/{name}@{found.version}",
             "name": name,
