@@ -46,6 +46,8 @@ def _list_variants() -> tuple[Variant, ...]:
     clean = (
         Variant("graphs", none),
         Variant("graphs+stage", none | stage, "graphs"),
+        Variant("graphs+edges", none | edges, "graphs"),
+        Variant("graphs+stage+edges", none | stage | edges, "graphs+stage"),
         Variant("match", none | match),
         Variant("match+stage", none | match | stage, "match"),
         Variant("match+edges", none | match | edges, "match"),

@@ -106,19 +106,9 @@ def evaluate(
         )
         run.log_params(flatten(settings.model_dump(mode="json", include={"evaluate"})))
         run.set_tags(collect_facts())
-        loaded = [load_model(folder, settings) for folder in folders]
-        facts = {"model": ", ".join(names), "hub correction": "off"}
-        if hub_correction:  # before scoring: a model without a bank is refused
-            banks = [find_bank(model.hubs, model.settings, name) for name, model in zip(names, loaded, strict=True)]
-            facts["hub correction"] = "; ".join(dict.fromkeys(bank.describe() for bank in banks))
-        matrices = [score_split(model, chosen, settings.evaluate, hub_correction) for model in loaded]
-        matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
-        result = make_result(matrix, chosen, settings.evaluate, facts)
-        names_of = manifest.predicates, manifest.classes
-        scorers = [Scorer(model, pick_device(settings.train), *names_of) for model in loaded]
-        tables = _measure_more_protocols(more, scorers, chosen, matrix, settings.evaluate.bootstrap)
-        result = result.model_copy(update={"hub_correction": hub_correction, **tables})
-        explained = loaded[0] if len(loaded) == 1 else None  # an ensemble has no attention to show
+        loaded = dict(zip(names, (load_model(folder, settings) for folder in folders), strict=True))
+        result, matrix = _measure(loaded, chosen, settings, more, hub_correction)
+        explained = next(iter(loaded.values())) if len(loaded) == 1 else None  # an ensemble has no attention to show
         with tempfile.TemporaryDirectory() as temporary:  # a run gets both files, also if the user names none
             kept = (figures, page)
             if run.enabled:
@@ -132,6 +122,24 @@ def evaluate(
         name = f"{manifest.name}: {split}"
         run.log_model_metrics(result.metrics(), model_id, chosen.dataset.folder, name, manifest.digest)
     return EvaluationOutcome(result, split, page, figures)
+
+
+def _measure(
+    models: Mapping[str, Hire], split: Split, settings: Settings, more: _MoreProtocols, hub_correction: bool
+) -> tuple[Result, np.ndarray | Ensemble]:
+    """Compute the similarity matrix of the models by name, averaged over them, and all figures."""
+    facts = {"model": ", ".join(models), "hub correction": "off"}
+    if hub_correction:  # before scoring: a model without a bank is refused
+        banks = [find_bank(model.hubs, model.settings, name) for name, model in models.items()]
+        facts["hub correction"] = "; ".join(dict.fromkeys(bank.describe() for bank in banks))
+    matrices = [score_split(model, split, settings.evaluate, hub_correction) for model in models.values()]
+    matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
+    manifest = split.dataset.manifest
+    device = pick_device(settings.train)
+    scorers = [Scorer(model, device, manifest.predicates, manifest.classes) for model in models.values()]
+    tables = _measure_more_protocols(more, scorers, split, matrix, settings.evaluate.bootstrap)
+    result = make_result(matrix, split, settings.evaluate, facts)
+    return result.model_copy(update={"hub_correction": hub_correction, **tables}), matrix
 
 
 @dataclass(frozen=True)
