@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hire_model.cli.options import EvaluationData, Limit, Protocol, Set, collect_overrides
+from hire_model.cli.options import (
+    EvaluationData,
+    EvaluationSplit,
+    JsonFile,
+    Limit,
+    Protocol,
+    Set,
+    collect_overrides,
+)
 
 if TYPE_CHECKING:
     from hire_model.workflows.compare import ModelComparison
@@ -19,10 +27,10 @@ def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="Registry address or model folder.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Registry address or model folder.")],
     data: EvaluationData = "",
-    split: Annotated[str, typer.Option(help="Split to evaluate.")] = "test",
+    split: EvaluationSplit = "test",
     protocol: Protocol = "",
     limit: Limit = 0,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results to this JSON file.")] = None,
+    json: JsonFile = None,
     set_: Set = None,
 ) -> None:
     """Compare two models on a split: is the difference larger than chance?"""

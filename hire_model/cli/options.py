@@ -26,6 +26,8 @@ DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="Data set
 VersionName = Annotated[str, typer.Option(help="Version number or alias: champion, challenger or previous.")]
 Protocol = Annotated[str, typer.Option(help="Evaluation protocol: full, f30k-1k, coco-5k or coco-1k-5fold.")]
 Limit = Annotated[int, typer.Option(min=0, help="Use only the first N images of the split; 0 uses all.")]
+EvaluationSplit = Annotated[str, typer.Option(help="Split to evaluate.")]
+JsonFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results to this JSON file.")]
 ReportFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report to this HTML file.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
 GalleryFolder = Annotated[
