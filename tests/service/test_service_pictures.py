@@ -158,7 +158,7 @@ def test_other_weights_than_those_of_the_training_are_refused_but_regions_are_sc
 def test_an_extractor_of_a_newer_release_is_refused_by_name(model: Path) -> None:
     facts = artifact.read_extractor(model)
     assert facts is not None and facts.kind == "grid" and not facts.file
-    with pytest.raises(DataError, match="'new' .*, which this release does not"):
+    with pytest.raises(DataError, match=r"'new' .*, which this release does not"):
         recorded.open_recorded(facts.model_copy(update={"name": "new", "kind": "newer"}), model)
 
 
