@@ -12,6 +12,7 @@ from hire_model.data.images.extractors import Extractor
 from hire_model.data.images.pictures import DecodeLimits, PictureError, decode_picture
 from hire_model.data.images.recorded import open_recorded
 from hire_model.data.loading import renumber_classes
+from hire_model.data.schema import ExtractorFacts
 from hire_model.data.store import ImageRegions
 from hire_model.errors import DataError
 from hire_model.model import artifact
@@ -41,11 +42,12 @@ class PictureReader:
 
     Args:
         extractor: makes the regions.
+        facts: its description.
         classes: the model's class names; empty if it has no class vectors, and the ids then stay as they are.
     """
 
-    def __init__(self, extractor: Extractor, classes: tuple[str, ...]) -> None:
-        self.extractor = extractor
+    def __init__(self, extractor: Extractor, facts: ExtractorFacts, classes: tuple[str, ...]) -> None:
+        self.extractor, self.facts = extractor, facts
         self.classes = classes or extractor.classes
         self._map = map_classes(classes, extractor.classes) if classes else None
 
@@ -58,8 +60,11 @@ class PictureReader:
         """
         facts = artifact.read_extractor(folder)
         if facts is None:
-            raise DataError(f"{folder}: {NO_EXTRACTOR}.")
-        return cls(open_recorded(facts, Path(folder)), tuple(artifact.read_config(folder).get("classes", ())))
+            raise DataError(
+                f"{folder}: {NO_EXTRACTOR}. Import pictures with 'hire data import images' and train on them."
+            )
+        classes = artifact.read_config(folder).get("classes", ())
+        return cls(open_recorded(facts, Path(folder)), facts, tuple(classes))
 
     def read(self, data: bytes, limits: DecodeLimits = NO_MORE_THAN_IMPORT) -> ReadPicture:
         """Return the regions of a picture file with this content. Raises PictureError if it cannot be used."""

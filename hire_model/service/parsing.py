@@ -57,7 +57,7 @@ class Limits:
     explained: int = 16
     pictures: int = 8
     picture_bytes: int = 10_000_000
-    picture_pixels: int = 40_000_000
+    picture_pixels: int = 25_000_000
     picture_seconds: float = 8.0
     keys: int = 50_000
     items: int = 500_000
@@ -183,7 +183,7 @@ class RequestParser:
                     stored[image] = _look_up_image(galleries[image.gallery], image, image_path)
                 prepared.append(stored[image])
             elif isinstance(image, PictureImage):
-                picture = self.pictures.read(image.picture, f"{image_path}.picture", end)
+                picture = self.pictures.read_base64(image.picture, f"{image_path}.picture", end)
                 prepared.append(self._check_image(picture.regions, image_path))
             else:
                 prepared.append(self._decode_image(image, image_path))

@@ -53,21 +53,38 @@ class Pictures:
         """Whether pictures can be read."""
         return not isinstance(self.reader, str)
 
-    def read(self, data: str, path: str, end: float) -> ReadPicture:
-        """Return the regions of a picture, given as base64.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the class ids of read pictures."""
+        return () if isinstance(self.reader, str) else self.reader.classes
+
+    def read_base64(self, data: str, path: str, end: float) -> ReadPicture:
+        """Return the regions of a picture whose file is given as base64; see `read`."""
+        self._find_reader(path)
+        if len(data) * 3 // 4 > self.most_bytes + 2:  # padding
+            raise self._refuse_size(len(data) * 3 // 4, path)
+        try:
+            content = pybase64.b64decode(data, validate=True)
+        except ValueError as error:  # includes binascii.Error
+            hint = " Leave out 'data:...;base64,'." if data.startswith("data:") else ""
+            raise RequestFault(400, path, f"not base64: {error}.{hint}") from error
+        return self.read(content, path, end)
+
+    def read(self, content: bytes | bytearray, path: str, end: float) -> ReadPicture:
+        """Return the regions of a picture.
 
         Args:
-            data: base64 of a JPEG, PNG or WebP file.
-            path: JSON path of `data`.
+            content: a JPEG, PNG or WebP file.
+            path: JSON path of the picture in the request.
             end: value of `time.thread_time` when the time of the request is over.
 
         Raises:
             RequestFault: 400 the model has no extractor, or the picture cannot be used; 413 the file or the time that
                 the pictures of the request take is over its limit.
         """
-        if isinstance(self.reader, str):
-            raise RequestFault(400, path, f"{self.reader}. {_INSTEAD}.")
-        content = self._decode_base64(data, path)
+        reader = self._find_reader(path)
+        if len(content) > self.most_bytes:
+            raise self._refuse_size(len(content), path)
         digest = hashlib.sha256(content).digest()
         with self._lock:
             if (known := self._read.get(digest)) is not None:
@@ -76,22 +93,22 @@ class Pictures:
             if seconds <= 0:
                 raise RequestFault(413, path, "the pictures of this request take too long; send fewer at a time.")
             try:
-                picture = self.reader.read(content, DecodeLimits(FORMATS, self.most_pixels, round(seconds, 1) or 0.1))
+                picture = reader.read(bytes(content), DecodeLimits(FORMATS, self.most_pixels, round(seconds, 1) or 0.1))
             except PictureError as error:
                 raise RequestFault(400, path, f"{error}.") from error
             if _count_bytes(picture) <= self._read.maxsize:
                 self._read[digest] = picture
             return picture
 
-    def _decode_base64(self, data: str, path: str) -> bytes:
-        size = len(data) * 3 // 4
-        if size > self.most_bytes + 2:  # padding
-            raise RequestFault(413, path, f"about {size:,} bytes; this server accepts at most {self.most_bytes:,}.")
-        try:
-            return pybase64.b64decode(data, validate=True)
-        except ValueError as error:  # includes binascii.Error
-            hint = " Leave out 'data:...;base64,'." if data.startswith("data:") else ""
-            raise RequestFault(400, path, f"not base64: {error}.{hint}") from error
+    def _find_reader(self, path: str) -> PictureReader:
+        if isinstance(self.reader, str):
+            raise RequestFault(400, path, f"{self.reader}. {_INSTEAD}.")
+        return self.reader
+
+    def _refuse_size(self, size: int, path: str) -> RequestFault:
+        return RequestFault(
+            413, path, f"a file of {size:,} bytes; this server accepts pictures of at most {self.most_bytes:,}."
+        )
 
 
 def _count_bytes(picture: ReadPicture) -> int:

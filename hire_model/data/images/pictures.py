@@ -116,7 +116,8 @@ def _decode(data: bytes, limits: DecodeLimits) -> Picture:
         image.load()
         if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # orientations that swap the sides
             width, height = height, width
-        return Picture(_convert_to_rgb(ImageOps.exif_transpose(image)), width, height)
+        ImageOps.exif_transpose(image, in_place=True)  # a copy of a large picture takes 160 MB
+        return Picture(_convert_to_rgb(image), width, height)
 
 
 def _check_size(width: int, height: int, pixels: int) -> None:
@@ -135,9 +136,10 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode in ("I", "F"):
         raise PictureError("pixels of 32 bits, whose range of brightness is unknown; convert it to 8 or 16 bits")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        image = white
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
     return image.convert("RGB")
 
 
