@@ -19,6 +19,7 @@ from hire_model.service.contract import RequestFault
 
 log = logging.getLogger(__name__)
 FORMATS = ("JPEG", "PNG", "WEBP")
+_SCANS = 20  # a progressive JPEG has about 10. Bounds the time where CPU time cannot be limited: not in the main thread
 _CACHE_BYTES = 64 << 20  # about 500 pictures with 30 regions of 2048 float16 numbers
 _INSTEAD = 'Send the regions of the picture ({"features": ..., "boxes": ...}) or a gallery image'
 
@@ -92,8 +93,9 @@ class Pictures:
             seconds = end - time.thread_time()
             if seconds <= 0:
                 raise RequestFault(413, path, "the pictures of this request take too long; send fewer at a time.")
+            limits = DecodeLimits(FORMATS, self.most_pixels, _SCANS, max(round(seconds, 1), 0.1))
             try:
-                picture = reader.read(bytes(content), DecodeLimits(FORMATS, self.most_pixels, round(seconds, 1) or 0.1))
+                picture = reader.read(bytes(content), limits)
             except PictureError as error:
                 raise RequestFault(400, path, f"{error}.") from error
             if _count_bytes(picture) <= self._read.maxsize:

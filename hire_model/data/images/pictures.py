@@ -31,11 +31,13 @@ class DecodeLimits:
 
     formats  names of Pillow's decoders
     pixels   width times height, as the file's header states them
+    scans    of a JPEG; decoding each takes time for all pixels
     seconds  CPU time for one picture; see `limit_cpu_time`
     """
 
     formats: tuple[str, ...] = FORMATS
     pixels: int = MAX_PIXELS
+    scans: int = MAX_SCANS
     seconds: float = DECODE_S
 
 
@@ -110,8 +112,8 @@ def _decode(data: bytes, limits: DecodeLimits) -> Picture:
     with Image.open(io.BytesIO(data), formats=limits.formats) as image:
         width, height = image.size
         _check_size(width, height, limits.pixels)
-        if image.format == "JPEG" and (scans := data.count(_SCAN)) > MAX_SCANS:
-            raise PictureError(f"{scans:,} scans, more than {MAX_SCANS}")
+        if image.format == "JPEG" and (scans := data.count(_SCAN)) > limits.scans:
+            raise PictureError(f"{scans:,} scans, more than {limits.scans}")
         image.draft(None, (_DECODED_SIDE, _DECODED_SIDE))  # type: ignore[arg-type]  # None keeps the colour mode
         image.load()
         if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # orientations that swap the sides
