@@ -53,7 +53,8 @@ class SimilarImages(NamedTuple):
 def build_manifest_table(folder: Path, manifest: Manifest) -> SuiteTable:
     """Build a row per file: the findings of `hire data verify`, and the features' width and type."""
     findings = verify(folder)
-    files = [MANIFEST, *(f"{table}.parquet" for table in TABLES), FEATURES]
+    required = [*(f"{table}.parquet" for table in TABLES), FEATURES]
+    files = [MANIFEST, *required, *(name for name in manifest.files if name not in required)]
     frame = pd.DataFrame({"file": files})
     frame["finding"] = [" ".join(f.message for f in findings if f.file == file) or None for file in files]
     frame["feature_dim"] = [manifest.feature_dim if file == FEATURES else np.nan for file in files]

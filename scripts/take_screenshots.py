@@ -3,6 +3,10 @@
 hire train && hire gallery build datasets/relational-scenes --split test --captions --model models:/hire@challenger
 hire demo                                                  # in another terminal; prints ADDRESS
 python scripts/take_screenshots.py ADDRESS runs/latest/report.html datasets/relational-scenes
+
+For demo-own.png, the demo of a model trained on imported pictures (docs/photos.md), and a picture to drop:
+
+python scripts/take_screenshots.py ADDRESS --own photos/1.jpg
 """
 
 from __future__ import annotations
@@ -69,16 +73,39 @@ def take_demo(tab: Tab, address: str) -> None:
     save(tab, "demo-phone.png")
 
 
+def take_own(tab: Tab, address: str, picture: Path) -> None:
+    """Take the picture of the demo page with a picture of the user."""
+    tab.open(address, 1280, 960)
+    tab.wait_until("document.querySelector('.tile[data-id]') && !document.querySelector('.busy')")
+    chosen = tab.call("Runtime.evaluate", expression="document.querySelector('#file')")["result"]["objectId"]
+    tab.call("DOM.setFileInputFiles", files=[str(picture.resolve())], objectId=chosen)
+    tab.wait_until("document.querySelector('#picked-title').innerText.startsWith('Your picture')")
+    tab.point_at("#sentences", click=True)
+    tab.type_text(SENTENCES)
+    tab.point_at("#rank button", click=True)
+    tab.wait_until("document.querySelectorAll('#ranked > li').length === 4")
+    tab.point_at("#ranked .word:nth-child(2)")
+    tab.evaluate("scrollTo(0, 0)")
+    save(tab, "demo-own.png")
+
+
 def main() -> None:
-    """Take all pictures."""
+    """Take all pictures, or with --own only that one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("address", "report", "dataset"):
-        parser.add_argument(name)
+    parser.add_argument("address")
+    parser.add_argument("report", nargs="?")
+    parser.add_argument("dataset", nargs="?")
+    parser.add_argument("--own", type=Path, metavar="PICTURE")
     options = parser.parse_args()
+    if not options.own and not options.dataset:
+        parser.error("expected REPORT and DATASET, or --own PICTURE")
     program = find_chromium()
     if program is None:
         sys.exit("Chromium is not installed: sudo apt-get install -y chromium")
     with tempfile.TemporaryDirectory() as folder, run_browser(program, Path(folder, "profile")) as tab:
+        if options.own:
+            take_own(tab, options.address, options.own)
+            return
         take_demo(tab, options.address)
         tab.open(Path(options.report).resolve().as_uri(), width=1000)
         tab.wait_until("Boolean(document.querySelector('.example'))")

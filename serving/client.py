@@ -61,8 +61,8 @@ R = TypeVar("R")
 class AsyncHireClient:
     """Client for asyncio. Each instance belongs to one event loop; arguments as for `HireClient`.
 
-    Images are `ImageRegions`, or `StoredImage(gallery=..., id=...)` for an image of a gallery on the server. Every
-    method takes its own deadline in seconds.
+    Images are `ImageRegions`, `StoredImage(gallery=..., id=...)` for an image of a gallery on the server, or pictures
+    (JPEG, PNG, WebP): the `Path` of a file, or its content as bytes. Every method takes its own deadline in seconds.
 
     Raises:
         ClientError: One of BadRequest, NotFound, TooLarge, TooManyRequests, Unauthorized, Unavailable or

@@ -72,7 +72,7 @@ def build_openapi() -> dict[str, Any]:
         "info": {
             "title": "HIRE: image-text matching over regions",
             "version": "1",
-            "description": "An image is a list of regions, or an image of a gallery. A higher score is a better match.",
+            "description": "An image is regions, a picture or an image of a gallery. A higher score is a better match.",
         },
         "security": [{"token": []}],
         "paths": {

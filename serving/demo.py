@@ -1,4 +1,5 @@
 """The web page of `hire demo`. It uses the same `Service` as the servers and offers no way to change anything.
+A picture that the user drops on the page is read and not stored.
 
 Access is limited to the user who started it:
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -29,7 +31,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from hire_model.data.schema import PICTURES
 from hire_model.errors import HireError
 from hire_model.gallery.store import Gallery
+from hire_model.service.contract import RequestFault
 from hire_model.service.parsing import Limits, Request
+from hire_model.service.payload import ImagePayload, make_payload
 from hire_model.service.service import Service
 from hire_model.settings import TrackingSettings
 from hire_model.tracking.registry import fetch
@@ -40,7 +44,7 @@ HOST = "127.0.0.1"
 PAGE = Path(__file__).parent / "page"
 FILES = ("style.css", "page.js", "api.js", "draw.js", "words.js")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # a browser shows them and cannot run them
-BODY_BYTES = 1 << 20
+BODY_BYTES = 16 << 20  # as the other servers
 SAMPLE = 12  # pictures shown at the start
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -54,12 +58,13 @@ HEADERS = {
 
 
 class GalleryFacts(BaseModel):
-    """Facts of the gallery. `sample`: ids of a few images, evenly spaced."""
+    """Facts of the gallery. `sample`: ids of a few images, evenly spaced. `pictures`: whether the model reads files."""
 
     name: str
     split: str
     size: int
     captions: bool
+    pictures: bool
     model: str
     sample: list[str]
 
@@ -86,6 +91,13 @@ class ImageFacts(BaseModel):
     boxes: list[list[float] | None]
     classes: list[str]
     relations: list[Relation]
+
+
+class PictureFacts(BaseModel):
+    """A picture that the user chose: what the page draws of it, and its regions for further requests."""
+
+    image: ImageFacts
+    regions: ImagePayload
 
 
 def run(model: str, folder: Path, port: int, tracking: TrackingSettings) -> None:
@@ -138,7 +150,7 @@ def build_app(service: Service, gallery: Gallery, token: str) -> FastAPI:
     app.middleware("http")(_add_headers)
     router = APIRouter(prefix="/{sent}", dependencies=[Depends(check_token)])
     _add_page_routes(router)
-    _add_gallery_routes(router, gallery, service.facts.name)
+    _add_gallery_routes(router, gallery, service)
     _add_service_routes(router, service)
     app.include_router(router)
     return app
@@ -162,7 +174,7 @@ def _add_page_routes(router: APIRouter) -> None:
         return FileResponse(PAGE / name)
 
 
-def _add_gallery_routes(router: APIRouter, gallery: Gallery, model: str) -> None:
+def _add_gallery_routes(router: APIRouter, gallery: Gallery, service: Service) -> None:
     def find_row(id: str) -> int:
         row = gallery.find(id)
         if row is None:
@@ -178,7 +190,8 @@ def _add_gallery_routes(router: APIRouter, gallery: Gallery, model: str) -> None
             split=manifest.split,
             size=len(gallery),
             captions=gallery.captions is not None,
-            model=model,
+            pictures=service.pictures.accepted,
+            model=service.facts.name,
             sample=gallery.ids[rows].tolist(),
         )
 
@@ -194,13 +207,18 @@ def _add_gallery_routes(router: APIRouter, gallery: Gallery, model: str) -> None
         return FileResponse(path, content_disposition_type="inline")
 
 
+async def _receive(request: HttpRequest) -> bytearray:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_BYTES:
+            raise HTTPException(413, f"The request is larger than {BODY_BYTES:,} bytes.")
+    return body
+
+
 def _add_service_routes(router: APIRouter, service: Service) -> None:
     async def answer(request: HttpRequest, explain: bool) -> Response:
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > BODY_BYTES:
-                raise HTTPException(413, f"The request is larger than {BODY_BYTES:,} bytes.")
+        body = await _receive(request)
         [reply], _ = await run_in_threadpool(service.answer, [Request(body, explain)])
         return Response(reply.body, reply.status, media_type="application/json")
 
@@ -211,6 +229,10 @@ def _add_service_routes(router: APIRouter, service: Service) -> None:
     @router.post(EXPLANATIONS)
     async def explain(request: HttpRequest) -> Response:
         return await answer(request, explain=True)
+
+    @router.post("/read")
+    async def read(request: HttpRequest) -> PictureFacts:
+        return await run_in_threadpool(read_picture, service, await _receive(request))
 
 
 def describe_image(gallery: Gallery, row: int) -> ImageFacts:
@@ -230,6 +252,25 @@ def describe_image(gallery: Gallery, row: int) -> ImageFacts:
             for (subject, number, object_), score in edges
         ],
     )
+
+
+def read_picture(service: Service, content: bytearray) -> PictureFacts:
+    """Extract the regions of a picture file. Raises HTTPException with the reason if it cannot be used."""
+    try:
+        read = service.pictures.read(content, "", time.thread_time() + service.parser.limits.picture_seconds)
+    except RequestFault as fault:
+        raise HTTPException(fault.status, fault.message) from fault
+    regions, names = read.regions, service.pictures.classes
+    facts = ImageFacts(
+        id="",
+        width=read.width,
+        height=read.height,
+        picture=True,
+        boxes=regions.boxes.tolist(),
+        classes=[names[number] if number >= 0 else "" for number in regions.classes.tolist()],
+        relations=[],
+    )
+    return PictureFacts(image=facts, regions=make_payload(regions))
 
 
 def find_picture(gallery: Gallery, row: int) -> Path | None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+import pybase64
 from pydantic import BaseModel, ValidationError
 
 from hire_model.data.store import ImageRegions
 from hire_model.errors import HireError
-from hire_model.service.contract import Fault, ModelFacts, StoredImage, format_path
+from hire_model.service.contract import Fault, ModelFacts, PictureImage, StoredImage, format_path
 from hire_model.service.payload import ImagePayload, make_payload
 
 PING = "/ping"
 TOKEN_FAULT = "InvalidKeyException"  # TorchServe rejects a token with this type and status 400
-Image = ImageRegions | StoredImage
-"""An image: its regions, or a reference to a gallery image on the server."""
+Image = ImageRegions | StoredImage | Path | bytes
+"""An image: its regions, a reference to a gallery image on the server, or a picture: its path or the file's content."""
 Pairs = Iterable[tuple[Image, str]]
 Message = TypeVar("Message", bound=BaseModel)
 
@@ -120,7 +122,7 @@ def encode_pairs(pairs: Pairs) -> list[dict[str, Any]]:
     return [{"image": _encode_image(image, f"pairs[{i}].image"), "text": text} for i, (image, text) in enumerate(pairs)]
 
 
-def encode_images(images: Iterable[Image]) -> list[ImagePayload | StoredImage]:
+def encode_images(images: Iterable[Image]) -> list[ImagePayload | PictureImage | StoredImage]:
     """Convert images to their form in a request. Raises BadRequest with the JSON path."""
     return [_encode_image(image, f"images[{i}]") for i, image in enumerate(images)]
 
@@ -132,13 +134,25 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
-def _encode_image(image: Image, path: str) -> ImagePayload | StoredImage:
+def _encode_image(image: Image, path: str) -> ImagePayload | PictureImage | StoredImage:
+    if isinstance(image, Path | bytes):
+        return _encode_picture(image, path)
     if not isinstance(image, ImageRegions):
         return image
     try:
         return make_payload(image)
     except ValidationError as error:
         raise _to_bad_request(error, path) from error
+
+
+def _encode_picture(image: Path | bytes, path: str) -> PictureImage:
+    try:
+        content = image.expanduser().read_bytes() if isinstance(image, Path) else image
+    except OSError as error:
+        raise BadRequest(f"{image!s}: cannot be read: {error.strerror}.", 0, path) from error
+    if not content:
+        raise BadRequest("the picture file is empty.", 0, path)
+    return PictureImage(picture=pybase64.b64encode(content).decode("ascii"))
 
 
 def _to_bad_request(error: ValidationError, path: str) -> BadRequest:

@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from hire_model import __version__
-from hire_model.cli import ablate, bench, compare, config, contrasts, data, gallery, imports, registry, train
+from hire_model.cli import ablate, bench, compare, config, contrasts, data, gallery, imports, registry, score, train
 from hire_model.cli.options import Debug, make_ordered_group
 from hire_model.errors import HireError
 from hire_model.stopping import install_signal_handlers
 
 _ORDER = (
     "data", "config", "train", "evaluate", "compare", "gate", "promote", "rollback", "registry", "card", "package",
-    "serve", "monitor", "gallery", "search", "demo", "flow", "ablate", "bench",
+    "serve", "monitor", "gallery", "search", "score", "demo", "flow", "ablate", "bench",
 )  # fmt: skip
 
 app = typer.Typer(
@@ -33,7 +33,7 @@ for group in (data, config, registry, gallery, ablate):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for command in (
     train.train, train.evaluate, compare.compare, registry.gate, registry.promote, registry.rollback, registry.card,
-    gallery.search, bench.bench,
+    gallery.search, score.score, bench.bench,
 ):  # fmt: skip
     app.command()(command)
 

@@ -6,6 +6,7 @@
     regions.parquet    one row per region, in the order of features.npy
     relations.parquet  one row per relation
     features.npy       [regions, F] float16 or float32, memory-mapped, never loaded as a whole
+    extractor.onnx     optional: weights of the extractor, if it took them from a file
     pictures/          optional: the pictures (a folder or a link to one); not part of the digest
 
 The rows of one image are contiguous in regions and relations. Images keep the order in which they were written.
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from hire_model.data.blocks import BlockDigests
 from hire_model.errors import DataError
@@ -30,6 +31,7 @@ FORMAT: Final = 1
 MANIFEST = "manifest.json"
 FEATURES = "features.npy"
 PICTURES = "pictures"
+EXTRACTOR = "extractor.onnx"
 
 IMAGES = pa.schema(
     [
@@ -86,6 +88,27 @@ class FileFacts(BaseModel):
     sha256: str
 
 
+class ExtractorFacts(BaseModel):
+    """What extracted the regions of a data set or a model's training data, so that new pictures get the same ones.
+
+    `hire_model.data.images.recorded` opens it again.
+
+    kind     names the class
+    name     method and network, for people
+    digest   SHA-256 of the weights and of all that changes the result
+    options  further arguments of the class
+    file     whether its weights are in extractor.onnx beside this description
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    name: str
+    digest: str
+    options: dict[str, JsonValue] = {}
+    file: bool = False
+
+
 class Manifest(BaseModel):
     """Description of a data set. `digest` is its version.
 
@@ -109,11 +132,13 @@ class Manifest(BaseModel):
     # By file. Not part of the digest: `files` has the SHA-256 of the same bytes. Not written if empty, as in a gallery,
     # so that earlier releases open it.
     blocks: dict[str, BlockDigests] = Field(default={}, exclude_if=lambda blocks: not blocks)
+    # Only of data sets imported from pictures. Not part of the digest: `feature_extractor` has name and digest.
+    extractor: ExtractorFacts | None = Field(default=None, exclude_if=lambda extractor: extractor is None)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the manifest without name, time, source, licence and blocks, as canonical JSON."""
-        facts = self.model_dump(exclude={"name", "created", "source", "licence", "blocks"})
+        """SHA-256 of the manifest without name, time, source, licence, blocks and extractor, as canonical JSON."""
+        facts = self.model_dump(exclude={"name", "created", "source", "licence", "blocks", "extractor"})
         return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @classmethod

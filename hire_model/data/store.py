@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hire_model.data.blocks import BlockChecker
-from hire_model.data.schema import FEATURES, MANIFEST, PICTURES, TABLES, Manifest, hash_file
+from hire_model.data.schema import EXTRACTOR, FEATURES, MANIFEST, PICTURES, TABLES, Manifest, hash_file
 from hire_model.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,9 @@ class Dataset:
     def open(cls, folder: str | Path) -> Dataset:
         """Open `folder`. Raise DataError if it is no data set, or a file is missing or has the wrong size.
 
-        This compares file sizes with the manifest. Tables and features are compared with their SHA-256 when they are
-        first read, which raises DataError. `hire data verify` reads every byte.
+        This compares file sizes with the manifest, and the extractor's weights with their SHA-256. Tables and features
+        are compared with their SHA-256 when they are first read, which raises DataError. `hire data verify` reads every
+        byte.
         """
         folder = Path(folder).expanduser()
         manifest = Manifest.read(folder)
@@ -92,6 +93,11 @@ class Dataset:
                 raise DataError(
                     f"{path}: {path.stat().st_size} bytes. Expected {facts.bytes}, as in the manifest: the file is "
                     "damaged or was changed. Generate or import the data set again."
+                )
+            if name == EXTRACTOR and hash_file(path) != facts:  # small, and copied into the trained model
+                raise DataError(
+                    f"{path}: its SHA-256 differs from the manifest: the file is damaged or was changed. Import the "
+                    "data set again."
                 )
         return cls(folder, manifest, checked=True)
 

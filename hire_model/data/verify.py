@@ -54,7 +54,8 @@ def verify(folder: str | Path) -> list[Finding]:
 
 def _check_files(folder: Path, manifest: Manifest) -> Iterator[Finding]:
     """Yield a finding for each file that is missing or differs from the manifest."""
-    for name in [*(f"{table}.parquet" for table in TABLES), FEATURES]:
+    required = [*(f"{table}.parquet" for table in TABLES), FEATURES]
+    for name in [*required, *(name for name in manifest.files if name not in required)]:
         path, facts = folder / name, manifest.files.get(name)
         if facts is None:
             yield Finding(name, "not listed in the manifest. Generate or import the data set again.")

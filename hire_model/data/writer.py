@@ -16,7 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hire_model.data.blocks import hash_blocks
-from hire_model.data.schema import FEATURES, MANIFEST, PICTURES, TABLES, FileFacts, Manifest, SplitCounts, hash_file
+from hire_model.data.schema import (
+    EXTRACTOR,
+    FEATURES,
+    MANIFEST,
+    PICTURES,
+    TABLES,
+    ExtractorFacts,
+    FileFacts,
+    Manifest,
+    SplitCounts,
+    hash_file,
+)
 from hire_model.data.store import all_finite
 from hire_model.errors import DataError
 from hire_model.files import make_scratch, replace_folder
@@ -171,6 +182,12 @@ class DatasetWriter:
             raise DataError(f"--pictures {folder}: no such folder.")
         (self.folder / PICTURES).symlink_to(folder, target_is_directory=True)
 
+    def record_extractor(self, facts: ExtractorFacts, file: Path | None) -> None:
+        """Record the extractor of the regions in the manifest, and copy the file with its weights if it has one."""
+        self.facts["extractor"] = facts
+        if file is not None:
+            shutil.copyfile(file, self.folder / EXTRACTOR)
+
     def add(self, record: ImageRecord) -> None:
         """Append one image. A DataError names the image and the field that is wrong."""
         features = self._check(record)
@@ -240,7 +257,8 @@ class DatasetWriter:
         if not self.image_ids:
             raise DataError(f"{self.out}: no image was written. Expected at least one.")
         self._write_header()
-        files = {name: hash_file(self.folder / name) for name in (f"{table}.parquet" for table in TABLES)}
+        names = [*(f"{table}.parquet" for table in TABLES), EXTRACTOR]
+        files = {name: hash_file(self.folder / name) for name in names if (self.folder / name).is_file()}
         features = self.folder / FEATURES
         sha256, blocks = hash_blocks(features)
         self.manifest = Manifest(

@@ -1,14 +1,16 @@
 """A trained model as a folder: config.json, model.safetensors, tokenizer.json and hubs.safetensors, without pickle.
 
-The folder is complete: it includes the tokenizer and the configuration and weights of a pretrained encoder. Only the
-bank for hub correction, hubs.safetensors, is optional. Loading is strict: a missing or unexpected weight is an error,
-because a partly loaded model scores like chance without a warning.
+The folder is complete: it includes the tokenizer and the configuration and weights of a pretrained encoder. Optional
+are the bank for hub correction, hubs.safetensors, and what reads pictures: the key "extractor" of config.json, and
+extractor.onnx if the extractor has its weights in a file. Loading is strict: a missing or unexpected weight is an
+error, because a partly loaded model scores like chance without a warning.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from hire_model.data.schema import hash_file
+from hire_model.data.schema import EXTRACTOR, ExtractorFacts, hash_file
+from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model.hire import Hire
 from hire_model.model.hubs import HubBank
@@ -30,13 +33,16 @@ FORMAT = 1
 _MAX_REASON = 400  # characters of an error that are quoted
 
 
-def save(model: Hire, folder: str | Path, facts: dict[str, Any] | None = None) -> Path:
+def save(
+    model: Hire, folder: str | Path, facts: dict[str, Any] | None = None, trained_on: Dataset | None = None
+) -> Path:
     """Write `model` into `folder`, and return the folder.
 
     Args:
         model: the model to save.
         folder: is created if it does not exist.
         facts: any JSON to store with the model, such as run id, data digest and recalls.
+        trained_on: the data set; its extractor, if recorded, is stored with the model, so that it can read pictures.
 
     Raises:
         HireError: the folder cannot be written.
@@ -44,7 +50,7 @@ def save(model: Hire, folder: str | Path, facts: dict[str, Any] | None = None) -
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(model, folder, facts or {})
+        _write(model, folder, facts or {}, trained_on)
     except Exception as error:  # safetensors and tokenizers raise other types for a full disk
         raise HireError(
             f"{folder}: the model cannot be written: {error}. Free disk space or choose another folder."
@@ -52,14 +58,18 @@ def save(model: Hire, folder: str | Path, facts: dict[str, Any] | None = None) -
     return folder
 
 
-def _write(model: Hire, folder: Path, facts: dict[str, Any]) -> None:
+def _write(model: Hire, folder: Path, facts: dict[str, Any], trained_on: Dataset | None) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS)
     model.vocabulary.tokenizer.save(str(folder / TOKENIZER))
     (folder / HUBS).unlink(missing_ok=True)
     if model.hubs is not None:
         model.hubs.save(folder / HUBS)
-    names = (WEIGHTS, TOKENIZER) if model.hubs is None else (WEIGHTS, TOKENIZER, HUBS)
+    (folder / EXTRACTOR).unlink(missing_ok=True)
+    extractor = trained_on.manifest.extractor if trained_on else None
+    if trained_on and extractor and extractor.file:
+        shutil.copyfile(trained_on.folder / EXTRACTOR, folder / EXTRACTOR)
+    names = [name for name in (WEIGHTS, TOKENIZER, HUBS, EXTRACTOR) if (folder / name).is_file()]
     config = {
         "format": FORMAT,
         "model": model.settings.model_dump(mode="json"),
@@ -70,6 +80,8 @@ def _write(model: Hire, folder: Path, facts: dict[str, Any]) -> None:
         "sha256": {name: hash_file(folder / name).sha256 for name in names},
         "facts": facts,
     }
+    if extractor:
+        config["extractor"] = extractor.model_dump(mode="json")
     (folder / CONFIG).write_text(json.dumps(config, indent=1, default=str) + "\n", "utf-8")
 
 
@@ -87,6 +99,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         found = config.get("format") if isinstance(config, dict) else None
         raise HireError(f"{path}: format {found!r}; this version reads format {FORMAT}.")
     return config
+
+
+def read_extractor(folder: str | Path) -> ExtractorFacts | None:
+    """Read which extractor made the regions that the model was trained on, or None if that is not recorded."""
+    recorded = read_config(folder).get("extractor")
+    try:
+        return ExtractorFacts.model_validate(recorded) if recorded else None
+    except ValidationError as error:
+        raise HireError(f"{folder}: {CONFIG}: the extractor cannot be read: {error.errors()[0]['msg']}.") from error
 
 
 def digest(model: Hire) -> str:
@@ -130,8 +151,8 @@ def load(folder: str | Path) -> Hire:
     folder = Path(folder)
     config = read_config(folder)
     digests = config.get("sha256")
-    has_hubs = isinstance(digests, dict) and HUBS in digests
-    for name in (WEIGHTS, TOKENIZER, HUBS) if has_hubs else (WEIGHTS, TOKENIZER):
+    optional = [name for name in (HUBS, EXTRACTOR) if isinstance(digests, dict) and name in digests]
+    for name in (WEIGHTS, TOKENIZER, *optional):
         if not (folder / name).is_file():
             raise HireError(f"{folder / name}: missing from the model. Save or download the model again.")
         if not isinstance(digests, dict) or hash_file(folder / name).sha256 != digests.get(name):
@@ -144,7 +165,7 @@ def load(folder: str | Path) -> Hire:
         classes = config.get("classes", ())  # absent from models saved before there were class vectors
         model = Hire(settings, config["feature_dim"], config["predicates"], vocabulary, config["encoder"], classes)
         model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
-        model.hubs = HubBank.load(folder / HUBS) if has_hubs else None
+        model.hubs = HubBank.load(folder / HUBS) if HUBS in optional else None
     except (ValidationError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:_MAX_REASON]  # torch lists every weight on its own line
         raise HireError(f"{folder}: the model cannot be loaded: {reason}") from error

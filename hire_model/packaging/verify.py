@@ -29,7 +29,7 @@ from hire_model.errors import HireError
 
 MANIFEST, GOLDEN, BOM, MODEL = "manifest.json", "golden.json", "bom.cdx.json", "model"
 SERVER_MANIFEST = "MAR-INF/MANIFEST.json"
-ALLOWED = {".py", ".json", ".md", ".safetensors"}
+ALLOWED = {".py", ".json", ".md", ".safetensors", ".onnx"}  # an ONNX graph contains no code to run
 # First bytes of pickle protocols 2 to 5, and of zip files, because torch.save writes pickles into a zip file.
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 _LARGEST, _LARGEST_MANIFEST = 8 << 30, 1 << 20

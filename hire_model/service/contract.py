@@ -7,7 +7,8 @@ A request has one of three shapes, recognised by its keys. `/explanations` accep
         with "top_k" (and "rank": "images" or "texts")            -> the best images per text, or texts per image
     {"gallery": NAME, "texts": [T, ...] or "images": [I, ...]}    -> search in a gallery encoded beforehand
 
-An image I is its regions (see hire_model/service/payload.py), or {"gallery": NAME, "id": ID}. A string is not accepted
+An image I is its regions (see hire_model/service/payload.py), {"picture": BASE64} with the bytes of a JPEG, PNG or WebP
+file, or {"gallery": NAME, "id": ID}. A string is not accepted
 as a number, and unknown keys are faults. A fault carries its JSON path. Only the first fault is reported, and the check
 of a list stops there (fail_fast): a body of 16 MB can contain eight million faults, and collecting them takes 8 GB.
 """
@@ -21,10 +22,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 
 from hire_model.service.payload import ImagePayload
 
-NO_PICTURES = (
-    "picture files are not accepted: this server does not extract regions. Send the regions of the picture "
-    '({"features": ..., "boxes": ...}) or a gallery image ({"gallery": ..., "id": ...})'
-)
+PICTURE_HINT = 'send a picture file as {"picture": "<base64 of a JPEG, PNG or WebP file>"}'
 PROBE = "x-hire-probe"
 """Header with value 1 for a health check: the request is not written to the journal."""
 Text = Annotated[str, Field(strict=True, min_length=1)]
@@ -43,18 +41,32 @@ class StoredImage(_Message):
     id: Annotated[str, Field(strict=True, min_length=1, max_length=500)]
 
 
+class PictureImage(_Message):
+    """A picture, whose regions the server extracts as for the training data of the model."""
+
+    picture: Annotated[str, Field(strict=True, min_length=1)] = Field(
+        description="base64 of a JPEG, PNG or WebP file", json_schema_extra={"contentEncoding": "base64"}
+    )
+
+
 def _classify_image(value: Any) -> str | None:
-    """Return the tag of an image's kind, or None if it is neither kind; pydantic reports None as a fault."""
+    """Return the tag of an image's kind, or None if it is of no kind; pydantic reports None as a fault."""
     keys = value if isinstance(value, Mapping) else value.__dict__ if isinstance(value, BaseModel) else {}
-    return "#regions" if "features" in keys else "#stored" if {"gallery", "id"} & set(keys) else None
+    for key, kind in (("features", "#regions"), ("picture", "#picture"), ("gallery", "#stored"), ("id", "#stored")):
+        if key in keys:
+            return kind
+    return None
 
 
 Image = Annotated[
-    Annotated[ImagePayload, Tag("#regions")] | Annotated[StoredImage, Tag("#stored")],
+    Annotated[ImagePayload, Tag("#regions")]
+    | Annotated[PictureImage, Tag("#picture")]
+    | Annotated[StoredImage, Tag("#stored")],
     Discriminator(
         _classify_image,
         custom_error_type="image",
-        custom_error_message='expected an image: its regions, or {"gallery": ..., "id": ...}; ' + NO_PICTURES,
+        custom_error_message='expected an image: its regions, a picture, or {"gallery": ..., "id": ...}; '
+        + PICTURE_HINT,
     ),
 ]
 
@@ -130,7 +142,8 @@ PREDICTION_BODY: TypeAdapter[RequestBody] = TypeAdapter(
 )
 EXPLANATION_BODY = TypeAdapter(PairsRequest)
 _PATH, _MESSAGE = 200, 400  # maximum number of characters in the path and the message of a fault
-_TAGS = {"#pairs", "#matrix", "#search", "#regions", "#stored"}  # in pydantic's paths, but not in the request
+# Parts of pydantic's paths that are not in the request.
+_TAGS = {"#pairs", "#matrix", "#search", "#regions", "#picture", "#stored"}
 
 
 class ModelFacts(_Message):
@@ -268,7 +281,7 @@ def parse_body(body: bytes | bytearray | str, explain: bool = False) -> RequestB
     path, message = format_path(fault["loc"]), fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "json_invalid":
         first = (body if isinstance(body, str) else bytes(body[:64]).decode("latin-1")).lstrip()[:1]
-        message = f"the body is not JSON ({message})" + (f"; {NO_PICTURES}" if first not in ("", "{", "[") else "")
+        message = f"the body is not JSON ({message})" + (f"; {PICTURE_HINT}" if first not in ("", "{", "[") else "")
     raise RequestFault(400, path, message)
 
 

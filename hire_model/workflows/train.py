@@ -237,7 +237,8 @@ def _save_model(
     size = sum(weight.numel() for weight in model.parameters())
     facts = card.collect_card_facts(result, manifest, settings, slices, size, len(fitted.history), fitted.best_epoch)
     stored = dict(result.facts) | {"metrics": result.metrics(), card.FACT: facts.model_dump(mode="json")}
-    folder, name = artifact.save(model, settings.train.out / "model", stored), settings.tracking.model_name
+    folder = artifact.save(model, settings.train.out / "model", stored, splits.train.dataset)
+    name = settings.tracking.model_name
     text = card.render_card(folder, name, f"models:/{name}@{CHALLENGER}")
     write_text(text, folder / card.CARD)
     return folder, text

@@ -32,11 +32,13 @@ export const drawn = (image) =>
     .sort((one, other) => other.score - one.score)
     .slice(0, ARROWS);
 
+export const titleOf = (image) => image.title ?? `Picture ${image.id}`;
+
 /** Text description of the picture, for screen readers. */
 export function describe(image) {
   const names = [...new Set(image.classes.filter(Boolean))].join(", ") || `${image.boxes.length} regions`;
   const relations = drawn(image).map((relation) => relationText(image, relation)).join("; ");
-  return `Picture ${image.id}: ${names}${relations && `. ${relations}`}`;
+  return `${titleOf(image)}: ${names}${relations && `. ${relations}`}`;
 }
 
 /** Draw the image itself into `svg`; `overlay` draws on top of it. */

@@ -154,16 +154,28 @@ function pick(id) {
     Object.assign(state, { image, why: new Map(own && [[text, own]]), relation: null });
     for (const each of document.querySelectorAll(".tile")) each.setAttribute("aria-pressed", String(each.dataset.id === id));
     placePicked();
-    byId("picked-title").textContent = `Picture ${id}`;
+    byId("picked-title").textContent = draw.titleOf(image);
     byId("ranked").replaceChildren();
     showStatus(byId("rank-state"), "");
     draw.show(stage, image);
     showRelations(image);
-    byId("why").replaceChildren(own ? sentence(text, own, point) : "Find pictures by a sentence to see this.");
+    byId("why").replaceChildren(own ? sentence(text, own, point) : `${id === api.OWN ? "Rank sentences" : "Find pictures by a sentence"} to see this.`);
     markPinned(state.pinned);
     drawStage();
-    const place = new URLSearchParams(text ? { q: text, id } : { id });
+    const place = new URLSearchParams({ ...(text && { q: text }), ...(id !== api.OWN && { id }) });
     history.replaceState(null, "", `#${place}`);
+  });
+}
+
+/** Show a picture file that the user dropped, chose or pasted. */
+function useOwn(file) {
+  if (!file || byId("own").hidden) return;
+  return runTask("own", byId("search-state"), "Reading your picture…", async (signal) => {
+    await api.readOwn(file, signal);
+    await pick(api.OWN);
+    showStatus(byId("search-state"), "Your picture is read. Rank sentences for it, or find its captions.");
+    byId("more").open = true;
+    if (phone.matches) picked.scrollIntoView();
   });
 }
 
@@ -233,6 +245,7 @@ function start() {
     byId("facts").textContent = `${facts.name}${part}: ${facts.size.toLocaleString("en")} pictures`;
     byId("model").textContent = `Scored by ${facts.model}. Everything on this page comes from this machine.`;
     byId("captions").hidden = !facts.captions;
+    byId("own").hidden = !facts.pictures;
     const wanted = new URLSearchParams(location.hash.slice(1));
     if (wanted.get("q")) {
       byId("query").value = wanted.get("q");
@@ -258,6 +271,21 @@ submit("search", () => search(byId("query").value.trim()));
 submit("rank", rankTyped);
 byId("captions").addEventListener("click", () => rank((id, signal) => api.findCaptions(id, FOUND, signal)));
 for (const id of ["show-boxes", "show-arrows"]) byId(id).addEventListener("change", drawStage);
+byId("choose").addEventListener("click", () => byId("file").click());
+byId("file").addEventListener("change", () => {
+  useOwn(byId("file").files[0]);
+  byId("file").value = ""; // so that the same file can be chosen again
+});
+const holdsFile = (event) => event.dataTransfer?.types.includes("Files");
+for (const [name, dropping] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
+  document.addEventListener(name, (event) => {
+    if (!holdsFile(event)) return;
+    event.preventDefault(); // else the browser leaves the page and opens the file
+    document.body.classList.toggle("dropping", dropping && !byId("own").hidden);
+    if (name === "drop") useOwn(event.dataTransfer.files[0]);
+  });
+}
+document.addEventListener("paste", (event) => useOwn(event.clipboardData?.files[0]));
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   highlight({ pinned: null, pointed: null });

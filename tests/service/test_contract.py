@@ -31,8 +31,11 @@ FAULTS = [
     ({"pairs": [{"image": IMAGE, "text": ""}]}, "pairs[0].text", "at least 1 character"),
     ({"pairs": [{"image": IMAGE, "text": 3}]}, "pairs[0].text", "valid string"),
     ({"pairs": [{"image": IMAGE, "text": "a", "x": 1}]}, "pairs[0].x", "not permitted"),
-    ({"pairs": [{"image": "/9j/4AAQ", "text": "a"}]}, "pairs[0].image", "picture files are not accepted"),
-    ({"pairs": [{"image": {"url": "http://x"}, "text": "a"}]}, "pairs[0].image", "picture files are not accepted"),
+    ({"pairs": [{"image": "/9j/4AAQ", "text": "a"}]}, "pairs[0].image", "send a picture file as"),
+    ({"pairs": [{"image": {"url": "http://x"}, "text": "a"}]}, "pairs[0].image", "send a picture file as"),
+    ({"pairs": [{"image": {"picture": ""}, "text": "a"}]}, "pairs[0].image.picture", "at least 1 character"),
+    ({"pairs": [{"image": {"picture": 3}, "text": "a"}]}, "pairs[0].image.picture", "valid string"),
+    ({"pairs": [{"image": {"picture": "aa", "id": "1"}, "text": "a"}]}, "pairs[0].image.id", "not permitted"),
     ({"pairs": [{"image": {"gallery": "g"}, "text": "a"}]}, "pairs[0].image.id", "required"),
     ({"pairs": [{"image": {"gallery": "../g", "id": "1"}, "text": "a"}]}, "pairs[0].image.gallery", "pattern"),
     ({"pairs": [{"image": {"gallery": "g/h", "id": "1"}, "text": "a"}]}, "pairs[0].image.gallery", "pattern"),
@@ -87,7 +90,7 @@ def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(RequestFault, match="not JSON") as caught:
         parse_body(body)
     assert (caught.value.status, caught.value.path) == (400, "")
-    hint = "picture files are not accepted" in caught.value.message
+    hint = "send a picture file as" in caught.value.message
     assert hint == (body[:1] not in (b"", b"{", b"[")), "a body that starts like JSON gets no hint about pictures"
 
 

@@ -1,4 +1,4 @@
-"""An untrained model, and a gallery of relational scenes with captions and pictures, for the tests of the demo."""
+"""An untrained model and a gallery with captions and pictures, for the tests of the demo."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gallery_examples
+import picture_examples
 
+from hire_model.data.store import Split
 from hire_model.gallery.store import Gallery
 from hire_model.model import artifact
 from hire_model.service.service import Service
@@ -27,8 +29,17 @@ def save_untrained_model(folder: Path, dataset: Path, seed: int = 0) -> Path:
 
 
 def make_example(folder: Path, dataset: Path) -> Example:
-    """Save a model and a gallery in `folder`, and open both."""
-    saved, split = save_untrained_model(folder / "model", dataset), gallery_examples.open_split(dataset)
+    """Save a model and a gallery of relational scenes in `folder`, and open both."""
+    return _make_example(folder, save_untrained_model(folder / "model", dataset), gallery_examples.open_split(dataset))
+
+
+def make_picture_example(folder: Path) -> Example:
+    """Save a model that reads pictures and a gallery of imported pictures in `folder`, and open both."""
+    data = picture_examples.import_pictures(folder / "data", 6)
+    return _make_example(folder, picture_examples.save_model(data, folder / "model"), data.split(""))
+
+
+def _make_example(folder: Path, saved: Path, split: Split) -> Example:
     model = artifact.load(saved)
     gallery = gallery_examples.make_gallery(model, split, folder / "gallery", captions=True, address=str(saved))
     service = Service.load(saved)

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from demo_examples import Example, make_example, save_untrained_model
+from demo_examples import Example, make_example, make_picture_example, save_untrained_model
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -252,3 +252,44 @@ def test_a_model_that_did_not_encode_the_gallery_is_refused(
 def test_a_folder_without_a_gallery_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HireError, match="no gallery here"):
         CliRunner().invoke(app, ["demo", "--gallery", str(tmp_path)], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Example, TestClient]]:
+    """A demo whose model reads pictures."""
+    example = make_picture_example(tmp_path_factory.mktemp("demo-pictures"))
+    with TestClient(demo.build_app(example.service, example.gallery, TOKEN), base_url=BASE) as client:
+        yield example, client
+
+
+def test_a_picture_is_read_as_the_regions_that_the_import_made_of_it(pictures: tuple[Example, TestClient]) -> None:
+    example, client = pictures
+    path = example.gallery.picture(2)
+    assert path and client.get("/gallery").json()["pictures"]
+    read = client.post("/read", content=path.read_bytes()).json()
+    stored = client.get("/image", params={"id": example.gallery.ids[2]}).json()
+    assert read["image"] == stored | {"id": ""}
+    reference = {"gallery": demo.GALLERY, "id": str(example.gallery.ids[2])}
+    scores = [
+        client.post("/predictions/hire", json={"images": [image], "texts": ["a red box"]}).json()["scores"][0][0]
+        for image in (read["regions"], reference)
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [(b"", 400, "empty"), (b"text", 400, "not a picture"), (bytes(10_000_001), 413, "at most 10,000,000"),
+     (bytes(demo.BODY_BYTES + 1), 413, "larger than")],
+    ids=["empty", "text", "over the limit of a picture", "over the limit of a request"],
+)  # fmt: skip
+def test_an_unusable_picture_is_refused_with_a_reason(
+    pictures: tuple[Example, TestClient], content: bytes, status: int, message: str
+) -> None:
+    answer = pictures[1].post("/read", content=content)
+    assert answer.status_code == status and message in answer.json()["detail"]
+
+
+def test_a_model_without_an_extractor_says_that_it_reads_no_pictures(client: TestClient) -> None:
+    assert not client.get("/gallery").json()["pictures"]
+    assert "cannot read picture files" in client.post("/read", content=b"x").json()["detail"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -9,13 +10,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from browser import Tab
-from demo_examples import Example, make_example
+from demo_examples import Example, make_example, make_picture_example
 
 from hire_model.service.parsing import Limits, Request
 from serving import demo
@@ -61,6 +63,13 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def demo_server(example: Example) -> Iterator[Demo]:
+    with run_demo(example) as server:
+        yield server
+
+
+@contextmanager
+def run_demo(example: Example) -> Iterator[Demo]:
+    """Run `hire demo` until the block ends."""
     command = [sys.executable, "-m", "hire_model", "demo", "--gallery", str(example.folder), "--port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -303,6 +312,56 @@ def test_the_layout_fits_and_has_contrast(tab: Tab, demo_server: Demo, width: in
     ]:
         assert measure_contrast(colours[foreground], colours[background]) >= 4.5, (foreground, background)
     assert (measure_luminance(colours["paper"]) < 0.1) == dark
+
+
+DROP = """((text, name) => {{
+  const bytes = Uint8Array.from(atob(text), one => one.charCodeAt(0)), data = new DataTransfer();
+  data.items.add(new File([bytes], name));
+  for (const kind of ['dragover', 'drop'])
+    document.querySelector('#query').dispatchEvent(
+      new DragEvent(kind, {{dataTransfer: data, bubbles: true, cancelable: true}}));
+}})({text}, {name})"""
+OWN = "document.querySelector('#picked-title').innerText.startsWith('Your picture {}')"
+
+
+def drop(page: Tab, content: bytes, name: str) -> None:
+    page.evaluate(DROP.format(text=json.dumps(base64.b64encode(content).decode()), name=json.dumps(name)))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_dropped_picture_is_shown_and_ranked_like_the_same_picture_of_the_gallery(
+    tab: Tab, tmp_path: Path, width: int
+) -> None:
+    example = make_picture_example(tmp_path)
+    path, texts = example.gallery.picture(3), ["a large yellow box", "blue paint"]
+    assert path is not None
+    with run_demo(example) as server:
+        tab.open(server.address, width=width, height=844)
+        tab.wait_until(READY)
+        drop(tab, path.read_bytes(), "<b>mine</b>.jpg")
+        tab.wait_until(OWN.format("<b>mine</b>.jpg"))
+        tab.wait_until(READY)
+        assert tab.evaluate("document.querySelector('#stage image').getAttribute('href')").startswith("data:")
+        assert "id=" not in tab.evaluate("location.hash") and not tab.evaluate("document.body.classList.length")
+        tab.point_at("#sentences", click=True)
+        tab.type_text("\n".join(texts))
+        tab.point_at("#rank button", click=True)
+        tab.wait_until("document.querySelectorAll('#ranked > li').length === 2")
+        image = make_stored_image(str(example.gallery.ids[3]))
+        hits = answer_directly(example, {"images": [image], "texts": texts, "top_k": 2, "rank": "texts"})["results"][0]
+        shown = tab.evaluate("[...document.querySelectorAll('#ranked b')].map(b => b.innerText)")
+        assert shown == [f"{hit['score']:.3f}".replace("-", "−") for hit in hits]
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert tab.evaluate(COUNT_LOW_CONTROLS) == 0 and not tab.list_errors()
+
+        drop(tab, b"no picture", "notes.txt")
+        tab.wait_until("document.querySelector('#search-state').innerText.includes('not a picture in a known format')")
+        assert tab.evaluate(OWN.format("<b>mine</b>.jpg")), "the picture before is still shown"
+        tab.evaluate("document.querySelector('#choose').focus()")
+        assert tab.evaluate("document.activeElement.id") == "choose"
+        chosen = tab.call("Runtime.evaluate", expression="document.querySelector('#file')")["result"]["objectId"]
+        tab.call("DOM.setFileInputFiles", files=[str(path)], objectId=chosen)
+        tab.wait_until(OWN.format(path.name))
 
 
 def measure_luminance(colour: str) -> float:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from PIL import Image
+from pydantic import JsonValue
 
 from hire_model.data.images.backbone import FEATURE_DIM, Backbone
 from hire_model.data.images.detector import YoloxDetector
@@ -45,8 +46,14 @@ class Extractor(Protocol):
     digest       SHA-256 of the weights and of all that changes the result; features of two digests are never mixed
     feature_dim  numbers per region
     classes      names of the class ids
+    kind         name in `recorded.KINDS`, which opens the same extractor again; empty if nothing can
+    options      what `recorded.KINDS` needs besides the file
+    file         ONNX file with the weights, copied into data sets and models; None if they are installed
     """
 
+    kind: str
+    options: dict[str, JsonValue]
+    file: Path | None
     name: str
     digest: str
     feature_dim: int
@@ -60,7 +67,11 @@ class Extractor(Protocol):
 class GridExtractor:
     """The whole image and the cells of grids of 2 x 2, 3 x 3 and 4 x 4: 30 regions. Needs no detector."""
 
+    kind = "grid"
+
     def __init__(self) -> None:
+        self.options: dict[str, JsonValue] = {}
+        self.file: Path | None = None
         self.backbone = Backbone(_SIDE)
         self.name = "grid regions, EfficientNet-Lite0"
         self.digest = _digest(kind="grid", backbone=self.backbone.digest)
@@ -82,7 +93,11 @@ class DetectorExtractor:
     A grid is added only if all its cells fit: with 10 boxes those of 2 x 2 and 3 x 3, not the 16 of 4 x 4.
     """
 
+    kind = "yolox"
+
     def __init__(self, path: Path) -> None:
+        self.options: dict[str, JsonValue] = {}
+        self.file: Path | None = path
         self.detector = YoloxDetector(path)
         self.backbone = Backbone(_SIDE)
         self.name = f"{path.stem} boxes, EfficientNet-Lite0"

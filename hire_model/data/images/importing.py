@@ -12,6 +12,7 @@ import numpy as np
 from hire_model.data.images.captions import read_picture_captions
 from hire_model.data.images.extraction import MakeExtractor, extract_pictures
 from hire_model.data.images.extractors import open_extractor
+from hire_model.data.images.recorded import describe_extractor
 from hire_model.data.images.shards import ShardStore
 from hire_model.data.images.splits import Shares, assign_splits, group_near_duplicates
 from hire_model.data.importers.base import Notes, PictureFinder, Source, Target, write_dataset
@@ -91,7 +92,10 @@ def import_images(
             yield _make_record(item, store)
 
     description = f"pictures, folder {job.folder.resolve().name}, captions {job.captions.name}"
-    source = Source(description, extractor.feature_dim, len(found), records, extractor.classes, notes=notes)
+    source = Source(
+        description, extractor.feature_dim, len(found), records, extractor.classes, notes=notes,
+        extractor=describe_extractor(extractor), extractor_file=extractor.file,
+    )  # fmt: skip
     name = f"{extractor.name}, sha256 {extractor.digest[:16]}"
     full = Target(
         target.out, target.name, name, "float16", target.licence, pictures=job.folder, overwrite=target.overwrite

@@ -6,7 +6,7 @@ import io
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,6 +25,22 @@ _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What is decoded at most.
+
+    formats  names of Pillow's decoders
+    pixels   width times height, as the file's header states them
+    scans    of a JPEG; decoding each takes time for all pixels
+    seconds  CPU time for one picture; see `limit_cpu_time`
+    """
+
+    formats: tuple[str, ...] = FORMATS
+    pixels: int = MAX_PIXELS
+    scans: int = MAX_SCANS
+    seconds: float = DECODE_S
+
+
 class PictureError(Exception):
     """A file that cannot be used as a picture; the message is the reason."""
 
@@ -38,7 +54,7 @@ class Picture:
     height: int
 
 
-def decode_picture(data: bytes) -> Picture:
+def decode_picture(data: bytes, limits: DecodeLimits = DecodeLimits()) -> Picture:
     """Decode the content of a picture file.
 
     The EXIF orientation is applied, the first frame of an animation is used, transparent parts become white, and
@@ -55,14 +71,14 @@ def decode_picture(data: bytes) -> Picture:
             warnings.simplefilter("ignore")
             warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
             warnings.filterwarnings("error", "Corrupt EXIF|Truncated File Read")
-            with limit_cpu_time(DECODE_S):
-                return _decode(data)
+            with limit_cpu_time(limits.seconds):
+                return _decode(data, limits)
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(_explain_unknown(data)) from error
+        raise PictureError(_explain_unknown(data, limits.formats)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(f"more than {MAX_PIXELS:,} pixels") from error
+        raise PictureError(f"more than {limits.pixels:,} pixels") from error
     except MemoryError as error:
         raise PictureError("decoding needs more memory than there is") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and others
@@ -92,23 +108,24 @@ def limit_cpu_time(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def _decode(data: bytes) -> Picture:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+def _decode(data: bytes, limits: DecodeLimits) -> Picture:
+    with Image.open(io.BytesIO(data), formats=limits.formats) as image:
         width, height = image.size
-        _check_size(width, height)
-        if image.format == "JPEG" and (scans := data.count(_SCAN)) > MAX_SCANS:
-            raise PictureError(f"{scans:,} scans, more than {MAX_SCANS}")
+        _check_size(width, height, limits.pixels)
+        if image.format == "JPEG" and (scans := data.count(_SCAN)) > limits.scans:
+            raise PictureError(f"{scans:,} scans, more than {limits.scans}")
         image.draft(None, (_DECODED_SIDE, _DECODED_SIDE))  # type: ignore[arg-type]  # None keeps the colour mode
         image.load()
         if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # orientations that swap the sides
             width, height = height, width
-        return Picture(_convert_to_rgb(ImageOps.exif_transpose(image)), width, height)
+        ImageOps.exif_transpose(image, in_place=True)  # a copy of a large picture takes 160 MB
+        return Picture(_convert_to_rgb(image), width, height)
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, pixels: int) -> None:
     short, long = sorted((width, height))
-    if width * height > MAX_PIXELS:
-        raise PictureError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if width * height > pixels:
+        raise PictureError(f"{width} x {height} pixels, more than {pixels:,}")
     if short < MIN_SIDE:
         raise PictureError(f"{width} x {height} pixels, a side is shorter than {MIN_SIDE}")
     if long > MAX_RATIO * short:
@@ -121,16 +138,18 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode in ("I", "F"):
         raise PictureError("pixels of 32 bits, whose range of brightness is unknown; convert it to 8 or 16 bits")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        image = white
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
     return image.convert("RGB")
 
 
-def _explain_unknown(data: bytes) -> str:
+def _explain_unknown(data: bytes, formats: Sequence[str]) -> str:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
         return "HEIC, for which there is no decoder; convert it to JPEG"
-    return "not a picture in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF), or its header is damaged"
+    names = ", ".join("WebP" if name == "WEBP" else name for name in formats)
+    return f"not a picture in a known format ({names}), or its header is damaged"
 
 
 def compute_fingerprint(image: Image.Image) -> tuple[int, np.ndarray]:

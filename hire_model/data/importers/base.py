@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hire_model.data.schema import Manifest
+from hire_model.data.schema import ExtractorFacts, Manifest
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
 from hire_model.progress import show_progress
@@ -46,6 +46,7 @@ class Source:
     records      yields the images one by one; called once; `picture` is the file name that --pictures searches for
     predicates   empty if the source has no relations
     named        whether the images have names; if not, they have only numbers
+    extractor    what extracted the regions, if this can be repeated; extractor_file: its weights, to be copied
     """
 
     description: str
@@ -56,6 +57,8 @@ class Source:
     predicates: tuple[str, ...] = ()
     notes: Notes = field(default_factory=Notes)
     named: bool = True
+    extractor: ExtractorFacts | None = None
+    extractor_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ def write_dataset(source: Source, target: Target) -> Manifest:
     )
     pictures = PictureFinder(target.pictures) if target.pictures else None
     with writer:
+        if source.extractor:
+            writer.record_extractor(source.extractor, source.extractor_file)
         records = source.records(source.notes)
         if pictures:
             writer.link_pictures(pictures.folder)

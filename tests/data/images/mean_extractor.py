@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydantic import JsonValue
 
 from hire_model.data.images.extractors import PictureRegions
 
@@ -14,11 +15,14 @@ from hire_model.data.images.extractors import PictureRegions
 class MeanExtractor:
     """The whole image and its left half; features are mean colours. Fails at picture number `fails_at`."""
 
+    kind = ""  # nothing can open it again
+    file = None
     name = "mean colours"
     feature_dim = 3
     classes = ("whole image",)
 
     def __init__(self, log: Path, digest: str = "ab" * 32, fails_at: int = -1) -> None:
+        self.options: dict[str, JsonValue] = {}
         self.log, self.digest, self.fails_at = log, digest, fails_at
 
     def extract(self, image: Image.Image) -> PictureRegions:

@@ -21,7 +21,7 @@ from picture_files import (
 from PIL import Image
 
 from hire_model.data.images import pictures
-from hire_model.data.images.pictures import PictureError, compute_fingerprint, decode_picture
+from hire_model.data.images.pictures import DecodeLimits, PictureError, compute_fingerprint, decode_picture
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -86,14 +86,13 @@ def test_cmyk_keeps_its_colours() -> None:
 
 
 def test_a_picture_that_takes_too_long_to_decode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode_for_ever(data: bytes) -> None:
+    def decode_for_ever(data: bytes, limits: DecodeLimits) -> None:
         while True:
             pass
 
-    monkeypatch.setattr(pictures, "DECODE_S", 0.05)
     monkeypatch.setattr(pictures, "_decode", decode_for_ever)
     with pytest.raises(PictureError, match="decoding takes more than"):
-        decode_picture(b"data")
+        decode_picture(b"data", DecodeLimits(seconds=0.05))
     monkeypatch.undo()
     assert decode_picture(READABLE["jpeg"]()).width == WIDTH, "the limit of the earlier picture is off"
 

@@ -45,6 +45,8 @@ def test_a_folder_of_pictures_becomes_a_searchable_model(tmp_path: Path) -> None
     manifest, _ = import_images(job, Target(tmp_path / "set"))
     assert manifest.feature_extractor.startswith("grid regions, EfficientNet-Lite0, sha256 ")
     assert manifest == Manifest.read(tmp_path / "set") and manifest.classes == ("whole image",)
+    assert manifest.extractor is not None and manifest.extractor.kind == "grid"
+    assert manifest.extractor.digest[:16] == manifest.feature_extractor[-16:]
     validation = validate(tmp_path / "set")
     assert validation.ok, validation.summary()
 
