@@ -84,6 +84,15 @@ class Timings:
         finally:
             self.ms[stage] += (time.perf_counter() - start) * 1000
 
+    def to_counters(self) -> dict[str, float]:
+        """Return what a server adds to its counters, by the names of serving/config/metrics.yaml."""
+        counts = {
+            "HirePairs": self.pairs, "HireRefusals": self.refused,
+            "HireImages": self.images.items, "HireImageCacheHits": self.images.hits,
+            "HireTexts": self.texts.items, "HireTextCacheHits": self.texts.hits,
+        }  # fmt: skip
+        return counts | {f"Hire{stage.capitalize()}Milliseconds": round(ms, 3) for stage, ms in self.ms.items()}
+
 
 @dataclass(frozen=True)
 class EncodedRequest:

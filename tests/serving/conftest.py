@@ -18,8 +18,8 @@ from hire_model.packaging.verify import extract
 from hire_model.service.galleries import GALLERIES_VARIABLE
 from hire_model.tracking.versions import Archive, find_archive
 from serving import HANDLER, server
+from serving.process import Server, find_free_ports
 from serving.tokens import KEYS
-from serving.torchserve import Server, find_free_ports
 
 
 @pytest.fixture(scope="session")

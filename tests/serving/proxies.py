@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.torchserve import Server, find_free_ports
+from serving.process import Server, find_free_ports
 
 DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
 TOKEN = "a-token-of-the-proxy"

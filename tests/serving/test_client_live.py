@@ -23,7 +23,7 @@ from serving.client import (
     StoredImage,
     Unauthorized,
 )
-from serving.torchserve import Server
+from serving.process import Server
 
 pytestmark = pytest.mark.live
 

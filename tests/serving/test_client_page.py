@@ -15,7 +15,7 @@ from registered import RegisteredModel
 from hire_model.service.galleries import GALLERIES_VARIABLE
 from serving import HANDLER
 from serving.address import find_front
-from serving.torchserve import Server
+from serving.process import Server
 
 pytestmark = pytest.mark.live
 PAGE = HANDLER.parent.parent / "docs" / "client.md"

@@ -27,7 +27,7 @@ from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from serving.contract import EXPLANATIONS, PREDICTIONS
 from serving.handler import HireHandler
-from serving.torchserve import Server
+from serving.process import Server
 
 Answer = tuple[int, dict[str, Any]]
 Ask = Callable[[bytes, bool], Answer]

@@ -20,7 +20,8 @@ import pytest
 import yaml
 from proxies import find_nginx
 
-from serving.torchserve import CONFIG, Server, find_free_ports
+from serving.process import Server, find_free_ports
+from serving.torchserve import CONFIG
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "serving" / "deploy"

@@ -25,7 +25,7 @@ from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from serving import server
 from serving.contract import EXPLANATIONS
-from serving.torchserve import Server
+from serving.process import Server
 
 COUNT = int(os.environ.get("HOSTILE", "0"))
 IN_PROCESS, SERVED = COUNT or 500, COUNT or 300

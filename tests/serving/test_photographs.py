@@ -26,8 +26,8 @@ from hire_model.service.payload import serialize_image
 from hire_model.tracking.versions import Archive, find_archive
 from serving import HANDLER, server
 from serving.contract import PREDICTIONS
+from serving.process import find_free_ports
 from serving.tokens import KEYS
-from serving.torchserve import find_free_ports
 
 PAIRS, SIDE = 40, 10  # pairs, and rows and columns of the matrix
 Ask = Callable[[dict[str, Any]], dict[str, Any]]

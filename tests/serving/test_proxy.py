@@ -21,7 +21,7 @@ from hire_model.data.store import Split
 from hire_model.service.payload import serialize_image
 from serving import server
 from serving.contract import EXPLANATIONS, PREDICTIONS
-from serving.torchserve import Server
+from serving.process import Server
 
 pytestmark = pytest.mark.live
 JSON = BEARER | {"Content-Type": "application/json"}

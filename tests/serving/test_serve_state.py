@@ -15,7 +15,7 @@ from hire_model.monitoring.journal import JournalSettings
 from hire_model.tracking.versions import Archive, Version
 from serving import server
 from serving.address import find_front, read_state
-from serving.torchserve import RECORD, ServeError, Server, find_free_ports
+from serving.process import RECORD, ServeError, Server, find_free_ports
 
 pytestmark = pytest.mark.live
 

@@ -10,7 +10,7 @@ import pytest
 from hire_model.monitoring.journal import JournalSettings, list_parts, read_lines
 from hire_model.tracking.versions import Archive
 from serving import server
-from serving.torchserve import find_free_ports
+from serving.process import find_free_ports
 
 
 @pytest.mark.live

@@ -20,7 +20,7 @@ from hire_model.scoring.scorer import Scorer
 from serving import server
 from serving.client import HireClient
 from serving.contract import PREDICTIONS
-from serving.torchserve import Server
+from serving.process import Server
 
 pytestmark = pytest.mark.live
 KILLS, EVERY_S, CLIENTS = 5, 3.0, 3

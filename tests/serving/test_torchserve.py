@@ -34,8 +34,8 @@ from serving.address import find_front
 from serving.cli import format_curl_command
 from serving.client import HireClient
 from serving.contract import EXPLANATIONS, PREDICTIONS
+from serving.process import Server, find_free_ports, is_alive
 from serving.tokens import HEADER
-from serving.torchserve import Server, find_free_ports, is_alive
 
 pytestmark = pytest.mark.live
 

@@ -18,8 +18,8 @@ from scripted import answer, run_scripted_server
 
 from hire_model.tracking.versions import Archive, Version
 from serving import server, torchserve
+from serving.process import ServeError, Server
 from serving.tokens import HEADER, KEYS
-from serving.torchserve import ServeError, Server
 
 
 def _write_java(folder: Path, version: str) -> Path:
