@@ -34,13 +34,13 @@ MAX_WAITING = 1024  # connections that have not sent their headers; more than th
 MAX_OPEN = 128  # requests being read or answered
 TRIES = 3  # how often a request is sent to the server whose connection is lost
 KEYS, RECORD, FRONT = "key_file.json", "server.json", "front.json"
-_POST = re.compile(r"/(predictions/hire(/[0-9]{1,9})?|explanations/hire)")
+_POST = re.compile(r"/(predictions/hire(/[0-9]{1,9})?|explanations/hire|(?P<rerank>(v[12]/)?rerank))")
 _JSON = re.compile(rb'application/json *(; *charset="?utf-8"? *)?', re.IGNORECASE)
 _FIELD = re.compile(rb"\r\n([a-z-]+): *([^\r]*)")
 _WORDS = {
     400: "not a valid HTTP request.",
     401: "no valid token: send Authorization: Bearer TOKEN with the token in key_file.json.",
-    404: "no such path. Available: /ping, /predictions/hire, /predictions/hire/VERSION and /explanations/hire.",
+    404: "no such path. Available: /ping, /predictions/hire[/VERSION], /explanations/hire and /rerank.",
     405: "use POST for this path and GET for /ping.",
     408: "the request did not arrive in time.",
     413: "the body is larger than 16 MiB, or /ping has one.",
@@ -232,6 +232,8 @@ class Front:
     async def _forward(self, request: h11.Request, body: bytes) -> Answer:
         """Send the request to the current server. Repeat it after a lost connection, because it changes nothing."""
         path = request.target.decode("latin1").partition("?")[0]
+        if (match := _POST.fullmatch(path)) and match["rerank"]:
+            path = "/predictions/hire"  # the server recognises the shape of the request
         try:
             async with asyncio.timeout(ANSWER_S):
                 for _ in range(TRIES):
