@@ -131,9 +131,9 @@ def test_requests_beyond_the_queue_get_503_at_once_and_the_others_an_answer(guni
     workers, limit = process.children(), 32 * gunicorn.workers + 1
 
     def send() -> None:
-        url = endpoint.address + PREDICTIONS
-        answers.append(httpx.post(url, json=SEARCH, headers=endpoint.make_headers(), timeout=60))
+        answers.append(client.post(PREDICTIONS, json=SEARCH))
 
+    client = httpx.Client(base_url=endpoint.address, headers=endpoint.make_headers(), timeout=60)
     threads = [threading.Thread(target=send) for _ in range(limit + 20)]
     for worker in workers:
         worker.suspend()
@@ -149,6 +149,7 @@ def test_requests_beyond_the_queue_get_503_at_once_and_the_others_an_answer(guni
             worker.resume()
     for thread in threads:
         thread.join()
+    client.close()
     assert len(refused) == 20 and {answer.status_code for answer in refused} == {503}
     assert sum(answer.status_code == 200 for answer in answers) == limit
 
