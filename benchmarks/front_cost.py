@@ -18,9 +18,9 @@ import psutil
 
 from serving.address import start_front
 from serving.contract import PREDICTIONS
+from serving.process import RECORD, find_free_ports
 from serving.server import CURRENT
 from serving.tokens import KEYS
-from serving.torchserve import RECORD, find_free_ports
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 SIZES = {"gallery id": 100, "16 gallery ids": 1_500, "an uploaded image": 197_000, "16 uploaded images": 3_152_000}

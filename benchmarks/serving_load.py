@@ -45,7 +45,7 @@ from hire_model.settings import resolve
 from hire_model.tracking.versions import Archive, find_archive
 from serving import server, torchserve
 from serving.contract import PREDICTIONS
-from serving.torchserve import Server
+from serving.process import Server
 
 COUNTS, CONCURRENCY = (1, 16, 64), (1, 8, 32)
 NOTHING = """

@@ -1,4 +1,4 @@
-"""Serve the model over HTTP with TorchServe or LitServe. Also the Python client, the demo page and openapi.json."""
+"""Serve the model over HTTP with TorchServe or gunicorn. Also the Python client, the demo page and openapi.json."""
 
 from pathlib import Path
 

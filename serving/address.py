@@ -2,7 +2,8 @@
 
 The files below are in the folder of `hire serve` and survive a crash of every process:
 
-    serve.json     what should run: version, port, workers, galleries, journal. `hire serve --stop` deletes it
+    serve.json     what should run: version, kind of server, port, workers, galleries, journal. `hire serve --stop`
+                   deletes it
     front.json     the process of the front (front.py)
     key_file.json, header.txt    the token of the front, which stays the same for all versions
 """
@@ -23,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hire_model.files import atomic_write, write_text
 from hire_model.monitoring.journal import JournalSettings
 from serving.front import FRONT
+from serving.process import Kind, ServeError, find_free_ports, is_alive, is_free
 from serving.tokens import KEYS, write_header
-from serving.torchserve import ServeError, find_free_ports, is_alive, is_free
 
 STATE, PORT = "serve.json", 8080
 _START_S = 20.0
@@ -39,6 +40,7 @@ class ServeState(BaseModel):
     version: str
     port: int
     workers: int
+    kind: Kind = "torchserve"
     galleries: Path | None = None
     journal: JournalSettings | None = None
 

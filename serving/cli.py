@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -50,6 +50,10 @@ def serve(
         str,
         typer.Option(help="Version number or alias. Default: champion; after a crash, the version served before."),
     ] = "",
+    kind: Annotated[
+        Literal["torchserve", "gunicorn"] | None,
+        typer.Option("--server", help="Kind of server. A first server is torchserve, which needs Java."),
+    ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port on 127.0.0.1. A first server has 8080.")
     ] = None,
@@ -66,12 +70,12 @@ def serve(
     stop: Annotated[bool, typer.Option("--stop", help="Stop the server and wait until it has ended.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Print version, address, health and memory.")] = False,
 ) -> None:
-    """Serve a version with TorchServe. Replace a running server without downtime.
+    """Serve a version with TorchServe or gunicorn. Replace a running server without downtime.
 
     A version without an archive is packaged first.
 
-    The address stays the same. --port, --workers, --galleries and --journal keep their last values if you leave them
-    out, also after a crash; --stop forgets them.
+    The address stays the same. --server, --port, --workers, --galleries and --journal keep their last values if you
+    leave them out, also after a crash; --stop forgets them.
     """
     from serving import server
 
@@ -98,8 +102,9 @@ def serve(
     version = version or server.find_crashed_version(folder) or "champion"
     archive = _find_or_build_archive(version, resolve(None).settings)
     running = server.serve(
-        archive, folder, version=version, port=port, workers=workers, galleries=galleries, journal=journal_settings
-    )
+        archive, folder, version=version, kind=kind, port=port, workers=workers, galleries=galleries,
+        journal=journal_settings,
+    )  # fmt: skip
     _print_access(running, folder)
 
 

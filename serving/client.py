@@ -24,6 +24,8 @@ from hire_model.service.contract import (
     PairsAnswer,
     PairsRequest,
     RankedAnswer,
+    RerankAnswer,
+    RerankRequest,
     SearchAnswer,
     SearchRequest,
     StoredImage,
@@ -135,6 +137,20 @@ class AsyncHireClient:
         )
         return await self._transport.send(PREDICTIONS, body, messages.make_reader(SearchAnswer), deadline)
 
+    async def rerank(
+        self, query: str | Image, documents: Iterable[str | Image], *,
+        top_n: int | None = None, return_documents: bool = False, deadline: float | None = None,
+    ) -> RerankAnswer:  # fmt: skip
+        """Return the best documents for the query, in the shape of rerank services.
+
+        For a sentence, the documents are images, or strings GALLERY/ID; for an image, they are sentences.
+        """
+        body = messages.encode_body(
+            RerankRequest, query=messages.encode_item(query, "query"), top_n=top_n, return_documents=return_documents,
+            documents=[messages.encode_item(item, f"documents[{i}]") for i, item in enumerate(documents)],
+        )  # fmt: skip
+        return await self._transport.send(PREDICTIONS, body, messages.make_reader(RerankAnswer), deadline)
+
     async def explain(self, pairs: Pairs, *, deadline: float | None = None) -> ExplanationAnswer:
         """Explain the score of each pair: words, weights per region, contributions."""
         body = messages.encode_body(PairsRequest, pairs=messages.encode_pairs(pairs))
@@ -215,6 +231,7 @@ class HireClient:
     matrix = _blocking(AsyncHireClient.matrix)
     rank = _blocking(AsyncHireClient.rank)
     search = _blocking(AsyncHireClient.search)
+    rerank = _blocking(AsyncHireClient.rerank)
     explain = _blocking(AsyncHireClient.explain)
     health = _blocking(AsyncHireClient.health)
     model = _blocking(AsyncHireClient.model)

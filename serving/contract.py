@@ -20,13 +20,15 @@ from hire_model.service.contract import (
     MatrixAnswer,
     PairsAnswer,
     RankedAnswer,
+    RerankAnswer,
+    RerankRequest,
     SearchAnswer,
 )
 
-PREDICTIONS, EXPLANATIONS = "/predictions/hire", "/explanations/hire"
+PREDICTIONS, EXPLANATIONS, RERANK = "/predictions/hire", "/explanations/hire", "/rerank"
 OPENAPI = Path(__file__).with_name("openapi.json")
 _REF = "#/components/schemas/{model}"
-_Answers = PairsAnswer | MatrixAnswer | RankedAnswer | SearchAnswer
+_Answers = PairsAnswer | MatrixAnswer | RankedAnswer | SearchAnswer | RerankAnswer
 _MEANINGS = {
     "400": "malformed request, with the JSON path of the error; or an invalid token, in the form of the server",
     "404": "no such gallery, gallery image or model version",
@@ -52,6 +54,8 @@ def build_openapi() -> dict[str, Any]:
         ("explanation", "validation", EXPLANATION_BODY),
         ("answer", "serialization", TypeAdapter(_Answers)),
         ("explained", "serialization", TypeAdapter(ExplanationAnswer)),
+        ("rerank", "validation", TypeAdapter(RerankRequest)),
+        ("reranked", "serialization", TypeAdapter(RerankAnswer)),
         ("fault", "serialization", TypeAdapter(Fault | ServerFault)),
     ]
     by_key, definitions = TypeAdapter.json_schemas(adapters, ref_template=_REF)
@@ -61,10 +65,17 @@ def build_openapi() -> dict[str, Any]:
         for status, meaning in _MEANINGS.items()
     }
     score = _describe_operation(
-        "score", "Score pairs, rank, or search a gallery", schemas["prediction"], schemas["answer"], faults
+        "score", "Score pairs, rank, search a gallery, or rerank", schemas["prediction"], schemas["answer"], faults
     )
     explain = _describe_operation(
         "explain", "Explain the scores of pairs", schemas["explanation"], schemas["explained"], faults
+    )
+    rerank = _describe_operation(
+        "rerank",
+        "Rank documents in the shape of rerank services; also /v1/rerank, /v2/rerank and /predictions/hire",
+        schemas["rerank"],
+        schemas["reranked"],
+        faults,
     )
     version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
@@ -81,6 +92,7 @@ def build_openapi() -> dict[str, Any]:
                 "post": score | {"operationId": "scoreWithVersion", "parameters": [version]},
             },
             EXPLANATIONS: {"post": explain},
+            RERANK: {"post": rerank},
         },
         "components": {
             "schemas": definitions["$defs"],

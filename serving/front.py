@@ -1,6 +1,7 @@
 """The front of `hire serve`: one address that stays the same while servers are started, replaced and restarted.
 
-It is a process of its own, between the clients of this machine and TorchServe, whose port changes with each version:
+It is a process of its own, between the clients of this machine and the server, whose port or socket changes with each
+version:
 
     python -I serving/front.py FOLDER PORT
 
@@ -20,6 +21,7 @@ import re
 import resource
 import socket
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,14 +32,15 @@ HEADER_S, IDLE_S, READ_S, BODY_S, ANSWER_S, SEND_S = 5.0, 30.0, 10.0, 60.0, 20.0
 MAX_HEADER, MAX_BODY = 16 << 10, 16 << 20  # bytes
 MAX_WAITING = 1024  # connections that have not sent their headers; more than that: the oldest one is closed
 MAX_OPEN = 128  # requests being read or answered
+TRIES = 3  # how often a request is sent to the server whose connection is lost
 KEYS, RECORD, FRONT = "key_file.json", "server.json", "front.json"
-_POST = re.compile(r"/(predictions/hire(/[0-9]{1,9})?|explanations/hire)")
+_POST = re.compile(r"/(predictions/hire(/[0-9]{1,9})?|explanations/hire|(?P<rerank>(v[12]/)?rerank))")
 _JSON = re.compile(rb'application/json *(; *charset="?utf-8"? *)?', re.IGNORECASE)
 _FIELD = re.compile(rb"\r\n([a-z-]+): *([^\r]*)")
 _WORDS = {
     400: "not a valid HTTP request.",
     401: "no valid token: send Authorization: Bearer TOKEN with the token in key_file.json.",
-    404: "no such path. Available: /ping, /predictions/hire, /predictions/hire/VERSION and /explanations/hire.",
+    404: "no such path. Available: /ping, /predictions/hire[/VERSION], /explanations/hire and /rerank.",
     405: "use POST for this path and GET for /ping.",
     408: "the request did not arrive in time.",
     413: "the body is larger than 16 MiB, or /ping has one.",
@@ -61,11 +64,12 @@ class Refused(Exception):  # noqa: N818  an answer, not a failure of the front
 
 @dataclass
 class Upstream:
-    """The current server: its folder, port and token, and idle connections to it."""
+    """The current server: its folder, its port or socket, its token, and idle connections to it."""
 
     folder: str
     changed: int
     port: int
+    socket: str | None
     token: str
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
     replaced: bool = False
@@ -102,12 +106,12 @@ class Front:
             keys = self.folder / name / KEYS
             changed = keys.stat().st_mtime_ns
             if self.upstream is None or (self.upstream.folder, self.upstream.changed) != (name, changed):
-                port = int(json.loads((self.folder / name / RECORD).read_text("utf-8"))["inference_port"])
+                record = json.loads((self.folder / name / RECORD).read_text("utf-8"))
                 token = str(json.loads(keys.read_text("utf-8"))["inference"]["key"])
                 if self.upstream is not None:
                     self.upstream.replaced = True
                     self.upstream.close_idle()
-                self.upstream = Upstream(name, changed, port, token)
+                self.upstream = Upstream(name, changed, record["inference_port"], record.get("socket"), token)
         except (OSError, ValueError, KeyError) as error:
             raise Refused(503) from error
         return self.upstream
@@ -228,31 +232,36 @@ class Front:
     async def _forward(self, request: h11.Request, body: bytes) -> Answer:
         """Send the request to the current server. Repeat it after a lost connection, because it changes nothing."""
         path = request.target.decode("latin1").partition("?")[0]
-        for _ in range(3):
-            upstream = self.find_upstream()
-            try:
-                async with asyncio.timeout(ANSWER_S):
-                    return await _ask(upstream, request.method.decode(), path, body)
-            except TimeoutError as error:
-                raise Refused(504) from error
-            except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LookupError, ValueError):
-                upstream.close_idle()
-                await asyncio.sleep(0.1)
+        if (match := _POST.fullmatch(path)) and match["rerank"]:
+            path = "/predictions/hire"  # the server recognises the shape of the request
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                for _ in range(TRIES):
+                    upstream = self.find_upstream()
+                    try:
+                        return await _ask(upstream, request.method.decode(), path, body)
+                    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LookupError, ValueError):
+                        upstream.close_idle()
+                        await asyncio.sleep(0.1)
+        except TimeoutError as error:
+            raise Refused(504) from error
         raise Refused(503)
 
 
 async def _ask(upstream: Upstream, method: str, path: str, body: bytes) -> Answer:
     """Send one request on an idle or a new connection, and return the answer.
 
-    TorchServe's answers have a Content-Length. Raises OSError, IncompleteReadError or LookupError if the connection is
+    The server's answers have a Content-Length. Raises OSError, IncompleteReadError or LookupError if the connection is
     lost or the answer is another one.
     """
-    reader, writer = upstream.idle.pop() if upstream.idle else await asyncio.open_connection("127.0.0.1", upstream.port)
+    reader, writer = upstream.idle.pop() if upstream.idle else await _connect(upstream)
     try:
-        lines = (
+        lines = [
             f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{upstream.port}", f"Authorization: Bearer {upstream.token}",
             "Content-Type: application/json", f"Content-Length: {len(body)}", "", "",
-        )  # fmt: skip
+        ]  # fmt: skip
+        if upstream.socket:
+            lines.insert(1, f"X-Request-Start: t={time.time():.3f}")  # to measure the time in the queue
         writer.write("\r\n".join(lines).encode() + body)
         head = await reader.readuntil(b"\r\n\r\n")
         status = int(head[9:12])
@@ -266,6 +275,12 @@ async def _ask(upstream: Upstream, method: str, path: str, body: bytes) -> Answe
     else:
         upstream.idle.append((reader, writer))
     return Answer(status, fields.get(b"content-type", b"application/json"), content)
+
+
+async def _connect(upstream: Upstream) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if upstream.socket:
+        return await asyncio.open_unix_connection(upstream.socket)
+    return await asyncio.open_connection("127.0.0.1", upstream.port)
 
 
 async def _read_body(connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:

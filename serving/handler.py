@@ -58,18 +58,8 @@ def _add_metrics(context: Any, timings: Timings) -> None:
     if context.metrics is None:
         return
     try:
-        counters = {
-            "HirePairs": timings.pairs,
-            "HireRefusals": timings.refused,
-            "HireImages": timings.images.items,
-            "HireImageCacheHits": timings.images.hits,
-            "HireTexts": timings.texts.items,
-            "HireTextCacheHits": timings.texts.hits,
-        }
-        for name, value in counters.items():
+        for name, value in timings.to_counters().items():
             if value:
                 context.metrics.add_counter(name, value)
-        for stage, ms in timings.ms.items():
-            context.metrics.add_counter(f"Hire{stage.capitalize()}Milliseconds", round(ms, 3))
     except Exception:
         log.exception("Cannot add the metrics")

@@ -119,12 +119,12 @@ def encode_body(kind: type[BaseModel], **fields: Any) -> bytes:
 
 def encode_pairs(pairs: Pairs) -> list[dict[str, Any]]:
     """Convert (image, sentence) pairs to their form in a request. Raises BadRequest with the JSON path."""
-    return [{"image": _encode_image(image, f"pairs[{i}].image"), "text": text} for i, (image, text) in enumerate(pairs)]
+    return [{"image": encode_item(image, f"pairs[{i}].image"), "text": text} for i, (image, text) in enumerate(pairs)]
 
 
 def encode_images(images: Iterable[Image]) -> list[ImagePayload | PictureImage | StoredImage]:
     """Convert images to their form in a request. Raises BadRequest with the JSON path."""
-    return [_encode_image(image, f"images[{i}]") for i, image in enumerate(images)]
+    return [encode_item(image, f"images[{i}]") for i, image in enumerate(images)]
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:
@@ -134,13 +134,14 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
-def _encode_image(image: Image, path: str) -> ImagePayload | PictureImage | StoredImage:
-    if isinstance(image, Path | bytes):
-        return _encode_picture(image, path)
-    if not isinstance(image, ImageRegions):
-        return image
+def encode_item(item: Image | str, path: str) -> Any:
+    """Convert an image to its form in a request; return other items as they are. Raises BadRequest with `path`."""
+    if isinstance(item, Path | bytes):
+        return _encode_picture(item, path)
+    if not isinstance(item, ImageRegions):
+        return item
     try:
-        return make_payload(image)
+        return make_payload(item)
     except ValidationError as error:
         raise _to_bad_request(error, path) from error
 

@@ -21,7 +21,7 @@ import signal
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -38,15 +38,17 @@ from hire_model.monitoring.journal import JournalSettings
 from hire_model.packaging.verify import GOLDEN, Golden, verify
 from hire_model.service.contract import PROBE
 from hire_model.tracking.versions import Archive
+from serving import gunicorn_server, torchserve
 from serving.address import PORT, STATE, ServeState, find_front, read_state, record_front, start_front, write_state
 from serving.contract import PREDICTIONS
 from serving.front import FRONT
-from serving.torchserve import RECORD, ServeError, Server, start
+from serving.process import ARCHIVE, RECORD, Kind, ServeError, Server
 
 log = logging.getLogger(__name__)
 EXAMPLE = "example.json"  # a request body to try with curl
 TOKEN, TARGETS = "token.conf", "targets.json"  # for nginx and for Prometheus (serving/deploy)
 CURRENT, UPSTREAM, PROXY_PID = "current", "upstream.conf", "nginx.pid"
+STARTS: dict[Kind, Callable[..., Server]] = {"torchserve": torchserve.start, "gunicorn": gunicorn_server.start}
 
 START_S = 180.0
 DRAIN_S = 16.0  # the server answers a request within 15 s or fails it
@@ -71,6 +73,7 @@ def serve(
     folder: Path,
     *,
     version: str = "",
+    kind: Kind | None = None,
     port: int | None = None,
     workers: int | None = None,
     galleries: Path | None = None,
@@ -79,12 +82,13 @@ def serve(
     """Serve `archive` as the current server of `folder`. Return when it scores its golden pairs correctly.
 
     Arguments that are None keep the values of the server that was started last, also if it has crashed. After `stop`,
-    the default is port 8080, one worker, no galleries and no journal.
+    the default is TorchServe on port 8080, one worker, no galleries and no journal.
 
     Args:
         archive: the archive.
         folder: the folder of the servers.
         version: the archive's version as the user named it; recorded.
+        kind: which server.
         port: port of the front.
         workers: worker processes.
         galleries: folder of galleries.
@@ -103,7 +107,10 @@ def serve(
         remove_leftovers(Path(tempfile.gettempdir()), prefix)
     with _lock(folder):
         state = read_state(folder) or ServeState(version="", port=PORT, workers=1)
-        given = {"port": port, "workers": workers, "galleries": galleries and galleries.resolve(), "journal": journal}
+        given = {
+            "kind": kind, "port": port, "workers": workers, "galleries": galleries and galleries.resolve(),
+            "journal": journal,
+        }  # fmt: skip
         given = {name: value for name, value in given.items() if value is not None}
         new_state = state.model_copy(update=given | {"version": version or archive.version.number})
         old, old_front = find_current(folder), find_front(folder)
@@ -129,7 +136,7 @@ def _replace(archive: Archive, folder: Path, state: ServeState) -> Server:
         log.warning("%s: no such folder. Until it exists, requests for galleries are refused.", galleries)
     new_folder = Path(tempfile.mkdtemp(prefix=f"v{archive.version.number}-", dir=folder))
     try:
-        new = start(
+        new = STARTS[state.kind](
             archive.path, archive.sha256, archive.version.number, new_folder, workers=state.workers,
             galleries=galleries, journal=state.journal,
         )  # fmt: skip
@@ -170,10 +177,15 @@ def get_status(folder: Path) -> Status | None:
     process = server.find_process() if server else None
     if server is None or process is None:
         return None
-    workers = [child.memory_info().rss / 1e6 for child in process.children(recursive=True)]
+    workers = [_measure_mb(child) for child in process.children(recursive=True)]
     front = find_front(folder)
-    memory = process.memory_info().rss / 1e6 + sum(workers)
+    memory = _measure_mb(process) + sum(workers)
     return Status(server, is_healthy(server) and front is not None, memory, workers, front.address if front else "")
+
+
+def _measure_mb(process: psutil.Process) -> float:
+    """Return the resident megabytes. Memory that processes share is divided among them."""
+    return process.memory_full_info().pss / 1e6
 
 
 def find_crashed_version(folder: Path) -> str:
@@ -230,7 +242,8 @@ def send_request(
 ) -> httpx.Response:
     """Send one request with a token. The server does not record a probe in its journal."""
     headers = {"Authorization": f"Bearer {server.get_token()}"} | ({PROBE: "1"} if probe else {})
-    return httpx.post(f"{server.address}{path}", json=request, headers=headers, timeout=timeout)
+    with server.open_client(timeout) as client:
+        return client.post(path, json=request, headers=headers)
 
 
 def _warn_of_unusable_galleries(new: Server, galleries: Path | None, model: str) -> None:
@@ -264,7 +277,7 @@ def is_healthy(server: Server) -> bool:
 
 def read_golden(server: Server) -> Golden:
     """Return the golden request of the served archive, with its scores."""
-    with zipfile.ZipFile(server.folder / "store" / "hire.mar") as archive:
+    with zipfile.ZipFile(server.folder / ARCHIVE) as archive:
         return Golden.model_validate_json(archive.read(GOLDEN))
 
 
@@ -274,7 +287,10 @@ def _write_access_files(server: Server) -> None:
     `get_token` writes header.txt.
     """
     write_text(json.dumps(read_golden(server).request), server.folder / EXAMPLE)
-    write_text(f'proxy_set_header Authorization "Bearer {server.get_token()}";\n', server.folder / TOKEN)
+    lines = [f'proxy_set_header Authorization "Bearer {server.get_token()}";']
+    if server.socket:
+        lines.append('proxy_set_header X-Request-Start "t=$msec";')
+    write_text("\n".join(lines) + "\n", server.folder / TOKEN)
     target = {"targets": [f"127.0.0.1:{server.metrics_port}"], "labels": {"version": server.version}}
     write_text(json.dumps([target]) + "\n", server.folder / TARGETS)
 
@@ -285,7 +301,7 @@ def _make_current(folder: Path, new: Server) -> None:
     link.unlink(missing_ok=True)  # left by a killed process; the lock is held
     link.symlink_to(new.folder.name, target_is_directory=True)
     os.replace(link, folder / CURRENT)
-    write_text(f"server 127.0.0.1:{new.inference_port};\n", folder / UPSTREAM)
+    write_text(f"server {new.upstream};\n", folder / UPSTREAM)
     try:
         proxy = psutil.Process(int((folder / PROXY_PID).read_text("utf-8")))
         if proxy.name() == "nginx":  # an old pid file may contain the pid of another program
@@ -297,17 +313,8 @@ def _make_current(folder: Path, new: Server) -> None:
 def _drain(old: Server) -> None:
     """Wait until no client is connected to the old server, at most DRAIN_S seconds."""
     end = time.monotonic() + DRAIN_S
-    process = old.find_process()
-    while process is not None and time.monotonic() < end and _has_connections(process, old.inference_port):
+    while time.monotonic() < end and old.is_connected():
         time.sleep(0.2)
-
-
-def _has_connections(process: psutil.Process, port: int) -> bool:
-    try:
-        connections = process.net_connections("tcp")
-    except psutil.Error:
-        return False
-    return any(c.status == psutil.CONN_ESTABLISHED and c.laddr and c.laddr.port == port for c in connections)
 
 
 def _stop_all(folder: Path, keep: Server | None = None) -> list[Server]:

@@ -1,4 +1,4 @@
-"""Files with the access token of a server. TorchServe and LitServe servers have the same ones."""
+"""Files with the access token of a server. All servers and the front have the same ones."""
 
 from __future__ import annotations
 

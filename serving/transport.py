@@ -129,7 +129,7 @@ def _find_local_server(folder: Path) -> _Endpoint:
         if front := find_front(folder):
             return _Endpoint(front.address, front.get_token())
         running = find_current(folder)
-        if running is None:
+        if running is None or running.socket:  # a socket is for the front
             raise Unavailable(f"{folder}: no server of this folder is running. Start one: hire serve --folder {folder}")
         return _Endpoint(running.address, running.get_token())
     except (httpx.HTTPError, HireError) as error:

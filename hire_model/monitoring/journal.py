@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hire_model.batch import EncodedImages
 from hire_model.errors import HireError
 from hire_model.model.vocabulary import UNKNOWN, Vocabulary
-from hire_model.service.contract import MatrixRequest, ModelFacts, SearchRequest
+from hire_model.service.contract import MatrixRequest, ModelFacts, RerankRequest, SearchRequest
 from hire_model.service.parsing import ParsedRequest, RequestImage
 
 log = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ def read_lines(folder: Path) -> Iterator[Line]:
 
 
 def _name_request(request: ParsedRequest) -> str:
-    kinds: Mapping[type, str] = {SearchRequest: "search", MatrixRequest: "matrix"}
+    kinds: Mapping[type, str] = {SearchRequest: "search", MatrixRequest: "matrix", RerankRequest: "matrix"}
     return kinds.get(type(request.body), "pairs")
 
 

@@ -1,11 +1,12 @@
 """The request and answer formats of every server, in JSON. A server adds only its transport.
 
-A request has one of three shapes, recognised by its keys. `/explanations` accepts the first:
+A request has one of four shapes, recognised by its keys. `/explanations` accepts the first:
 
     {"pairs": [{"image": I, "text": T}, ...]}                     -> a score per pair
     {"images": [I, ...], "texts": [T, ...]}                       -> the score matrix
         with "top_k" (and "rank": "images" or "texts")            -> the best images per text, or texts per image
     {"gallery": NAME, "texts": [T, ...] or "images": [I, ...]}    -> search in a gallery encoded beforehand
+    {"query": T or I, "documents": [...], "top_n": N}             -> the best documents, in the shape of rerank services
 
 An image I is its regions (see hire_model/service/payload.py), {"picture": BASE64} with the bytes of a JPEG, PNG or WebP
 file, or {"gallery": NAME, "id": ID}. A string is not accepted
@@ -117,33 +118,59 @@ class SearchRequest(_Message):
         return self
 
 
-RequestBody = PairsRequest | MatrixRequest | SearchRequest
+def _classify_item(value: Any) -> str:
+    return "#text" if isinstance(value, str) else "#image"
+
+
+Item = Annotated[Annotated[Text, Tag("#text")] | Annotated[Image, Tag("#image")], Discriminator(_classify_item)]
+
+
+class RerankRequest(_Message):
+    """Rank documents for a query. The clients of Cohere, Jina, vLLM and Infinity send this shape to /rerank.
+
+    For a sentence as query, a document is an image, or the string GALLERY/ID of a gallery image. For an image as query,
+    a document is a sentence.
+    """
+
+    model: Annotated[str, Field(strict=True)] | None = Field(
+        None, description="name of the model, or NAME/VERSION; another model gets 404"
+    )
+    query: Item
+    documents: Annotated[list[Item], Field(min_length=1, fail_fast=True)]
+    top_n: Count | None = Field(None, description="number of results; by default all documents")
+    return_documents: Annotated[bool, Field(strict=True)] = Field(
+        False, description="true: each result has its document, as it was sent"
+    )
+
+
+RequestBody = PairsRequest | MatrixRequest | SearchRequest | RerankRequest
 
 
 def _classify_body(value: Any) -> str | None:
     keys = value if isinstance(value, Mapping) else {}
-    for key, kind in (("gallery", "#search"), ("pairs", "#pairs"), ("images", "#matrix"), ("texts", "#matrix")):
-        if key in keys:
-            return kind
-    return None
+    kinds = {"gallery": "#search", "pairs": "#pairs", "images": "#matrix", "texts": "#matrix"}
+    kinds |= {"query": "#rerank", "documents": "#rerank"}
+    return next((kind for key, kind in kinds.items() if key in keys), None)
 
 
 PREDICTION_BODY: TypeAdapter[RequestBody] = TypeAdapter(
     Annotated[
         Annotated[PairsRequest, Tag("#pairs")]
         | Annotated[MatrixRequest, Tag("#matrix")]
-        | Annotated[SearchRequest, Tag("#search")],
+        | Annotated[SearchRequest, Tag("#search")]
+        | Annotated[RerankRequest, Tag("#rerank")],
         Discriminator(
             _classify_body,
             custom_error_type="request",
-            custom_error_message="expected an object with pairs, with images and texts, or with gallery",
+            custom_error_message="expected an object with pairs, with images and texts, with gallery, or with query "
+            "and documents",
         ),
     ]
 )
 EXPLANATION_BODY = TypeAdapter(PairsRequest)
 _PATH, _MESSAGE = 200, 400  # maximum number of characters in the path and the message of a fault
-# Parts of pydantic's paths that are not in the request.
-_TAGS = {"#pairs", "#matrix", "#search", "#regions", "#picture", "#stored"}
+# In pydantic's paths, but not in the request.
+_TAGS = {"#pairs", "#matrix", "#search", "#rerank", "#regions", "#picture", "#stored", "#text", "#image"}
 
 
 class ModelFacts(_Message):
@@ -232,6 +259,36 @@ class SearchAnswer(_Answer):
     size: int = Field(description="number of items in the gallery")
     hub_correction: bool = Field(False, description="whether the scores are corrected, as the request asked")
     results: list[SearchResult]
+
+
+class RerankDocument(_Message):
+    """A document that was sent as a string."""
+
+    text: str
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+class RerankResult(_Message):
+    """A ranked document: its index in the request's list, and its score."""
+
+    index: int
+    relevance_score: float = Field(description="as the scores of the other requests: higher is better, not within 0-1")
+    document: Annotated[
+        RerankDocument | Image | None,
+        Field(exclude_if=_is_none, description="with return_documents: a string as its text, an image as it was sent"),
+    ] = None
+
+
+class RerankAnswer(_Message):
+    """The best documents, best first."""
+
+    model: str = Field(description="NAME/VERSION of the model")
+    facts: ModelFacts
+    results: list[RerankResult]
+    unknown: UnknownPerText = []
 
 
 class PairExplanation(_Message):

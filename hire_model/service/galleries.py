@@ -72,10 +72,12 @@ class Galleries:
         return entry[1]
 
     def open_all(self) -> None:
-        """Open every gallery now, because checking the digests takes longer than a request may take."""
+        """Open every gallery now and read its tables: both take longer than a request may take."""
         for manifest in sorted(self.folder.glob(f"*/{MANIFEST}")) if self.folder else []:
             with contextlib.suppress(RequestFault):  # already logged; each request for this gallery gets the fault
-                self.open(manifest.parent.name, "")
+                gallery = self.open(manifest.parent.name, "")
+                gallery.find("")
+                gallery.layout(0)
 
     def _open_and_check(self, folder: Path, name: str) -> Gallery | str:
         """Return the gallery, or the reason why it cannot be used, without paths: clients read it."""

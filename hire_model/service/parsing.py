@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import ValidationError
 
 from hire_model.batch import EncodedImages
 from hire_model.data.store import ImageRegions
@@ -15,10 +16,12 @@ from hire_model.gallery.search import SHORTLIST
 from hire_model.gallery.store import Gallery
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.contract import (
+    ModelFacts,
     PairsRequest,
     PictureImage,
     RequestBody,
     RequestFault,
+    RerankRequest,
     SearchRequest,
     StoredImage,
     parse_body,
@@ -89,21 +92,27 @@ class RequestImage:
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A valid request. Pair k is image `image_index[k]` with text `text_index[k]` [K], in the order of the answer."""
+    """A valid request. Pair k is image `image_index[k]` with text `text_index[k]` [K], in the order of the answer.
+
+    image_path: JSON path of an image, with {} for its index.
+    """
 
     body: RequestBody
     images: list[RequestImage]
     texts: list[str]
     image_index: np.ndarray
     text_index: np.ndarray
+    image_path: str
     probe: bool = False
 
 
 class RequestParser:
     """Parses requests for one model and its galleries."""
 
-    def __init__(self, scorer: Scorer, galleries: Galleries, pictures: Pictures, limits: Limits) -> None:
-        self.scorer, self.galleries, self.pictures, self.limits = scorer, galleries, pictures, limits
+    def __init__(
+        self, scorer: Scorer, galleries: Galleries, pictures: Pictures, limits: Limits, facts: ModelFacts
+    ) -> None:
+        self.scorer, self.galleries, self.pictures, self.limits, self.facts = scorer, galleries, pictures, limits, facts
 
     def parse(self, request: Request) -> ParsedRequest:
         """Parse `request`. Raises RequestFault: 400 malformed, 404 unknown gallery or image, 413 too large."""
@@ -117,8 +126,14 @@ class RequestParser:
             image_path, text_path = "pairs[{}].image", "pairs[{}].text"
             index = np.arange(len(texts)), np.arange(len(texts))
         else:
-            images, texts = body.images or [], body.texts or []
-            image_path, text_path = "images[{}]", "texts[{}]"
+            if isinstance(body, RerankRequest):
+                images, texts = self._split_rerank(body)
+                image_path, text_path = "documents[{}]", "query"
+                if not isinstance(body.query, str):
+                    image_path, text_path = text_path, image_path
+            else:
+                images, texts = body.images or [], body.texts or []
+                image_path, text_path = "images[{}]", "texts[{}]"
             grid = np.indices((len(images), len(texts)))
             index = grid[0].ravel(), grid[1].ravel()
         _check_limit(sum(isinstance(image, ImagePayload) for image in images), self.limits.images, "images sent", "")
@@ -126,7 +141,8 @@ class RequestParser:
         _check_limit(len(set(texts)), self.limits.texts, "texts", "")
         for position, text in enumerate(texts):
             _check_limit(len(text), self.limits.characters, "characters", text_path.format(position))
-        return ParsedRequest(body, self._prepare_images(images, image_path), texts, *index, probe=request.probe)
+        prepared = self._prepare_images(images, image_path)
+        return ParsedRequest(body, prepared, texts, *index, image_path=image_path, probe=request.probe)
 
     def _check_values(self, body: bytes | bytearray | str) -> None:
         """Count keys and items by their punctuation marks, before the JSON is parsed.
@@ -144,9 +160,24 @@ class RequestParser:
         if isinstance(body, PairsRequest):
             limit = self.limits.explained if explain else self.limits.pairs
             _check_limit(len(body.pairs), limit, "pairs", "pairs")
+        elif isinstance(body, RerankRequest):
+            _check_limit(len(body.documents), self.limits.pairs, "documents", "documents")
         else:
             images, texts = len(body.images or ()), len(body.texts or ())
             _check_limit(max(images, 1) * max(texts, 1), self.limits.pairs, "pairs", "")
+
+    def _split_rerank(self, body: RerankRequest) -> tuple[list[ImagePayload | StoredImage], list[str]]:
+        """Return images and texts of a rerank request; one of them is the query. Raises RequestFault."""
+        facts = self.facts
+        if body.model not in (None, facts.name, f"{facts.name}/{facts.version}"):
+            raise RequestFault(404, "model", f"this server has the model '{facts.name}/{facts.version}'.")
+        if isinstance(body.query, str):
+            return [_to_image(item, f"documents[{i}]") for i, item in enumerate(body.documents)], [body.query]
+        texts = [item for item in body.documents if isinstance(item, str)]
+        if len(texts) < len(body.documents):
+            first = next(i for i, item in enumerate(body.documents) if not isinstance(item, str))
+            raise RequestFault(400, f"documents[{first}]", "expected a sentence, because the query is an image.")
+        return [body.query], texts
 
     def prepare_search(self, body: SearchRequest) -> tuple[Gallery, int]:
         """Return the gallery that `body` searches and the length of the shortlist. Raises RequestFault."""
@@ -200,6 +231,18 @@ class RequestParser:
         except DataError as error:
             raise RequestFault(400, path, str(error).removeprefix(f"{path}: ")) from error
         return RequestImage(regions, regions.boxes, regions.classes)
+
+
+def _to_image(item: str | ImagePayload | StoredImage, path: str) -> ImagePayload | StoredImage:
+    """Return a document of a rerank request as an image; a string names a gallery image."""
+    if not isinstance(item, str):
+        return item
+    gallery, _, name = item.partition("/")
+    try:
+        return StoredImage(gallery=gallery, id=name)
+    except ValidationError as error:
+        message = "expected an image, or GALLERY/ID of a gallery image, because the query is a sentence."
+        raise RequestFault(400, path, message) from error
 
 
 def _look_up_image(gallery: Gallery, image: StoredImage, path: str) -> RequestImage:

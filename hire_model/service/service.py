@@ -38,6 +38,10 @@ from hire_model.service.contract import (
     PairsRequest,
     RankedAnswer,
     RequestFault,
+    RerankAnswer,
+    RerankDocument,
+    RerankRequest,
+    RerankResult,
     SearchAnswer,
     SearchHit,
     SearchRequest,
@@ -86,6 +90,15 @@ class Timings:
         finally:
             self.ms[stage] += (time.perf_counter() - start) * 1000
 
+    def to_counters(self) -> dict[str, float]:
+        """Return what a server adds to its counters, by the names of serving/config/metrics.yaml."""
+        counts = {
+            "HirePairs": self.pairs, "HireRefusals": self.refused,
+            "HireImages": self.images.items, "HireImageCacheHits": self.images.hits,
+            "HireTexts": self.texts.items, "HireTextCacheHits": self.texts.hits,
+        }  # fmt: skip
+        return counts | {f"Hire{stage.capitalize()}Milliseconds": round(ms, 3) for stage, ms in self.ms.items()}
+
 
 @dataclass(frozen=True)
 class EncodedRequest:
@@ -119,7 +132,7 @@ class Service:
         address = f"models:/{facts.name}/{facts.version}" if facts.version else "MODEL"
         self.galleries = Galleries(galleries, scorer, address)
         self.pictures = Pictures(reader, limits.picture_bytes, limits.picture_pixels)
-        self.parser = RequestParser(scorer, self.galleries, self.pictures, limits)
+        self.parser = RequestParser(scorer, self.galleries, self.pictures, limits, facts)
         self.encoder = CachedEncoder(scorer)
         self.journal: RequestLog | None = None
 
@@ -216,13 +229,14 @@ class Service:
         parsed, body = request.parsed, request.parsed.body
         if not np.isfinite(scores).all():
             image = int(parsed.image_index[np.flatnonzero(~np.isfinite(scores))[0]])
-            path = f"pairs[{image}].image" if isinstance(body, PairsRequest) else f"images[{image}]"
-            return self._make_fault(_make_score_fault(path))
+            return self._make_fault(_make_score_fault(parsed.image_path.format(image)))
         self._log(parsed, scores)
         unknown = self._find_unknown_words(parsed)
         if isinstance(body, PairsRequest):
             per_pair = [unknown[text] for text in parsed.text_index] if unknown else []
             return PairsAnswer(model=self.facts, scores=scores.tolist(), unknown=per_pair)
+        if isinstance(body, RerankRequest):
+            return self._rerank(body, scores, unknown)
         assert isinstance(body, MatrixRequest)
         matrix = scores.reshape(len(request.images), len(request.texts))
         if body.top_k is None:
@@ -230,6 +244,15 @@ class Service:
         queries = matrix.T if body.rank == "images" else matrix
         results = [_rank(row, body.top_k) for row in queries]
         return RankedAnswer(model=self.facts, results=results, unknown=unknown)
+
+    def _rerank(self, body: RerankRequest, scores: np.ndarray, unknown: list[list[str]]) -> RerankAnswer:
+        results = []
+        for hit in _rank(scores, body.top_n or len(scores)):
+            document = body.documents[hit.index] if body.return_documents else None
+            sent = RerankDocument(text=document) if isinstance(document, str) else document
+            results.append(RerankResult(index=hit.index, relevance_score=hit.score, document=sent))
+        model = f"{self.facts.name}/{self.facts.version}"
+        return RerankAnswer(model=model, facts=self.facts, results=results, unknown=unknown)
 
     def _find_unknown_words(self, parsed: ParsedRequest) -> list[list[str]]:
         """Return the unknown words of each text; an empty list if all words are known."""

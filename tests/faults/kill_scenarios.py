@@ -38,7 +38,7 @@ from hire_model.workflows.gate import gate
 from hire_model.workflows.train import train
 from serving import HANDLER, server
 from serving.address import ServeState, read_state
-from serving.torchserve import RECORD, Server
+from serving.process import RECORD, Server
 
 STORE, DATA, RUN = (Path(os.environ[f"HIRE_KILL_{name}"]) for name in ("STORE", "DATA", "RUN"))
 

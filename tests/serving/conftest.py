@@ -18,8 +18,7 @@ from hire_model.packaging.verify import extract
 from hire_model.service.galleries import GALLERIES_VARIABLE
 from hire_model.tracking.versions import Archive, find_archive
 from serving import HANDLER, server
-from serving.tokens import KEYS
-from serving.torchserve import Server, find_free_ports
+from serving.process import Server, find_free_ports
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +61,14 @@ def torchserve(archived: Archive, galleries: Path, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
-def litserve(archived: Archive, galleries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    folder = tmp_path_factory.mktemp("lit")
+def gunicorn(archived: Archive, galleries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A gunicorn server with two workers. The parent of its folder is the folder of `hire serve`."""
+    folder = tmp_path_factory.mktemp("gunicorn")
     [port] = find_free_ports(1)
-    options = ["--archive", str(archived.path), "--port", str(port), "--folder", str(folder)]
-    endpoint = Endpoint(f"http://127.0.0.1:{port}", folder / KEYS)
-    with run_server("serving.lit", [*options, "--galleries", str(galleries)], folder, endpoint, {}):
-        yield endpoint
+    try:
+        yield server.serve(archived, folder, kind="gunicorn", port=port, workers=2, galleries=galleries)
+    finally:
+        server.stop(folder)
 
 
 @pytest.fixture(scope="session")

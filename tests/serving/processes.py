@@ -1,4 +1,4 @@
-"""Start a server in a subprocess and wait until it answers."""
+"""Find the address of a server. Start one in a subprocess and wait until it answers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving.address import find_front
+from serving.process import Server
+from serving.tokens import KEYS
+
 START_S = 300
 
 
@@ -32,6 +36,13 @@ class Endpoint:
     def make_headers(self) -> dict[str, str]:
         token = {"Authorization": f"Bearer {self.get_token()}"} if self.keys else {}
         return {"Content-Type": "application/json"} | token
+
+
+def find_endpoint(server: Server) -> Endpoint:
+    """Return the front of a server that `hire serve` started."""
+    front = find_front(server.folder.parent)
+    assert front is not None
+    return Endpoint(front.address, front.folder / KEYS)
 
 
 @contextmanager

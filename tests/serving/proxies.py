@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.torchserve import Server, find_free_ports
+from serving.process import Server, find_free_ports
 
 DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
 TOKEN = "a-token-of-the-proxy"
@@ -53,7 +53,7 @@ def write_proxy_files(folder: Path, server: Server, listen: str = "") -> int:
     (folder / "nginx.conf").write_text((DEPLOY / "nginx.conf").read_text("utf-8"))
     (folder / "listen.conf").write_text(listen.format(port=port) or f"listen 127.0.0.1:{port};\n")
     (folder / "clients.conf").write_text(f'"Bearer {TOKEN}" laptop;\n')
-    (folder / "upstream.conf").write_text(f"server 127.0.0.1:{server.inference_port};\n")
+    (folder / "upstream.conf").write_text(f"server {server.upstream};\n")
     current = folder / "current"
     if not current.exists():
         current.symlink_to(server.folder, target_is_directory=True)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import psutil
 import pytest
-from processes import Endpoint
+from processes import find_endpoint
 from registered import RegisteredModel
 
 from hire_model.data.store import ImageRegions, Split
@@ -23,17 +23,18 @@ from serving.client import (
     StoredImage,
     Unauthorized,
 )
-from serving.torchserve import Server
+from serving.process import Server
 
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture(scope="module", params=["torchserve", "litserve"])
+@pytest.fixture(scope="module", params=["torchserve", "gunicorn"])
 def hire(request: pytest.FixtureRequest) -> Iterator[HireClient]:
-    """A client of TorchServe by the folder of `hire serve`, and one of LitServe by address and key file."""
-    server: Server | Endpoint = request.getfixturevalue(request.param)
-    client = HireClient(server.folder.parent) if isinstance(server, Server) else HireClient(server.address, server.keys)
-    with client as hire:
+    """A client of TorchServe by the folder of `hire serve`, and one of gunicorn by address and key file."""
+    running: Server = request.getfixturevalue(request.param)
+    endpoint = find_endpoint(running)
+    by_folder = request.param == "torchserve"
+    with HireClient(running.folder.parent) if by_folder else HireClient(endpoint.address, endpoint.keys) as hire:
         yield hire
 
 
@@ -57,6 +58,11 @@ def test_every_method_works_with_a_real_server(
     answer = hire.search("scenes", texts[:1], top_k=2)
     assert answer.size == 8 and len(answer.results[0].hits) == 2
     assert hire.search("scenes", images=stored[:1], top_k=1).results[0].hits[0].id in scenes.texts
+    reranked = hire.rerank(texts[0], ["scenes/" + scenes.image_id(1), images[0]], top_n=1, return_documents=True)
+    column = [matrix[1, 0], matrix[0, 0]]
+    assert reranked.results[0].index == np.argmax(column) and reranked.facts.version == "1"
+    assert reranked.results[0].relevance_score == pytest.approx(max(column), abs=1e-5)
+    assert [result.index for result in hire.rerank(images[0], texts).results] == np.argsort(-matrix[0]).tolist()
     [explanation] = hire.explain([(images[0], texts[0])]).explanations
     assert sum(explanation.contributions) == pytest.approx(expected[0], abs=1e-5)
     assert hire.health() and hire.model() == answer.model and answer.model.version == "1"
@@ -64,8 +70,9 @@ def test_every_method_works_with_a_real_server(
         hire.search("nowhere", texts)
 
 
-def test_a_wrong_token_is_unauthorized(torchserve: Server, litserve: Endpoint) -> None:
-    for address, get_token in ((torchserve.address, torchserve.get_token), (litserve.address, litserve.get_token)):
+def test_a_wrong_token_is_unauthorized(torchserve: Server, gunicorn: Server) -> None:
+    front = find_endpoint(gunicorn)
+    for address, get_token in ((torchserve.address, torchserve.get_token), (front.address, front.get_token)):
         with HireClient(address, lambda: "wrong") as hire, pytest.raises(Unauthorized):
             hire.model()
         tokens = iter(["expired", get_token()])

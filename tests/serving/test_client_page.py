@@ -9,13 +9,13 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from processes import Endpoint
+from processes import Endpoint, find_endpoint
 from registered import RegisteredModel
 
+from hire_model.data.store import Split
 from hire_model.service.galleries import GALLERIES_VARIABLE
 from serving import HANDLER
-from serving.address import find_front
-from serving.torchserve import Server
+from serving.process import Server
 
 pytestmark = pytest.mark.live
 PAGE = HANDLER.parent.parent / "docs" / "client.md"
@@ -50,26 +50,21 @@ def test_the_python_example_runs(torchserve: Server, registered_model: Registere
     exec(compile(code, str(PAGE), "exec"), {})
 
 
-def test_the_curl_commands_work_with_torchserve(torchserve: Server) -> None:
-    script = _find_blocks("sh")[0]
-    assert script.count("curl -s") == 4 and "runs/serve/" in script
-    script = script.replace("runs/serve/", f"{torchserve.folder.parent}/")
-    front = find_front(torchserve.folder.parent)
-    assert front is not None
-    script = script.replace(":8080", f":{front.port}")
-    health, scores, explained, results = _parse_documents(_run_bash(script))
+@pytest.mark.parametrize("name", ["torchserve", "gunicorn"])
+def test_the_curl_commands_work(request: pytest.FixtureRequest, scenes: Split, name: str) -> None:
+    running: Server = request.getfixturevalue(name)
+    script, endpoint = _find_blocks("sh")[0], find_endpoint(running)
+    assert script.count("curl -s") == 5 and "runs/serve/" in script
+    for documented, actual in (
+        ("runs/serve/", f"{running.folder.parent}/"), (":8080", ":" + endpoint.address.rpartition(":")[2]),
+        ("scenes/1007", "scenes/" + scenes.image_id(0)), ("scenes/1008", "scenes/" + scenes.image_id(1)),
+    ):  # fmt: skip
+        assert documented in script
+        script = script.replace(documented, actual)
+    health, scores, explained, found, reranked = _parse_documents(_run_bash(script))
     assert health == {"status": "Healthy"}
-    assert "scores" in scores and "explanations" in explained and results["gallery"] == "scenes"
-
-
-def test_the_curl_commands_work_with_litserve(litserve: Endpoint) -> None:
-    assert litserve.keys is not None
-    port, script = litserve.address.rpartition(":")[2], _find_blocks("sh")[0]
-    script = script.replace("runs/serve/", f"{litserve.keys.parent}/").replace(":8080", f":{port}")
-    variables = [line for line in script.splitlines() if re.match(r"[A-Z]+=", line)]
-    search = script[script.rindex("curl -s") :]
-    [answer] = _parse_documents(_run_bash("\n".join([*variables, search])))
-    assert answer["gallery"] == "scenes"
+    assert "scores" in scores and "explanations" in explained and found["gallery"] == "scenes"
+    assert [sorted(result) for result in reranked["results"]] == [["index", "relevance_score"]]  # type: ignore[attr-defined]
 
 
 def test_the_mlflow_examples_run(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.pyfunc import PyFuncModel
-from processes import Endpoint
+from processes import Endpoint, find_endpoint
 from registered import RegisteredModel
 from test_handler import Context
 
@@ -27,7 +27,7 @@ from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from serving.contract import EXPLANATIONS, PREDICTIONS
 from serving.handler import HireHandler
-from serving.torchserve import Server
+from serving.process import Server
 
 Answer = tuple[int, dict[str, Any]]
 Ask = Callable[[bytes, bool], Answer]
@@ -111,15 +111,16 @@ def by_torchserve(torchserve: Server) -> Ask:
 
 
 @pytest.fixture(scope="module")
-def by_litserve(litserve: Endpoint) -> Ask:
-    return _make_http_ask(litserve.address, litserve.make_headers())
+def by_gunicorn(gunicorn: Server) -> Ask:
+    endpoint = find_endpoint(gunicorn)
+    return _make_http_ask(endpoint.address, endpoint.make_headers())
 
 
 @pytest.fixture(
     scope="module",
     params=[
         "by_handler", "by_pyfunc",
-        *(pytest.param(name, marks=pytest.mark.live) for name in ("by_torchserve", "by_litserve", "by_mlflow_serve")),
+        *(pytest.param(name, marks=pytest.mark.live) for name in ("by_torchserve", "by_gunicorn", "by_mlflow_serve")),
     ],
 )  # fmt: skip
 def ask(request: pytest.FixtureRequest) -> Ask:
@@ -135,6 +136,7 @@ def make_good_requests(split: Split) -> dict[str, tuple[dict[str, Any], bool]]:
     """Return every kind of valid request: name -> (body, whether it asks for explanations)."""
     sent = [_make_image(split, i) for i in range(3)]
     stored = [{"gallery": "scenes", "id": split.image_id(i)} for i in range(4)]
+    ids = [f"scenes/{split.image_id(i)}" for i in range(2)]
     pairs = {"pairs": [{"image": _make_image(split, i), "text": split.texts[i]} for i in range(4)]}
     mixed = {"pairs": [*pairs["pairs"][:1], {"image": stored[1], "text": split.texts[1]}]}
     return {
@@ -146,13 +148,18 @@ def make_good_requests(split: Split) -> dict[str, tuple[dict[str, Any], bool]]:
         "search": ({"gallery": "scenes", "texts": split.texts[:3], "top_k": 3}, False),
         "search sentences": ({"gallery": "scenes", "images": sent[:2], "top_k": 2, "shortlist": 4}, False),
         "explain": (mixed, True),
+        "rerank images": (
+            {"query": split.texts[0], "documents": [*ids, stored[2], _make_image(split, 3)], "top_n": 3},
+            False,
+        ),
+        "rerank sentences": ({"query": sent[0], "documents": split.texts[:4], "return_documents": True}, False),
         "beyond ASCII": ({"images": sent[:1], "texts": ["Hündin \U0001f415 \u2028 \x00"]}, False),
     }
 
 
 GOOD = [
     "pairs", "pairs, one stored", "matrix", "rank images", "rank texts", "search", "search sentences", "explain",
-    "beyond ASCII",
+    "rerank images", "rerank sentences", "beyond ASCII",
 ]  # fmt: skip
 REFUSED = {
     "empty": (b"", False, 400, ""),
@@ -176,6 +183,16 @@ REFUSED = {
         413,
         "",
     ),
+    "no documents": (b'{"query": "a", "documents": []}', False, 400, "documents"),
+    "a document without a gallery": (b'{"query": "a", "documents": ["scenes/1", "1"]}', False, 400, "documents[1]"),
+    "no such document": (b'{"query": "a", "documents": ["scenes/?"]}', False, 404, "documents[0].id"),
+    "an image among sentences": (
+        b'{"query": {"gallery": "scenes", "id": "1"}, "documents": ["a", {"gallery": "scenes", "id": "1"}]}',
+        False,
+        400,
+        "documents[1]",
+    ),
+    "another model": (b'{"query": "a", "documents": ["scenes/1"], "model": "rerank-v3.5"}', False, 404, "model"),
     "a search explained": (b'{"gallery": "scenes", "texts": ["a"]}', True, 400, "pairs"),
 }
 
@@ -205,6 +222,23 @@ def test_the_service_returns_the_scores_of_the_scorer(
     np.testing.assert_allclose(np.ravel(answer["scores"]), expected, atol=1e-5)
 
 
+def test_documents_are_ranked_by_the_scores_of_their_pairs(service: Service, scenes: Split) -> None:
+    cases = make_good_requests(scenes)
+    for name, images, texts in (("rerank images", range(4), [0] * 4), ("rerank sentences", [0] * 4, range(4))):
+        pairs = [(scenes.regions(image), scenes.texts[text]) for image, text in zip(images, texts, strict=True)]
+        scores = service.scorer.predict(pairs)
+        request, _ = cases[name]
+        _, answer = _answer_directly(service, json.dumps(request | {"model": "hire/1"}).encode(), False)
+        order = np.argsort(-scores, kind="stable")[: request.get("top_n")]
+        assert [result["index"] for result in answer["results"]] == order.tolist() and answer["model"] == "hire/1"
+        np.testing.assert_allclose(
+            [result["relevance_score"] for result in answer["results"]], scores[order], atol=1e-5
+        )
+        documents = [request["documents"][row] for row in order]
+        expected = [{"text": text} for text in documents] if request.get("return_documents") else [None] * len(order)
+        assert [result.get("document") for result in answer["results"]] == expected
+
+
 def test_galleries_are_opened_before_the_first_request(
     unpacked: Path, galleries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +257,8 @@ def test_every_server_answers_as_the_service(ask: Ask, service: Service, scenes:
     status, answer = ask(body, explain)
     expected_status, expected = _answer_directly(service, body, explain)
     assert status == expected_status == 200, answer
-    assert answer["model"]["version"] == "1" and len(answer["model"]["run_id"]) == 32
+    model = answer.get("facts") or answer["model"]
+    assert model["version"] == "1" and len(model["run_id"]) == 32
     assert _is_same(answer, expected), (answer, expected)
 
 
@@ -266,7 +301,7 @@ def test_a_table_cell_that_is_not_text_is_refused_over_http(mlflow_serve: Endpoi
 
 
 @pytest.mark.parametrize(
-    "name", ["by_handler", *(pytest.param(name, marks=pytest.mark.live) for name in ("by_torchserve", "by_litserve"))]
+    "name", ["by_handler", *(pytest.param(name, marks=pytest.mark.live) for name in ("by_torchserve", "by_gunicorn"))]
 )
 def test_a_body_that_is_not_utf_8_is_refused(request: pytest.FixtureRequest, name: str, service: Service) -> None:
     """Not through MLflow: a table cell cannot hold such bytes."""

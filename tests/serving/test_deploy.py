@@ -20,7 +20,9 @@ import pytest
 import yaml
 from proxies import find_nginx
 
-from serving.torchserve import CONFIG, Server, find_free_ports
+from serving import server
+from serving.process import Server, find_free_ports
+from serving.torchserve import CONFIG
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "serving" / "deploy"
@@ -51,19 +53,18 @@ def test_every_query_uses_configured_metrics() -> None:
 
 
 @pytest.mark.live
-def test_every_query_uses_metrics_of_the_running_server(torchserve: Server) -> None:
-    headers = {"Authorization": f"Bearer {torchserve.get_token()}"}
-    body = (torchserve.folder / "example.json").read_bytes()
-    httpx.post(f"{torchserve.address}/predictions/hire", content=body, headers=headers, timeout=60).raise_for_status()
-    [target] = json.loads((torchserve.folder / "targets.json").read_text("utf-8"))
+@pytest.mark.parametrize("name", ["torchserve", "gunicorn"])
+def test_every_query_uses_metrics_of_the_running_server(request: pytest.FixtureRequest, name: str) -> None:
+    running: Server = request.getfixturevalue(name)
+    server.send_request(running, json.loads((running.folder / "example.json").read_text("utf-8"))).raise_for_status()
+    [target] = json.loads((running.folder / "targets.json").read_text("utf-8"))
     assert target["labels"] == {"version": "1"}
     text = httpx.get(f"http://{target['targets'][0]}/metrics", timeout=60).text
     found = set(re.findall(r"^# TYPE (\S+)", text, re.M))
     missing = {name for names in _find_metric_names().values() for name in names} - found
     assert not missing, f"{missing} not among {sorted(found)}"
-    assert (torchserve.folder / "token.conf").read_text() == (
-        f'proxy_set_header Authorization "Bearer {torchserve.get_token()}";\n'
-    )
+    token = (running.folder / "token.conf").read_text().splitlines()[0]
+    assert token == f'proxy_set_header Authorization "Bearer {running.get_token()}";'
 
 
 def test_promtool_accepts_the_prometheus_configuration() -> None:

@@ -21,8 +21,8 @@ from serving.address import Front, ServeState, find_front, read_state, start_fro
 from serving.client import HireClient
 from serving.contract import EXPLANATIONS, PREDICTIONS
 from serving.front import MAX_BODY, MAX_WAITING
+from serving.process import ServeError, Server, find_free_ports
 from serving.tokens import HEADER, KEYS
-from serving.torchserve import ServeError, Server, find_free_ports
 
 pytestmark = pytest.mark.live
 

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from hostile_inputs import Hostile, generate_inputs
+from processes import Endpoint, find_endpoint
 from registered import RegisteredModel
 
 from hire_model.data.store import Split
@@ -25,7 +26,8 @@ from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from serving import server
 from serving.contract import EXPLANATIONS
-from serving.torchserve import Server
+from serving.process import Server
+from serving.tokens import KEYS
 
 COUNT = int(os.environ.get("HOSTILE", "0"))
 IN_PROCESS, SERVED = COUNT or 500, COUNT or 300
@@ -77,29 +79,34 @@ def test_the_service_answers_each_input_and_the_others_of_its_batch_correctly(
 
 
 @pytest.mark.live
-def test_a_torchserve_server_answers_each_input_as_the_service(
-    torchserve: Server, service: Service, pair: dict[str, Any]
+@pytest.mark.parametrize("name", ["torchserve", "gunicorn"])
+def test_a_server_answers_each_input_as_the_service(
+    request: pytest.FixtureRequest, service: Service, pair: dict[str, Any], name: str
 ) -> None:
-    process = torchserve.find_process()
-    assert process is not None and server.is_healthy(torchserve)
+    """TorchServe gets the inputs directly, gunicorn through the front."""
+    running: Server = request.getfixturevalue(name)
+    endpoint = find_endpoint(running) if running.socket else Endpoint(running.address, running.folder / KEYS)
+    allowed = {200, 500} | REFUSED if not running.socket else {200} | REFUSED
+    process = running.find_process()
+    assert process is not None and server.is_healthy(running)
     workers, start = _list_workers(process), time.monotonic()
     before = most = _measure_memory(process)
     seen: Counter[int] = Counter()
-    with httpx.Client(base_url=torchserve.address, timeout=REQUEST_S, trust_env=False) as client:
+    with httpx.Client(base_url=endpoint.address, timeout=REQUEST_S, trust_env=False) as client:
         for number, hostile in enumerate(generate_inputs(pair, SERVED)):
-            answer = _post(client, hostile, torchserve.get_token())
+            answer = _post(client, hostile, endpoint.get_token())
             label = f"{number}: {hostile.label} {hostile.body[:200]!r} got {answer.status_code} {answer.text[:500]}"
-            assert answer.status_code in ({200, 500} | REFUSED if hostile.is_form else {200} | REFUSED), label
+            assert answer.status_code in (allowed if hostile.is_form else {200} | REFUSED), label
             _check_body(answer.content, answer.status_code, label)
             if hostile.is_plain:
                 _check_same(answer, service, hostile, label)
             seen[answer.status_code] += 1
             if number % 50 == 0:
-                assert server.is_healthy(torchserve), label
+                assert server.is_healthy(running), label
                 most = np.maximum(most, _measure_memory(process))
-    seconds, sizes = time.monotonic() - start, f"Java and worker {before.round()} MB before, {most.round()} at most"
+    seconds, sizes = time.monotonic() - start, f"server and workers {before.round()} MB before, {most.round()} at most"
     print(f"\n{SERVED} hostile inputs in {seconds:.0f} s: {dict(sorted(seen.items()))}; {sizes}")
-    assert server.is_healthy(torchserve) and _list_workers(process) == workers, "the worker was restarted"
+    assert server.is_healthy(running) and _list_workers(process) == workers, "a worker was restarted"
     assert most[0] < JAVA_MB and most[1] - before[1] < GROWTH_MB
 
 
@@ -138,6 +145,6 @@ def _list_workers(process: psutil.Process) -> set[int]:
 
 
 def _measure_memory(process: psutil.Process) -> np.ndarray:
-    """Return the resident megabytes of Java, and the sum for its workers."""
+    """Return the resident megabytes of the server's process, and the sum for its workers."""
     workers = sum(child.memory_info().rss for child in process.children(recursive=True))
     return np.array([process.memory_info().rss, workers]) / 1e6

@@ -14,7 +14,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from processes import Endpoint, run_server
+from processes import Endpoint, find_endpoint, run_server
 from registered import RegisteredModel, train_and_register
 
 from hire_model.data.importers.base import Target, write_dataset
@@ -26,13 +26,12 @@ from hire_model.service.payload import serialize_image
 from hire_model.tracking.versions import Archive, find_archive
 from serving import HANDLER, server
 from serving.contract import PREDICTIONS
-from serving.tokens import KEYS
-from serving.torchserve import find_free_ports
+from serving.process import find_free_ports
 
 PAIRS, SIDE = 40, 10  # pairs, and rows and columns of the matrix
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
 SERVERS = [
-    *(pytest.param(name, marks=pytest.mark.live) for name in ("torchserve", "litserve", "mlflow serve")),
+    *(pytest.param(name, marks=pytest.mark.live) for name in ("torchserve", "gunicorn", "mlflow serve")),
     "pyfunc",
 ]
 
@@ -90,16 +89,12 @@ def _ask_pyfunc(uri: str, name: str) -> Ask:
 def ask(request: pytest.FixtureRequest, trained: RegisteredModel, archive: Archive, tmp_path: Path) -> Iterator[Ask]:
     [port], tracking = find_free_ports(1), trained.settings.tracking
     address = f"http://127.0.0.1:{port}"
-    if request.param == "torchserve":
+    if request.param in ("torchserve", "gunicorn"):
         try:
-            running = server.serve(archive, tmp_path, port=port)
-            yield _ask_over_http(running.address, {"Authorization": f"Bearer {running.get_token()}"})
+            running = server.serve(archive, tmp_path, kind=request.param, port=port)
+            yield _ask_over_http(address, find_endpoint(running).make_headers())
         finally:
             server.stop(tmp_path)
-    elif request.param == "litserve":
-        options = ["--archive", str(archive.path), "--port", str(port), "--folder", str(tmp_path)]
-        with run_server("serving.lit", options, tmp_path, Endpoint(address, tmp_path / KEYS), {}) as endpoint:
-            yield _ask_over_http(address, endpoint.make_headers())
     elif request.param == "mlflow serve":
         options = ["models", "serve", "-m", f"models:/{tracking.model_name}/1", "--port", str(port)]
         environment = {"MLFLOW_TRACKING_URI": tracking.uri, "DO_NOT_TRACK": "true"}

@@ -21,7 +21,7 @@ from hire_model.data.store import Split
 from hire_model.service.payload import serialize_image
 from serving import server
 from serving.contract import EXPLANATIONS, PREDICTIONS
-from serving.torchserve import Server
+from serving.process import Server
 
 pytestmark = pytest.mark.live
 JSON = BEARER | {"Content-Type": "application/json"}
@@ -210,16 +210,23 @@ def test_https_works_with_the_lines_of_listen_conf(tmp_path: Path) -> None:
     assert answer.status_code == 200 and plain.status_code == 400
 
 
-def test_a_real_server_behind_the_proxy_answers_without_5xx(torchserve: Server, scenes: Split, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["torchserve", "gunicorn"])
+def test_a_real_server_behind_the_proxy_answers_without_5xx(
+    request: pytest.FixtureRequest, scenes: Split, tmp_path: Path, name: str
+) -> None:
     """The proxy does not change scores and errors, and no input of the hostile corpus gets a 5xx."""
+    running: Server = request.getfixturevalue(name)
     pair = {"image": json.loads(serialize_image(scenes.regions(0))), "text": scenes.texts[0]}
     body = json.dumps({"pairs": [pair]}).encode()
     with (
-        run_proxy(tmp_path, write_proxy_files(tmp_path, torchserve)) as address,
+        run_proxy(tmp_path, write_proxy_files(tmp_path, running)) as address,
         httpx.Client(base_url=f"http://{address}", timeout=60, trust_env=False) as client,
     ):
         answer = client.post(PREDICTIONS, content=body, headers=JSON)
-        assert answer.json() == server.send_request(torchserve, {"pairs": [pair]}).json()
+        assert answer.json() == server.send_request(running, {"pairs": [pair]}).json()
+        rerank = {"query": scenes.texts[0], "documents": ["scenes/" + scenes.image_id(0)]}
+        answers = [client.post(path, json=rerank, headers=BEARER) for path in ("/rerank", "/v1/rerank", "/v2/rerank")]
+        assert [each.json() for each in answers] == [server.send_request(running, rerank).json()] * 3
         assert client.get("/ping").json() == {"status": "Healthy"}
         assert client.post(PREDICTIONS, content=b"{", headers=JSON).json()["model"]["version"] == "1"
         for hostile in generate_corpus(pair):

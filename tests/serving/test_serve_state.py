@@ -15,18 +15,21 @@ from hire_model.monitoring.journal import JournalSettings
 from hire_model.tracking.versions import Archive, Version
 from serving import server
 from serving.address import find_front, read_state
-from serving.torchserve import RECORD, ServeError, Server, find_free_ports
+from serving.process import RECORD, ServeError, Server, find_free_ports
 
 pytestmark = pytest.mark.live
 
 
 class Starts:
-    """Stand for `torchserve.start`: record the options, and start a process that does nothing."""
+    """Stand for the functions that start a server: record the options, and start a process that does nothing."""
 
     def __init__(self) -> None:
         self.options: list[dict[str, Any]] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self.fails = False
+
+    def start_gunicorn(self, *arguments: Any, **options: Any) -> Server:
+        return self(*arguments, kind="gunicorn", **options)
 
     def __call__(self, archive: Path, sha256: str, version: str, folder: Path, **options: Any) -> Server:
         if self.fails:
@@ -45,7 +48,7 @@ class Starts:
 @pytest.fixture
 def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
     starts = Starts()
-    monkeypatch.setattr(server, "start", starts)
+    monkeypatch.setattr(server, "STARTS", {"torchserve": starts, "gunicorn": starts.start_gunicorn})
     for name in ("verify", "wait_until_ready", "_warn_of_unusable_galleries", "_write_access_files"):
         monkeypatch.setattr(server, name, lambda *_, **__: None)
     yield starts

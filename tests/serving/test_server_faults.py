@@ -1,4 +1,4 @@
-"""Faults of a real TorchServe under load: clients that retry lose no request and get no wrong score."""
+"""Faults of real servers under load: clients that retry lose no request and get no wrong score."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from processes import Endpoint, find_endpoint
 from registered import RegisteredModel
 
 from hire_model.data.store import ImageRegions, Split
@@ -20,10 +21,12 @@ from hire_model.scoring.scorer import Scorer
 from serving import server
 from serving.client import HireClient
 from serving.contract import PREDICTIONS
-from serving.torchserve import Server
+from serving.process import Server
+from serving.tokens import KEYS
 
 pytestmark = pytest.mark.live
-KILLS, EVERY_S, CLIENTS = 5, 3.0, 3
+KILLS, CLIENTS = 5, 3
+EVERY_S = {"torchserve": 3.0, "gunicorn": 0.5}  # seconds between two kills
 DEADLINE_S = 240.0  # a busy machine may need half a minute to start a worker
 
 
@@ -65,34 +68,41 @@ class Load:
                 self.slowest = max(self.slowest, time.monotonic() - start)
 
 
+@pytest.fixture(params=["torchserve", "gunicorn"])
+def running(request: pytest.FixtureRequest) -> Server:
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture
-def load(torchserve: Server, registered_model: RegisteredModel, scenes: Split) -> Load:
+def load(running: Server, registered_model: RegisteredModel, scenes: Split) -> Load:
     pairs = [(scenes.regions(i), scenes.texts[i]) for i in range(8)]
-    return Load(torchserve.folder.parent, pairs, Scorer.load(registered_model.folder).predict(pairs))
+    return Load(running.folder.parent, pairs, Scorer.load(registered_model.folder).predict(pairs))
 
 
-def test_no_request_is_lost_while_workers_are_killed_repeatedly(torchserve: Server, load: Load) -> None:
-    process = torchserve.find_process()
+def test_no_request_is_lost_while_workers_are_killed_repeatedly(running: Server, load: Load) -> None:
+    process = running.find_process()
     assert process is not None
-    killed = list[int]()
+    killed, every_s = list[int](), EVERY_S[running.kind]
     with load.running():
         end = time.monotonic() + DEADLINE_S
         while len(killed) < KILLS and time.monotonic() < end:
-            time.sleep(EVERY_S)
+            time.sleep(every_s)
             for worker in _list_workers(process):
                 if worker.pid not in killed:
                     worker.kill()
                     killed.append(worker.pid)
         before = load.correct
-        server.wait_until_ready(torchserve)
-        time.sleep(EVERY_S)
+        server.wait_until_ready(running)
+        time.sleep(every_s)
     print(f"\n{len(killed)} kills, {load.summarize()}")
     assert len(killed) >= KILLS and not load.lost and load.correct > before, load.lost[:3]
-    assert server.is_healthy(torchserve) and len(_list_workers(process)) == 1
+    assert server.is_healthy(running) and len(_list_workers(process)) == running.workers
 
 
-def test_incomplete_malformed_and_large_requests_do_not_disturb_others(torchserve: Server, load: Load) -> None:
-    token = f"Authorization: Bearer {torchserve.get_token()}\r\n"
+def test_incomplete_malformed_and_large_requests_do_not_disturb_others(running: Server, load: Load) -> None:
+    """TorchServe gets them directly, gunicorn through the front, because only its owner can open its socket."""
+    endpoint = find_endpoint(running) if running.socket else Endpoint(running.address, running.folder / KEYS)
+    token = f"Authorization: Bearer {endpoint.get_token()}\r\n"
     head = f"POST {PREDICTIONS} HTTP/1.1\r\nHost: a\r\n{token}Content-Type: application/json\r\n".encode()
     incomplete = [
         b"", b"P", b"POST ", head, head + b"Content-Length: 1000\r\n\r\n", head + b"Content-Length: 1000\r\n\r\n{",
@@ -106,9 +116,9 @@ def test_incomplete_malformed_and_large_requests_do_not_disturb_others(torchserv
     ]  # fmt: skip
     with load.running(), contextlib.ExitStack() as stack:
         for data in incomplete * 5:
-            _connect(torchserve, stack).sendall(data)
+            _connect(endpoint, stack).sendall(data)
         for data in malformed:
-            raw = _connect(torchserve, stack)
+            raw = _connect(endpoint, stack)
             raw.sendall(data)
             raw.settimeout(5)
             with contextlib.suppress(OSError):
@@ -116,26 +126,28 @@ def test_incomplete_malformed_and_large_requests_do_not_disturb_others(torchserv
         before = load.correct
         for size in ((16 << 20) + 1, 40 << 20):
             answer = httpx.post(
-                torchserve.address + PREDICTIONS, content=bytes(size), timeout=60,
-                headers={"Authorization": f"Bearer {torchserve.get_token()}", "Content-Type": "application/json"},
-            )  # fmt: skip
-            assert (answer.status_code, answer.content) == (413, b"")
+                endpoint.address + PREDICTIONS, content=bytes(size), timeout=60, headers=endpoint.make_headers()
+            )
+            assert answer.status_code == 413 and (running.socket or answer.content == b"")
         end = time.monotonic() + DEADLINE_S
         while load.correct < before + 30 and time.monotonic() < end:
             time.sleep(0.2)
     print(f"\n{load.summarize()}")
     assert not load.lost and load.correct >= before + 30, load.lost[:3]
-    assert server.is_healthy(torchserve)
+    assert server.is_healthy(running)
 
 
-def _connect(server: Server, stack: contextlib.ExitStack) -> socket.socket:
-    return stack.enter_context(socket.create_connection(("127.0.0.1", server.inference_port), timeout=60))
+def _connect(endpoint: Endpoint, stack: contextlib.ExitStack) -> socket.socket:
+    port = int(endpoint.address.rpartition(":")[2])
+    return stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
 
 
 def _list_workers(process: psutil.Process) -> list[psutil.Process]:
+    """Return TorchServe's workers in Python, or gunicorn's forks."""
     workers = []
     for child in process.children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if any("model_service_worker" in argument for argument in child.cmdline()):
+            line = child.cmdline()
+            if line == process.cmdline() or any("model_service_worker" in argument for argument in line):
                 workers.append(child)
     return workers

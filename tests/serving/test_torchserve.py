@@ -34,8 +34,8 @@ from serving.address import find_front
 from serving.cli import format_curl_command
 from serving.client import HireClient
 from serving.contract import EXPLANATIONS, PREDICTIONS
+from serving.process import Kind, Server, find_free_ports, is_alive
 from serving.tokens import HEADER
-from serving.torchserve import Server, find_free_ports, is_alive
 
 pytestmark = pytest.mark.live
 
@@ -224,11 +224,17 @@ def test_a_server_is_replaced_although_it_cannot_use_a_gallery(
         server.stop(serve_folder)
 
 
+@pytest.mark.parametrize("kind", ["gunicorn", "gunicorn", "torchserve"])
 def test_no_request_is_lost_while_the_server_is_replaced(
-    running: Server, archive: Archive, folder: Path, split: Split
+    running: Server, archive: Archive, folder: Path, split: Split, kind: Kind
 ) -> None:
-    """Clients that were created from the folder get every answer, during the replacement and after it."""
-    golden, end = server.read_golden(running), threading.Event()
+    """Clients that were created from the folder get every answer, during the replacement and after it.
+
+    TorchServe is replaced by gunicorn, gunicorn by another gunicorn, and that by TorchServe.
+    """
+    old = server.find_current(folder / "run")
+    assert old is not None
+    golden, end = server.read_golden(old), threading.Event()
     pairs = [(split.regions(0), split.texts[0])]
 
     def score_repeatedly(hire: HireClient) -> list[float]:
@@ -241,7 +247,7 @@ def test_no_request_is_lost_while_the_server_is_replaced(
         [expected] = hire.score(pairs).scores
         futures = [pool.submit(score_repeatedly, hire) for _ in range(2)]
         try:
-            new = server.serve(archive, folder / "run")
+            new = server.serve(archive, folder / "run", kind=kind)
             [after] = hire.score(pairs).scores
         finally:
             end.set()
@@ -250,9 +256,9 @@ def test_no_request_is_lost_while_the_server_is_replaced(
     assert len(scores) > 20 and server.send_request(new, golden.request).status_code == 200
     search = {"gallery": "scenes", "texts": ["a dog"]}  # the new server keeps the galleries
     assert server.send_request(new, search).status_code == 200 and new.galleries == running.galleries
-    assert server.find_current(folder / "run") == new
-    assert running.find_process() is None and not running.scratch.exists()
-    assert (folder / "run" / "upstream.conf").read_text() == f"server 127.0.0.1:{new.inference_port};\n"
+    assert server.find_current(folder / "run") == new and new.kind == kind
+    assert old.find_process() is None and not old.scratch.exists()
+    assert (folder / "run" / "upstream.conf").read_text() == f"server {new.upstream};\n"
 
 
 def test_a_killed_server_is_started_again_with_its_galleries_workers_and_address(

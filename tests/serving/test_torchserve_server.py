@@ -17,9 +17,10 @@ import pytest
 from scripted import answer, run_scripted_server
 
 from hire_model.tracking.versions import Archive, Version
+from serving import process as process_module
 from serving import server, torchserve
+from serving.process import ServeError, Server
 from serving.tokens import HEADER, KEYS
-from serving.torchserve import ServeError, Server
 
 
 def _write_java(folder: Path, version: str) -> Path:
@@ -74,7 +75,7 @@ def test_another_process_with_the_same_pid_is_not_stopped(tmp_path: Path) -> Non
 
 
 def test_stop_kills_processes_that_ignore_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchserve, "_STOP_S", 0.3)
+    monkeypatch.setattr(process_module, "_STOP_S", 0.3)
     stubborn = subprocess.Popen(["bash", "-c", "trap '' TERM; (trap '' TERM; sleep 60) & sleep 60; wait"])
     time.sleep(0.5)
     process = psutil.Process(stubborn.pid)
@@ -118,7 +119,7 @@ def test_a_port_of_another_program_is_refused(tmp_path: Path, monkeypatch: pytes
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert not torchserve.is_free(port)
+        assert not process_module.is_free(port)
         archive = Archive(Version("hire", "1", "", (), {}), tmp_path / "hire.mar", "")
         with pytest.raises(ServeError, match=f"Port {port} is used by another program"):
             server.serve(archive, tmp_path / "run", port=port)
