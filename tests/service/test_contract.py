@@ -24,7 +24,7 @@ def _array(values: list[list[float]]) -> dict[str, object]:
 
 
 FAULTS = [
-    ({}, "", "pairs, with images and texts, or with gallery"),
+    ({}, "", "pairs, with images and texts, with gallery, or with query and documents"),
     ([], "", "expected an object"),
     ({"pairs": []}, "pairs", "at least 1"),
     ({"pairs": [{"image": IMAGE}]}, "pairs[0].text", "required"),
