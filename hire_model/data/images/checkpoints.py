@@ -141,3 +141,8 @@ def choose_class(checkpoint: Checkpoint, table: dict[str, Any], option: str) -> 
             f"{', '.join(table)}."
         )
     return table[checkpoint.model_type]
+
+
+def name_tower(digest: str) -> str:
+    """Return what the name of an extractor says about its tower; the text tower is checked against it."""
+    return f"tower {digest[:16]}"

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from hire_model.data.images.backbone import FEATURE_DIM, Backbone
+from hire_model.data.images.checkpoints import name_tower
 from hire_model.data.images.detector import Found, YoloxDetector, select_objects
 from hire_model.data.images.patches import PatchBackbone
 from hire_model.data.images.queries import QueryDetector
@@ -175,11 +176,6 @@ def make_cells(level: int) -> np.ndarray:
 def _digest(**parts: str) -> str:
     facts = {"version": _VERSION, "side": _SIDE, "levels": _LEVELS, "regions": MAX_REGIONS, **parts}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def name_tower(digest: str) -> str:
-    """Return what the name of an extractor says about its tower; the text tower is checked against it."""
-    return f"tower {digest[:16]}"
 
 
 def is_onnx_file(detector: str) -> bool:
