@@ -90,7 +90,7 @@ class EncodedImages(_TensorGroup):
     Attributes:
         regions: [B, R, P] after the implicit and explicit relations, in the space of the pair stages.
         mask: [B, R] bool.
-        summary: [B, D] unit vector, g_I.
+        summary: [B, D] unit vector, g_I; with towers, D is the size of their embeddings.
         edges: [B, K, R, R] weights of the graph edges; None if the model does not match relations.
     """
 
@@ -138,7 +138,7 @@ class EncodedTexts(_TensorGroup):
     Attributes:
         words: [C, L, P].
         mask: [C, L] bool.
-        summary: [C, D] unit vector, g_T.
+        summary: [C, D] unit vector, g_T, of the size of g_I.
         roles: [C, L, 2Kd] vectors of each word as subject and as object of a relation; None if the model does not
             match relations.
     """

@@ -207,8 +207,24 @@ def images(
         CaptionsFormat, typer.Option(help="Layout of --captions. Default: recognised from the content.")
     ] = CaptionsFormat.auto,
     detector: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="ONNX file of a YOLOX detector. Default: regions of a grid.")
-    ] = None,
+        str,
+        typer.Option(
+            metavar="FILE|CHECKPOINT",
+            help="ONNX file of a YOLOX detector, or a D-FINE or RT-DETRv2 checkpoint: a folder or OWNER/NAME@COMMIT. "
+            "Default: regions of a grid.",
+        ),
+    ] = "",
+    backbone: Annotated[
+        str,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="CLIP, SigLIP or DINOv2 checkpoint whose patches give the features. Default: EfficientNet-Lite0, or "
+            "the states of the detector's queries.",
+        ),
+    ] = "",
+    tower: Annotated[
+        bool, typer.Option("--tower", help="Append the embedding of --backbone, for model.text.kind=clip or siglip.")
+    ] = False,
     shares: Annotated[
         str, typer.Option(metavar="TRAIN,DEV,TEST", help="Sizes of the splits, if --captions has none.")
     ] = "80,10,10",
@@ -232,11 +248,13 @@ def images(
         folder,
         captions,
         captions_format.value,
-        detector,
+        detector or None,
         Shares.parse(shares),
         seed,
         workers or min(os.cpu_count() or 1, 8),
         strict,
+        backbone,
+        tower,
     )
     _, notes = import_images(job, Target(out, name, licence=licence, overwrite=overwrite))
     for sentence in notes.sentences():

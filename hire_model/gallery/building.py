@@ -131,7 +131,7 @@ def _build_folder(
         address=address,
         data=split.dataset.manifest.model_copy(update={"blocks": {}}),  # a gallery has no features.npy
         split=split.name,
-        dim=model.settings.dim,
+        dim=model.summary_dim,
         images=images,
         captions=texts,
         files={name: hash_file(folder / name) for name in show_progress(list_files(images, texts), "digests")},

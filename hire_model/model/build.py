@@ -8,7 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from hire_model.data.images.checkpoints import name_tower, open_checkpoint
 from hire_model.data.store import Split
+from hire_model.errors import DataError
 from hire_model.model.hire import Hire
 from hire_model.model.vocabulary import learn_vocabulary, load_vocabulary
 from hire_model.settings import ModelSettings
@@ -22,14 +24,27 @@ def build_model(settings: ModelSettings, train: Split) -> Hire:
 
     The vocabulary (of a BiGRU), the predicates, the classes and the feature statistics come from the split.
     """
-    bert = settings.text.kind == "bert"
-    vocabulary = load_vocabulary(settings.text) if bert else learn_vocabulary(train.texts, settings.text)
     manifest = train.dataset.manifest
+    if settings.text.is_tower:
+        _check_tower(settings, train)
+    bigru = settings.text.kind == "bigru"
+    vocabulary = learn_vocabulary(train.texts, settings.text) if bigru else load_vocabulary(settings.text)
     model = Hire(settings, manifest.feature_dim, manifest.predicates, vocabulary, classes=manifest.classes)
     if settings.feature_norm == "standardise":
         model.regions.set_statistics(*compute_feature_statistics(train))
     _log_missing_inputs(settings, train)
     return model
+
+
+def _check_tower(settings: ModelSettings, train: Split) -> None:
+    """Raise DataError if the features are not those of the vision tower that belongs to the text tower."""
+    extractor, tower = train.dataset.manifest.feature_extractor, open_checkpoint(settings.text.checkpoint)
+    if name_tower(tower.digest) not in extractor:
+        raise DataError(
+            f"{train.dataset.folder}: features of '{extractor}', but model.text.checkpoint={settings.text.checkpoint} "
+            f"needs those of its own vision tower ({name_tower(tower.digest)}). Import the pictures with 'hire data "
+            f"import images --backbone {settings.text.checkpoint} --tower'."
+        )
 
 
 def compute_feature_statistics(split: Split) -> tuple[torch.Tensor, torch.Tensor]:

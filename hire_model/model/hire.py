@@ -25,6 +25,7 @@ from hire_model.model.layers import ImplicitRelations, make_linear, masked_mean,
 from hire_model.model.regions import RegionProjection
 from hire_model.model.relations import RelationRoles
 from hire_model.model.text import BiGRU, PretrainedEncoder
+from hire_model.model.towers import TextTower, TowerHead
 from hire_model.model.vocabulary import Vocabulary
 from hire_model.settings import ModelSettings
 
@@ -74,10 +75,14 @@ class Hire(nn.Module):
         self.hubs: HubBank | None = None  # for the hub correction; no part of the weights
         dim, pair_dim, bigru = settings.dim, settings.pair_dim or settings.dim, settings.text.kind == "bigru"
 
-        # Stage 1 for images, stage 2 for captions.
-        self.regions = RegionProjection(settings, feature_dim, len(self.classes))
+        # Stage 2 for captions, stage 1 for images. The last features of a region are the embedding of the vision tower.
         self.text: BiGRU | PretrainedEncoder
-        self.text = BiGRU(settings, len(vocabulary)) if bigru else PretrainedEncoder(settings, encoder_config)
+        if settings.text.is_tower:
+            self.text = TextTower(settings, encoder_config)
+        else:
+            self.text = BiGRU(settings, len(vocabulary)) if bigru else PretrainedEncoder(settings, encoder_config)
+        embedding_dim = self.text.embedding_dim if isinstance(self.text, TextTower) else 0
+        self.regions = RegionProjection(settings, feature_dim - embedding_dim, len(self.classes))
 
         # Stage 3, implicit relations.
         implicit_text = settings.text_implicit == "on" or (settings.text_implicit == "auto" and bigru)
@@ -99,6 +104,10 @@ class Hire(nn.Module):
         self.roles = RelationRoles(self.text.width, kinds) if kinds else None
         self.interaction = Interaction(settings, kinds)
 
+        # Stage 5 and the share of the pair score with towers.
+        self.towers = TowerHead(dim, self.text) if isinstance(self.text, TextTower) else None
+        self.summary_dim = embedding_dim or dim
+
         # Predicts edges for stage 4. The last module, so that it does not change how the others are initialised.
         implicit = settings.implicit_edges and self.explicit is not None and settings.edge_labels != "none"
         self.implicit_edges = ImplicitEdges(dim, len(self.predicates)) if implicit else None
@@ -110,7 +119,8 @@ class Hire(nn.Module):
             predicted = self.implicit_edges(v, regions) if self.implicit_edges is not None else None
             v, edges = self.explicit(v, regions, predicted)  # V2 [B, R, D], edges [B, K, R, R]
         v = v * regions.mask[..., None]
-        summary = normalize(masked_mean(v, regions.mask))  # g_I [B, D]
+        mean = masked_mean(v, regions.mask)
+        summary = normalize(mean) if self.towers is None else self.towers.summarize_image(mean, regions)  # g_I [B, D]
         v = self.to_pair_regions(v)  # [B, R, P]
         return EncodedImages(v, regions.mask, summary, edges if self.roles is not None else None)
 
@@ -127,7 +137,8 @@ class Hire(nn.Module):
     def encode_text(self, tokens: Tokens) -> EncodedTexts:
         """Run stages 2, 3 and 5, once per caption."""
         t, states = self.encode_words(tokens)  # T [C, L, D], states [C, L, H]
-        summary = normalize(masked_mean(t, tokens.mask))  # g_T [C, D]
+        mean = masked_mean(t, tokens.mask)
+        summary = normalize(mean) if self.towers is None else self.towers.summarize_text(mean, states, tokens.mask)
         roles = self.roles(states) if self.roles is not None else None  # [C, L, 2Kd]
         return EncodedTexts(self.to_pair_words(t), tokens.mask, summary, roles)  # words [C, L, P]
 
@@ -162,4 +173,6 @@ class Hire(nn.Module):
         if not self.settings.global_head:
             return Scores(pair, pair, None)
         weight = self.settings.global_weight
+        if self.towers is not None:
+            pair = pair * self.towers.pair_gain
         return Scores((1 - weight) * pair + weight * globals_, pair, globals_)

@@ -33,7 +33,7 @@ class RegionProjection(nn.Module):
 
     Args:
         settings: of the model.
-        feature_dim: F.
+        feature_dim: number of features that are used, the first ones of F; others are the embedding of a tower.
         classes: K, number of class vectors; 0 for none.
     """
 
@@ -52,11 +52,13 @@ class RegionProjection(nn.Module):
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set mean and standard deviation [F] of the training features; constant features stay unscaled."""
-        self.mean.copy_(mean)
-        self.scale.copy_(1 / std.where(std > 1e-6, torch.ones_like(std)))
+        size = len(self.mean)
+        self.mean.copy_(mean[:size])
+        self.scale.copy_(1 / std.where(std > 1e-6, torch.ones_like(std))[:size])
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Normalise features [..., F] as model.feature_norm selects."""
+        """Return the features that are used of [..., F], normalised as model.feature_norm selects."""
+        x = x[..., : len(self.mean)]
         if self.norm == "standardise":
             return (x - self.mean) * self.scale
         return normalize(x) if self.norm == "l2" else x

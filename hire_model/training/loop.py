@@ -84,6 +84,7 @@ def fit(
             f"{len(train_split.images)} images; a batch needs 2 images with captions for each process."
         )
     state = TrainState(model, settings, fabric, out, digest, batches)
+    start = _evaluate_start(state, dev)
     if resume:
         state.restore(Checkpoint.load(out / LAST))
     elif fabric.is_global_zero:
@@ -95,7 +96,7 @@ def fit(
             record = state.end_epoch(evaluate(state, dev))
             state.save()
             if state.is_first_process:
-                _print(_format_epoch(state, record, (time.monotonic() - started) / (state.epoch - first_epoch)))
+                _print(_format_epoch(state, record, (time.monotonic() - started) / (state.epoch - first_epoch), start))
                 on_epoch(record)
             if state.peers.any_of(stop.name is not None)[0] and state.epoch < train.epochs:
                 raise _make_stopped(state, stop, f"after epoch {state.epoch}")
@@ -160,6 +161,16 @@ def evaluate(state: TrainState, dev: Dev) -> dict[str, float]:
     return state.fabric.broadcast(metrics)
 
 
+def _evaluate_start(state: TrainState, dev: Dev) -> float:
+    """Return and print the dev rsum of the towers alone; -inf without towers. Call it before a checkpoint is read."""
+    if state.model.towers is None:
+        return -math.inf
+    start = evaluate(state, dev)["rsum"]
+    if state.is_first_process:
+        _print(f"start: dev rsum {start:.1f}, of the towers alone")
+    return start
+
+
 def _warn_of_collapse(state: TrainState, score_loss: float, size: int, hardest: bool) -> None:
     train = state.settings.train
     if train.loss == "infonce" or hardest:
@@ -196,10 +207,19 @@ def _show_progress(state: TrainState, batches: Steps) -> Steps:
     yield from show_progress(batches, description, state.batches - state.batch, lambda: f"loss {state.last_loss:.3f}")
 
 
-def _format_epoch(state: TrainState, record: EpochRecord, per_epoch: float) -> str:
-    """Return the line that reports an epoch; `per_epoch` is in seconds, including evaluation and saving."""
+def _format_epoch(state: TrainState, record: EpochRecord, per_epoch: float, start: float) -> str:
+    """Return the line that reports an epoch.
+
+    Args:
+        state: of the training.
+        record: of the epoch.
+        per_epoch: seconds per epoch, including evaluation and saving.
+        start: dev rsum before training, from `_evaluate_start`.
+    """
     epochs = state.settings.train.epochs
     best = " (best so far)" if state.best_epoch == record.epoch else ""
+    if record.dev["rsum"] < start:
+        best += f" (below the start, {start:.1f})"
     return (
         f"epoch {record.epoch + 1}/{epochs}: loss {record.loss:.3f}, lr {record.lr:.2e}, "
         f"{record.samples_per_second:,.0f} captions/s, dev rsum {record.dev['rsum']:.1f}{best}, "

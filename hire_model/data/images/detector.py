@@ -15,7 +15,7 @@ _STRIDES = (8, 16, 32)
 _PADDING = 114  # grey level beside the picture, as in YOLOX's training
 _MIN_SCORE = 0.03  # low: an uncertain box is still a better region than a grid cell
 _MAX_IOU = 0.5  # two boxes of one class that overlap more are one object
-_MIN_SIDE = 0.01  # of the picture; thinner boxes are dropped
+MIN_SIDE = 0.01  # of the picture; thinner boxes are dropped
 _LOG_LIMIT = 20.0  # widths are logarithms of cells; a larger number means pixels, that is, decoded output
 _ADVICE = "Expected a YOLOX detector as its export_onnx.py writes it, without --decode_in_inference."
 
@@ -33,11 +33,16 @@ COCO_CLASSES = (
 
 @dataclass(frozen=True)
 class Found:
-    """Detections, best first: boxes [n, 4] as fractions, classes [n] int32, scores [n] float32."""
+    """Detections, best first.
+
+    boxes [n, 4] float32 as fractions, classes [n] int32, scores [n] float32; features [n, F] float32 if the detector
+    has its own, else None
+    """
 
     boxes: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
+    features: np.ndarray | None = None
 
 
 class YoloxDetector:
@@ -48,7 +53,7 @@ class YoloxDetector:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.name = path, path.stem
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -86,10 +91,17 @@ class YoloxDetector:
         halves = np.exp(raw[:, 2:4]) * self.cells[:, None] / 2
         boxes = np.concatenate([centres - halves, centres + halves], axis=1) / np.tile(size, 2)
         boxes = boxes.clip(0, 1).astype(np.float32)
-        usable = (best >= _MIN_SCORE) & (boxes[:, 2:] - boxes[:, :2] >= _MIN_SIDE).all(axis=1)
-        boxes, classes, best = boxes[usable], classes[usable], best[usable]
-        kept = suppress_overlaps(boxes, classes, best, _MAX_IOU)[:limit]
-        return Found(boxes[kept], classes[kept].astype(np.int32), best[kept].clip(0, 1).astype(np.float32))
+        found = Found(boxes, classes.astype(np.int32), best.clip(0, 1).astype(np.float32))
+        return select_objects(found, limit)
+
+
+def select_objects(found: Found, limit: int) -> Found:
+    """Return at most `limit` detections that are certain and large enough, after suppression within each class."""
+    certain = (found.scores >= _MIN_SCORE) & (found.boxes[:, 2:] - found.boxes[:, :2] >= MIN_SIDE).all(axis=1)
+    usable = np.flatnonzero(certain)
+    boxes, classes, scores = found.boxes[usable], found.classes[usable], found.scores[usable]
+    kept = suppress_overlaps(boxes, classes, scores, _MAX_IOU)[:limit]
+    return Found(boxes[kept], classes[kept], scores[kept])
 
 
 def suppress_overlaps(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, max_iou: float) -> np.ndarray:

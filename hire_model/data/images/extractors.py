@@ -16,11 +16,16 @@ from PIL import Image
 from pydantic import JsonValue
 
 from hire_model.data.images.backbone import FEATURE_DIM, Backbone
-from hire_model.data.images.detector import YoloxDetector
+from hire_model.data.images.checkpoints import name_tower
+from hire_model.data.images.detector import Found, YoloxDetector, select_objects
+from hire_model.data.images.patches import PatchBackbone
+from hire_model.data.images.queries import QueryDetector
+from hire_model.errors import DataError
 
 MAX_REGIONS = 36
 WHOLE_IMAGE = "whole image"  # class of the region that is the picture itself; grid cells have class -1
 _LEVELS = (2, 3, 4)  # grids of 2 x 2, 3 x 3 and 4 x 4 cells
+_CANDIDATES = 300  # queries of a detector, before suppression
 _SIDE = 448  # pixels; with it the features agree best with published RoIAlign features of the same network
 _VERSION = 1  # raise it when the same picture and weights give other regions
 
@@ -80,11 +85,8 @@ class GridExtractor:
 
     def extract(self, image: Image.Image) -> PictureRegions:
         """Return the 30 regions; none has a score."""
-        boxes = np.concatenate([_WHOLE, *map(make_cells, _LEVELS)])
-        classes = np.full(len(boxes), -1, np.int32)
-        classes[0] = 0
-        features = self.backbone.pool(image, boxes)
-        return PictureRegions(boxes, classes, np.full(len(boxes), np.nan, np.float32), features.astype(np.float16))
+        boxes, classes, scores = lay_out_regions(None, self.classes)
+        return PictureRegions(boxes, classes, scores, self.backbone.pool(image, boxes).astype(np.float16))
 
 
 class DetectorExtractor:
@@ -108,18 +110,76 @@ class DetectorExtractor:
     def extract(self, image: Image.Image) -> PictureRegions:
         """Return the whole image, then the boxes from the best score down, then the cells."""
         found = self.detector.detect(image, MAX_REGIONS - 1)
-        boxes = np.concatenate([_WHOLE, found.boxes])
-        for level in _LEVELS:
-            if len(boxes) + level * level <= MAX_REGIONS:
-                boxes = np.concatenate([boxes, make_cells(level)])
-        classes = np.full(len(boxes), -1, np.int32)
-        scores = np.full(len(boxes), np.nan, np.float32)
-        detected = slice(1, 1 + len(found.boxes))
-        classes[0], classes[detected], scores[detected] = len(self.classes) - 1, found.classes, found.scores
+        boxes, classes, scores = lay_out_regions(found, self.classes)
+        return PictureRegions(boxes, classes, scores, self.backbone.pool(image, boxes).astype(np.float16))
+
+
+class CheckpointExtractor:
+    """Boxes or features, or both, from checkpoints of transformers.
+
+    | detector | backbone | regions | features |
+    |---|---|---|---|
+    | checkpoint | none | the 36 best queries | the states of the queries |
+    | checkpoint or YOLOX | checkpoint | as those of `DetectorExtractor` | means of patches |
+    | none | checkpoint | as those of `GridExtractor` | means of patches |
+
+    Args:
+        detector: a checkpoint (see `open_checkpoint`), an ONNX file of a YOLOX detector, or empty for the grid.
+        backbone: a checkpoint, or empty for the states of the detector's queries.
+        tower: append the backbone's embedding of the picture; see `PatchBackbone`.
+    """
+
+    def __init__(self, detector: str, backbone: str, tower: bool = False) -> None:
+        self.detector: QueryDetector | YoloxDetector | None = None
+        if detector:
+            self.detector = YoloxDetector(Path(detector)) if is_onnx_file(detector) else QueryDetector(detector)
+        self.backbone = PatchBackbone(backbone, tower) if backbone else None
+        regions = "grid" if self.detector is None else self.detector.name
+        parts = {"kind": "checkpoint", "detector": "" if self.detector is None else self.detector.digest}
+        self.classes: tuple[str, ...] = () if self.detector is None else self.detector.classes
+        if self.backbone is None:
+            assert isinstance(self.detector, QueryDetector)
+            self.name, self.feature_dim = f"{regions} queries", self.detector.feature_dim
+        else:
+            self.name, self.feature_dim = f"{regions} boxes, {self.backbone.name} patches", self.backbone.feature_dim
+            self.classes = (*self.classes, WHOLE_IMAGE)
+            parts |= {"backbone": self.backbone.digest, "tower": str(tower)}
+            if tower:
+                self.name += f", {name_tower(self.backbone.digest)}"
+        self.digest = _digest(**parts)
+
+    def extract(self, image: Image.Image) -> PictureRegions:
+        """Return the regions as the table of the class says; those of a detector from the best score down."""
+        if self.backbone is None:
+            assert self.detector is not None
+            found = self.detector.detect(image, MAX_REGIONS)
+            assert found.features is not None
+            return PictureRegions(found.boxes, found.classes, found.scores, found.features.astype(np.float16))
+        found_objects = None
+        if self.detector is not None:
+            found_objects = select_objects(self.detector.detect(image, _CANDIDATES), MAX_REGIONS - 1)
+        boxes, classes, scores = lay_out_regions(found_objects, self.classes)
         return PictureRegions(boxes, classes, scores, self.backbone.pool(image, boxes).astype(np.float16))
 
 
 _WHOLE = np.array([[0, 0, 1, 1]], np.float32)
+
+
+def lay_out_regions(found: Found | None, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return boxes, classes and scores of the whole image, then of `found`, then of the cells that fit.
+
+    The whole image has the last of `classes`, a cell has none; both have no score.
+    """
+    boxes = _WHOLE if found is None else np.concatenate([_WHOLE, found.boxes])
+    detected = slice(1, len(boxes))
+    for level in _LEVELS:
+        if len(boxes) + level * level <= MAX_REGIONS:
+            boxes = np.concatenate([boxes, make_cells(level)])
+    ids, scores = np.full(len(boxes), -1, np.int32), np.full(len(boxes), np.nan, np.float32)
+    ids[0] = len(classes) - 1
+    if found is not None:
+        ids[detected], scores[detected] = found.classes, found.scores
+    return boxes, ids, scores
 
 
 def make_cells(level: int) -> np.ndarray:
@@ -133,6 +193,16 @@ def _digest(**parts: str) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def open_extractor(detector: Path | None) -> Extractor:
-    """Return the grid extractor, or the one with the boxes of the ONNX file `detector`."""
-    return GridExtractor() if detector is None else DetectorExtractor(detector)
+def is_onnx_file(detector: str) -> bool:
+    """Return whether `detector` names a file, not a checkpoint."""
+    return detector.endswith(".onnx") or Path(detector).expanduser().is_file()
+
+
+def open_extractor(detector: str | Path | None, backbone: str = "", tower: bool = False) -> Extractor:
+    """Return the extractor of the options of `hire data import images`; see `CheckpointExtractor`."""
+    name = str(detector or "")
+    if tower and not backbone:
+        raise DataError("--tower needs --backbone with a checkpoint of CLIP or SigLIP.")
+    if backbone or (name and not is_onnx_file(name)):
+        return CheckpointExtractor(name, backbone, tower)
+    return DetectorExtractor(Path(name)) if name else GridExtractor()

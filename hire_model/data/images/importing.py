@@ -30,19 +30,22 @@ class ImageImport:
     """What to import.
 
     captions_format  "auto" or one of captions.FORMATS
-    detector         ONNX file of a YOLOX detector; None for grid regions
+    detector         ONNX file of a YOLOX detector, or a checkpoint; None for grid regions
     shares, seed     of the splits, if the captions file has none
     strict           refuse the import if a picture is missing or unusable, instead of leaving it out
+    backbone, tower  checkpoint of the features, and whether to append its embedding; see `CheckpointExtractor`
     """
 
     folder: Path
     captions: Path
     captions_format: str = "auto"
-    detector: Path | None = None
+    detector: str | Path | None = None
     shares: Shares = field(default_factory=Shares)
     seed: int = 0
     workers: int = 1
     strict: bool = False
+    backbone: str = ""
+    tower: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def import_images(
     images = read_picture_captions(job.captions, job.captions_format, notes)
     files, skipped = _find_files(images, job.folder)
     _refuse_skipped(skipped, len(images), job)
-    make_extractor = make_extractor or functools.partial(open_extractor, job.detector)
+    make_extractor = make_extractor or functools.partial(open_extractor, job.detector, job.backbone, job.tower)
     extractor = make_extractor()
     store = ShardStore(_make_cache(target, extractor.digest))
     paths = {job.folder.expanduser() / path: name for name, path in files.items()}
