@@ -98,6 +98,12 @@ def _find_in_hub(name: str) -> Path:
         ) from error
 
 
+def locate(name: str) -> str:
+    """Return the name of a checkpoint that finds it from any working directory: an absolute path, or the hub name."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if name and folder.is_dir() else name
+
+
 def load_model(checkpoint: Checkpoint, model_class: Any) -> Any:
     """Load a model of transformers in float32 and evaluation mode. Raises DataError if a weight is missing or damaged.
 

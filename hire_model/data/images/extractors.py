@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import JsonValue
 
 from hire_model.data.images.backbone import FEATURE_DIM, Backbone
-from hire_model.data.images.checkpoints import name_tower
+from hire_model.data.images.checkpoints import locate, name_tower
 from hire_model.data.images.detector import Found, YoloxDetector, select_objects
 from hire_model.data.images.patches import PatchBackbone
 from hire_model.data.images.queries import QueryDetector
@@ -129,10 +129,15 @@ class CheckpointExtractor:
         tower: append the backbone's embedding of the picture; see `PatchBackbone`.
     """
 
+    kind = "checkpoint"
+
     def __init__(self, detector: str, backbone: str, tower: bool = False) -> None:
         self.detector: QueryDetector | YoloxDetector | None = None
+        self.file = Path(detector) if detector and is_onnx_file(detector) else None
         if detector:
-            self.detector = YoloxDetector(Path(detector)) if is_onnx_file(detector) else QueryDetector(detector)
+            self.detector = YoloxDetector(self.file) if self.file else QueryDetector(detector)
+        checkpoints = {"detector": "" if self.file else detector, "backbone": backbone}
+        self.options: dict[str, JsonValue] = {key: locate(name) for key, name in checkpoints.items()} | {"tower": tower}
         self.backbone = PatchBackbone(backbone, tower) if backbone else None
         regions = "grid" if self.detector is None else self.detector.name
         parts = {"kind": "checkpoint", "detector": "" if self.detector is None else self.detector.digest}

@@ -6,13 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from hire_model.data.images.extractors import DetectorExtractor, Extractor, GridExtractor
+from hire_model.data.images.extractors import CheckpointExtractor, DetectorExtractor, Extractor, GridExtractor
 from hire_model.data.schema import EXTRACTOR, ExtractorFacts
 from hire_model.errors import DataError
 
 KINDS: Final[dict[str, Callable[[ExtractorFacts, Path], Extractor]]] = {
     "grid": lambda facts, folder: GridExtractor(),
     "yolox": lambda facts, folder: DetectorExtractor(folder / EXTRACTOR),
+    "checkpoint": lambda facts, folder: CheckpointExtractor(
+        str(folder / EXTRACTOR) if facts.file else str(facts.options["detector"]),
+        str(facts.options["backbone"]),
+        bool(facts.options["tower"]),
+    ),
 }
 """By `Extractor.kind`: a function of the recorded facts and the folder that has extractor.onnx."""
 

@@ -18,8 +18,9 @@ from hire_model.data.images.extractors import MAX_REGIONS, WHOLE_IMAGE, Checkpoi
 from hire_model.data.images.importing import ImageImport, import_images
 from hire_model.data.images.patches import PatchBackbone, average_cells
 from hire_model.data.images.queries import QueryDetector
+from hire_model.data.images.recorded import describe_extractor, open_recorded
 from hire_model.data.importers.base import Target
-from hire_model.data.schema import Manifest
+from hire_model.data.schema import ExtractorFacts, Manifest
 from hire_model.data.verify import verify
 from hire_model.errors import DataError
 
@@ -149,6 +150,21 @@ def test_the_digest_depends_on_weights_settings_and_options(tmp_path: Path) -> N
     assert len(digests | {CheckpointExtractor(detector, "").digest}) == len(options) + 1
     copy = shutil.copytree(clip, tmp_path / "copy")
     assert open_checkpoint(str(copy)).digest == open_checkpoint(str(clip)).digest
+
+
+def test_a_recorded_extractor_is_opened_again_and_one_with_other_weights_is_refused(tmp_path: Path) -> None:
+    clip, detector = tiny.make_clip(tmp_path / "clip"), tiny.make_dfine(tmp_path / "detector")
+    extractor = CheckpointExtractor(str(detector), str(clip), tower=True)
+    facts = describe_extractor(extractor)
+    assert facts is not None and not facts.file
+    again = open_recorded(ExtractorFacts.model_validate_json(facts.model_dump_json()), tmp_path)
+    first, second = extractor.extract(scene()), again.extract(scene())
+    assert again.name == extractor.name and np.array_equal(first.boxes, second.boxes)
+    assert np.array_equal(first.features, second.features)
+    shutil.rmtree(clip)
+    tiny.make_clip(clip, seed=1)
+    with pytest.raises(DataError, match="other weights or settings"):
+        open_recorded(facts, tmp_path)
 
 
 def test_pickled_weights_code_and_incomplete_checkpoints_are_refused(tmp_path: Path) -> None:
