@@ -80,12 +80,7 @@ def take_own(tab: Tab, address: str, picture: Path) -> None:
     chosen = tab.call("Runtime.evaluate", expression="document.querySelector('#file')")["result"]["objectId"]
     tab.call("DOM.setFileInputFiles", files=[str(picture.resolve())], objectId=chosen)
     tab.wait_until("document.querySelector('#picked-title').innerText.startsWith('Your picture')")
-    tab.point_at("#sentences", click=True)
-    tab.type_text(SENTENCES)
-    tab.point_at("#rank button", click=True)
-    tab.wait_until("document.querySelectorAll('#ranked > li').length === 4")
-    tab.point_at("#ranked .word:nth-child(2)")
-    tab.evaluate("scrollTo(0, 0)")
+    tab.wait_until("!document.querySelector('.busy')")
     save(tab, "demo-own.png")
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hire_model.data.schema import ExtractorFacts, Manifest
 from hire_model.data.store import Dataset
+from hire_model.data.verify import verify
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
 
@@ -80,3 +82,20 @@ def test_a_full_disk_is_a_data_error_and_leaves_no_files(tmp_path: Path, images:
         for index in range(images):
             writer.add(ImageRecord(str(index), "train", np.ones((3, 2), np.float32), ["a dog"]))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_file_of_an_extractor_is_copied_and_checked(tmp_path: Path) -> None:
+    weights = tmp_path / "detector.onnx"
+    weights.write_bytes(b"weights")
+    facts = ExtractorFacts(kind="yolox", name="boxes", digest="ab" * 32, options={"side": 3}, file=True)
+    with DatasetWriter(tmp_path / "d", name="t", feature_dim=2, feature_extractor="x") as writer:
+        writer.record_extractor(facts, weights)
+        writer.add(ImageRecord("one", "train", np.ones((3, 2), np.float32), ["a dog"]))
+    plain = write(tmp_path / "plain").manifest
+    assert Dataset.open(tmp_path / "d").manifest.extractor == facts and verify(tmp_path / "d") == []
+    assert plain.extractor is None and '"extractor"' not in (tmp_path / "plain" / "manifest.json").read_text()
+    assert plain.digest == Manifest.read(tmp_path / "d").model_copy(update={"files": plain.files}).digest
+    (tmp_path / "d" / "extractor.onnx").write_bytes(b"Weights")
+    with pytest.raises(DataError, match=r"extractor\.onnx: its SHA-256 differs"):
+        Dataset.open(tmp_path / "d")
+    assert [finding.file for finding in verify(tmp_path / "d")] == ["extractor.onnx"]

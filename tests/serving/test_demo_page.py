@@ -338,6 +338,7 @@ def test_a_dropped_picture_is_shown_and_ranked_like_the_same_picture_of_the_gall
     with run_demo(example) as server:
         tab.open(server.address, width=width, height=844)
         tab.wait_until(READY)
+        assert sum(tab.evaluate(LAYOUT_SHIFTS)) < 0.02
         drop(tab, path.read_bytes(), "<b>mine</b>.jpg")
         tab.wait_until(OWN.format("<b>mine</b>.jpg"))
         tab.wait_until(READY)
@@ -353,7 +354,6 @@ def test_a_dropped_picture_is_shown_and_ranked_like_the_same_picture_of_the_gall
         assert shown == [f"{hit['score']:.3f}".replace("-", "−") for hit in hits]
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert tab.evaluate(COUNT_LOW_CONTROLS) == 0 and not tab.list_errors()
-
         drop(tab, b"no picture", "notes.txt")
         tab.wait_until("document.querySelector('#search-state').innerText.includes('not a picture in a known format')")
         assert tab.evaluate(OWN.format("<b>mine</b>.jpg")), "the picture before is still shown"

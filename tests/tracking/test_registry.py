@@ -103,8 +103,10 @@ def test_the_requirements_of_a_model_are_pins_of_the_lock_file() -> None:
     pins = dict(pin.split("==") for pin in registry.pin_requirements())
     assert {"torch", "mlflow", "safetensors"} <= set(pins)
     assert not any("+" in version for version in pins.values())
+    pictures = dict(pin.split("==") for pin in registry.pin_requirements(pictures=True))
+    assert pictures.keys() - pins.keys() == set(registry.PICTURE_REQUIRES)
     lock = (Path(__file__).parent.parent.parent / "requirements.lock").read_text().split()
-    assert {f"{name}=={version}" for name, version in pins.items()} <= set(lock)
+    assert {f"{name}=={version}" for name, version in pictures.items()} <= set(lock)
 
 
 @pytest.mark.parametrize("kind", ["alias", "version", "run"])
