@@ -1,6 +1,6 @@
 """How many pictures per second does an extractor read, and how much memory does it need?
 
-Each extractor runs in a process of its own, on one thread. Checkpoints have random weights of the published sizes:
+Each extractor runs in a process of its own, on one thread. Checkpoints have random weights of the published sizes, as
 speed and memory do not depend on the values.
 
     python benchmarks/extractors.py PICTURES --detector yolox_nano_coco80.onnx
