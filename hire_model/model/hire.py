@@ -75,14 +75,15 @@ class Hire(nn.Module):
         self.hubs: HubBank | None = None  # for the hub correction; no part of the weights
         dim, pair_dim, bigru = settings.dim, settings.pair_dim or settings.dim, settings.text.kind == "bigru"
 
-        # Stage 2 for captions, stage 1 for images. The last features of a region are the embedding of the vision tower.
+        # Stage 1 for images, stage 2 for captions. With towers, the last features are the vision tower's embedding.
+        tower = TextTower(settings, encoder_config) if settings.text.is_tower else None
+        embedding_dim = 0 if tower is None else tower.embedding_dim
+        self.regions = RegionProjection(settings, feature_dim - embedding_dim, len(self.classes))
         self.text: BiGRU | PretrainedEncoder
-        if settings.text.is_tower:
-            self.text = TextTower(settings, encoder_config)
+        if tower is not None:
+            self.text = tower
         else:
             self.text = BiGRU(settings, len(vocabulary)) if bigru else PretrainedEncoder(settings, encoder_config)
-        embedding_dim = self.text.embedding_dim if isinstance(self.text, TextTower) else 0
-        self.regions = RegionProjection(settings, feature_dim - embedding_dim, len(self.classes))
 
         # Stage 3, implicit relations.
         implicit_text = settings.text_implicit == "on" or (settings.text_implicit == "auto" and bigru)
@@ -105,7 +106,7 @@ class Hire(nn.Module):
         self.interaction = Interaction(settings, kinds)
 
         # Stage 5 and the share of the pair score with towers.
-        self.towers = TowerHead(dim, self.text) if isinstance(self.text, TextTower) else None
+        self.towers = None if tower is None else TowerHead(dim, tower)
         self.summary_dim = embedding_dim or dim
 
         # Predicts edges for stage 4. The last module, so that it does not change how the others are initialised.

@@ -76,6 +76,10 @@ class YoloxDetector:
 
     def detect(self, image: Image.Image, limit: int) -> Found:
         """Return at most `limit` objects of an RGB picture, after non-maximum suppression within each class."""
+        return select_objects(self.propose(image), limit)
+
+    def propose(self, image: Image.Image) -> Found:
+        """Return a box for each anchor of the network, in the network's order."""
         scale = min(self.width / image.width, self.height / image.height)
         size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
         canvas = np.full((self.height, self.width, 3), _PADDING, np.float32)
@@ -91,8 +95,7 @@ class YoloxDetector:
         halves = np.exp(raw[:, 2:4]) * self.cells[:, None] / 2
         boxes = np.concatenate([centres - halves, centres + halves], axis=1) / np.tile(size, 2)
         boxes = boxes.clip(0, 1).astype(np.float32)
-        found = Found(boxes, classes.astype(np.int32), best.clip(0, 1).astype(np.float32))
-        return select_objects(found, limit)
+        return Found(boxes, classes.astype(np.int32), best.clip(0, 1).astype(np.float32))
 
 
 def select_objects(found: Found, limit: int) -> Found:
