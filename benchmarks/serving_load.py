@@ -43,7 +43,7 @@ from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from hire_model.settings import resolve
 from hire_model.tracking.versions import Archive, find_archive
-from serving import server, torchserve
+from serving import process, server, torchserve
 from serving.contract import PREDICTIONS
 from serving.process import Server
 
@@ -182,7 +182,7 @@ def start_server(
     changed = text.replace('"batchSize": 1, "maxBatchDelay": 1', f'"batchSize": {batch}, "maxBatchDelay": 2')
     (config / torchserve.PROPERTIES).write_text(text if batch == 1 else changed)
     (folder / "server").mkdir()
-    unverified = patch.object(torchserve, "verify", lambda *_: None)  # the manifest does not list the empty handler
+    unverified = patch.object(process, "verify", lambda *_: None)  # the manifest does not list the empty handler
     with patch.object(torchserve, "CONFIG", config), unverified:
         running = torchserve.start(archive, sha256, "1", folder / "server", galleries=galleries)
     try:

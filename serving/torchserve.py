@@ -22,7 +22,10 @@ from serving.process import QUEUE, ServeError, Server, copy_archive, find_free_p
 
 CONFIG = Path(__file__).parent / "config"
 PROPERTIES = "config.properties"
-JAVA_LINE = "sudo apt-get install -y openjdk-17-jre-headless   (or: conda install -c conda-forge openjdk=17)"
+JAVA_LINE = (
+    "sudo apt-get install -y openjdk-17-jre-headless   (or: conda install -c conda-forge openjdk=17). Without Java: "
+    "hire serve --server gunicorn"
+)
 _JAVA = ("-Xms64m", "-Xmx1g", "-XX:MaxDirectMemorySize=1g", "-XX:+ExitOnOutOfMemoryError")
 _PORTS = ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port")
 

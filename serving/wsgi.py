@@ -16,6 +16,7 @@ import gc
 import json
 import re
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -38,6 +39,23 @@ _PROBE = "HTTP_" + PROBE.upper().replace("-", "_")
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
+class _Body(list[bytes]):
+    """Body of an answer. gunicorn calls `close` when it is sent.
+
+    Close the connection then. gunicorn would wait until the client has closed it, to protect answers to requests that
+    are not read completely, and an answer on a Unix socket stays readable.
+    """
+
+    def __init__(self, content: bytes, connection: socket.socket | None) -> None:
+        super().__init__([content])
+        self.connection = connection
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self.connection is not None:
+            self.connection.close()
+
+
 class HireApp:
     """WSGI application of one worker: answers one request at a time."""
 
@@ -47,15 +65,16 @@ class HireApp:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request with the status and the body of the service. Never raises."""
-        start = time.time()
-        reply = self._answer(environ)
+        start, size = time.time(), int(environ.get("CONTENT_LENGTH") or 0)
+        sent = environ["wsgi.input"].read(size) if size <= MAX_BODY else None
+        reply = self._answer(environ, sent)
         body = reply.body.encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response(f"{reply.status} {HTTPStatus(reply.status).phrase}", headers)
         self.metrics.count_request(reply.status, environ.get("HTTP_X_REQUEST_START", ""), start)
-        return [body]
+        return _Body(body, environ.get("gunicorn.socket") if sent is not None else None)
 
-    def _answer(self, environ: dict[str, Any]) -> Reply:
+    def _answer(self, environ: dict[str, Any], body: bytes | None) -> Reply:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         if not secrets.compare_digest(environ.get("HTTP_AUTHORIZATION", "").encode(), self.authorization):
             return self._refuse(401, "no valid token.")
@@ -66,10 +85,8 @@ class HireApp:
             return self._refuse(404, f"no such path; this server has version {self.service.facts.version}.")
         if method != "POST":
             return self._refuse(405, "use POST for this path.")
-        size = int(environ.get("CONTENT_LENGTH") or 0)
-        if size > MAX_BODY:
+        if body is None:
             return self._refuse(413, f"the body is larger than {MAX_BODY >> 20} MiB.")
-        body = environ["wsgi.input"].read(size)
         request = Request(body, explain=bool(match["explain"]), probe=environ.get(_PROBE) == "1")
         try:
             [reply], timings = self.service.answer([request])
@@ -85,14 +102,14 @@ class HireApp:
 class HireServer(BaseApplication):
     """gunicorn with the settings of `hire serve`. Nothing is read from gunicorn's own files and variables."""
 
-    def __init__(self, model: Path, socket: Path, keys: Path, workers: int, metrics_port: int) -> None:
-        self.model, self.socket, self.keys, self.workers, self.metrics_port = model, socket, keys, workers, metrics_port
+    def __init__(self, model: Path, listen: Path, keys: Path, workers: int, metrics_port: int) -> None:
+        self.model, self.listen, self.keys, self.workers, self.metrics_port = model, listen, keys, workers, metrics_port
         super().__init__()
 
     def load_config(self) -> None:
         """Set gunicorn's configuration."""
         settings = {
-            "bind": f"unix:{self.socket}", "umask": 0o077, "backlog": QUEUE * self.workers,
+            "bind": f"unix:{self.listen}", "umask": 0o077, "backlog": QUEUE * self.workers,
             "workers": self.workers, "worker_class": "sync", "preload_app": True, "timeout": TIMEOUT_S,
             "graceful_timeout": TIMEOUT_S, "control_socket_disable": True, "proc_name": "hire",
             "when_ready": self._start_metrics,
@@ -119,5 +136,5 @@ class HireServer(BaseApplication):
 
 
 if __name__ == "__main__":
-    model, socket, keys = (Path(each) for each in sys.argv[1:4])
-    HireServer(model, socket, keys, int(sys.argv[4]), int(sys.argv[5])).run()
+    model, listen, keys = (Path(each) for each in sys.argv[1:4])
+    HireServer(model, listen, keys, int(sys.argv[4]), int(sys.argv[5])).run()

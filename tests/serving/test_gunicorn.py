@@ -15,6 +15,7 @@ import psutil
 import pytest
 from processes import find_endpoint
 
+from hire_model.monitoring.journal import JournalSettings, read_lines
 from hire_model.service.contract import ModelFacts
 from hire_model.service.service import Reply
 from hire_model.tracking.versions import Archive
@@ -156,9 +157,10 @@ def test_requests_beyond_the_queue_get_503_at_once_and_the_others_an_answer(guni
 
 @pytest.mark.live
 def test_a_killed_server_is_started_again_as_it_was(archived: Archive, galleries: Path, tmp_path: Path) -> None:
-    run, [port] = tmp_path / "run", find_free_ports(1)
+    run, [port], journal = tmp_path / "run", find_free_ports(1), JournalSettings(tmp_path / "journal", 1.0)
+    options = {"version": "challenger", "kind": "gunicorn", "port": port, "galleries": galleries, "journal": journal}
     try:
-        old = server.serve(archived, run, version="challenger", kind="gunicorn", port=port, galleries=galleries)
+        old = server.serve(archived, run, **options)
         process = old.find_process()
         assert process is not None
         family = [process, *process.children()]
@@ -167,10 +169,12 @@ def test_a_killed_server_is_started_again_as_it_was(archived: Archive, galleries
         assert not any(each.is_running() for each in family[1:])
         assert server.find_current(run) is None and server.find_crashed_version(run) == "challenger"
         new = server.serve(archived, run, version="challenger")
-        assert (new.kind, new.workers, new.galleries) == ("gunicorn", 1, galleries)
+        assert (new.kind, new.workers, new.galleries, new.journal) == ("gunicorn", 1, galleries, journal)
         front = find_endpoint(new)
         assert front.address.endswith(f":{port}")
         answer = httpx.post(front.address + PREDICTIONS, json=SEARCH, headers=front.make_headers(), timeout=60)
         assert answer.status_code == 200
     finally:
         server.stop(run)
+    [line] = read_lines(journal.folder)
+    assert (line.kind, line.version) == ("search", "1"), "the request is in the journal, the health checks are not"

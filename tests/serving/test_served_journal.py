@@ -1,4 +1,4 @@
-"""The journal that a real server writes with `hire serve --journal`."""
+"""The journal that a real TorchServe writes with `hire serve --journal`; test_gunicorn.py has that of gunicorn."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import pytest
 from hire_model.monitoring.journal import JournalSettings, list_parts, read_lines
 from hire_model.tracking.versions import Archive
 from serving import server
-from serving.process import Kind, find_free_ports
+from serving.process import find_free_ports
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("kind", ["torchserve", "gunicorn"])
-def test_served_pairs_are_recorded_and_probes_are_not(archived: Archive, tmp_path: Path, kind: Kind) -> None:
+def test_served_pairs_are_recorded_and_probes_are_not(archived: Archive, tmp_path: Path) -> None:
     [port] = find_free_ports(1)
     journal = JournalSettings(tmp_path / "journal", 1.0)
     try:
-        running = server.serve(archived, tmp_path / "run", kind=kind, port=port, journal=journal)
+        running = server.serve(archived, tmp_path / "run", port=port, journal=journal)
         assert server.is_healthy(running)
         golden = server.read_golden(running).request
         answer = server.send_request(running, {"pairs": golden["pairs"][:1]})
@@ -28,8 +27,9 @@ def test_served_pairs_are_recorded_and_probes_are_not(archived: Archive, tmp_pat
             if list_parts(journal.folder) and list_parts(journal.folder)[0].stat().st_size:
                 break
             time.sleep(0.1)
-        again = server.serve(archived, tmp_path / "run", port=port)
-        assert (again.kind, again.journal) == (kind, journal), "they stay if they are not named again"
+        assert server.serve(archived, tmp_path / "run", port=port).journal == journal, (
+            "the journal stays if it is not named again"
+        )
     finally:
         server.stop(tmp_path / "run")
     [line] = read_lines(journal.folder)

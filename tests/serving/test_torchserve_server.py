@@ -83,7 +83,7 @@ def test_stop_kills_processes_that_ignore_the_signal(tmp_path: Path, monkeypatch
     assert len(family) >= 2
     _make_record(tmp_path, process).stop()
     stubborn.wait(timeout=10)
-    assert not any(torchserve.is_alive(each) for each in family)
+    assert not any(process_module.is_alive(each) for each in family)
 
 
 def _format_keys(token: str, expires: datetime) -> str:
