@@ -20,7 +20,7 @@ from hire_model.scoring.scorer import Scorer
 from hire_model.tracking.versions import find_archive
 from serving import HANDLER, server
 from serving.client import BadRequest, HireClient, TooLarge
-from serving.torchserve import Server, find_free_ports
+from serving.process import Server, find_free_ports
 
 pytestmark = pytest.mark.live
 GROWTH_MB = 600.0  # of the worker: decoding a picture takes up to 470 MB
