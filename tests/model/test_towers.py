@@ -22,6 +22,9 @@ from hire_model.data.splits import open_splits
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError, SettingsError
 from hire_model.evaluation.protocols import evaluate_matrix
+from hire_model.gallery.building import build
+from hire_model.gallery.search import search_images
+from hire_model.gallery.store import Gallery
 from hire_model.model import artifact
 from hire_model.model.build import build_model
 from hire_model.model.captions import build_caption_bank
@@ -29,6 +32,7 @@ from hire_model.model.hire import Hire
 from hire_model.model.vocabulary import load_vocabulary
 from hire_model.scoring.explain import explain
 from hire_model.scoring.matrix import compute_similarity
+from hire_model.scoring.scorer import Scorer
 from hire_model.settings import Settings, resolve
 from hire_model.training.damage import drop_regions
 from hire_model.workflows.train import fit_model
@@ -211,6 +215,11 @@ def test_training_starts_at_the_towers_and_says_when_it_falls_below(
         line = next(line for line in output.splitlines() if line.startswith(f"epoch {record.epoch + 1}/2: loss"))
         assert ("below the start" in line) == (record.dev["rsum"] < rsum)
     assert model.towers is not None and model.towers.pair_gain != 0 and model.towers.text.weight.any()
+
+    build(model, dataset.split("test"), tmp_path / "gallery")  # summaries have the size of the tower's embedding
+    gallery = Gallery.open(tmp_path / "gallery")
+    (answer,) = search_images(Scorer(model), gallery, ["a red dog"], 2)
+    assert gallery.manifest.dim == tiny.PROJECTED and len(answer.hits) == 2
 
     with pytest.raises(DataError, match="needs those of its own vision tower"):
         build_model(settings.model, import_set("grid").split("train"))
