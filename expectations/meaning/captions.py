@@ -8,11 +8,11 @@ from collections import Counter
 import numpy as np
 
 from expectations.meaning.maps import Agreement, Pairings, measure_agreement
-from expectations.meaning.sample import Sample
+from expectations.meaning.sample import MAX_WIDTH, Sample
 from hire_model.data.store import Dataset
 
 _WORD = re.compile(r"[^\W\d_]+")
-_MAX_WORDS, _MIN_WORDS, _MIN_COUNT = 400, 20, 5
+_MAX_WORDS, _MIN_WORDS, _MIN_COUNT = 300, 20, 5
 _MIN_IMAGES, _MIN_NAMES = 10, 5  # with and without a class or word, to compare a class with its name
 SHIFTS = (-1, 1)
 
@@ -65,9 +65,11 @@ class CaptionWords:
 def compare_captions(x: np.ndarray, words: CaptionWords, sample: Sample, reference: str) -> Agreement | None:
     """Predict the words of the captions from x [n, P]. The alternatives are the captions of the neighbouring images.
 
-    None if there are too few words, or x is constant.
+    None if there are too few words, or x is constant. If x is wide, the columns with the highest variance are used.
     """
     targets = words.pair()
+    if x.shape[1] > MAX_WIDTH:
+        x = x[:, np.argsort(-x.var(axis=0), kind="stable")[:MAX_WIDTH]]
     if targets is None or not x.std(axis=0).any():
         return None
     pairs = Pairings(x, targets, np.arange(len(x)), sample.splits)

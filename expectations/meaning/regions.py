@@ -10,7 +10,7 @@ from expectations.meaning.maps import Agreement, Pairings, measure_agreement
 from expectations.meaning.sample import Sample
 from hire_model.data.store import Dataset
 
-_MIN_REGIONS = 5  # of a class
+_MAX_CLASSES, _MIN_REGIONS = 100, 5  # most frequent classes, and regions of each
 _MIN_PEOPLE = 50
 _UPRIGHT = re.compile(r"^(person|man|woman|boy|girl|child|kid|lady|guy|player)s?$|^(men|women|children|people)$")
 SHIFTS = (-1, 1)
@@ -25,7 +25,9 @@ def compare_classes(data: Dataset, sample: Sample, reference: str) -> tuple[np.n
     classes = data.classes
     own = classes[sample.regions]
     known = (sample.splits == reference)[sample.owners] & (own >= 0)
-    frequent = np.flatnonzero(np.bincount(own[known], minlength=1) >= _MIN_REGIONS)
+    totals = np.bincount(own[known], minlength=1)
+    frequent = np.argsort(-totals, kind="stable")[:_MAX_CLASSES]
+    frequent = frequent[totals[frequent] >= _MIN_REGIONS]
     if len(frequent) < 2:
         return None
     used = np.flatnonzero(np.isin(own, frequent))
@@ -34,7 +36,7 @@ def compare_classes(data: Dataset, sample: Sample, reference: str) -> tuple[np.n
     targets = [(each[:, None] == frequent).astype(np.float32) for each in (own[used], *neighbours)]
     owners = sample.owners[used]
     pairs = Pairings(sample.vectors[used], targets, owners, sample.splits[owners])
-    return used, measure_agreement(pairs, reference)
+    return used, measure_agreement(pairs, reference, refit=True)
 
 
 def compare_boxes(boxes: np.ndarray, sample: Sample, reference: str) -> tuple[np.ndarray, Agreement] | None:

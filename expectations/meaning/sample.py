@@ -13,7 +13,8 @@ IMAGES_PER_SPLIT = 2000
 PART_SIZE, MAX_PARTS = 200, 8
 """Sampled images per part, and parts per split. A part is a run of images, so that messages can name the rows."""
 REGIONS_PER_IMAGE = 4
-_MAX_WIDTH = 512  # wider features are projected on this many random directions, which preserves distances
+MAX_WIDTH = 512
+"""Wider features are projected on this many random directions, which approximately preserves distances."""
 _SEED = 20261128
 
 
@@ -68,11 +69,11 @@ def read_sample(data: Dataset, splits: np.ndarray, counts: np.ndarray) -> Sample
     starts = np.cumsum(counts) - counts
     width = data.features.shape[1]
     projection = None
-    if width > _MAX_WIDTH:
-        projection = random.standard_normal((width, _MAX_WIDTH), np.float32) / np.float32(_MAX_WIDTH**0.5)
+    if width > MAX_WIDTH:
+        projection = random.standard_normal((width, MAX_WIDTH), np.float32) / np.float32(MAX_WIDTH**0.5)
     names = splits[images]
     totals = {name: _Totals(width) for name in dict.fromkeys(names.tolist())}
-    pooled = np.empty((len(images), min(width, _MAX_WIDTH)), np.float32)
+    pooled = np.empty((len(images), min(width, MAX_WIDTH)), np.float32)
     norms, rows, vectors = np.empty(len(images)), [], []
     for index, image in enumerate(show_progress(images.tolist(), "reading a sample of the features", len(images))):
         block = data.read_features(int(starts[image]), int(counts[image]))
@@ -81,11 +82,12 @@ def read_sample(data: Dataset, splits: np.ndarray, counts: np.ndarray) -> Sample
         block = block.astype(np.float32)
         totals[names[index]].add(block)
         norms[index] = np.linalg.norm(block, axis=1).mean()
-        block = block if projection is None else block @ projection
-        pooled[index] = block.mean(axis=0)
         chosen = np.sort(random.permutation(len(block))[:REGIONS_PER_IMAGE])
+        kept = np.concatenate([block.mean(axis=0, keepdims=True), block[chosen]])
+        kept = kept if projection is None else kept @ projection
+        pooled[index] = kept[0]
         rows.append(starts[image] + chosen)
-        vectors.append(block[chosen])
+        vectors.append(kept[1:])
     owners = np.repeat(np.arange(len(images)), [len(each) for each in rows])
     values = {name: total.summarise() for name, total in totals.items()}
     regions = np.concatenate(rows) if rows else np.empty(0, np.int64)
