@@ -44,6 +44,8 @@ def main() -> None:
         (tables, "verify", "digests, columns, references"),
         (tables, "measure_features", "one pass over the features"),
         (tables, "find_nearest", "nearest images of other splits"),
+        (tables, "find_near_copies", "images that occur twice"),
+        (tables, "build_frame", "suite meaning: sample and reference model"),
     ):
         patch_with_timer(module, name, label)
     start, cpu_start = time.perf_counter(), time.process_time()

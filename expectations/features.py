@@ -17,6 +17,8 @@ from hire_model.data.store import Dataset
 from hire_model.progress import show_progress
 
 BLOCK_BYTES = 8 << 20
+PER_DIRECTION = 5
+"""Numbers per direction in a signature: the mean feature, then its means weighted by x1, y1, x2 and y2."""
 _DIRECTIONS = 32
 _SEED = 20261123
 
@@ -49,7 +51,7 @@ def measure_features(data: Dataset, counts: np.ndarray) -> Measures:
     data = Dataset(data.folder, data.manifest)
     dim, total = data.features.shape[1], int(counts.sum())
     norms, bad, hashes = np.empty(total, np.float64), np.empty(total, np.int64), np.empty(total, np.int64)
-    signatures = np.empty((len(counts), _DIRECTIONS * 5), np.float32)
+    signatures = np.empty((len(counts), _DIRECTIONS * PER_DIRECTION), np.float32)
     random = torch.Generator().manual_seed(_SEED)
     projection = torch.randn(dim, _DIRECTIONS, generator=random) / _DIRECTIONS**0.5
     for images, rows in _split_into_blocks(counts, dim * data.features.dtype.itemsize):

@@ -68,6 +68,7 @@ def _convert_result(table: SuiteTable, path: Path, result: ExpectationValidation
     severity: Severity = "error" if config.severity == "critical" else "warning"
     unexpected = int(details.get("unexpected_count") or 0)
     message = f"{table.label}: expected that {config.description}; {_describe_rows(table, config.kwargs, details)}"
+    message += f". {config.notes}" if config.notes else ""
     return ExpectationResult(
         table.name,
         str(config.description),
@@ -102,7 +103,7 @@ def _describe_rows(table: SuiteTable, kwargs: dict[str, Any], details: dict[str,
         for index, row in zip(rows.index, rows[shown_columns].itertuples(index=False), strict=True)
     )
     more = ", ..." if details["unexpected_count"] > len(rows) else ""
-    return f"wrong in {details['unexpected_count']:,} of {details['element_count']:,} rows: {shown}{more}"
+    return f"wrong in {details['unexpected_count']:,} of {details['element_count']:,} {table.unit}: {shown}{more}"
 
 
 def _shorten(value: object) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuite
 
 SUITE_FOLDER: Final = Path(__file__).parent / "suites"
-SUITE_NAMES: Final = ("manifest", "captions", "images", "relations", "regions", "splits")
+SUITE_NAMES: Final = ("manifest", "captions", "images", "relations", "regions", "splits", "meaning")
 
 
 def find_suites(folder: Path | None = None) -> dict[str, Path]:

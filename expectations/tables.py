@@ -5,6 +5,7 @@ The index of a frame is the row in the file. A suite may refer to every column; 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +16,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from expectations.duplicates import find_copies, find_nearest
-from expectations.features import Measures, measure_features
+from expectations.duplicates import find_copies, find_near_copies, find_nearest, uses_codebook
+from expectations.features import PER_DIRECTION, Measures, measure_features
+from expectations.meaning.table import build_frame
 from hire_model.data.schema import FEATURES, MANIFEST, TABLES, Manifest
 from hire_model.data.store import Dataset
 from hire_model.data.verify import verify
 
+MIN_CAPTIONS = 20
+"""A split with fewer captions may have the same text in most of them."""
 NORM_FACTOR = 10.0
 """A norm may differ from the reference split's median by this factor, unless a suite states a range."""
 
@@ -33,21 +37,27 @@ class SuiteTable:
     label    what messages call the table, usually its file
     frame    the rows
     context  columns that messages show in addition, to identify a row
+    unit     what a row is
     """
 
     name: str
     label: str
     frame: pd.DataFrame
     context: tuple[str, ...] = ()
+    unit: str = "rows"
 
 
 class SimilarImages(NamedTuple):
-    """Per image: the nearest image of another split (row, distance) and the one it was copied from (row, share)."""
+    """Per image: the nearest image of another split (row, distance) and the one it was copied from (row, share).
+
+    near: pairs of images with nearly equal features, see `find_near_copies`.
+    """
 
     nearest: np.ndarray
     apart: np.ndarray
     sources: np.ndarray
     shares: np.ndarray
+    near: pd.DataFrame
 
 
 def build_manifest_table(folder: Path, manifest: Manifest) -> SuiteTable:
@@ -77,6 +87,7 @@ class DatasetTables:
             "relations": self._build_relations,
             "regions": self._build_regions,
             "splits": self._build_splits,
+            "meaning": self._build_meaning,
         }
         pool = pa.default_memory_pool()
         pool.release_unused()  # memory of the previous table
@@ -103,7 +114,11 @@ class DatasetTables:
         counts, splits = self._images["n_regions"].to_numpy(np.int64), self._images["split"].to_numpy()
         measures = measure_features(self.data, counts)
         nearest = find_nearest(measures.signatures, splits)
-        similar = SimilarImages(*nearest, *find_copies(measures.hashes, counts, splits, self._reference))
+        copies = find_copies(measures.hashes, counts, splits, self._reference)
+        pooled = measures.signatures[:, ::PER_DIRECTION]
+        if uses_codebook(measures.hashes, counts, splits == self._reference):
+            pooled = pooled[:0]  # images of the same things have equal features
+        similar = SimilarImages(*nearest, *copies, find_near_copies(self.data, pooled, counts))
         measures = replace(measures, signatures=measures.signatures[:0].copy(), hashes=measures.hashes[:0].copy())
         return measures, similar
 
@@ -121,16 +136,20 @@ class DatasetTables:
         }
 
     def _build_captions(self) -> SuiteTable:
-        """Build caption_id, image and text, image_id and split of the image, and two more columns.
+        """Build caption_id, image and text, image_id and split of the image, and four more columns.
 
         plain         the simplified text, equal for near duplicates
         split_copied  share of the split's captions whose `plain` occurs in another split
+        repeated      share of the split's captions with this text; 0 in a split of fewer than 20 captions
+        id_inside     the part of the image's id that the text contains
         """
         frame = self._read("captions")
         frame["image_id"] = pd.Categorical.from_codes(frame["image"], self._images["image_id"])
         frame["split"] = pd.Categorical(self._images["split"]).take(frame["image"])
         frame["plain"] = simplify(frame["text"])
         frame["split_copied"] = _compute_copied_shares(frame)
+        frame["repeated"] = _compute_repeated_shares(frame)
+        frame["id_inside"] = _find_ids(frame, self._images["image_id"].tolist())
         return SuiteTable("captions", "captions.parquet", frame, ("image_id", "split"))
 
     def _build_images(self) -> SuiteTable:
@@ -167,17 +186,34 @@ class DatasetTables:
         return SuiteTable("relations", "relations.parquet", frame, ("image_id",))
 
     def _build_splits(self) -> SuiteTable:
-        """Build a row per image: image_id, split, picture, and four more columns.
+        """Build a row per image: image_id, split, picture, and eight more columns.
 
         apart    distance of its features from the nearest image of another split; 0: equal
         nearest  that image
         copied   share of its regions whose features equal those of one image of another split; 0 in the reference split
         source   that image
+        near     share of its regions whose features nearly equal those of one image of another split
+        near_to  that image
+        again    share of its regions whose features nearly equal those of one image of the same split
+        same_as  that image
         """
         frame, similar = self._images[["image_id", "split", "picture"]].copy(), self._measures[1]
         frame["apart"], frame["nearest"] = similar.apart, self._describe_images(similar.nearest)
         frame["copied"], frame["source"] = similar.shares, self._describe_images(similar.sources)
-        return SuiteTable("splits", "images.parquet", frame, ("image_id", "split", "nearest", "source"))
+        splits, near = frame["split"].to_numpy(), similar.near
+        across = splits[near["image"]] != splits[near["other"]]
+        for share, name, pairs in (("near", "near_to", near[across]), ("again", "same_as", near[~across])):
+            best = pairs.sort_values("share", kind="stable").drop_duplicates("image", keep="last")
+            shares, rows = np.zeros(len(frame)), np.full(len(frame), -1, np.int64)
+            shares[best["image"]], rows[best["image"]] = best["share"], best["other"]
+            frame[share], frame[name] = shares, self._describe_images(rows)
+        context = ("image_id", "split", "nearest", "source", "near_to", "same_as")
+        return SuiteTable("splits", "images.parquet", frame, context)
+
+    def _build_meaning(self) -> SuiteTable:
+        """Build a row per part of a split, and per split; see `expectations.meaning.table`."""
+        frame = build_frame(self.data, self._images, self._reference)
+        return SuiteTable("meaning", "images.parquet", frame, ("split", "images"), "groups of images")
 
     def _describe_images(self, rows: np.ndarray) -> list[str | None]:
         """Describe images by row, id and split; None for row -1."""
@@ -195,6 +231,27 @@ def _compute_copied_shares(frame: pd.DataFrame) -> pd.Series:
     pairs = frame[["plain", "split"]].drop_duplicates()
     shared = frame["plain"].isin(pairs["plain"][pairs["plain"].duplicated()])
     return shared.groupby(frame["split"], observed=True).transform("mean").astype("float64")
+
+
+def _compute_repeated_shares(frame: pd.DataFrame) -> pd.Series:
+    """Compute for each row the share of its split's captions with the same text; 0 in a split of few captions."""
+    sizes = frame["split"].map(frame["split"].value_counts()).astype("int64")
+    counts = frame.groupby(["split", "text"], observed=True)["image"].transform("size")
+    return (counts / sizes).where(sizes >= MIN_CAPTIONS, 0.0)
+
+
+def _find_ids(frame: pd.DataFrame, image_ids: list[str]) -> list[str | None]:
+    """Return for each caption its image's id, or the number in it, if the text contains it.
+
+    Short ones may occur in a text by chance, so an id needs six characters with a digit, and a number five digits.
+    """
+    keys = []
+    for name in image_ids:
+        stem = name.rpartition("/")[2].rpartition(".")[0] or name
+        numbers = re.findall(r"[1-9]\d{4,}", stem)
+        keys.append([*([stem] if len(stem) >= 6 and any(map(str.isdigit, stem)) else []), *numbers])
+    pairs = zip(frame["text"].tolist(), frame["image"].tolist(), strict=True)
+    return [next((key for key in keys[image] if key in text), None) for text, image in pairs]
 
 
 def simplify(texts: pd.Series) -> pd.Series:

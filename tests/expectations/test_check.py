@@ -170,11 +170,11 @@ def test_copying_more_than_half_of_a_small_split_from_a_large_one_is_an_error(
 
 def test_the_command_prints_the_counts_and_fails_on_an_error(tiny_dataset: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["data", "validate", str(tiny_dataset)])
-    assert (done.exit_code, done.stdout) == (0, "48 expectations: 0 errors, 0 warnings\n"), done.output
+    assert (done.exit_code, done.stdout) == (0, "82 expectations: 0 errors, 0 warnings\n"), done.output
     done = CliRunner().invoke(
         app, ["data", "validate", str(tiny_dataset), "--verbose", "--report", str(tmp_path / "r")]
     )
-    assert done.stdout.count(" ok ") == 48 and f"Report: {tmp_path / 'r'}" in done.stdout
+    assert done.stdout.count(" ok ") == 82 and f"Report: {tmp_path / 'r'}" in done.stdout
     data = copy_dataset(tiny_dataset, tmp_path / "data")
     set_cell("captions", 7, "text", "")(data)
     done = CliRunner().invoke(app, ["data", "validate", str(data)])
@@ -207,7 +207,7 @@ def test_a_validation_by_mlflow_run_logs_counts_data_set_and_report(
         mlflow.tracking.fluent._active_experiment_id = None
     run = client.get_run(run_id)
     assert done.exit_code == 0 and run.info.status == "FINISHED"
-    counts = {"validation/expectations": 48, "validation/errors": 0, "validation/warnings": 0}
+    counts = {"validation/expectations": 82, "validation/errors": 0, "validation/warnings": 0}
     assert run.data.metrics.items() >= counts.items() and run.data.params["suites"] == "built-in"
     assert run.inputs.dataset_inputs[0].dataset.name == "relational scenes"
     assert [each.path for each in client.list_artifacts(run_id, "validation")] == ["validation/validation.html"]

@@ -2,7 +2,8 @@
 
     python tests/faults/dataset_faults.py [--out docs/validation-faults.md]
 
-The command generates 40 relational scenes, plants each fault in a copy, validates the copy, and writes a table.
+The command generates 40 relational scenes, plants each fault in a copy, validates the copy, and writes a table. The
+suite `meaning` needs more images: it gets 300 scenes.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from fault import Fault
+from meaning_faults import MEANING_FAULTS, MEANING_SCENES
 from planting import (
     Plant,
     change_columns,
@@ -29,7 +31,7 @@ from planting import (
 )
 
 from expectations.check import validate
-from expectations.results import ExpectationResult, Severity
+from expectations.results import ExpectationResult
 from hire_model.data.schema import FEATURES
 from hire_model.files import write_text
 from hire_model.progress import show_progress
@@ -37,24 +39,6 @@ from hire_model.progress import show_progress
 NAN, INF = float("nan"), float("inf")
 GERMAN = "Ein Mann mit Hut steht neben einem roten Stuhl"
 CHINESE = "一个戴帽子的男人站在椅子旁边 red chair here"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A fault and how validation must report it.
-
-    name      what is wrong
-    suite     the suite that must find it
-    message   text that the message must contain
-    plant     plants the fault in a data set
-    severity  severity of the failed expectation
-    """
-
-    name: str
-    suite: str
-    message: str
-    plant: Plant
-    severity: Severity = "error"
 
 
 def _manifest_fault(name: str, message: str, plant: Plant) -> Fault:
@@ -220,6 +204,40 @@ CAPTION_FAULTS = [
         "copied to another",
         copy_captions(),
     ),
+    *(
+        Fault(
+            f"a caption contains {name}",
+            "captions",
+            message,
+            set_cell("captions", 8, "text", f"a dog{character} on a bed"),
+            "warning",
+        )
+        for name, character, message in (
+            ("a control character of Latin-1", "\x85", "control character"),
+            ("a zero-width space", "\u200b", "invisible"),
+            ("a byte order mark", "\ufeff", "invisible"),
+            ("a right-to-left override", "\u202e", "invisible"),
+        )
+    ),
+    Fault(
+        "every training caption is the same",
+        "captions",
+        "different captions",
+        set_cells("captions", range(120), text="a man wears a hat"),
+    ),
+    Fault(
+        "a caption contains the id of its image",
+        "captions",
+        "contains the id",
+        set_cell("captions", 3, "text", "a dog in train-000000"),
+        "warning",
+    ),
+    Fault(
+        "2 % of the captions contain the id of their image",
+        "captions",
+        "give their images away",
+        set_cells("captions", range(4), text=lambda text: f"train-000000: {text}"),
+    ),
 ]
 IMAGE_FAULTS = [
     Fault("an image has an empty split", "images", "belongs to a split", set_cells("images", [4], split=" ")),
@@ -323,10 +341,37 @@ SPLIT_FAULTS = [
         copy_image(0, shuffled=False, new_regions=1),
     ),
     Fault(
+        "an image of train is in test too, scaled by 1.001, with the boxes of a crop",
+        "splits",
+        "another split in most regions",
+        copy_image(0, shuffled=True, box=lambda value: 0.9 * value, scale=1.001),
+    ),
+    Fault(
+        "an image of train is in test too, with 3 % noise and the boxes of a crop",
+        "splits",
+        "another split in most regions",
+        copy_image(0.03, shuffled=True, box=lambda value: 0.9 * value),
+    ),
+    Fault(
+        "an image is twice in train",
+        "splits",
+        "another image of its split",
+        copy_image(0, shuffled=False, into="train"),
+        "warning",
+    ),
+    Fault(
         "an image of test is close to one of train", "splits", "close to", copy_image(0.03, shuffled=True), "warning"
     ),
 ]
-FAULTS = [*MANIFEST_FAULTS, *CAPTION_FAULTS, *IMAGE_FAULTS, *REGION_FAULTS, *RELATION_FAULTS, *SPLIT_FAULTS]
+FAULTS = [
+    *MANIFEST_FAULTS,
+    *CAPTION_FAULTS,
+    *IMAGE_FAULTS,
+    *REGION_FAULTS,
+    *RELATION_FAULTS,
+    *SPLIT_FAULTS,
+    *MEANING_FAULTS,
+]
 
 
 def _set_value(array: np.ndarray, row: int, column: int, value: float) -> None:
@@ -366,10 +411,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/validation-faults.md"))
     out, rows, missed = parser.parse_args().out, [], 0
     with tempfile.TemporaryDirectory() as scratch:
-        valid = Path(scratch) / "valid"
+        valid, large = Path(scratch) / "valid", Path(scratch) / "large"
         generate(valid, train=24, dev=8, test=8, seed=0)
+        generate(large, **MEANING_SCENES)
         for number, fault in enumerate(show_progress(FAULTS, "faults")):
-            planted = copy_dataset(valid, Path(scratch) / str(number))
+            planted = copy_dataset(large if fault.suite == "meaning" else valid, Path(scratch) / str(number))
             result = find_fault(fault, planted)
             missed += result is None
             message = "**missed**"
@@ -380,9 +426,10 @@ def main() -> None:
     head = [
         "# Planted faults",
         "",
-        "Each fault below was planted in a copy of a valid data set (40 relational scenes), and the manifest's digests",
-        "were updated so that they do not reveal it, unless the fault is one of the digests. Then `hire data validate`",
-        f"checked the copy: it found {len(FAULTS) - missed} of {len(FAULTS)} faults. Rows count from 0.",
+        "Each fault below was planted in a copy of a valid data set (40 relational scenes; 300 for the suite",
+        "`meaning`), and the manifest's digests were updated so that they do not reveal it, unless the fault is one of",
+        f"the digests. Then `hire data validate` checked the copy: it found {len(FAULTS) - missed} of {len(FAULTS)}",
+        "faults. Rows count from 0.",
         "",
         "`python tests/faults/dataset_faults.py` writes this page.",
         "",

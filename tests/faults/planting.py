@@ -135,15 +135,22 @@ def change_columns(table: str, change: Callable[[pa.Table], pa.Table]) -> Plant:
 
 
 def copy_image(
-    noise: float, shuffled: bool, box: Callable[[float], float] | None = None, new_regions: int = 0
+    noise: float,
+    shuffled: bool,
+    box: Callable[[float], float] | None = None,
+    new_regions: int = 0,
+    scale: float = 1.0,
+    into: str = "test",
 ) -> Plant:
-    """Copy features and boxes of a training image to a test image with the same number of regions.
+    """Copy features and boxes of a training image to another image with the same number of regions.
 
     Args:
         noise: Standard deviation of the noise added to each feature, as a share of the features' own deviation.
         shuffled: Whether to shuffle the regions.
         box: Maps each number of the copied boxes to a new one.
         new_regions: How many regions, at the end, get new features.
+        scale: Factor of the copied features.
+        into: Split of the other image.
     """
 
     def plant(folder: Path) -> int:
@@ -152,11 +159,11 @@ def copy_image(
             read_columns(folder, "regions"),
             np.load(folder / FEATURES),
         )
-        source, target = _find_equally_large(images)
+        source, target = _find_equally_large(images, into)
         rng, size = np.random.default_rng(0), images["n_regions"][source]
         old, new = images["first_region"][source], images["first_region"][target]
         order = rng.permutation(size) if shuffled else np.arange(size)
-        copied = array[old + order].astype(np.float32)
+        copied = scale * array[old + order].astype(np.float32)
         array[new : new + size] = copied + noise * copied.std() * rng.standard_normal(copied.shape)
         last = slice(new + size - new_regions, new + size)
         array[last] = np.roll(array[last], 1, axis=1)
@@ -187,13 +194,14 @@ def copy_captions() -> Plant:
     return plant
 
 
-def _find_equally_large(images: dict[str, list[Any]]) -> tuple[int, int]:
-    """Find the first images of train and test with the same number of regions, at least four."""
+def _find_equally_large(images: dict[str, list[Any]], into: str) -> tuple[int, int]:
+    """Find the first images of train and of split `into` with the same number of regions, at least four."""
     rows = range(len(images["split"]))
     return next(
         (a, b)
         for b in rows
         for a in rows
-        if (images["split"][a], images["split"][b]) == ("train", "test")
+        if a != b
+        and (images["split"][a], images["split"][b]) == ("train", into)
         and images["n_regions"][a] == images["n_regions"][b] >= 4
     )
