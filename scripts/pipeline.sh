@@ -70,4 +70,6 @@ if ! pool_is_ready; then
         "connects to the server within two minutes. Read $home/worker.log, then run 'make stop' and 'make pipeline'." >&2
     exit 1
 fi
+api="${PREFECT_API_URL:-http://${PREFECT_SERVER_API_HOST:-127.0.0.1}:${PREFECT_SERVER_API_PORT:-4200}/api}"
+echo "pipeline: the page of Prefect is ${api%/api}"
 echo "pipeline: ready. Next:  . .venv/bin/activate  and  prefect deployment run hire/retrain --watch"

@@ -42,7 +42,7 @@ show_stages() {
         echo "$line" >>"$log"
         case "$line" in
             *.whl.metadata*) ;;
-            "Collecting "*)
+            "Collecting "* | "Processing "*)
                 found=$((found + 1))
                 [ $((found % 25)) -ne 0 ] || echo "setup: $found of $packages packages found" ;;
             *"Downloading "* | *"Using cached "*)

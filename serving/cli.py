@@ -175,5 +175,5 @@ def format_curl_command(address: str, folder: Path) -> str:
     from serving.tokens import HEADER
 
     files = folder / CURRENT
-    command = ["curl", "-s", address, "-H", f"@{folder / HEADER}", "-H", "Content-Type: application/json"]
+    command = ["curl", "-s", "-w", "\\n", address, "-H", f"@{folder / HEADER}", "-H", "Content-Type: application/json"]
     return shlex.join([*command, "--data", f"@{files / EXAMPLE}"])

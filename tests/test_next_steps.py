@@ -147,7 +147,8 @@ def test_every_printed_next_step_from_data_to_rollback_succeeds(walk: Walk) -> N
         "hire package", "hire serve", "curl -s", "hire gallery build", "hire search", "hire demo", "mlflow ui",
     ]  # fmt: skip
     [curl] = [words for words in walk.done if words[0] == "curl"]
-    assert "scores" in walk.run(*curl), "the answer of the server, and no error"
+    answer = walk.run(*curl)
+    assert "scores" in answer and answer.endswith("\n"), "the answer of the server, no error, and a line of its own"
     walk.run("hire", "train", "--data", "datasets/my scenes", "--set", "train.seed=1 train.out=runs/second")
     walk.run("hire", "promote", "--version", "2", "--force", "a walk through the commands")
     walk.done.clear()

@@ -121,7 +121,8 @@ def test_setup_installs_only_once(project: Path) -> None:
 
 def test_setup_prints_each_stage_while_pip_installs(project: Path) -> None:
     _add_python(project, "python3.11")
-    lines = [f"Collecting p{n}==1\n  Downloading p{n}.whl.metadata (1 kB)" for n in range(50)]
+    lines = [f"Collecting p{n}==1\n  Downloading p{n}.whl.metadata (1 kB)" for n in range(40)]
+    lines += [f"Processing wheels/p{n}-1-py3-none-any.whl" for n in range(10)]  # from a folder (PIP_FIND_LINKS)
     lines += [f"Downloading p{n}.whl (1 kB)" for n in range(30)] + ["Installing collected packages: p0, p1"]
     (project / "pip-output").write_text("\n".join(lines) + "\n")
     status, output, _ = _run_setup(project)

@@ -38,7 +38,7 @@ def build(
 
     folder = out or GALLERIES / dataset.expanduser().resolve().name
     scorer = _load_scorer(model)
-    address = str(Path(model).resolve()) if Path(model).is_dir() else model
+    address = str(Path(model).resolve()) if Path(model).is_dir() else name_version(model)
     result = build(scorer.model, images, folder, address=address, captions=captions, overwrite=overwrite)
     items = f"{result.encoded:,} items encoded" if result.encoded else "up to date, nothing to do"
     typer.echo(f"{folder}: {items}.")
@@ -103,6 +103,15 @@ def _load_scorer(address: str) -> Scorer:
 
     settings = resolve(None).settings
     return Scorer.load(fetch(address, settings.tracking), pick_device(settings.train))
+
+
+def name_version(address: str) -> str:
+    """Return the address with the version's number instead of an alias, which may name another version later."""
+    from hire_model.settings import resolve
+    from hire_model.tracking import versions
+
+    version = versions.find_by_address(resolve(None).settings.tracking, address)
+    return version.uri if version else address
 
 
 def _list_galleries(folder: Path) -> dict[Path, GalleryManifest]:

@@ -170,7 +170,8 @@ def _print_serving_steps(result: Promotion, settings: TrackingSettings) -> None:
         commands.insert(0, ["hire", "package", "--version", result.champion])
     data = versions.read_data_folder(settings, champion)
     if data and data.is_dir() and not (GALLERIES / data.name).exists():
-        commands.append(["hire", "gallery", "build", str(data)])
+        inside = data.is_relative_to(Path.cwd())
+        commands.append(["hire", "gallery", "build", str(data.relative_to(Path.cwd()) if inside else data)])
     print_next(*commands)
 
 

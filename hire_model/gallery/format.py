@@ -54,7 +54,7 @@ class GalleryManifest(BaseModel):
     format: Literal[1] = FORMAT
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     model: str = Field(description="hire_model.model.artifact.digest of the model that encoded the gallery")
-    address: str = Field(description="that model as the user named it, such as models:/hire@champion")
+    address: str = Field(description="address of that model, such as models:/hire/3, or its folder")
     data: Manifest
     split: str = Field(description="empty for all splits")
     dim: int = Field(description="D, numbers per summary")

@@ -21,6 +21,7 @@ from hire_model.gallery.format import (
     IMAGES,
     GalleryManifest,
     StoreFacts,
+    format_rebuild_command,
     get_index_name,
     get_lengths_name,
     get_summary_name,
@@ -196,8 +197,8 @@ class Gallery:
         if digest != self.manifest.model:
             raise HireError(
                 f"{self.folder}: encoded by model {self.manifest.model[:12]} ({self.manifest.address}), but this model "
-                f"is {digest[:12]}. Build the gallery again with this model (hire gallery build DATASET --overwrite), "
-                "or search with the model that encoded it."
+                f"is {digest[:12]}. Search with the model that encoded it, or build the gallery again with this model: "
+                f"{format_rebuild_command(self.folder, 'MODEL')}"
             )
         self._model = model
 

@@ -10,11 +10,16 @@ from hire_model.settings import TrackingSettings, resolve
 
 _PROJECT = "MLproject"
 # The kind of an experiment with trained models; without it, MLflow's interface guesses.
-_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": "Trainings, evaluations and validations of Hire (image-text matching). A training has the "
-    "metrics `full/…` of its test split, an evaluation those of the evaluated split; the HTML reports are artifacts.",
-}
+_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+_NOTE = "mlflow.note.content"
+# The link comes first: MLflow opens an experiment with its pages for language models, which list no trainings, and
+# shows one line of the description above them.
+_DESCRIPTION = (
+    "[List of runs](#/experiments/{id}/runs?workflowType=machine_learning). Trainings, evaluations and validations of "
+    "Hire (image-text matching). A training has the metrics `full/…` of its test split, an evaluation those of the "
+    "evaluated split; the HTML reports are artifacts."
+)
+_UNLINKED = "Trainings, evaluations and validations of Hire"  # start of the description up to 0.2
 
 
 def open_experiment(settings: TrackingSettings) -> str:
@@ -26,13 +31,16 @@ def open_experiment(settings: TrackingSettings) -> str:
     found = client.get_experiment_by_name(settings.experiment)
     if found is None:
         try:
-            return client.create_experiment(settings.experiment, tags=_TAGS)
+            found = client.get_experiment(client.create_experiment(settings.experiment, tags=_TAGS))
         except MlflowException:  # another process has just created it
             found = client.get_experiment_by_name(settings.experiment)
             if found is None:
                 raise
-    for key, value in _TAGS.items():
-        if key not in found.tags and found.lifecycle_stage == "active":  # created by an earlier release, or by hand
+    if found.lifecycle_stage != "active":
+        return found.experiment_id
+    tags = _TAGS | {_NOTE: _DESCRIPTION.format(id=found.experiment_id)}
+    for key, value in tags.items():
+        if key not in found.tags or (key == _NOTE and found.tags[key].startswith(_UNLINKED)):
             client.set_experiment_tag(found.experiment_id, key, value)
     return found.experiment_id
 

@@ -33,10 +33,12 @@ from hire_model.tracking.versions import (
     CHAMPION,
     COMPARED_WITH,
     DECISION,
+    FAILED,
     GATED_SHA256,
     NO_VERSION,
     PASSED,
     PREVIOUS,
+    REASONS,
     Version,
     find_in,
     open_registry,
@@ -152,10 +154,13 @@ def _check_decision(version: Version, champion: Version | None) -> None:
         raise PromotionError(
             f"{refusal}: it was rolled back, {note}. Run '{gate}' to check it again, or give a reason: {force}."
         )
-    if decision != PASSED:
+    if decision == FAILED:
         raise PromotionError(
-            f"{refusal}: its gate decision is {decision}. Run '{gate}' and see its reasons, or give your own: {force}."
+            f"{refusal}: it failed its gate.\n{version.tags.get(REASONS, 'The reasons are not recorded.')}\n"
+            f"To promote it all the same, give a reason: {force}."
         )
+    if decision != PASSED:
+        raise PromotionError(f"{refusal}: its gate decision is {decision}. Run '{gate}', or give a reason: {force}.")
     if compared_with != current:
         raise PromotionError(
             f"{refusal}: its gate compared it with version {compared_with}, but the champion is {current} now. "

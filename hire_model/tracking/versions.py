@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # Aliases.
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 # Tags of a version.
-DECISION, COMPARED_WITH, RSUM, _CHECK = "gate.decision", "gate.champion", "gate.rsum", "gate.check."
+DECISION, REASONS, COMPARED_WITH = "gate.decision", "gate.reasons", "gate.champion"
+RSUM, _CHECK = "gate.rsum", "gate.check."
 DATA_DIGEST, DATA_SPLIT = "data.digest", "split"  # of the training's data, and of its evaluation
 TRAINED_RSUM = "rsum"  # on the evaluation split of the training; the other figures are metrics of the logged model
 ARCHIVE_PATH, ARCHIVE_SHA256 = "archive.path", "archive.sha256"
@@ -165,7 +166,7 @@ def record_decision(settings: TrackingSettings, version: Version, decision: Deci
     conditions, present = decision.evidence.ground, find(settings, version.number)
     tags = {
         COMPARED_WITH: decision.champion or NO_VERSION,
-        "gate.reasons": "\n".join(decision.reasons()) or "none",
+        REASONS: "\n".join(decision.reasons()) or "none",
         "gate.data.digest": conditions.digest,
         "gate.split": f"{conditions.split}, {conditions.images} images",
         "gate.protocol": conditions.protocol,

@@ -85,7 +85,7 @@ def train(
 
     Args:
         resolved: the settings and where each one comes from.
-        name: name of the MLflow run.
+        name: start of the name of the MLflow run; the data set's folder follows.
         resume: resume from the checkpoint in train.out.
         on_epoch: called after each epoch.
 
@@ -106,7 +106,10 @@ def train(
     out = settings.train.out
     tracking = settings.tracking if is_first_process() else settings.tracking.model_copy(update={"enabled": False})
     lock = lock_folder(out) if is_first_process() else contextlib.nullcontext()
-    with lock, start_run(tracking, name, _read_run_id(out) if resume else None) as run:
+    with (
+        lock,
+        start_run(tracking, f"{name} on {dataset.folder.resolve().name}", _read_run_id(out) if resume else None) as run,
+    ):
         _log_inputs(run, resolved, dataset, splits)
         model, fitted = fit_model(settings, splits, out, resume, _make_epoch_logger(run, on_epoch))
         if not is_first_process():

@@ -71,7 +71,7 @@ function drawStage() {
   const weights = why ? why.weights[lit.word] : null;
   const look = { weights, boxes: byId("show-boxes").checked, arrows: byId("show-arrows").checked, names: true };
   draw.overlay(stage, state.image, { ...look, names: look.boxes || Boolean(weights), relation: state.relation });
-  byId("looks").textContent = why ? describeAttention(why, lit.word) : "Point at a word to highlight the regions it attends to.";
+  byId("looks").textContent = why ? describeAttention(why, lit.word) : "Point at a word, or tap it, to highlight the regions it attends to.";
 }
 
 function describeAttention({ words, weights }, word) {

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from hire_model.cli.gallery import name_version
 from hire_model.cli.main import app
 from hire_model.cli.registry import _make_table, promote, rollback
 from hire_model.settings import TrackingSettings
@@ -84,6 +85,14 @@ def test_promotion_and_rollback_print_what_a_server_needs(
     assert read_output().endswith("Next:\n  hire serve\n")
     rollback()
     assert read_output().endswith("Next:\n  hire serve\n")
+
+
+def test_a_gallery_records_the_number_of_the_version_and_not_an_alias_that_moves(
+    two_versions: TrackingSettings,
+) -> None:
+    promote("2", "first")
+    assert name_version("models:/hire@champion") == "models:/hire/2" == name_version("models:/hire/2")
+    assert name_version("runs:/1/model") == "runs:/1/model"
 
 
 @pytest.mark.parametrize("arguments", [["promote", "--version", "1", "--force"], ["rollback", "--reason"]])

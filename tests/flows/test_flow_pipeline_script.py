@@ -75,6 +75,7 @@ def unrelated() -> Iterator[subprocess.Popen[bytes]]:
 def test_a_worker_is_started_once_and_stopped(script: Script) -> None:
     first = script()
     assert first.returncode == 0 and "starting a worker" in first.stdout and "ready. Next" in first.stdout, first
+    assert "the page of Prefect is http://127.0.0.1:4200\n" in first.stdout
     worker = int(script.pid.read_text())
     again = script()
     assert again.returncode == 0 and "starting a worker" not in again.stdout

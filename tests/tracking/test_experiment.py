@@ -48,10 +48,15 @@ def test_mlflow_run_in_the_project_uses_the_experiment_of_hire(
 def test_a_new_and_an_older_experiment_get_kind_and_description(tracking: TrackingSettings) -> None:
     connect(tracking)
     client = mlflow.MlflowClient()
-    older = client.create_experiment("older", tags={"mlflow.note.content": "our own words"})
-    for name, note in (("new", "Trainings, evaluations and validations"), ("older", "our own words")):
+    by_hand = client.create_experiment("by hand", tags={"mlflow.note.content": "our own words"})
+    words = "Trainings, evaluations and validations of Hire"
+    older = client.create_experiment("older", tags={"mlflow.note.content": words})
+    for name, note in (("new", "[List of runs]"), ("by hand", "our own words"), ("older", "[List of runs]")):
         number = open_experiment(tracking.model_copy(update={"experiment": name}))
         tags = client.get_experiment(number).tags
         assert tags["mlflow.experimentKind"] == "custom_model_development"
         assert tags["mlflow.note.content"].startswith(note)
-    assert open_experiment(tracking.model_copy(update={"experiment": "older"})) == older
+        runs = f"(#/experiments/{number}/runs?workflowType=machine_learning)"
+        assert (runs in tags["mlflow.note.content"]) == (name != "by hand"), "the link opens the list of trainings"
+    for name, number in (("by hand", by_hand), ("older", older)):
+        assert open_experiment(tracking.model_copy(update={"experiment": name})) == number

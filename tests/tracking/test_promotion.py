@@ -84,7 +84,16 @@ def test_a_version_is_promoted_through_its_alias(hire: TrackingSettings) -> None
     assert promote(hire).champion == "3"
 
 
-@pytest.mark.parametrize("decision", [None, "failed", "running"])
+def test_the_refusal_of_a_version_that_failed_its_gate_has_the_reasons(hire: TrackingSettings) -> None:
+    pass_gate(hire, "1", decision="failed")
+    reasons = "calibration error: 0.3, at most 0.2"
+    mlflow.MlflowClient().set_model_version_tag(hire.model_name, "1", "gate.reasons", reasons)
+    with pytest.raises(PromotionError, match=rf"failed its gate\.\n{reasons}\n.*--version 1 --force REASON"):
+        promote(hire, "1")
+    assert read_aliases(hire) == {}
+
+
+@pytest.mark.parametrize("decision", [None, "running"])
 def test_a_version_without_a_passed_gate_is_refused(hire: TrackingSettings, decision: str | None) -> None:
     if decision:
         pass_gate(hire, "1", decision=decision)
