@@ -146,7 +146,12 @@ class RequestParser:
             raise RequestFault(400, "images", f"gallery '{body.gallery}' was built without captions.")
         if body.hub_correction and (self.scorer.model.hubs is None or not self.scorer.model.settings.global_head):
             raise RequestFault(400, "hub_correction", "this model has no bank of training items to correct with.")
-        scored = min(shortlist, len(store)) if self.scorer.model.settings.global_head else len(store)
+        if body.where:
+            rows = gallery.filter(body.where)
+            size = len(rows) if body.images is None else int(np.isin(gallery.caption_images, rows).sum())
+        else:
+            size = len(store)
+        scored = min(shortlist, size) if self.scorer.model.settings.global_head else size
         queries = len(body.texts or body.images or ())
         _check_limit(
             queries * scored, self.limits.pairs, f"pairs to score ({queries} queries, a shortlist of {scored})", ""

@@ -112,7 +112,7 @@ def test_a_search_is_corrected_for_hubs_only_if_asked(
     assert status == 400 and fault["path"] == "hub_correction" and "no bank" in fault["message"]
     plain = _get_answer(service, request)
     gallery = service.galleries.open(GALLERY, "")
-    bank = HubBank(torch.from_numpy(gallery.images.summary[:4].copy()), torch.eye(gallery.manifest.dim)[:4], 0.07)
+    bank = HubBank(gallery.images.read_summary(range(4)), torch.eye(gallery.manifest.dim)[:4], 0.07)
     monkeypatch.setattr(service.scorer.model, "hubs", bank)
     assert _get_answer(service, request) == plain and plain["hub_correction"] is False
     corrected = _get_answer(service, request | {"hub_correction": True})
