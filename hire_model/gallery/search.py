@@ -193,8 +193,8 @@ def _make_shortlists(
 def _score_rows(store: EncodedStore[Items], rows: np.ndarray, score: Callable[[Items], np.ndarray]) -> np.ndarray:
     """Score the items `rows` against one query; return [n]. Only one block of items is in memory at a time."""
     starts = range(0, len(rows), _ROWS)
-    scores = [score(store.read_rows(rows[start : start + _ROWS])) for start in starts]
-    return np.concatenate([np.empty(0, np.float32), *scores])
+    found = [score(store.read_rows(rows[start : start + _ROWS])) for start in starts]
+    return np.concatenate([np.empty(0, np.float32), *found])
 
 
 def _make_result(
