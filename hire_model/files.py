@@ -112,6 +112,14 @@ def replace_folder(folder: Path, out: Path) -> None:
     raise OSError(errno.EBUSY, "other processes keep opening the old folder. Repeat the command", str(out))
 
 
+def flush_folder(folder: Path) -> None:
+    """Flush the files in `folder` to disk, so that a name that is written later never points to missing content."""
+    for path in folder.iterdir():
+        if path.is_file():
+            _flush(path)
+    _flush(folder)
+
+
 def hold_folder(folder: Path) -> int:
     """Return a descriptor of `folder`. While it is open, `remove_unused` keeps the folder."""
     handle = os.open(folder, os.O_RDONLY)

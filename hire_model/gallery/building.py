@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from hire_model.data.schema import MANIFEST
 from hire_model.data.store import Split
 from hire_model.errors import DataError, HireError
-from hire_model.files import atomic_write, recover_folder, remove_unused, replace_folder
+from hire_model.files import atomic_write, flush_folder, recover_folder, remove_unused, replace_folder
 from hire_model.gallery.format import SEGMENTS, GalleryManifest, is_old, make_key
 from hire_model.gallery.metadata import hash_metadata, load_metadata
 from hire_model.gallery.writing import SHARD, list_sources, open_partial, take_split, write_segment
@@ -160,6 +160,7 @@ def commit(out: Path, manifest: GalleryManifest, folders: dict[str, Path]) -> No
         place = out / SEGMENTS / name
         if place.exists():  # a change was killed before it replaced the manifest
             shutil.rmtree(place)
+        flush_folder(folder)
         os.replace(folder, place)
     with atomic_write(out / MANIFEST) as partial:
         partial.write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")

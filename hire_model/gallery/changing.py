@@ -20,10 +20,11 @@ from hire_model.data.store import Split
 from hire_model.errors import DataError, HireError
 from hire_model.gallery.building import check_captions, commit, lock_gallery, name_partial, name_segment
 from hire_model.gallery.format import GalleryManifest, SegmentFacts, make_key
+from hire_model.gallery.merging import merge_segments
 from hire_model.gallery.metadata import hash_metadata, load_metadata, read_metadata
 from hire_model.gallery.segment import Segment
 from hire_model.gallery.store import Gallery, check_model, list_kept
-from hire_model.gallery.writing import SHARD, list_sources, merge_segments, open_partial, take_split, write_segment
+from hire_model.gallery.writing import SHARD, list_sources, open_partial, take_split, write_segment
 from hire_model.model.hire import Hire
 
 _GROWTH = 2  # a segment is merged with later ones until they have this share of its images

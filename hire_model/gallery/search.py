@@ -193,7 +193,7 @@ def _make_shortlists(
 def _score_rows(store: EncodedStore[Items], rows: np.ndarray, score: Callable[[Items], np.ndarray]) -> np.ndarray:
     """Score the items `rows` against one query; return [n]. Only one block of items is in memory at a time."""
     starts = range(0, len(rows), _ROWS)
-    found = [score(store.read_rows(rows[start : start + _ROWS])) for start in starts]
+    found: list[np.ndarray] = [score(store.read_rows(rows[start : start + _ROWS])) for start in starts]
     return np.concatenate([np.empty(0, np.float32), *found])
 
 

@@ -30,7 +30,7 @@ from hire_model.errors import HireError
 from hire_model.files import atomic_write
 from hire_model.gallery.format import CAPTIONS, IMAGES, SegmentFacts, StoreFacts, list_files, list_store_files
 from hire_model.gallery.metadata import write_metadata
-from hire_model.gallery.segment import Segment, StoreFiles, count_numbers, get_sizes
+from hire_model.gallery.segment import count_numbers, get_sizes
 from hire_model.model.hire import Hire
 from hire_model.progress import show_progress
 from hire_model.scoring.matrix import encode_image_blocks, encode_text_blocks, split_into_blocks
@@ -104,7 +104,7 @@ def write_segment(
     for table, rows in tables.items():
         pq.write_table(rows, folder / f"{table}.parquet", compression="zstd")
     write_metadata(folder, metadata)
-    _link_pictures(folder, pictures)
+    link_pictures(folder, pictures)
     return folder, describe_segment(folder, name, stores[IMAGES], stores.get(CAPTIONS)), encoded
 
 
@@ -183,7 +183,7 @@ def take_split(split: Split, captions: bool) -> tuple[dict[str, pa.Table], list[
     if not folder.is_dir():
         return tables, []
     paths = [None if name is None else f"{_name_link(folder)}/{name}" for name in tables[IMAGES]["picture"].to_pylist()]
-    tables[IMAGES] = _replace_column(tables[IMAGES], "picture", paths)
+    tables[IMAGES] = replace_column(tables[IMAGES], "picture", paths)
     return tables, [folder]
 
 
@@ -199,17 +199,18 @@ def take_rows(folder: Path, images: np.ndarray, captions: np.ndarray | None) -> 
         new_firsts = np.cumsum(counts) - counts
         rows = np.repeat(firsts - new_firsts, counts) + np.arange(counts.sum())
         tables[name] = pq.read_table(folder / f"{name}.parquet", schema=TABLES[name]).take(pa.array(rows))
-        table = _replace_column(table, first, new_firsts)
+        table = replace_column(table, first, new_firsts)
     tables[IMAGES] = table
     if captions is not None:
         described = pq.read_table(folder / "captions.parquet", schema=TABLES[CAPTIONS]).take(pa.array(captions))
         position = {int(image): row for row, image in enumerate(images)}
         owners = [position[image] for image in described["image"].to_pylist()]
-        tables[CAPTIONS] = _replace_column(described, "image", owners)
+        tables[CAPTIONS] = replace_column(described, "image", owners)
     return tables
 
 
-def _replace_column(table: pa.Table, name: str, values: Sequence | np.ndarray) -> pa.Table:
+def replace_column(table: pa.Table, name: str, values: Sequence | np.ndarray) -> pa.Table:
+    """Return `table` with other values in the column `name`, of the same type."""
     field = table.schema.field(name)
     return table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
 
@@ -218,61 +219,10 @@ def _name_link(folder: Path) -> str:
     return hashlib.sha256(str(folder).encode()).hexdigest()[:12]
 
 
-def _link_pictures(folder: Path, pictures: Iterable[Path]) -> None:
+def link_pictures(folder: Path, pictures: Iterable[Path]) -> None:
+    """Make a link to each folder of `pictures` in the pictures/ folder of the segment in `folder`."""
     (folder / PICTURES).mkdir(exist_ok=True)
     for target in pictures:
         link = folder / PICTURES / _name_link(target)
         if not link.is_symlink():
             link.symlink_to(target, target_is_directory=True)
-
-
-def merge_segments(
-    folder: Path, name: str, parts: Sequence[tuple[Segment, np.ndarray]], metadata: Sequence[str | None]
-) -> SegmentFacts:
-    """Write one segment in `folder` from rows of others, without encoding anything.
-
-    Args:
-        folder: is created.
-        name: of the new segment.
-        parts: segments, and the rows of their images to keep, ascending.
-        metadata: of these images.
-    """
-    folder.mkdir(parents=True)
-    tables: list[dict[str, pa.Table]] = []
-    captions: list[np.ndarray] = []
-    for segment, rows in parts:
-        described = np.flatnonzero(np.isin(segment.tables.caption_images, rows)) if segment.captions else None
-        tables.append(take_rows(segment.folder, rows, described))
-        captions.append(np.empty(0, np.int64) if described is None else described)
-    for table, merged in _concatenate(tables).items():
-        pq.write_table(merged, folder / f"{table}.parquet", compression="zstd")
-    write_metadata(folder, metadata)
-    _link_pictures(folder, [link.resolve() for segment, _ in parts for link in (segment.folder / PICTURES).iterdir()])
-    images = _merge_stores(folder, IMAGES, [(segment.images, rows) for segment, rows in parts])
-    files = [(segment.captions, rows) for (segment, _), rows in zip(parts, captions, strict=True) if segment.captions]
-    return describe_segment(folder, name, images, _merge_stores(folder, CAPTIONS, files) if files else None)
-
-
-def _concatenate(parts: list[dict[str, pa.Table]]) -> dict[str, pa.Table]:
-    """Concatenate the tables of several segments. Columns that are row numbers are shifted."""
-    moved = {IMAGES: {"first_region": "regions", "first_relation": "relations"}, CAPTIONS: {"image": IMAGES}}
-    before = dict.fromkeys(parts[0], 0)
-    shifted: dict[str, list[pa.Table]] = {name: [] for name in parts[0]}
-    for tables in parts:
-        for name, table in tables.items():
-            for column, target in moved.get(name, {}).items():
-                table = _replace_column(table, column, table[column].to_numpy() + before[target])
-            shifted[name].append(table)
-        before = {name: count + len(tables[name]) for name, count in before.items()}
-    return {name: pa.concat_tables(found) for name, found in shifted.items()}
-
-
-def _merge_stores(folder: Path, name: str, parts: Sequence[tuple[StoreFiles, np.ndarray]]) -> StoreFacts:
-    records, lengths_file, summary = (folder / file for file in list_store_files(name))
-    lengths = np.concatenate([part.lengths[rows] for part, rows in parts])
-    np.save(lengths_file, lengths)
-    np.save(summary, np.concatenate([part.summary[rows] for part, rows in parts]))
-    numbers = int(sum(part.sizes[rows].sum() for part, rows in parts))
-    blocks = (part.copy_records(rows[i : i + SHARD]) for part, rows in parts for i in range(0, len(rows), SHARD))
-    join_arrays(records, numbers, blocks)
-    return parts[0][0].facts.model_copy(update={"items": len(lengths), "fragments": int(lengths.sum())})
