@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hire_model.batch import EncodedImages, EncodedTexts
+from hire_model.data.schema import PICTURES
 from hire_model.data.store import ImageRegions
 from hire_model.errors import HireError
 from hire_model.gallery.format import SEGMENTS, GalleryManifest
@@ -239,6 +240,10 @@ class Gallery:
         """Return the picture file of image `row`, or None if it has none or the data set was moved."""
         segment, local = self._locate(row)
         return segment.tables.picture(local)
+
+    def picture_folder(self, row: int) -> Path:
+        """Return the folder that contains the picture of image `row`, through links."""
+        return self._locate(row)[0].folder / PICTURES
 
     def size(self, row: int) -> tuple[int, int]:
         """Return width and height of image `row` in pixels, 0 if unknown."""
