@@ -112,6 +112,35 @@ def replace_folder(folder: Path, out: Path) -> None:
     raise OSError(errno.EBUSY, "other processes keep opening the old folder. Repeat the command", str(out))
 
 
+def flush_folder(folder: Path) -> None:
+    """Flush the files in `folder` to disk, so that a name that is written later never points to missing content."""
+    for path in folder.iterdir():
+        if path.is_file():
+            _flush(path)
+    _flush(folder)
+
+
+def hold_folder(folder: Path) -> int:
+    """Return a descriptor of `folder`. While it is open, `remove_unused` keeps the folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return handle
+
+
+def remove_unused(folder: Path) -> bool:
+    """Delete `folder` unless a process holds it (see `hold_folder`); return whether it was deleted."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
 def recover_folder(out: Path) -> None:
     """Move the old folder back if `replace_folder` was killed between moving it away and putting the new one there."""
     previous = _name_previous(out)

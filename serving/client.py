@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -120,11 +120,13 @@ class AsyncHireClient:
 
     async def search(
         self, gallery: str, texts: Sequence[str] | None = None, images: Iterable[Image] | None = None, *,
-        top_k: int = 10, shortlist: int | None = None, hub_correction: bool = False, deadline: float | None = None,
+        top_k: int = 10, shortlist: int | None = None, hub_correction: bool = False,
+        where: Mapping[str, str | bool | int | float] | None = None, deadline: float | None = None,
     ) -> SearchAnswer:  # fmt: skip
         """Search a gallery: its best images for each sentence, or its best sentences for each image.
 
         hub_correction: correct the scores for items that match every query.
+        where: only images whose metadata has these values, or captions of such images.
         """
         body = messages.encode_body(
             SearchRequest,
@@ -134,6 +136,7 @@ class AsyncHireClient:
             top_k=top_k,
             shortlist=shortlist,
             hub_correction=hub_correction or None,  # older servers refuse a field that they do not know
+            where=where or None,
         )
         return await self._transport.send(PREDICTIONS, body, messages.make_reader(SearchAnswer), deadline)
 

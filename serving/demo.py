@@ -28,7 +28,6 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from hire_model.data.schema import PICTURES
 from hire_model.errors import HireError
 from hire_model.gallery.store import Gallery
 from hire_model.service.contract import RequestFault
@@ -281,5 +280,5 @@ def find_picture(gallery: Gallery, row: int) -> Path | None:
     path = gallery.picture(row)
     if path is None or path.suffix.lower() not in PICTURE_SUFFIXES:
         return None
-    inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(gallery.folder / PICTURES))
+    inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(gallery.picture_folder(row)))
     return path if inside else None

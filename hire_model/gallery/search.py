@@ -6,8 +6,9 @@ this happens; the default length of the shortlist comes from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,6 +76,7 @@ def search_images(
     top_k: int = 10,
     shortlist: int = SHORTLIST,
     hub_correction: bool = False,
+    where: Mapping[str, Any] | None = None,
 ) -> list[GalleryResult]:
     """Find the `top_k` images of the gallery that match each text best.
 
@@ -86,6 +88,7 @@ def search_images(
         shortlist: number of images to score pairwise; the size of the gallery gives the exact result.
         hub_correction: correct the scores of the shortlist for hubs (see `hire_model.model.hubs`). The shortlist
             itself is chosen without it.
+        where: search only images whose metadata has these values (see `Gallery.filter`).
 
     Returns:
         One result per text.
@@ -98,11 +101,12 @@ def search_images(
     for row, text in enumerate(texts):
         check_text(text, f"text {row}")
     _check_arguments(scorer, gallery, top_k, shortlist)
+    allowed = gallery.filter(where) if where else None
     results = []
     for start in range(0, len(texts), _QUERIES):
         queries = texts[start : start + _QUERIES]
         block, unknown = scorer.encode_texts(queries), scorer.find_unknown_words(queries)
-        for row, rows in enumerate(_make_shortlists(scorer, gallery.images, block.summary, shortlist)):
+        for row, rows in enumerate(_make_shortlists(scorer, gallery.images, block.summary, shortlist, allowed)):
             query = block.extract(row)
 
             def score(images: EncodedImages, query: EncodedTexts = query) -> np.ndarray:
@@ -112,7 +116,8 @@ def search_images(
             if bank is not None:
                 hubs = bank.rate_images(gallery.images.read_summary(rows)) + bank.rate_texts(query).cpu()
                 scores = scores - hubs.numpy()
-            result = _make_result(scorer, gallery.images, rows, scores, gallery.ids, top_k)
+            exact = len(rows) == len(gallery if allowed is None else allowed)
+            result = _make_result(scorer, rows, scores, gallery.ids, top_k, exact)
             results.append(_add_unknown_words(scorer, result, queries[row], unknown[row]))
     return results
 
@@ -125,11 +130,13 @@ def search_captions(
     top_k: int = 10,
     shortlist: int = SHORTLIST,
     hub_correction: bool = False,
+    where: Mapping[str, Any] | None = None,
 ) -> list[GalleryResult]:
     """Find the `top_k` captions of the gallery that match each image best.
 
     Args:
         scorer, gallery, top_k, shortlist, hub_correction: as in `search_images`.
+        where: search only captions of images whose metadata has these values.
         images: from `Scorer.encode_images`, or from a gallery of the same model.
 
     Returns:
@@ -145,8 +152,9 @@ def search_captions(
             f"{gallery.folder}: this gallery has no captions. Build it with them: hire gallery build DATASET "
             "--captions --overwrite."
         )
+    allowed = np.flatnonzero(np.isin(gallery.caption_images, gallery.filter(where))) if where else None
     results, images = [], images.to(scorer.device)
-    for row, rows in enumerate(_make_shortlists(scorer, gallery.captions, images.summary, shortlist)):
+    for row, rows in enumerate(_make_shortlists(scorer, gallery.captions, images.summary, shortlist, allowed)):
         query = images.extract(row)
 
         def score(texts: EncodedTexts, query: EncodedImages = query) -> np.ndarray:
@@ -156,7 +164,8 @@ def search_captions(
         if bank is not None:
             hubs = bank.rate_texts(gallery.captions.read_summary(rows)) + bank.rate_images(query).cpu()
             scores = scores - hubs.numpy()
-        results.append(_make_result(scorer, gallery.captions, rows, scores, gallery.caption_texts, top_k))
+        exact = len(rows) == len(gallery.captions if allowed is None else allowed)
+        results.append(_make_result(scorer, rows, scores, gallery.caption_texts, top_k, exact))
     return results
 
 
@@ -168,23 +177,30 @@ def _check_arguments(scorer: Scorer, gallery: Gallery, top_k: int, shortlist: in
     gallery.check_model(scorer.model)
 
 
-def _make_shortlists(scorer: Scorer, store: EncodedStore, queries: Tensor, count: int) -> list[np.ndarray]:
-    """Return the rows to score for each query [Q, D]: all rows, or the nearest by the global head, nearest first."""
-    if count >= len(store) or not scorer.model.settings.global_head:
-        return [np.arange(len(store))] * len(queries)
-    return store.index.find_nearest(queries.float().cpu().numpy(), count)
+def _make_shortlists(
+    scorer: Scorer, store: EncodedStore, queries: Tensor, count: int, allowed: np.ndarray | None
+) -> list[np.ndarray]:
+    """Return the rows to score for each query [Q, D]: the nearest by the global head, nearest first, or all in order.
+
+    allowed: the rows to choose from; None for all.
+    """
+    choice = np.arange(len(store)) if allowed is None else allowed
+    if count >= len(choice) or not scorer.model.settings.global_head:
+        return [choice] * len(queries)
+    return store.index.find_nearest(queries.float().cpu().numpy(), count, allowed)
 
 
 def _score_rows(store: EncodedStore[Items], rows: np.ndarray, score: Callable[[Items], np.ndarray]) -> np.ndarray:
     """Score the items `rows` against one query; return [n]. Only one block of items is in memory at a time."""
-    return np.concatenate([score(store.read_rows(rows[start : start + _ROWS])) for start in range(0, len(rows), _ROWS)])
+    starts = range(0, len(rows), _ROWS)
+    found: list[np.ndarray] = [score(store.read_rows(rows[start : start + _ROWS])) for start in starts]
+    return np.concatenate([np.empty(0, np.float32), *found])
 
 
 def _make_result(
-    scorer: Scorer, store: EncodedStore, rows: np.ndarray, scores: np.ndarray, ids: np.ndarray, top_k: int
+    scorer: Scorer, rows: np.ndarray, scores: np.ndarray, ids: np.ndarray, top_k: int, exact: bool
 ) -> GalleryResult:
     best = np.lexsort((rows, -scores))[:top_k]
-    exact = len(rows) == len(store)
     hits = [GalleryHit(int(rows[i]), str(ids[rows[i]]), float(scores[i]), None if exact else int(i) + 1) for i in best]
     note = "" if scorer.model.settings.global_head else NO_HEAD
     if not exact:

@@ -1,111 +1,116 @@
-"""An opened gallery: its encoded images and captions, mapped from disk."""
+"""An opened gallery: the encoded images and captions of all its segments."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hire_model.batch import EncodedImages, EncodedTexts
-from hire_model.data.schema import MANIFEST, hash_file
-from hire_model.data.store import Dataset, ImageRegions
+from hire_model.data.schema import PICTURES
+from hire_model.data.store import ImageRegions
 from hire_model.errors import HireError
-from hire_model.gallery.format import (
-    CAPTIONS,
-    IMAGES,
-    GalleryManifest,
-    StoreFacts,
-    format_rebuild_command,
-    get_index_name,
-    get_lengths_name,
-    get_summary_name,
-    list_shards,
-)
+from hire_model.gallery.format import SEGMENTS, GalleryManifest, format_rebuild_command
 from hire_model.gallery.index import Index
+from hire_model.gallery.metadata import MetadataIndex, read_metadata
+from hire_model.gallery.segment import Segment, StoreFiles
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
 
 Items = TypeVar("Items", EncodedImages, EncodedTexts)
+_ATTEMPTS = 5
 
 
 class EncodedStore(ABC, Generic[Items]):
-    """N encoded items of a gallery, all images or all captions, mapped from disk."""
+    """N encoded items of a gallery, all images or all captions. Rows count the items that were not removed.
 
-    def __init__(self, folder: Path, name: str, facts: StoreFacts) -> None:
-        self.facts = facts
-        self._shards = [_map_array(path) for path in list_shards(folder, name, facts.items, facts.shard)]
-        self.lengths = np.load(folder / get_lengths_name(name), allow_pickle=False)
-        self.summary = _map_array(folder / get_summary_name(name))
-        self.index = Index.open(facts.index, self.summary, folder / get_index_name(name))
-        self._sizes = self.count_numbers(self.lengths.astype(np.int64))
-        firsts = np.cumsum(self._sizes) - self._sizes
-        self._starts = firsts - np.repeat(firsts[:: facts.shard], facts.shard)[: facts.items]
+    Args:
+        parts: the files of each segment.
+        kept: the rows of each segment that belong to the gallery.
+        dim: D.
+    """
+
+    def __init__(self, parts: Sequence[StoreFiles], kept: Sequence[np.ndarray], dim: int) -> None:
+        self.facts, self._parts = parts[0].facts, parts
+        self.part = np.repeat(np.arange(len(parts)), [len(rows) for rows in kept])
+        """[N] number of the segment of each item."""
+        self.local = np.concatenate(kept)
+        """[N] row of each item within its segment."""
+        self.lengths = np.concatenate([part.lengths[rows] for part, rows in zip(parts, kept, strict=True)])
+        self.index = Index([part.summary[rows] for part, rows in zip(parts, kept, strict=True)], dim)
 
     def __len__(self) -> int:
-        return self.facts.items
-
-    @abstractmethod
-    def count_numbers(self, fragments: np.ndarray) -> np.ndarray:
-        """Return the size [N] of each item's record from its number of fragments [N]."""
+        return len(self.local)
 
     @abstractmethod
     def read_rows(self, rows: Sequence[int] | np.ndarray) -> Items:
-        """Read the items `rows` from disk to the CPU, padded to the longest of them."""
+        """Read the items `rows` from disk to the CPU in float32, padded to the longest of them."""
 
     def read_summary(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         """Read the summaries [n, D] of the items `rows`."""
-        return torch.from_numpy(self.summary[np.asarray(rows, np.int64)])
+        return torch.from_numpy(self.index.vectors[np.asarray(rows, np.int64)]).float()
 
-    def _read_records(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Yield fragments [1, n, P], mask [1, n] and summary [1, D] of each item, and the rest of its record."""
-        for row in np.asarray(rows, np.int64).tolist():
-            start, count = self._starts[row], int(self.lengths[row])
-            record = torch.from_numpy(self._shards[row // self.facts.shard][start : start + self._sizes[row]].copy())
-            fragments, rest = record.tensor_split([count * self.facts.size])
-            mask, summary = torch.ones(1, count, dtype=torch.bool), torch.from_numpy(self.summary[row : row + 1].copy())
-            yield fragments.view(1, count, self.facts.size), mask, summary, rest
+    def _read_records(self, rows: np.ndarray) -> list[tuple[Tensor, int, Tensor]]:
+        """Return the records of the items, grouped: positions in `rows` [m], number of fragments, records [m, size]."""
+        parts, local, lengths = self.part[rows], self.local[rows], self.lengths[rows]
+        groups = []
+        used = [(number, np.flatnonzero(parts == number)) for number in np.unique(parts)]
+        for number, positions in used:
+            self._parts[number].prefetch(local[positions])
+        for number, positions in used:
+            for count in np.unique(lengths[positions]):
+                group = positions[lengths[positions] == count]
+                records = torch.from_numpy(self._parts[number].read_equal(local[group])).float()
+                groups.append((torch.from_numpy(group), int(count), records))
+        return groups
+
+    def _make_mask(self, rows: np.ndarray) -> Tensor:
+        lengths = torch.from_numpy(self.lengths[rows])
+        return torch.arange(int(lengths.max())) < lengths[:, None]
 
 
 class ImageStore(EncodedStore[EncodedImages]):
     """The images of a gallery."""
 
-    def count_numbers(self, fragments: np.ndarray) -> np.ndarray:
-        """Count the numbers of regions, and of edges from each region to each."""
-        return fragments * self.facts.size + self.facts.relations * fragments**2
-
     def read_rows(self, rows: Sequence[int] | np.ndarray) -> EncodedImages:
         """Read the images `rows`."""
-        kinds, parts = self.facts.relations, []
-        for regions, mask, summary, rest in self._read_records(rows):
-            edges = rest.view(1, kinds, *2 * mask.shape[1:]) if kinds else None
-            parts.append(EncodedImages(regions, mask, summary, edges))
-        return EncodedImages.concatenate(parts)
+        rows, kinds, size = np.asarray(rows, np.int64), self.facts.relations, self.facts.size
+        mask = self._make_mask(rows)
+        regions = torch.zeros(*mask.shape, size)
+        edges = torch.zeros(len(rows), kinds, *2 * mask.shape[1:]) if kinds else None
+        for group, count, records in self._read_records(rows):
+            regions[group, :count] = records[:, : count * size].unflatten(1, (count, size))
+            if edges is not None:
+                edges[group, :, :count, :count] = records[:, count * size :].unflatten(1, (kinds, count, count))
+        return EncodedImages(regions, mask, self.read_summary(rows), edges)
 
 
 class CaptionStore(EncodedStore[EncodedTexts]):
     """The captions of a gallery."""
 
-    def count_numbers(self, fragments: np.ndarray) -> np.ndarray:
-        """Count the numbers of words, and of the roles of each word."""
-        return fragments * (self.facts.size + self.facts.relations)
-
     def read_rows(self, rows: Sequence[int] | np.ndarray) -> EncodedTexts:
         """Read the captions `rows`."""
-        width, parts = self.facts.relations, []
-        for words, mask, summary, rest in self._read_records(rows):
-            roles = rest.view(*mask.shape, width) if width else None
-            parts.append(EncodedTexts(words, mask, summary, roles))
-        return EncodedTexts.concatenate(parts)
+        rows, width, size = np.asarray(rows, np.int64), self.facts.relations, self.facts.size
+        mask = self._make_mask(rows)
+        words = torch.zeros(*mask.shape, size)
+        roles = torch.zeros(*mask.shape, width) if width else None
+        for group, count, records in self._read_records(rows):
+            words[group, :count] = records[:, : count * size].unflatten(1, (count, size))
+            if roles is not None:
+                roles[group, :count] = records[:, count * size :].unflatten(1, (count, width))
+        return EncodedTexts(words, mask, self.read_summary(rows), roles)
 
 
 class Gallery:
-    """A gallery opened for searching. Thread-safe, because it only reads.
+    """One generation of a gallery, opened for searching. Thread-safe, because it only reads.
+
+    A change of the gallery does not change this object: `refresh` returns the new generation.
 
     Example:
         >>> from hire_model import Scorer
@@ -118,37 +123,52 @@ class Gallery:
         3
 
     Args:
-        folder: the gallery. `Gallery.open` also checks its files.
+        folder: the gallery.
         manifest: its manifest.
+        segments: its segments, in the order of the manifest.
     """
 
-    def __init__(self, folder: Path, manifest: GalleryManifest) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.images = ImageStore(folder, IMAGES, manifest.images)
-        self.captions = CaptionStore(folder, CAPTIONS, manifest.captions) if manifest.captions else None
-        self._tables = Dataset(folder, manifest.data)
+    def __init__(self, folder: Path, manifest: GalleryManifest, segments: Sequence[Segment]) -> None:
+        self.folder, self.manifest, self.segments = folder, manifest, segments
+        kept = [list_kept(facts.images.items, facts.removed) for facts in manifest.segments]
+        self.images = ImageStore([segment.images for segment in segments], kept, manifest.dim)
+        self.captions: CaptionStore | None = None
+        if manifest.captioned:
+            captions = [segment.captions for segment in segments if segment.captions]
+            described = [
+                np.flatnonzero(np.isin(s.tables.caption_images, k)) for s, k in zip(segments, kept, strict=True)
+            ]
+            self.captions = CaptionStore(captions, described, manifest.dim)
         self._model: Hire | None = None
 
     @classmethod
-    def open(cls, folder: str | Path) -> Gallery:
+    def open(cls, folder: str | Path, previous: Gallery | None = None) -> Gallery:
         """Open the gallery in `folder`. Raises HireError if there is none, or if a file does not match its SHA-256.
 
         This reads every byte once. Afterwards the page cache of the system contains the files, as far as they fit.
+        Segments that are already open in `previous` are not read again.
         """
         folder = Path(folder).expanduser()
-        manifest = GalleryManifest.read(folder)
-        for name, facts in manifest.files.items():
-            path = folder / name
-            if not path.is_file():
-                raise HireError(
-                    f"{path}: missing from the gallery. Build it again: hire gallery build DATASET --overwrite."
-                )
-            if path.stat().st_size != facts.bytes or hash_file(path) != facts:
-                raise HireError(
-                    f"{path}: its SHA-256 differs from {MANIFEST}: damaged or replaced. Build the gallery again: "
-                    "hire gallery build DATASET --overwrite."
-                )
-        return cls(folder, manifest)
+        known = list(previous.segments) if previous is not None else []
+        for attempt in range(_ATTEMPTS):
+            manifest = GalleryManifest.read(folder)
+            try:
+                segments = [
+                    next((segment for segment in known if segment.matches(facts)), None)
+                    or Segment(folder / SEGMENTS / facts.name, facts, manifest.data)
+                    for facts in manifest.segments
+                ]
+                return cls(folder, manifest, segments)
+            except HireError:  # a change of the gallery can delete a segment before it is opened
+                if attempt == _ATTEMPTS - 1 or GalleryManifest.read(folder).generation == manifest.generation:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    def refresh(self) -> Gallery:
+        """Return the gallery in its current generation: this object if it has not changed."""
+        if GalleryManifest.read(self.folder).generation == self.manifest.generation:
+            return self
+        return Gallery.open(self.folder, self)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -157,20 +177,60 @@ class Gallery:
     @cached_property
     def ids(self) -> np.ndarray:
         """Ids [N] of the images, str."""
-        return self._tables.image_ids
+        return self._collect("image_ids", self.images)
 
     @cached_property
     def caption_texts(self) -> np.ndarray:
         """The captions [M], str. The gallery must have been built with captions."""
-        return self._tables.caption_texts
+        assert self.captions is not None
+        return self._collect("caption_texts", self.captions)
+
+    @cached_property
+    def caption_images(self) -> np.ndarray:
+        """Row of the image of each caption [M]."""
+        assert self.captions is not None
+        first, rows = 0, np.empty(len(self.captions), np.int64)
+        for number, segment in enumerate(self.segments):
+            mine = self.captions.part == number
+            kept = self.images.local[self.images.part == number]
+            owners = segment.tables.caption_images[self.captions.local[mine]]
+            rows[mine] = first + np.searchsorted(kept, owners)
+            first += len(kept)
+        return rows
 
     @cached_property
     def _rows_by_id(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.ids.tolist())}
 
+    @cached_property
+    def _metadata(self) -> np.ndarray:
+        columns = [read_metadata(segment.folder) for segment in self.segments]
+        return self._join(columns, self.images)
+
+    @cached_property
+    def _metadata_index(self) -> MetadataIndex:
+        return MetadataIndex(self._metadata)
+
+    def _collect(self, column: str, store: EncodedStore) -> np.ndarray:
+        return self._join([getattr(segment.tables, column) for segment in self.segments], store)
+
+    def _join(self, columns: list[np.ndarray], store: EncodedStore) -> np.ndarray:
+        return np.concatenate([column[store.local[store.part == part]] for part, column in enumerate(columns)])
+
     def find(self, image_id: str) -> int | None:
         """Return the row of the image `image_id`, or None if there is no such image."""
         return self._rows_by_id.get(image_id)
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        """Return the metadata of image `row`, {} if it has none."""
+        return MetadataIndex.parse(self._metadata[row])
+
+    def filter(self, where: Mapping[str, Any]) -> np.ndarray:
+        """Return the rows of the images whose metadata has every `key: value` of `where`, ascending.
+
+        A value equals another one with the same text: 2020 and "2020". A list matches each of its values.
+        """
+        return self._metadata_index.find(where)
 
     def read_images(self, rows: Sequence[int] | np.ndarray) -> EncodedImages:
         """Read the encoded images `rows` to the CPU, padded to the longest of them."""
@@ -178,30 +238,48 @@ class Gallery:
 
     def picture(self, row: int) -> Path | None:
         """Return the picture file of image `row`, or None if it has none or the data set was moved."""
-        return self._tables.picture(row)
+        segment, local = self._locate(row)
+        return segment.tables.picture(local)
+
+    def picture_folder(self, row: int) -> Path:
+        """Return the folder that contains the picture of image `row`, through links."""
+        return self._locate(row)[0].folder / PICTURES
 
     def size(self, row: int) -> tuple[int, int]:
         """Return width and height of image `row` in pixels, 0 if unknown."""
-        width, height = self._tables.image_sizes[row].tolist()
+        segment, local = self._locate(row)
+        width, height = segment.tables.image_sizes[local].tolist()
         return width, height
 
     def layout(self, row: int) -> ImageRegions:
-        """Return boxes, classes and relations of image `row`. A gallery does not store features, so they are [r, 0]."""
-        return self._tables.layout(row)
+        """Return boxes, classes and relations of image `row`. A gallery has no features, so they are [r, 0]."""
+        segment, local = self._locate(row)
+        return segment.tables.layout(local)
+
+    def _locate(self, row: int) -> tuple[Segment, int]:
+        return self.segments[self.images.part[row]], int(self.images.local[row])
 
     def check_model(self, model: Hire) -> None:
         """Raise HireError unless `model` encoded this gallery. The scores of another model would be meaningless."""
         if self._model is model:
             return
-        digest = artifact.digest(model)
-        if digest != self.manifest.model:
-            raise HireError(
-                f"{self.folder}: encoded by model {self.manifest.model[:12]} ({self.manifest.address}), but this model "
-                f"is {digest[:12]}. Search with the model that encoded it, or build the gallery again with this model: "
-                f"{format_rebuild_command(self.folder, 'MODEL')}"
-            )
+        check_model(model, self.manifest, self.folder)
         self._model = model
 
 
-def _map_array(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+def check_model(model: Hire, manifest: GalleryManifest, folder: Path) -> None:
+    """Raise HireError unless `model` encoded the gallery of `manifest` in `folder`."""
+    digest = artifact.digest(model)
+    if digest != manifest.model:
+        raise HireError(
+            f"{folder}: encoded by model {manifest.model[:12]} ({manifest.address}), but this model is {digest[:12]}. "
+            f"Use the model that encoded it, or build the gallery again with this model: "
+            f"{format_rebuild_command(folder, 'MODEL')}"
+        )
+
+
+def list_kept(items: int, removed: Sequence[int]) -> np.ndarray:
+    """Return the rows of a segment without the removed ones, ascending."""
+    kept = np.ones(items, bool)
+    kept[list(removed)] = False
+    return np.flatnonzero(kept)

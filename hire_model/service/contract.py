@@ -110,6 +110,9 @@ class SearchRequest(_Message):
     hub_correction: bool | None = Field(
         None, description="true: correct the scores for items that match every query; needs a bank in the model"
     )
+    where: Annotated[dict[Text, Text | bool | int | float], Field(min_length=1, max_length=16)] | None = Field(
+        None, description="only images whose metadata has each of these values, or captions of such images"
+    )
 
     @model_validator(mode="after")
     def _check_query(self) -> Self:

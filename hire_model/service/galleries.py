@@ -37,8 +37,8 @@ class Galleries:
     def __init__(self, folder: Path | None, scorer: Scorer, address: str = "MODEL") -> None:
         self.folder, self.scorer, self.address = folder, scorer, address
         self._lock = Lock()
-        # By name: time of the manifest, and the gallery, or the reason why it cannot be used.
-        self._open: dict[str, tuple[int, Gallery | str]] = {}
+        # By name: file and time of the manifest, and the gallery, or the reason why it cannot be used.
+        self._open: dict[str, tuple[tuple[int, int], Gallery | str]] = {}
         self._added: dict[str, Gallery] = {}
 
     def add(self, name: str, gallery: Gallery) -> None:
@@ -47,7 +47,7 @@ class Galleries:
         self._added[name] = gallery
 
     def open(self, name: str, path: str) -> Gallery:
-        """Return the gallery `name`. A gallery that was rebuilt is opened again.
+        """Return the gallery `name` in its current generation.
 
         A name contains no separator (see contract.Name), so it cannot leave the folder. Raises RequestFault (404) with
         the JSON `path` if there is no such gallery or it cannot be used.
@@ -57,11 +57,13 @@ class Galleries:
         manifest = self.folder / name / MANIFEST if self.folder else None
         if manifest is None or not manifest.is_file():
             raise RequestFault(404, path, f"this server has no gallery '{name}'.")
-        stamp = manifest.stat().st_mtime_ns
+        facts = manifest.stat()
+        stamp = facts.st_ino, facts.st_mtime_ns  # each generation has a new file
         with self._lock:
             entry = self._open.get(name)
             if entry is None or entry[0] != stamp:
-                entry = self._open[name] = (stamp, self._open_and_check(manifest.parent, name))
+                previous = entry[1] if entry is not None and isinstance(entry[1], Gallery) else None
+                entry = self._open[name] = (stamp, self._open_and_check(manifest.parent, name, previous))
         if isinstance(entry[1], str):
             raise RequestFault(
                 404,
@@ -79,11 +81,14 @@ class Galleries:
                 gallery.find("")
                 gallery.layout(0)
 
-    def _open_and_check(self, folder: Path, name: str) -> Gallery | str:
-        """Return the gallery, or the reason why it cannot be used, without paths: clients read it."""
+    def _open_and_check(self, folder: Path, name: str, previous: Gallery | None) -> Gallery | str:
+        """Return the gallery, or the reason why it cannot be used, without paths: clients read it.
+
+        Segments of the `previous` generation that did not change are not checked again.
+        """
         reason = "it is damaged"
         try:
-            gallery = Gallery.open(folder)
+            gallery = Gallery.open(folder, previous)
             reason = "another model encoded it"
             gallery.check_model(self.scorer.model)
         except HireError as error:

@@ -30,6 +30,8 @@ from hire_model.service.galleries import Galleries
 from hire_model.service.payload import ImagePayload, decode_payload
 from hire_model.service.pictures import Pictures
 
+AnyImage = ImagePayload | PictureImage | StoredImage
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -166,7 +168,7 @@ class RequestParser:
             images, texts = len(body.images or ()), len(body.texts or ())
             _check_limit(max(images, 1) * max(texts, 1), self.limits.pairs, "pairs", "")
 
-    def _split_rerank(self, body: RerankRequest) -> tuple[list[ImagePayload | StoredImage], list[str]]:
+    def _split_rerank(self, body: RerankRequest) -> tuple[list[AnyImage], list[str]]:
         """Return images and texts of a rerank request; one of them is the query. Raises RequestFault."""
         facts = self.facts
         if body.model not in (None, facts.name, f"{facts.name}/{facts.version}"):
@@ -190,16 +192,19 @@ class RequestParser:
             raise RequestFault(400, "images", f"gallery '{body.gallery}' was built without captions.")
         if body.hub_correction and (self.scorer.model.hubs is None or not self.scorer.model.settings.global_head):
             raise RequestFault(400, "hub_correction", "this model has no bank of training items to correct with.")
-        scored = min(shortlist, len(store)) if self.scorer.model.settings.global_head else len(store)
+        if body.where:
+            rows = gallery.filter(body.where)
+            size = len(rows) if body.images is None else int(np.isin(gallery.caption_images, rows).sum())
+        else:
+            size = len(store)
+        scored = min(shortlist, size) if self.scorer.model.settings.global_head else size
         queries = len(body.texts or body.images or ())
         _check_limit(
             queries * scored, self.limits.pairs, f"pairs to score ({queries} queries, a shortlist of {scored})", ""
         )
         return gallery, shortlist
 
-    def _prepare_images(
-        self, images: Sequence[ImagePayload | PictureImage | StoredImage], path: str
-    ) -> list[RequestImage]:
+    def _prepare_images(self, images: Sequence[AnyImage], path: str) -> list[RequestImage]:
         """Decode the images or look them up. A gallery image that occurs several times is looked up once."""
         stored: dict[StoredImage, RequestImage] = {}
         galleries: dict[str, Gallery] = {}
@@ -233,7 +238,7 @@ class RequestParser:
         return RequestImage(regions, regions.boxes, regions.classes)
 
 
-def _to_image(item: str | ImagePayload | StoredImage, path: str) -> ImagePayload | StoredImage:
+def _to_image(item: str | AnyImage, path: str) -> AnyImage:
     """Return a document of a rerank request as an image; a string names a gallery image."""
     if not isinstance(item, str):
         return item

@@ -264,11 +264,11 @@ class Service:
         gallery, shortlist = self.parser.prepare_search(body)
         corrected = bool(body.hub_correction)
         if body.images is None:
-            results = search_images(self.scorer, gallery, parsed.texts, body.top_k, shortlist, corrected)
+            results = search_images(self.scorer, gallery, parsed.texts, body.top_k, shortlist, corrected, body.where)
         else:
             queries = EncodedImages.concatenate(self._encode_images(parsed, timings))
             _check_finite(queries.summary.numpy(force=True))  # the index cannot find neighbours of NaN
-            results = search_captions(self.scorer, gallery, queries, body.top_k, shortlist, corrected)
+            results = search_captions(self.scorer, gallery, queries, body.top_k, shortlist, corrected, body.where)
             _check_finite(np.array([[hit.score for hit in result.hits] for result in results]))
         timings.pairs += sum(result.reranked for result in results)
         answers = [

@@ -72,7 +72,26 @@ def test_list_and_show_describe_the_gallery(built):
     assert "galleries/tiny" in listed and "relational scenes" in listed and "40" in listed
     output = run_hire(folder, "gallery", "show", "galleries/tiny")
     manifest = json.loads((folder / "galleries" / "tiny" / "manifest.json").read_text())
-    assert manifest["model"] in output and "40 with" in output and "index flat" in output
+    assert manifest["model"] in output and "40 with" in output and "generation  1" in output
+
+
+def test_images_are_added_filtered_and_removed(built, tiny_dataset, tmp_path):
+    folder, _ = built
+    ids = gallery_examples.open_split(tiny_dataset, "test")
+    lines = tmp_path / "m.jsonl"
+    lines.write_text(json.dumps({"id": ids.image_id(0), "city": "Bern", "year": 2020}) + "\n")
+    place = folder / "galleries-changed" / "g"  # other tests expect one gallery in galleries/
+    run_hire(folder, "gallery", "build", tiny_dataset, "--split", "dev", "--model", "model", "--out", place)
+    added = run_hire(folder, "gallery", "add", place, tiny_dataset, "--split", "test", "--metadata", lines)
+    assert f"{len(ids.images)} added. Now {8 + len(ids.images)} images, generation 2." in added
+    filters = ("--where", "city=Bern", "--where", "year=2020")
+    found = run_hire(folder, "search", "a dog", "--gallery", place, *filters)
+    assert ids.image_id(0) in found and "1 of 1 images scored" in found
+    assert "1 removed" in run_hire(folder, "gallery", "remove", place, "--where", "city=Bern")
+    removed = run_hire(folder, "gallery", "remove", place, ids.image_id(1))
+    assert f"1 removed. Now {6 + len(ids.images)} images" in removed and "changed since" in run_hire(
+        folder, "gallery", "show", place
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,6 +102,9 @@ def test_list_and_show_describe_the_gallery(built):
         (("search", "a dog", " "), "TEXT: a sentence is empty"),
         (("search", "a dog", "--model", "nowhere"), "no model in this folder"),
         (("gallery", "build", "nowhere"), "no data set here"),
+        (("gallery", "remove", "galleries/tiny"), "Nothing to remove. Give the ids of images, or --where KEY=VALUE"),
+        (("search", "a dog", "--where", "year"), "--where year: expected KEY=VALUE"),
+        (("search", "a dog", "--where", "a=1", "--where", "a=2"), "the key 'a' is given twice"),
         (
             ("gallery", "build", "DATASET", "--split", "night", "--model", "model"),
             "no split 'night'. Existing splits: dev, test",

@@ -26,6 +26,7 @@ from hire_model.data.store import Dataset
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import HireError
 from hire_model.gallery.building import build
+from hire_model.gallery.changing import add, remove
 from hire_model.gallery.store import Gallery
 from hire_model.model import artifact
 from hire_model.packaging.archive import package
@@ -102,6 +103,31 @@ def check_gallery(*splits: str) -> Callable[[Path], None]:
             assert "none" in splits and not (folder / "gallery").exists()
 
     return check
+
+
+def change_gallery(folder: Path, action: str) -> None:
+    """Add the test images to a gallery of the dev images, or remove the first dev image again."""
+    if action == "add":
+        add(load_model(), Dataset.open(DATA).split("test"), folder / "gallery", replace=True, shard=4)
+    else:
+        remove(folder / "gallery", [FIRST], missing_ok=True)
+
+
+def check_images(*allowed: set[str]) -> Callable[[Path], None]:
+    """Check that the gallery opens and has exactly the images of one of `allowed`."""
+
+    def check(folder: Path) -> None:
+        gallery = Gallery.open(folder / "gallery")
+        gallery.read_images(range(len(gallery)))
+        assert set(gallery.ids) in allowed and len(set(gallery.ids)) == len(gallery)
+
+    return check
+
+
+@cache
+def list_ids(split: str) -> set[str]:
+    data = Dataset.open(DATA)
+    return set(data.image_ids[data.split(split).images])
 
 
 # The registry.
@@ -242,6 +268,8 @@ def check_second_served(folder: Path) -> None:
     assert json.loads((folder / "current" / RECORD).read_text())["version"] == "2"
 
 
+DEV, TEST = list_ids("dev"), list_ids("test")
+FIRST = min(DEV)
 SCENARIOS = {
     "data": Scenario(
         lambda f: write_data(f, "old"), lambda f: write_data(f, "new"), check_data("old", "new"), check_data("new")
@@ -252,6 +280,14 @@ SCENARIOS = {
     "gallery-overwrite": Scenario(
         lambda f: build_gallery(f, "dev"), lambda f: build_gallery(f, "test"), check_gallery("dev", "test"),
         check_gallery("test"),
+    ),
+    "gallery-add": Scenario(
+        lambda f: build_gallery(f, "dev"), lambda f: change_gallery(f, "add"),
+        check_images(DEV, DEV | TEST), check_images(DEV | TEST),
+    ),
+    "gallery-remove": Scenario(
+        lambda f: build_gallery(f, "dev"), lambda f: change_gallery(f, "remove"),
+        check_images(DEV, DEV - {FIRST}), check_images(DEV - {FIRST}),
     ),
     "train": Scenario(copy_run, finish_training, check_registration, check_registered, stride=25),
     "gate": Scenario(copy_store, run_gate, check_undecided, check_decided, stride=10),

@@ -16,7 +16,9 @@ ROOT = SCRIPT.parents[2]
 EXPECTED = {  # a point that must be among those of each command
     "data": "exchange of data",
     "gallery": "rename to gallery",
-    "gallery-overwrite": "exchange of gallery",
+    "gallery-overwrite": "rename to manifest.json",
+    "gallery-add": "rename to manifest.json",
+    "gallery-remove": "rename to manifest.json",
     "train": "commit",
     "gate": "commit",
     "promote": "commit",

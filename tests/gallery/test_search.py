@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hire_model.errors import HireError
-from hire_model.gallery import index, search
+from hire_model.gallery import search
 from hire_model.model.hubs import HubBank
 from hire_model.scoring import matrix
 from hire_model.scoring.scorer import Scorer
+
+HALF = 1e-3  # scores of records in half precision, for weights far larger than trained ones
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +49,8 @@ def test_a_full_shortlist_gives_the_order_of_full_scoring(scorer, gallery, split
         assert result.reranked == 40 and result.note == "" and all(hit.place is None for hit in result.hits)
         rows = [hit.row for hit in result.hits]
         assert sorted(rows) == list(range(40)) and [hit.id for hit in result.hits] == gallery.ids[rows].tolist()
-        np.testing.assert_allclose([hit.score for hit in result.hits], full[rows, column], atol=1e-6)
-        assert (np.diff(full[rows, column]) <= 1e-6).all()
+        np.testing.assert_allclose([hit.score for hit in result.hits], full[rows, column], atol=HALF)
+        assert (np.diff([hit.score for hit in result.hits]) <= 0).all()
 
 
 def test_unknown_words_are_listed_and_a_text_without_known_words_gets_a_note(scorer, gallery, split):
@@ -78,15 +80,15 @@ def test_the_result_is_the_best_of_the_shortlist(
         patch.setattr(search, "_ROWS", rows)
         patch.setattr(search, "_QUERIES", together)
         results = search.search_images(scorer, gallery, texts, top_k, shortlist)
-    summaries = scorer.encode_texts(texts).summary.numpy() @ gallery.images.summary.T
+    summaries = scorer.encode_texts(texts).summary.numpy() @ gallery.images.index.vectors.astype(np.float32).T
     for pick, near, result in zip(picks, summaries, results, strict=True):
         assert result.reranked == min(shortlist, 40) and len(result.hits) == min(top_k, 40)
         scores = np.array([hit.score for hit in result.hits])
         rows = [hit.row for hit in result.hits]
-        np.testing.assert_allclose(scores, full[rows, pick], atol=1e-5)
+        np.testing.assert_allclose(scores, full[rows, pick], atol=HALF)
         within = near >= np.sort(near)[::-1][result.reranked - 1] - 1e-6
         assert within[rows].all()
-        np.testing.assert_allclose(scores, np.sort(full[within, pick])[::-1][: len(scores)], atol=1e-5)
+        np.testing.assert_allclose(scores, np.sort(full[within, pick])[::-1][: len(scores)], atol=HALF)
         if result.reranked < 40:
             places = [1 + int((near > near[row] + 1e-6).sum()) for row in rows]
             assert [hit.place for hit in result.hits] == places
@@ -97,7 +99,7 @@ def test_the_scores_equal_those_of_predict(scorer, gallery, split):
         split.texts[:3], search.search_images(scorer, gallery, split.texts[:3], 5, 20), strict=True
     ):
         pairs = [(split.regions(hit.row), text) for hit in result.hits]
-        np.testing.assert_allclose([hit.score for hit in result.hits], scorer.predict(pairs), atol=1e-5)
+        np.testing.assert_allclose([hit.score for hit in result.hits], scorer.predict(pairs), atol=HALF)
 
 
 def test_captions_are_found_for_images_from_regions_and_from_a_gallery(scorer, gallery, split, full):
@@ -106,14 +108,13 @@ def test_captions_are_found_for_images_from_regions_and_from_a_gallery(scorer, g
         for row, result in zip((0, 33), search.search_captions(scorer, gallery, images, 7, count), strict=True):
             rows = [hit.row for hit in result.hits]
             assert [hit.id for hit in result.hits] == [split.texts[column] for column in rows]
-            np.testing.assert_allclose([hit.score for hit in result.hits], full[row, rows], atol=1e-5)
+            np.testing.assert_allclose([hit.score for hit in result.hits], full[row, rows], atol=HALF)
             assert result.reranked == count
             if count == 200:
-                np.testing.assert_allclose(full[row, rows], np.sort(full[row])[::-1][:7], atol=1e-6)
+                np.testing.assert_allclose(full[row, rows], np.sort(full[row])[::-1][:7], atol=HALF)
     stored = search.search_captions(scorer, gallery, gallery.read_images([33]), 7, 200)[0]
-    assert [hit.row for hit in stored.hits] == [
-        hit.row for hit in search.search_captions(scorer, gallery, images[slice(1, 2)], 7, 200)[0].hits
-    ]
+    sent = search.search_captions(scorer, gallery, images[slice(1, 2)], 7, 200)[0]
+    np.testing.assert_allclose([hit.score for hit in stored.hits], [hit.score for hit in sent.hits], atol=HALF)
 
 
 def test_equal_scores_keep_the_order_of_the_gallery(scorer, gallery, split, monkeypatch):
@@ -150,17 +151,18 @@ def test_without_a_global_head_every_image_is_scored(split, tmp_path):
     [result] = search.search_images(scorer, gallery, split.texts[:1], 3, 5)
     assert result.reranked == 40 and "no global head" in result.note
     scores = scorer.predict([(split.regions(row), split.texts[0]) for row in range(40)])
-    np.testing.assert_allclose([hit.score for hit in result.hits], np.sort(scores)[::-1][:3], atol=1e-5)
+    np.testing.assert_allclose([hit.score for hit in result.hits], np.sort(scores)[::-1][:3], atol=HALF)
 
 
-def test_an_hnsw_index_finds_at_least_98_percent_of_the_hits_of_a_scan(scorer, split, gallery, tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "FLAT_UP_TO", 10)
-    large = gallery_examples.make_gallery(scorer.model, split, tmp_path / "g")
-    assert large.manifest.images.index == "hnsw" and "images.faiss" in large.manifest.files
-    texts, same = split.texts[::2], 0
-    for a, b in zip(*(search.search_images(scorer, g, texts, 5, 20) for g in (gallery, large)), strict=True):
-        same += len({hit.row for hit in a.hits} & {hit.row for hit in b.hits})
-    assert same >= 0.98 * 5 * len(texts)
+def test_the_index_finds_the_nearest_of_all_and_of_a_choice_of_rows(scorer, gallery, split):
+    queries = scorer.encode_texts(split.texts[:5]).summary.numpy()
+    near = queries @ gallery.images.index.vectors.astype(np.float32).T
+    for rows in (None, np.array([3, 8, 9, 20, 39]), np.arange(1, 40, 2)):
+        choice = np.arange(40) if rows is None else rows
+        for query, found in enumerate(gallery.images.index.find_nearest(queries, 4, rows)):
+            best = choice[np.argsort(-near[query, choice])[:4]]
+            np.testing.assert_allclose(near[query, found], near[query, best], atol=1e-5)
+            assert set(found) <= set(choice.tolist()) and len(found) == 4
 
 
 @pytest.mark.parametrize(
@@ -193,8 +195,7 @@ def test_no_texts_give_no_results_and_a_large_top_k_gives_every_image(scorer, ga
 
 
 def test_the_encodings_are_mapped_from_disk_and_not_loaded(gallery):
-    arrays = [gallery.images.summary, *gallery.images._shards]
-    assert all(isinstance(array, np.memmap) for array in arrays)
+    assert isinstance(gallery.segments[0].images.records, np.memmap)
     assert torch.is_tensor(gallery.read_images([0]).regions)
 
 
@@ -205,20 +206,18 @@ def test_hub_correction_subtracts_both_popularities_and_is_refused_without_a_ban
     for query, find in ((texts, search.search_images), (images, search.search_captions)):
         with pytest.raises(HireError, match="no bank of training items"):
             find(scorer, gallery, query, hub_correction=True)
-    bank = HubBank(
-        torch.from_numpy(gallery.images.summary[:9].copy()), scorer.encode_texts(split.texts[:9]).summary, 0.1
-    )
+    bank = HubBank(gallery.images.read_summary(range(9)), scorer.encode_texts(split.texts[:9]).summary, 0.1)
     monkeypatch.setattr(scorer.model, "hubs", bank)
-    image = bank.rate_images(torch.from_numpy(gallery.images.summary.copy())).numpy()
+    image = bank.rate_images(gallery.images.read_summary(range(40))).numpy()
     caption = bank.rate_texts(scorer.encode_texts(split.texts).summary).numpy()
     corrected = full - image[:, None] - caption
     for column, result in enumerate(search.search_images(scorer, gallery, texts, 40, 40, hub_correction=True)):
         rows = [hit.row for hit in result.hits]
-        np.testing.assert_allclose([hit.score for hit in result.hits], corrected[rows, column], atol=1e-5)
-        assert (np.diff(corrected[rows, column]) <= 1e-5).all()
+        np.testing.assert_allclose([hit.score for hit in result.hits], corrected[rows, column], atol=HALF)
+        assert (np.diff(corrected[rows, column]) <= HALF).all()
     found = search.search_captions(scorer, gallery, images, 5, 200, hub_correction=True)
     for row, result in zip((4, 2), found, strict=True):
         rows = [hit.row for hit in result.hits]
-        np.testing.assert_allclose([hit.score for hit in result.hits], corrected[row, rows], atol=1e-5)
+        np.testing.assert_allclose([hit.score for hit in result.hits], corrected[row, rows], atol=HALF)
     plain = search.search_images(scorer, gallery, texts, 40, 40)
-    np.testing.assert_allclose(plain[0].hits[0].score, full[:, 0].max(), atol=1e-6, err_msg="never silently on")
+    np.testing.assert_allclose(plain[0].hits[0].score, full[:, 0].max(), atol=HALF, err_msg="never silently on")

@@ -50,7 +50,7 @@ def test_every_method_works_with_a_real_server(
     np.testing.assert_allclose(hire.score(zip(images, texts, strict=True)).scores, expected, atol=1e-5)
     stored = [StoredImage(gallery="scenes", id=scenes.image_id(i)) for i in range(4)]
     matrix = np.array(hire.matrix([*images[:2], *stored[2:]], texts).scores)
-    np.testing.assert_allclose(np.diag(matrix), expected, atol=1e-5)
+    np.testing.assert_allclose(np.diag(matrix), expected, atol=1e-3)  # a gallery has half precision
     ranked = hire.rank(images, texts, top_k=1).results
     assert [hits[0].index for hits in ranked] == matrix.argmax(axis=0).tolist()
     ranked = hire.rank(images, texts, top_k=1, rank="texts").results

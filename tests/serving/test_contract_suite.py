@@ -219,7 +219,7 @@ def test_the_service_returns_the_scores_of_the_scorer(
     assert len(set(answer["scores"])) > 1
     expected = scorer.predict([(scenes.regions(i), text) for i in range(4) for text in scenes.texts[:5]])
     _, answer = _answer_directly(service, json.dumps(cases["matrix"][0]).encode(), False)
-    np.testing.assert_allclose(np.ravel(answer["scores"]), expected, atol=1e-5)
+    np.testing.assert_allclose(np.ravel(answer["scores"]), expected, atol=1e-3)  # a gallery has half precision
 
 
 def test_documents_are_ranked_by_the_scores_of_their_pairs(service: Service, scenes: Split) -> None:

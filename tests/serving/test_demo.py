@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_a_picture_outside_the_picture_folder_is_not_served(
     gallery = example.gallery
     outside = tmp_path / "private.png"
     outside.write_bytes(b"secret")
-    inside = gallery.folder / "pictures"
+    inside = gallery.picture_folder(0)
     assert demo.find_picture(gallery, 0) is not None
     for path in (
         inside / outside,
@@ -226,7 +227,7 @@ def test_an_invalid_request_is_refused_with_a_reason(
 
 def test_a_gallery_without_pictures_has_boxes_only(tiny_dataset: Path, tmp_path: Path) -> None:
     example = make_example(tmp_path, tiny_dataset)
-    (example.folder / "pictures").unlink()
+    shutil.rmtree(example.folder / "segments" / "000001" / "pictures")
     client = TestClient(demo.build_app(example.service, example.gallery, TOKEN), base_url=BASE)
     facts = client.get("/image", params={"id": example.gallery.ids[0]}).json()
     assert facts["boxes"] and not facts["picture"]

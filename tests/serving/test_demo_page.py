@@ -427,7 +427,7 @@ def test_thumbnails_show_the_whole_picture(page: Tab) -> None:
 
 
 def test_boxes_are_drawn_if_there_are_no_pictures(tab: Tab, demo_server: Demo, example: Example) -> None:
-    pictures, hidden = example.folder / "pictures", example.folder / "hidden"
+    pictures, hidden = example.gallery.picture_folder(0), example.folder / "hidden"
     pictures.rename(hidden)
     try:
         tab.open(demo_server.address)

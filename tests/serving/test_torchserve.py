@@ -90,11 +90,11 @@ def test_served_scores_equal_those_of_the_scorer(
     request: dict[str, Any] = {"images": stored, "texts": split.texts[:5]}
     matrix = server.send_request(running, request, PREDICTIONS + "/1").json()["scores"]
     expected = scorer.predict([(split.regions(i), text) for i in range(8) for text in split.texts[:5]])
-    np.testing.assert_allclose(np.ravel(matrix), expected, atol=1e-5)
+    np.testing.assert_allclose(np.ravel(matrix), expected, atol=1e-3)  # a gallery has half precision
     request = {"gallery": "scenes", "texts": split.texts[:1], "top_k": 3}
     [result] = server.send_request(running, request).json()["results"]
     best = sorted((scorer.predict([(split.regions(i), split.texts[0])])[0] for i in range(8)), reverse=True)
-    np.testing.assert_allclose([hit["score"] for hit in result["hits"]], best[:3], atol=1e-5)
+    np.testing.assert_allclose([hit["score"] for hit in result["hits"]], best[:3], atol=1e-3)
     explanations = server.send_request(running, _make_pairs(split, 2), EXPLANATIONS).json()["explanations"]
     sums = [sum(explanation["contributions"]) for explanation in explanations]
     assert sums == pytest.approx(answer["scores"][:2], abs=1e-5)
