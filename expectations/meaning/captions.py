@@ -84,7 +84,9 @@ def count_classes(data: Dataset, sample: Sample, starts: np.ndarray, counts: np.
     classes, size = data.classes[rows], len(data.manifest.classes)
     known = (classes >= 0) & (classes < size)
     flat = owners[known] * size + classes[known]
-    return np.minimum(np.bincount(flat, minlength=len(sample.images) * size).reshape(-1, size), 3).astype(np.float32)
+    return np.minimum(
+        np.bincount(flat, minlength=len(sample.images) * size).reshape(len(sample.images), size), 3
+    ).astype(np.float32)
 
 
 def rank_names(present: np.ndarray, names: tuple[str, ...], words: CaptionWords, rows: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from expectations.meaning.sample import Sample
 MIN_IMAGES = 100
 """Images of the reference split that a comparison needs."""
 _FACTOR = 3.0
+_MIN_WIDTH, _MIN_COSINE = 64, 0.3  # below these, as in random features, the most similar image says nothing
 
 
 def compare_neighbours(sample: Sample, reference: str) -> tuple[np.ndarray, np.ndarray]:
@@ -16,12 +17,12 @@ def compare_neighbours(sample: Sample, reference: str) -> tuple[np.ndarray, np.n
 
     Returns:
         opposite [n] and rescaled [n] float64: 1 if that image's features have the opposite sign, or a norm that differs
-        by more than a factor of three, else 0. NaN if the reference split is too small.
+        by more than a factor of three, else 0. NaN if the reference split is too small, or no image is similar.
     """
     import faiss
 
     known = np.flatnonzero(sample.splits == reference)
-    if len(known) < MIN_IMAGES:
+    if len(known) < MIN_IMAGES or sample.pooled.shape[1] < _MIN_WIDTH:
         return np.full(len(sample.images), np.nan), np.full(len(sample.images), np.nan)
     lengths = np.linalg.norm(sample.pooled, axis=1, keepdims=True)
     units = sample.pooled / np.maximum(lengths, 1e-9)
@@ -31,7 +32,9 @@ def compare_neighbours(sample: Sample, reference: str) -> tuple[np.ndarray, np.n
     ratio = np.log(
         np.maximum(sample.norms, 1e-9) / np.maximum(sample.norms[np.where(opposite, farthest, nearest)], 1e-9)
     )
-    return opposite.astype(float), (np.abs(ratio) > np.log(_FACTOR)).astype(float)
+    similar = np.maximum(best, against) > _MIN_COSINE
+    rescaled = np.abs(ratio) > np.log(_FACTOR)
+    return np.where(similar, opposite, np.nan), np.where(similar, rescaled, np.nan)
 
 
 def _find_nearest(

@@ -11,6 +11,7 @@ from expectations.meaning.sample import Sample
 from hire_model.data.store import Dataset
 
 _MAX_CLASSES, _MIN_REGIONS = 100, 5  # most frequent classes, and regions of each
+_MIN_CLASSES = 5  # ranks of fewer, unequally frequent classes are low without a fault
 _MIN_PEOPLE = 50
 _UPRIGHT = re.compile(r"^(person|man|woman|boy|girl|child|kid|lady|guy|player)s?$|^(men|women|children|people)$")
 SHIFTS = (-1, 1)
@@ -20,7 +21,7 @@ EXCHANGES = ("x and y", "width and height")
 def compare_classes(data: Dataset, sample: Sample, reference: str) -> tuple[np.ndarray, Agreement] | None:
     """Predict the class of a region from its feature; return the rows of `sample.regions` that were used, too.
 
-    The alternatives are the classes of the regions before and after. None without at least two frequent classes.
+    The alternatives are the classes of the regions before and after. None with fewer than five frequent classes.
     """
     classes = data.classes
     own = classes[sample.regions]
@@ -28,7 +29,7 @@ def compare_classes(data: Dataset, sample: Sample, reference: str) -> tuple[np.n
     totals = np.bincount(own[known], minlength=1)
     frequent = np.argsort(-totals, kind="stable")[:_MAX_CLASSES]
     frequent = frequent[totals[frequent] >= _MIN_REGIONS]
-    if len(frequent) < 2:
+    if len(frequent) < _MIN_CLASSES:
         return None
     used = np.flatnonzero(np.isin(own, frequent))
     rows = sample.regions[used]

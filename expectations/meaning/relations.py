@@ -15,7 +15,7 @@ from hire_model.data.boxes import describe_pairs
 from hire_model.data.store import Dataset
 
 MAX_RELATIONS = 6000  # per split
-_CLASSES, _MIN_RELATIONS = 60, 5
+_CLASSES, _MIN_RELATIONS, _MIN_PREDICATES = 60, 5, 3
 _MIN_NAMED, _MIN_SHARE = 30, 0.5  # relations of a predicate, and the share of them that must fit its name
 _SEED = 20261130
 _LARGER = re.compile(r"\b(wears?|wearing|holds?|holding|carr(y|ies|ying))\b")
@@ -64,12 +64,12 @@ def compare_predicates(
 ) -> tuple[np.ndarray, Agreement] | None:
     """Predict the predicate from boxes and classes; return the relations that were used, too.
 
-    The alternative exchanges subject and object. None without at least two frequent predicates.
+    The alternative exchanges subject and object. None with fewer than three frequent predicates.
     """
     splits = sample.splits[relations.images]
     known = relations.labels[splits == reference]
     frequent = np.flatnonzero(np.bincount(known, minlength=1) >= _MIN_RELATIONS)
-    if len(frequent) < 2:
+    if len(frequent) < _MIN_PREDICATES:
         return None
     used = np.flatnonzero(np.isin(relations.labels, frequent))
     ends = relations.subjects[used], relations.objects[used]

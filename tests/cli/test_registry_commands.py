@@ -87,7 +87,7 @@ def test_promotion_and_rollback_print_what_a_server_needs(
     assert read_output().endswith("Next:\n  hire serve\n")
 
 
-def test_a_gallery_records_the_number_of_the_version_and_not_an_alias_that_moves(
+def test_a_gallery_names_its_model_by_number_and_not_by_an_alias(
     two_versions: TrackingSettings,
 ) -> None:
     promote("2", "first")

@@ -12,6 +12,8 @@ import argparse
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -30,12 +32,13 @@ from planting import (
     set_cells,
 )
 
-from expectations.check import validate
+from expectations import check, suites
 from expectations.results import ExpectationResult
 from hire_model.data.schema import FEATURES
 from hire_model.files import write_text
 from hire_model.progress import show_progress
 
+_READ_SUITE = suites.read_suite  # `find_fault` replaces it
 NAN, INF = float("nan"), float("inf")
 GERMAN = "Ein Mann mit Hut steht neben einem roten Stuhl"
 CHINESE = "一个戴帽子的男人站在椅子旁边 red chair here"
@@ -394,13 +397,31 @@ def copy_dataset(dataset: Path, out: Path) -> Path:
 
 
 def find_fault(fault: Fault, dataset: Path) -> ExpectationResult | None:
-    """Plant `fault` in `dataset`, validate it, and return the result that reports it at its row, or None."""
+    """Plant `fault` in `dataset`, validate it, and return the result that reports it at its row, or None.
+
+    Only the suite `manifest` and expectations that can report the fault are checked: each takes 35 ms.
+    """
     row = fault.plant(dataset)
-    for result in validate(dataset).failed(fault.severity):
+    with (
+        patch.object(check, "SUITE_NAMES", tuple(dict.fromkeys(("manifest", fault.suite)))),
+        patch.object(suites, "read_suite", lambda path: _read_part(path, fault)),
+    ):
+        failed = check.validate(dataset).failed(fault.severity)
+    for result in failed:
         names_row = row is None or f"row {row}:" in result.message
         if result.table == fault.suite and fault.message in result.message and names_row:
             return result
     return None
+
+
+def _read_part(path: Path, fault: Fault) -> dict[str, Any]:
+    """Read a suite; of the fault's suite only the expectations of its severity, and of its message if one has it."""
+    suite = _READ_SUITE(path)
+    if path.stem == fault.suite:
+        severity = "critical" if fault.severity == "error" else "warning"
+        able = [item for item in suite["expectations"] if item["severity"] == severity]
+        suite["expectations"] = [item for item in able if fault.message in item["description"]] or able
+    return suite
 
 
 def main() -> None:

@@ -239,7 +239,7 @@ def test_a_refused_resume_does_not_change_the_earlier_run(
     assert (folder / "runs/latest/settings.json").read_bytes() == before
     mlflow.set_tracking_uri(trained.tracking_uri)
     run = mlflow.get_run((folder / "runs/latest" / train_workflow.RUN_FILE).read_text().strip())
-    assert run.info.status == "FINISHED" and run.info.run_name == f"train on {tiny_dataset.name}"
+    assert run.info.status == "FINISHED" and run.info.run_name == f"tiny on {tiny_dataset.name}"
 
 
 def test_the_printed_summary_names_the_data_and_the_next_command(
