@@ -103,7 +103,9 @@ class _Builder:
             chosen = members[self.relations.images]
             row["contradicted"] = relations.find_contradiction(data, self.relations, chosen)
             others = [values for other, values in sample.values.items() if other != name]
-            row |= compare_dimensions(sample.values[name], others, sample.values[self.reference])
+            row |= dict.fromkeys(("constant", "constant_here", "drifted"))
+            if np.count_nonzero(members) >= MIN_PART:  # regions of one image are alike, so their number does not count
+                row |= compare_dimensions(sample.values[name], others, sample.values[self.reference])
             rows.append(row | shares[name])
         return rows
 

@@ -144,7 +144,12 @@ MEANING_FAULTS = [
         "the region before",
         change_features(lambda array: np.roll(array, 1, axis=0), 0),
     ),
-    _find("the features of train are shuffled", "classes fit the features", change_images(shuffle, ("train",), 0)),
+    _find(
+        "the features of train are shuffled",
+        "classes fit the features",
+        change_images(shuffle, ("train",), 0),
+        "warning",
+    ),
     _find(
         "the features of test are shuffled", "captions fit the features", change_images(shuffle, ("test",), FIRST_TEST)
     ),
@@ -152,6 +157,7 @@ MEANING_FAULTS = [
         "the class ids of test are shifted by one",
         "classes fit the features",
         change_split("regions", ("class_id",), shift_ids(_CLASSES), ("test",), FIRST_TEST),
+        "warning",
     ),
     _find(
         "the vocabulary of classes is shifted by one",
