@@ -123,19 +123,10 @@ class RequestParser:
         self._check_values(request.body)
         body = parse_body(request.body, request.explain)
         self._check_pairs(body, request.explain)
+        images, texts, image_path, text_path = self._find_sides(body)
         if isinstance(body, PairsRequest):
-            images, texts = [pair.image for pair in body.pairs], [pair.text for pair in body.pairs]
-            image_path, text_path = "pairs[{}].image", "pairs[{}].text"
             index = np.arange(len(texts)), np.arange(len(texts))
         else:
-            if isinstance(body, RerankRequest):
-                images, texts = self._split_rerank(body)
-                image_path, text_path = "documents[{}]", "query"
-                if not isinstance(body.query, str):
-                    image_path, text_path = text_path, image_path
-            else:
-                images, texts = body.images or [], body.texts or []
-                image_path, text_path = "images[{}]", "texts[{}]"
             grid = np.indices((len(images), len(texts)))
             index = grid[0].ravel(), grid[1].ravel()
         _check_limit(sum(isinstance(image, ImagePayload) for image in images), self.limits.images, "images sent", "")
@@ -167,6 +158,20 @@ class RequestParser:
         else:
             images, texts = len(body.images or ()), len(body.texts or ())
             _check_limit(max(images, 1) * max(texts, 1), self.limits.pairs, "pairs", "")
+
+    def _find_sides(self, body: RequestBody) -> tuple[Sequence[AnyImage], list[str], str, str]:
+        """Return the images and the texts of a request, and the JSON paths of both, with {} for the position."""
+        if isinstance(body, PairsRequest):
+            return (
+                [pair.image for pair in body.pairs],
+                [pair.text for pair in body.pairs],
+                "pairs[{}].image",
+                "pairs[{}].text",
+            )
+        if isinstance(body, RerankRequest):
+            paths = ("documents[{}]", "query") if isinstance(body.query, str) else ("query", "documents[{}]")
+            return *self._split_rerank(body), *paths
+        return body.images or [], body.texts or [], "images[{}]", "texts[{}]"
 
     def _split_rerank(self, body: RerankRequest) -> tuple[list[AnyImage], list[str]]:
         """Return images and texts of a rerank request; one of them is the query. Raises RequestFault."""

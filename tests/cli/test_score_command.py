@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from picture_examples import import_pictures, save_model
+from picture_examples import FLOAT16, import_pictures, save_model
 from typer.testing import CliRunner
 
 from hire_model.cli.main import app
@@ -37,7 +37,7 @@ def test_sentences_are_scored_best_first(data: Dataset, model: Path) -> None:
     shown = [line.split("  ", 1) for line in map(str.strip, lines) if line[:1] in "-0123456789"]
     expected = Scorer.load(model).rank(data.regions(1), texts)
     assert [text for _, text in shown] == [texts[hit["corpus_id"]] for hit in expected]
-    assert [float(score) for score, _ in shown] == pytest.approx([hit["score"] for hit in expected], abs=1e-4)
+    assert [float(score) for score, _ in shown] == pytest.approx([hit["score"] for hit in expected], abs=FLOAT16)
 
 
 def test_an_explanation_has_a_line_per_word_whose_parts_add_up(data: Dataset, model: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from picture_examples import import_pictures
+from picture_examples import FLOAT16, import_pictures
 from picture_files import DAMAGED, READABLE, encode, png_claiming, scene
 from registered import train_and_register
 
@@ -62,11 +62,11 @@ def test_a_picture_file_gets_the_score_of_its_imported_regions(client: HireClien
     paths = [data.picture(row) for row in range(4)]
     expected = Scorer.load(model).predict([(data.regions(row), TEXT) for row in range(4)])
     scores = client.score([(path, TEXT) for path in paths if path]).scores
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    np.testing.assert_allclose(scores, expected, atol=FLOAT16)
     first = paths[0]
     assert first is not None
-    assert client.score([(first.read_bytes(), TEXT)]).scores == pytest.approx(expected[:1].tolist(), abs=1e-5)
-    assert client.explain([(first, TEXT)]).explanations[0].score == pytest.approx(float(expected[0]), abs=1e-4)
+    assert client.score([(first.read_bytes(), TEXT)]).scores == pytest.approx(expected[:1].tolist(), abs=FLOAT16)
+    assert client.explain([(first, TEXT)]).explanations[0].score == pytest.approx(float(expected[0]), abs=FLOAT16)
 
 
 def test_a_gallery_is_searched_with_a_sentence_and_with_a_picture(client: HireClient, data: Dataset) -> None:
