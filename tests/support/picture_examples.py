@@ -15,9 +15,8 @@ from hire_model.data.store import Dataset
 from hire_model.model import artifact
 
 FLOAT16 = 1e-3
-"""Largest difference of two scores of a picture that was extracted twice: the network's last digits depend on the number
-of threads, and features are rounded to float16."""
-
+"""Largest difference of two scores of a picture that was extracted twice: the network's last digits depend on the
+number of threads, and features are rounded to float16."""
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 
 
