@@ -24,6 +24,7 @@ from models import PEERS, make_peer
 from hire_model.ablation.stages import VARIANTS
 from hire_model.ablation.study import RecordFile, Study, Trial, TrialRecord, run_missing_trials
 from hire_model.ablation.tables import Spread, Table
+from hire_model.cli.options import collect_overrides
 from hire_model.data.splits import open_dataset, open_splits
 from hire_model.data.store import Split
 from hire_model.evaluation import protocols
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    overrides = [f"data.path={args.data}", "train.threads=1", f"data.train_images={args.images}", *args.set]
+    overrides = [f"data.path={args.data}", "train.threads=1", f"data.train_images={args.images}", *collect_overrides(args.set)]
     overrides += [f"train.epochs={args.epochs}"] if args.epochs else []
     dataset = open_dataset(resolve(args.recipe, overrides).settings.data)
     study = Study(args.recipe, overrides, [int(seed) for seed in args.seeds.split(",")], args.out, dataset)
