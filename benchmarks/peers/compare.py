@@ -73,7 +73,12 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    overrides = [f"data.path={args.data}", "train.threads=1", f"data.train_images={args.images}", *collect_overrides(args.set)]
+    overrides = [
+        f"data.path={args.data}",
+        "train.threads=1",
+        f"data.train_images={args.images}",
+        *collect_overrides(args.set),
+    ]
     overrides += [f"train.epochs={args.epochs}"] if args.epochs else []
     dataset = open_dataset(resolve(args.recipe, overrides).settings.data)
     study = Study(args.recipe, overrides, [int(seed) for seed in args.seeds.split(",")], args.out, dataset)
