@@ -18,7 +18,13 @@ from hire_model.errors import DataError
 
 pytestmark = pytest.mark.slow
 
-ERRORS = list({fault.suite: fault for fault in reversed(FAULTS) if fault.severity == "error"}.values())
+ERRORS = list(
+    {
+        fault.suite: fault
+        for fault in reversed(FAULTS)
+        if fault.severity == "error" and fault.suite != "meaning"  # needs more images than this data set has
+    }.values()
+)
 WARNING = next(fault for fault in FAULTS if fault.severity == "warning")
 NO_FAULT = Fault("nothing", "captions", "", lambda folder: None)
 
