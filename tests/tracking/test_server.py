@@ -29,7 +29,7 @@ def told(server: TrackingSettings) -> Iterator[Queue[str]]:
     with Receiver(0, secret.encode(), server.model_name, lambda: told.put("moved")) as receiver:
         threading.Thread(target=receiver.serve_forever, daemon=True).start()
         with versions.open_registry(server, "create a webhook") as client:
-            client.create_webhook("hire serve", f"http://127.0.0.1:{receiver.server_port}", [event], secret=secret)
+            client.create_webhook("hire-serve", f"http://127.0.0.1:{receiver.server_port}", [event], secret=secret)
         yield told
         receiver.shutdown()
 
