@@ -1,6 +1,7 @@
 """What the flows need from Prefect beyond @flow and @task: artifacts, retries, cache keys, notifications, workarounds.
 
-Importing this module sends the project's log lines to Prefect and removes Prefect's exit calls from forked processes.
+Importing this module sends the project's log lines to Prefect, sends Prefect's spans to the collector if there is one,
+and removes Prefect's exit calls from forked processes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from uuid import UUID
 
 import httpx
 import requests
+from opentelemetry import trace
 from prefect import Flow, Task, runtime
 from prefect.artifacts import (
     Artifact,
@@ -38,6 +40,7 @@ from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import exponential_backoff
 from sqlalchemy.exc import OperationalError
 
+from hire_model import telemetry
 from hire_model.data.schema import MANIFEST, hash_file
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
@@ -267,6 +270,17 @@ def send_logs_to_prefect() -> None:
         logging.getLogger(name).addFilter(TracebackFilter())
 
 
+# --- Traces: Prefect makes a span for each run of a flow or task; without a provider they go nowhere ---
+
+
+def send_traces() -> None:
+    """Send Prefect's spans to the collector of the environment, unless `opentelemetry-instrument` already does."""
+    if problem := telemetry.find_problem():
+        _log.warning(problem)
+    elif telemetry.is_wanted() and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        trace.set_tracer_provider(telemetry.make_provider("hire-flows", {}))
+
+
 # --- Provenance ---
 
 
@@ -289,5 +303,6 @@ def remove_exit_calls() -> None:
 
 
 send_logs_to_prefect()
+send_traces()
 describe_commands_with(name_deployment)
 os.register_at_fork(after_in_child=remove_exit_calls)

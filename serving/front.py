@@ -36,6 +36,7 @@ TRIES = 3  # how often a request is sent to the server whose connection is lost
 KEYS, RECORD, FRONT = "key_file.json", "server.json", "front.json"
 _POST = re.compile(r"/(predictions/hire(/[0-9]{1,9})?|explanations/hire|(?P<rerank>(v[12]/)?rerank))")
 _JSON = re.compile(rb'application/json *(; *charset="?utf-8"? *)?', re.IGNORECASE)
+_TRACE = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # the header traceparent (W3C)
 _FIELD = re.compile(rb"\r\n([a-z-]+): *([^\r]*)")
 _WORDS = {
     400: "not a valid HTTP request.",
@@ -234,12 +235,14 @@ class Front:
         path = request.target.decode("latin1").partition("?")[0]
         if (match := _POST.fullmatch(path)) and match["rerank"]:
             path = "/predictions/hire"  # the server recognises the shape of the request
+        traces = [bytes(value) for name, value in request.headers if name == b"traceparent"]
+        trace = traces[0].decode() if len(traces) == 1 and _TRACE.fullmatch(traces[0]) else ""
         try:
             async with asyncio.timeout(ANSWER_S):
                 for _ in range(TRIES):
                     upstream = self.find_upstream()
                     try:
-                        return await _ask(upstream, request.method.decode(), path, body)
+                        return await _ask(upstream, request.method.decode(), path, body, trace)
                     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, LookupError, ValueError):
                         upstream.close_idle()
                         await asyncio.sleep(0.1)
@@ -248,7 +251,7 @@ class Front:
         raise Refused(503)
 
 
-async def _ask(upstream: Upstream, method: str, path: str, body: bytes) -> Answer:
+async def _ask(upstream: Upstream, method: str, path: str, body: bytes, trace: str) -> Answer:
     """Send one request on an idle or a new connection, and return the answer.
 
     The server's answers have a Content-Length. Raises OSError, IncompleteReadError or LookupError if the connection is
@@ -262,6 +265,8 @@ async def _ask(upstream: Upstream, method: str, path: str, body: bytes) -> Answe
         ]  # fmt: skip
         if upstream.socket:
             lines.insert(1, f"X-Request-Start: t={time.time():.3f}")  # to measure the time in the queue
+        if trace:
+            lines.insert(1, f"traceparent: {trace}")
         writer.write("\r\n".join(lines).encode() + body)
         head = await reader.readuntil(b"\r\n\r\n")
         status = int(head[9:12])

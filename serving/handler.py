@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from hire_model.packaging.opening import open_service
-from hire_model.service.contract import PROBE
+from hire_model.service.contract import PROBE, TRACEPARENT
 from hire_model.service.parsing import Request
-from hire_model.service.service import Timings
+from hire_model.service.timings import Timings
 
 log = logging.getLogger(__name__)
 PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Content Too Large", 500: "Internal Server Error"}
@@ -36,6 +36,7 @@ class HireHandler:
                 _get_body(item),
                 explain=context.get_request_header(i, "explain") == "True",
                 probe=context.get_request_header(i, PROBE) == "1",
+                traceparent=context.get_request_header(i, TRACEPARENT) or "",
             )
             for i, item in enumerate(data)
         ]

@@ -12,7 +12,7 @@ import time
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from hire_model.service.service import Timings
+from hire_model.service.timings import Timings
 
 _SUMS = {
     "Requests2XX": "answers with status 2xx",
@@ -34,7 +34,7 @@ class Metrics:
     """The metrics of one process."""
 
     def __init__(self, load_seconds: float) -> None:
-        names = _SUMS | dict.fromkeys(Timings().to_counters(), "see hire_model/service/service.py")
+        names = _SUMS | dict.fromkeys(Timings().to_counters(), "see hire_model/service/timings.py")
         self.sums = {name: Gauge(name, text, multiprocess_mode="sum") for name, text in names.items()}
         self.last = {name: Gauge(name, text, multiprocess_mode="mostrecent") for name, text in _LAST.items()}
         self.last["WorkerLoadTime"].set(round(1000 * load_seconds, 1))

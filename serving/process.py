@@ -22,6 +22,7 @@ import httpx
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from hire_model import telemetry
 from hire_model.errors import HireError
 from hire_model.files import write_text
 from hire_model.monitoring.journal import JournalSettings
@@ -31,7 +32,6 @@ from serving.tokens import KEYS, write_header
 
 RECORD, ARCHIVE = "server.json", "store/hire.mar"
 QUEUE = 32  # requests that may wait for each worker; further ones get 503 at once
-# The only environment variables that a server inherits. The others may hold secrets of the user.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "JAVA_HOME", "TZ")
 _SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 _STOP_S = 30
@@ -166,6 +166,15 @@ def copy_archive(archive: Path, sha256: str, folder: Path) -> Path:
     return copy
 
 
+def inherit_variables() -> dict[str, str]:
+    """Return the only environment variables that a server inherits. The others may hold secrets of the user.
+
+    If traces are on, OTEL_EXPORTER_OTLP_HEADERS may hold one too; the server needs it to send them.
+    """
+    names = (*_INHERITED, *(telemetry.VARIABLES if telemetry.is_wanted() else ()))
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 def launch(
     command: list[str],
     folder: Path,
@@ -187,7 +196,7 @@ def launch(
         variables: more environment variables.
         record: the other fields of `Server`.
     """
-    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | _SINGLE_THREAD
+    environment = inherit_variables() | _SINGLE_THREAD
     environment |= {"TMPDIR": str(scratch[0])} | ({GALLERIES_VARIABLE: str(galleries.resolve())} if galleries else {})
     environment |= (journal.to_environment() if journal else {}) | (variables or {})
     try:

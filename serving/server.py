@@ -31,6 +31,7 @@ import httpx
 import psutil
 from filelock import FileLock, Timeout
 
+from hire_model import telemetry
 from hire_model.data.schema import MANIFEST
 from hire_model.files import remove_leftovers, write_text
 from hire_model.gallery.format import format_rebuild_command
@@ -101,6 +102,8 @@ def serve(
     verify(archive.path, archive.sha256)
     if galleries and not galleries.is_dir():
         raise ServeError(f"{galleries}: no such folder. Name one: hire serve --galleries FOLDER.")
+    if problem := telemetry.find_problem():
+        log.warning(problem)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     remove_leftovers(archive.path.parent, f".{archive.path.stem}.", archive.path.suffix)
     for prefix in ("hire-package-", "hire-rehearsal-"):

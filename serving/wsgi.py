@@ -26,7 +26,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
-from hire_model.service.contract import PROBE, Fault
+from hire_model.service.contract import PROBE, TRACEPARENT, Fault
 from hire_model.service.parsing import Request
 from hire_model.service.service import Reply, Service
 from serving.front import MAX_BODY
@@ -35,7 +35,7 @@ from serving.process import QUEUE
 
 TIMEOUT_S = 15  # as default_response_timeout in serving/config/config.properties
 _PATH = re.compile(r"/(?:predictions|(?P<explain>explanations))/hire(?:/(?P<version>[0-9]+))?")
-_PROBE = "HTTP_" + PROBE.upper().replace("-", "_")
+_PROBE, _TRACEPARENT = ("HTTP_" + name.upper().replace("-", "_") for name in (PROBE, TRACEPARENT))
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
@@ -87,7 +87,8 @@ class HireApp:
             return self._refuse(405, "use POST for this path.")
         if body is None:
             return self._refuse(413, f"the body is larger than {MAX_BODY >> 20} MiB.")
-        request = Request(body, explain=bool(match["explain"]), probe=environ.get(_PROBE) == "1")
+        probe, traceparent = environ.get(_PROBE) == "1", environ.get(_TRACEPARENT, "")
+        request = Request(body, explain=bool(match["explain"]), probe=probe, traceparent=traceparent)
         try:
             [reply], timings = self.service.answer([request])
         except SystemExit:  # gunicorn ends a worker that is busy for too long with SIGABRT; answer before it exits

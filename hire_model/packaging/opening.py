@@ -9,10 +9,11 @@ from hire_model.monitoring.journal import Journal, JournalSettings
 from hire_model.packaging.verify import GOLDEN, MODEL, Golden, verify_folder
 from hire_model.service.galleries import find_galleries_folder
 from hire_model.service.service import Service
+from hire_model.service.tracing import open_tracing
 
 
 def open_service(folder: Path) -> Service:
-    """Open the archive unpacked in `folder`, with the galleries and the journal from the environment variables.
+    """Open the archive unpacked in `folder`, with galleries, journal and traces as the environment variables say.
 
     This checks the digests and scores the golden pairs. Raises HireError if a digest or a score is wrong, so that the
     archive is not served.
@@ -35,4 +36,5 @@ def open_service(folder: Path) -> Service:
     service.galleries.open_all()
     if journal := JournalSettings.from_environment():  # after the golden pairs, so that they are not recorded
         service.journal = Journal(journal, service.facts, service.scorer.model.vocabulary)
+    service.tracing = open_tracing(service.facts)
     return service

@@ -25,7 +25,9 @@ from hire_model.service.payload import ImagePayload
 
 PICTURE_HINT = 'send a picture file as {"picture": "<base64 of a JPEG, PNG or WebP file>"}'
 PROBE = "x-hire-probe"
-"""Header with value 1 for a health check: the request is not written to the journal."""
+"""Header with value 1 for a health check: the request is neither written to the journal nor traced."""
+TRACEPARENT = "traceparent"
+"""Header with the trace that a request belongs to (W3C Trace Context)."""
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 Count = Annotated[int, Field(strict=True, ge=1)]

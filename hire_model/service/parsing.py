@@ -29,6 +29,7 @@ from hire_model.service.contract import (
 from hire_model.service.galleries import Galleries
 from hire_model.service.payload import ImagePayload, decode_payload
 from hire_model.service.pictures import Pictures
+from hire_model.service.timings import Timings
 
 AnyImage = ImagePayload | PictureImage | StoredImage
 
@@ -75,12 +76,14 @@ class Request:
     Args:
         body: the JSON text, not parsed yet.
         explain: whether explanations are requested instead of scores.
-        probe: whether the request is a health check, which is not written to the journal.
+        probe: whether the request is a health check, which is neither written to the journal nor traced.
+        traceparent: header of the client (W3C Trace Context), "" without one.
     """
 
     body: bytes | bytearray | str
     explain: bool = False
     probe: bool = False
+    traceparent: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,16 @@ class RequestParser:
     ) -> None:
         self.scorer, self.galleries, self.pictures, self.limits, self.facts = scorer, galleries, pictures, limits, facts
 
-    def parse(self, request: Request) -> ParsedRequest:
-        """Parse `request`. Raises RequestFault: 400 malformed, 404 unknown gallery or image, 413 too large."""
+    def parse(self, request: Request, timings: Timings) -> ParsedRequest:
+        """Parse `request`, and add its kind and the reading of its pictures to `timings`.
+
+        Raises RequestFault: 400 malformed, 404 unknown gallery or image, 413 too large.
+        """
         if not isinstance(request.body, bytes | bytearray | str):  # a cell of MLflow's table can be empty or a number
             raise RequestFault(400, "", f"the request is {type(request.body).__name__}, expected JSON as text.")
         self._check_values(request.body)
         body = parse_body(request.body, request.explain)
+        timings.kind = type(body).__name__.removesuffix("Request").lower()
         self._check_pairs(body, request.explain)
         images, texts, image_path, text_path = self._find_sides(body)
         if isinstance(body, PairsRequest):
@@ -134,7 +141,7 @@ class RequestParser:
         _check_limit(len(set(texts)), self.limits.texts, "texts", "")
         for position, text in enumerate(texts):
             _check_limit(len(text), self.limits.characters, "characters", text_path.format(position))
-        prepared = self._prepare_images(images, image_path)
+        prepared = self._prepare_images(images, image_path, timings)
         return ParsedRequest(body, prepared, texts, *index, image_path=image_path, probe=request.probe)
 
     def _check_values(self, body: bytes | bytearray | str) -> None:
@@ -209,7 +216,7 @@ class RequestParser:
         )
         return gallery, shortlist
 
-    def _prepare_images(self, images: Sequence[AnyImage], path: str) -> list[RequestImage]:
+    def _prepare_images(self, images: Sequence[AnyImage], path: str, timings: Timings) -> list[RequestImage]:
         """Decode the images or look them up. A gallery image that occurs several times is looked up once."""
         stored: dict[StoredImage, RequestImage] = {}
         galleries: dict[str, Gallery] = {}
@@ -224,7 +231,8 @@ class RequestParser:
                     stored[image] = _look_up_image(galleries[image.gallery], image, image_path)
                 prepared.append(stored[image])
             elif isinstance(image, PictureImage):
-                picture = self.pictures.read_base64(image.picture, f"{image_path}.picture", end)
+                with timings.measure("extract"):
+                    picture = self.pictures.read_base64(image.picture, f"{image_path}.picture", end)
                 prepared.append(self._check_image(picture.regions, image_path))
             else:
                 prepared.append(self._decode_image(image, image_path))

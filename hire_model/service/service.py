@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -47,10 +46,12 @@ from hire_model.service.contract import (
     SearchRequest,
     SearchResult,
 )
-from hire_model.service.encoding import CacheCounts, CachedEncoder
+from hire_model.service.encoding import CachedEncoder
 from hire_model.service.galleries import Galleries
 from hire_model.service.parsing import Limits, ParsedRequest, Request, RequestParser
 from hire_model.service.pictures import Pictures, open_reader
+from hire_model.service.timings import Timings
+from hire_model.service.tracing import Tracing
 
 log = logging.getLogger(__name__)
 DEFAULTS = Limits()
@@ -71,42 +72,14 @@ class Reply:
     body: str
 
 
-@dataclass
-class Timings:
-    """Measurements of one call of `Service.answer`: milliseconds per stage, and counts for the server's metrics."""
-
-    ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decode", "encode", "score"), 0.0))
-    images: CacheCounts = field(default_factory=CacheCounts)
-    texts: CacheCounts = field(default_factory=CacheCounts)
-    pairs: int = 0
-    refused: int = 0
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the run time of the `with` block to `stage`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.ms[stage] += (time.perf_counter() - start) * 1000
-
-    def to_counters(self) -> dict[str, float]:
-        """Return what a server adds to its counters, by the names of serving/config/metrics.yaml."""
-        counts = {
-            "HirePairs": self.pairs, "HireRefusals": self.refused,
-            "HireImages": self.images.items, "HireImageCacheHits": self.images.hits,
-            "HireTexts": self.texts.items, "HireTextCacheHits": self.texts.hits,
-        }  # fmt: skip
-        return counts | {f"Hire{stage.capitalize()}Milliseconds": round(ms, 3) for stage, ms in self.ms.items()}
-
-
 @dataclass(frozen=True)
 class EncodedRequest:
-    """A valid request with its items encoded, ready to be scored."""
+    """A valid request with its items encoded, ready to be scored, and what was measured of it."""
 
     parsed: ParsedRequest
     images: list[EncodedImages]
     texts: list[EncodedTexts]
+    timings: Timings
 
 
 class Service:
@@ -135,6 +108,7 @@ class Service:
         self.parser = RequestParser(scorer, self.galleries, self.pictures, limits, facts)
         self.encoder = CachedEncoder(scorer)
         self.journal: RequestLog | None = None
+        self.tracing: Tracing | None = None
 
     @classmethod
     def load(
@@ -154,15 +128,21 @@ class Service:
 
     def answer(self, requests: Sequence[Request]) -> tuple[list[Reply], Timings]:
         """Return one reply per request, in order, and the timings. Never raises."""
-        timings = Timings()
-        prepared = [self._prepare(request, timings) for request in requests]
-        scored = iter(self._score([item for item in prepared if isinstance(item, EncodedRequest)], timings))
+        start, own, joint = time.time_ns(), [Timings() for _ in requests], Timings()
+        prepared = [self._prepare(*item) for item in zip(requests, own, strict=True)]
+        scored = iter(self._score([item for item in prepared if isinstance(item, EncodedRequest)], joint))
         answers = [next(scored) if isinstance(item, EncodedRequest) else item for item in prepared]
         replies = [
             Reply(answer.status if isinstance(answer, Fault) else 200, answer.model_dump_json()) for answer in answers
         ]
-        timings.refused = sum(reply.status != 200 for reply in replies)
-        return replies, timings
+        total = Timings(refused=sum(reply.status != 200 for reply in replies))
+        for each in (*own, joint):
+            total.add(each)
+        if self.tracing is not None:
+            for request, item, reply, timings in zip(requests, prepared, replies, own, strict=True):
+                shared = joint.stages if isinstance(item, EncodedRequest) else []
+                self.tracing.record(request, reply.status, start, timings, [*timings.stages, *shared])
+        return replies, total
 
     def score_pairs(self, body: object) -> list[float]:
         """Return the scores of a pairs request, for a check of the server. Raises HireError if it is rejected."""
@@ -178,13 +158,13 @@ class Service:
         """
         try:
             with timings.measure("decode"):
-                parsed = self.parser.parse(request)
+                parsed = self.parser.parse(request, timings)
             if isinstance(parsed.body, SearchRequest):
                 with timings.measure("score"):
                     return self._search(parsed.body, parsed, timings)
             with timings.measure("encode"):
                 texts = self.encoder.encode_texts(parsed.texts, timings.texts)
-                encoded = EncodedRequest(parsed, self._encode_images(parsed, timings), texts)
+                encoded = EncodedRequest(parsed, self._encode_images(parsed, timings), texts, timings)
             if not request.explain:
                 return encoded
             with timings.measure("score"):
@@ -205,7 +185,8 @@ class Service:
         try:
             with timings.measure("score"):
                 scores = self._score_together(requests)
-            timings.pairs += len(scores)
+            for request in requests:
+                request.timings.pairs += len(request.parsed.image_index)
             ends = np.cumsum([len(request.parsed.image_index) for request in requests])[:-1]
             return [self._make_answer(*item) for item in zip(requests, np.split(scores, ends), strict=True)]
         except Exception as error:

@@ -20,6 +20,7 @@ from hire_model.scoring.pictures import NO_EXTRACTOR, PictureReader
 from hire_model.scoring.scorer import Scorer
 from hire_model.service.parsing import Limits, Request
 from hire_model.service.service import Service
+from hire_model.service.timings import Timings
 
 OTHER_FORMATS = ("bmp", "tiff", "animated gif")
 
@@ -78,7 +79,7 @@ def test_a_picture_is_extracted_once(service: Service, monkeypatch: pytest.Monke
 
 
 def test_the_journal_counts_a_picture_as_an_upload(service: Service, data: Dataset) -> None:
-    parsed = service.parser.parse(Request(json.dumps(pair(content(data, 0)))))
+    parsed = service.parser.parse(Request(json.dumps(pair(content(data, 0)))), Timings())
     assert measure_image(parsed.images[0])["source"] == "upload"
 
 

@@ -23,6 +23,12 @@ from serving.process import Server, find_free_ports
 DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
 TOKEN = "a-token-of-the-proxy"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
+TRACES = {
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01": True,
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more": False,
+    "nonsense": False,
+}
+"""Values of the header traceparent, and whether front and proxy forward them."""
 ECHO_SERVER = """
 import http.server, sys, time
 class Handler(http.server.BaseHTTPRequestHandler):

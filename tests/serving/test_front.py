@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from proxies import hold_half_headers, run_echo_server
+from proxies import TRACES, hold_half_headers, run_echo_server
 
 from serving import server
 from serving.address import Front, ServeState, find_front, read_state, start_front, write_state
@@ -67,7 +67,7 @@ def connect(front: Front) -> socket.socket:
     return socket.create_connection(("127.0.0.1", front.port), timeout=60)
 
 
-def test_only_path_and_body_are_forwarded_with_the_token_of_the_server(front: Front, headers: dict[str, str]) -> None:
+def test_only_path_body_and_trace_are_forwarded_with_the_servers_token(front: Front, headers: dict[str, str]) -> None:
     extra = {"explain": "True", "Cookie": "a=b", "Connection": "close", "ts_request_sequence_id": "1"}
     for path in (PREDICTIONS, PREDICTIONS + "/3", EXPLANATIONS):
         answer = httpx.post(f"{front.address}{path}?url=file:///x", content=b"{}", headers=headers | extra, timeout=60)
@@ -76,6 +76,10 @@ def test_only_path_and_body_are_forwarded_with_the_token_of_the_server(front: Fr
         assert dict(received)["Authorization"] == "Bearer of-first"
         assert {key.lower() for key, _ in received} == {"authorization", "content-length", "content-type", "host"}
     assert httpx.get(f"{front.address}/ping", timeout=60).status_code == 200
+    for trace, forwarded in TRACES.items():
+        send = [*headers.items(), ("Traceparent", trace)]
+        received = ast.literal_eval(httpx.post(front.address + PREDICTIONS, content=b"{}", headers=send).text)[2]
+        assert dict(received).get("traceparent") == (trace if forwarded else None)
     assert (front.folder / HEADER).read_text() == f"Authorization: {headers['Authorization']}\n"
     assert all((front.folder / name).stat().st_mode & 0o077 == 0 for name in (HEADER, KEYS))
 

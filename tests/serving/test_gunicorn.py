@@ -7,12 +7,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from collectors import Collector, run_collector
 from processes import find_endpoint
 
 from hire_model.monitoring.journal import JournalSettings, read_lines
@@ -86,12 +88,13 @@ def test_the_application_answers_in_the_form_of_the_contract(
         assert answer["status"] == status and answer["message"] and answer["model"]["version"] == "3"
 
 
-def test_explanations_and_probes_are_passed_on() -> None:
+def test_explanations_probes_and_traces_are_passed_on() -> None:
     service = Service()
     app = HireApp(service, "secret", Metrics())  # type: ignore[arg-type]
     ask(app, "POST", EXPLANATIONS, body="a")
-    ask(app, "POST", PREDICTIONS, body="b", HTTP_X_HIRE_PROBE="1")
-    assert [(r.body, r.explain, r.probe) for r in service.requests] == [(b"a", True, False), (b"b", False, True)]
+    ask(app, "POST", PREDICTIONS, body="b", HTTP_X_HIRE_PROBE="1", HTTP_TRACEPARENT="00-1")
+    seen = [(r.body, r.explain, r.probe, r.traceparent) for r in service.requests]
+    assert seen == [(b"a", True, False, ""), (b"b", False, True, "00-1")]
 
 
 @pytest.mark.live
@@ -155,8 +158,19 @@ def test_requests_beyond_the_queue_get_503_at_once_and_the_others_an_answer(guni
     assert sum(answer.status_code == 200 for answer in answers) == limit
 
 
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """A collector to which the servers that a test starts send their spans at once."""
+    with run_collector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        yield collector
+
+
 @pytest.mark.live
-def test_a_killed_server_is_started_again_as_it_was(archived: Archive, galleries: Path, tmp_path: Path) -> None:
+def test_a_killed_server_is_started_again_as_it_was_and_traces_its_requests(
+    archived: Archive, galleries: Path, tmp_path: Path, collector: Collector
+) -> None:
     run, [port], journal = tmp_path / "run", find_free_ports(1), JournalSettings(tmp_path / "journal", 1.0)
     options = {"version": "challenger", "kind": "gunicorn", "port": port, "galleries": galleries, "journal": journal}
     try:
@@ -172,8 +186,11 @@ def test_a_killed_server_is_started_again_as_it_was(archived: Archive, galleries
         assert (new.kind, new.workers, new.galleries, new.journal) == ("gunicorn", 1, galleries, journal)
         front = find_endpoint(new)
         assert front.address.endswith(f":{port}")
-        answer = httpx.post(front.address + PREDICTIONS, json=SEARCH, headers=front.make_headers(), timeout=60)
+        headers = front.make_headers() | {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
+        answer = httpx.post(front.address + PREDICTIONS, json=SEARCH, headers=headers, timeout=60)
         assert answer.status_code == 200
+        span = collector.wait_for("predict")
+        assert (span.trace_id.hex(), span.parent_span_id.hex()) == ("1" * 32, "2" * 16), "health checks are no spans"
     finally:
         server.stop(run)
     [line] = read_lines(journal.folder)

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from hostile_inputs import generate_corpus
-from proxies import BEARER, hold_half_headers, run_echo_server, run_proxy, write_proxy_files
+from proxies import BEARER, TRACES, hold_half_headers, run_echo_server, run_proxy, write_proxy_files
 
 from hire_model.data.store import Split
 from hire_model.service.payload import serialize_image
@@ -46,7 +46,7 @@ def client(echo_proxy: tuple[str, Path]) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_only_path_and_body_are_forwarded(client: httpx.Client) -> None:
+def test_only_path_body_and_trace_are_forwarded(client: httpx.Client) -> None:
     for path in (PREDICTIONS, PREDICTIONS + "/3", EXPLANATIONS, "/predictions/%68ire"):
         extra = {"explain": "True", "Cookie": "a=b", "X-Forwarded-For": "1.2.3.4", "ts_request_sequence_id": "1"}
         answer = client.post(path + "?url=file:///etc/passwd&body=1", content=b"{}", headers=JSON | extra)
@@ -54,6 +54,9 @@ def test_only_path_and_body_are_forwarded(client: httpx.Client) -> None:
         assert (name, size) == ("first", 2) and forwarded_path == path.replace("%68", "h")
         assert {key.lower() for key, _ in headers} == {"authorization", "content-length", "content-type", "host"}
         assert dict(headers)["Authorization"] == "Bearer of-first", "the server's token, not the client's"
+    for trace, forwarded in TRACES.items():
+        answer = client.post(PREDICTIONS, content=b"{}", headers=JSON | {"Traceparent": trace})
+        assert dict(ast.literal_eval(answer.text)[2]).get("traceparent") == (trace if forwarded else None)
     assert client.get("/ping").status_code == 200, "a load balancer can use /ping without a token"
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
 
 import mlflow
 import pytest
+from mlflow.entities.webhook import WebhookEvent
 
 from hire_model.data.store import Dataset
 from hire_model.model import artifact
@@ -13,12 +17,25 @@ from hire_model.model.build import build_model
 from hire_model.settings import TrackingSettings, resolve
 from hire_model.tracking import promotion, registry, versions
 from hire_model.tracking.run import start_run
+from serving.registry_hook import Receiver
 
 pytestmark = pytest.mark.live
 
 
-def test_a_model_is_logged_registered_promoted_and_fetched_over_http(
-    server: TrackingSettings, tiny_dataset: Path, tmp_path: Path
+@pytest.fixture
+def told(server: TrackingSettings) -> Iterator[Queue[str]]:
+    """A line for each time that a webhook of the `mlflow server` reports a moved champion."""
+    told, secret, event = Queue[str](), "sixteen bytes or more", WebhookEvent("model_version_alias", "created")
+    with Receiver(0, secret.encode(), server.model_name, lambda: told.put("moved")) as receiver:
+        threading.Thread(target=receiver.serve_forever, daemon=True).start()
+        with versions.open_registry(server, "create a webhook") as client:
+            client.create_webhook("hire-serve", f"http://127.0.0.1:{receiver.server_port}", [event], secret=secret)
+        yield told
+        receiver.shutdown()
+
+
+def test_a_model_is_logged_registered_promoted_announced_and_fetched_over_http(
+    server: TrackingSettings, told: Queue[str], tiny_dataset: Path, tmp_path: Path
 ) -> None:
     dataset = Dataset.open(tiny_dataset)
     split = dataset.split("test")
@@ -37,6 +54,7 @@ def test_a_model_is_logged_registered_promoted_and_fetched_over_http(
 
     promoted = promotion.promote(server, force="the first version")
     assert (promoted.champion, promoted.previous) == ("1", "")
+    assert told.get(timeout=60) == "moved"
     assert registry.fetch("models:/hire-test@champion", server).is_dir()
 
     with start_run(server, "again"):
@@ -47,8 +65,10 @@ def test_a_model_is_logged_registered_promoted_and_fetched_over_http(
     assert versions.read_artifact(server, version, "gate/version-2/other.json") is None
 
     promotion.promote(server, "2", force="the second version")
+    assert told.get(timeout=60) == "moved"
     assert [each.aliases for each in versions.list_versions(server)] == [("challenger", "champion"), ("previous",)]
     assert promotion.roll_back(server).champion == "1"
+    assert told.get(timeout=60) == "moved" and told.empty()
     assert [each.aliases for each in versions.list_versions(server)] == [("challenger", "previous"), ("champion",)]
     answer = mlflow.pyfunc.load_model(logged.uri).predict(registry.build_request_table([(split.regions(0), "a dog")]))
     assert answer["status"].tolist() == [200]
