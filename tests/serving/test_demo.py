@@ -246,7 +246,7 @@ def test_a_model_that_did_not_encode_the_gallery_is_refused(
 ) -> None:
     other = save_untrained_model(tmp_path / "other", tiny_dataset, seed=1)
     arguments = ["demo", "--gallery", str(example.folder), "--model", str(other), "--port", "0"]
-    with pytest.raises(HireError, match="Build the gallery again with this model"):
+    with pytest.raises(HireError, match="build the gallery again with this model"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
