@@ -36,13 +36,16 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from soak_load import GALLERY, TOLERANCE, Checker, Known, Load, Tally, Timeline, make_hostile, make_questions
+from soak_load import GALLERY, TOLERANCE, UPLOADED, Checker, Known, Load, Tally, Timeline, make_hostile, make_questions
 from soak_report import Sample, report
 
 from hire_model.data.store import Dataset
 from hire_model.data.synthetic import generate
+from hire_model.gallery.building import build
+from hire_model.gallery.store import Gallery
 from hire_model.model import artifact
 from hire_model.monitoring.journal import read_lines
+from hire_model.scoring.matrix import score_matrix
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import resolve
 from hire_model.tracking import registry
@@ -82,11 +85,20 @@ class Soak:
         texts = list(dict.fromkeys(parts[0].texts))[:TEXTS]
         known = {}
         for version in self.versions:
-            folder = registry.fetch(self._name_model(version), resolve(None).settings.tracking)
-            scores = Scorer.load(folder).predict([(image, text) for image in images for text in texts])
-            weights = artifact.read_config(folder)["sha256"][artifact.WEIGHTS]
-            known[version] = Known(weights, scores.reshape(len(images), len(texts)), len(parts[0].images))
             asyncio.run(self._run_hire(self._build_gallery(version)))
+            folder = registry.fetch(self._name_model(version), resolve(None).settings.tracking)
+            scorer = Scorer.load(folder)
+            build(scorer.model, parts[1], self.folder / f"added-{version}")
+            # A gallery stores encoded images in half precision, so their scores differ from those of uploaded images.
+            galleries = [Gallery.open(path) for path in (self._name_gallery(version), self.folder / f"added-{version}")]
+            with torch.inference_mode():
+                queries = scorer.encode_texts(texts)
+                encoded = [gallery.read_images(range(len(gallery))) for gallery in galleries]
+                scores = [score_matrix(scorer.model, stored, queries, 1 << 28) for stored in encoded]
+            assert [name for gallery in galleries for name in gallery.ids] == ids
+            uploaded = scorer.predict([(image, text) for image in images[:UPLOADED] for text in texts])
+            weights = artifact.read_config(folder)["sha256"][artifact.WEIGHTS]
+            known[version] = Known(weights, np.concatenate(scores), uploaded.reshape(-1, len(texts)), len(galleries[0]))
         first, second = (known[version].scores for version in self.versions)
         if np.abs(first - second).max() <= TOLERANCE:
             raise SystemExit(f"Versions {' and '.join(self.versions)} give the same scores. Name versions that differ.")

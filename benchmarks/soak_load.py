@@ -55,10 +55,16 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Known:
-    """What one version must answer. scores: [images, texts]; the first `base` images are always in the gallery."""
+    """What one version must answer.
+
+    weights: their SHA-256.
+    scores: [images, texts] of gallery images; the first `base` images are always in the gallery.
+    uploaded: [UPLOADED, texts] of the first images.
+    """
 
     weights: str
     scores: np.ndarray
+    uploaded: np.ndarray
     base: int
 
 
@@ -129,7 +135,8 @@ class Checker:
         if question.kind == "search":
             contents = self.galleries[facts["version"]].find_valid(sent, answered)
             return self._check_search(question, answer, known, contents)
-        expected = known.scores[list(question.rows), list(question.columns)]
+        scores = known.uploaded if question.kind == "uploaded" else known.scores
+        expected = scores[list(question.rows), list(question.columns)]
         if question.kind == "rerank":
             results = answer["results"]
             order = np.array([result["index"] for result in results])

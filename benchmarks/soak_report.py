@@ -89,7 +89,7 @@ def report(
     table += "".join(f"| {name} | {value} |\n" for name, value in rows.items())
     print(table, *problems[:20], sep="\n", flush=True)
     found = facts | {"growth": growth, "p50": p50, "p95": p95, "p99": p99, "problems": problems}
-    found |= {name: value for name, value in asdict(tally).items() if name != "latencies"}
+    found |= {name: value for name, value in vars(tally).items() if name != "latencies"}
     write_text(
         json.dumps(found | {"samples": [asdict(sample) for sample in samples]}, indent=1) + "\n", out / "soak.json"
     )
