@@ -283,21 +283,29 @@ class Load:
         self.find_fault = find_fault
         self.tally, self.rng = Tally(), random.Random(1)
 
-    async def run(self, clients: int, seconds: float, rate: float = 0.0, hostile: float = 0.0) -> None:
+    async def run(
+        self,
+        clients: int,
+        seconds: float,
+        rate: float = 0.0,
+        hostile: float = 0.0,
+        continues: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Send requests with `clients` connections.
 
         Args:
             clients: how many requests are open at most, besides hostile ones.
-            seconds: how long.
+            seconds: how long at least.
             rate: requests per second in total; 0 for as many as possible.
             hostile: share of hostile requests.
+            continues: the clients also go on while this returns True.
         """
         end, pending = time.monotonic() + seconds, set[asyncio.Task[None]]()
 
         async def work(number: int) -> None:
             connection, interval = Connection(self.port, self.token), clients / rate if rate else 0.0
             planned = time.monotonic() + interval * number / clients
-            while (now := time.monotonic()) < end:
+            while (now := time.monotonic()) < end or continues():
                 if interval:
                     await asyncio.sleep(max(0.0, planned - now))
                     planned = max(planned + interval, time.monotonic() - CATCH_UP_S)
