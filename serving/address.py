@@ -30,6 +30,8 @@ from serving.tokens import KEYS, write_header
 STATE, PORT = "serve.json", 8080
 _START_S = 20.0
 _SCRIPT = Path(__file__).with_name("front.py")
+# glibc raises these limits by itself, and then keeps the memory of the largest bodies that were ever open together.
+_RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 class ServeState(BaseModel):
@@ -132,6 +134,7 @@ def start_front(folder: Path, port: int) -> Front:
     _write_token(folder)
     command = [sys.executable, "-I", str(_SCRIPT), str(folder.resolve()), str(port)]
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL") if name in os.environ}
+    environment |= _RETURN_MEMORY
     with (folder / "front.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -95,6 +95,15 @@ class Server(BaseModel):
             return None
         return process if is_alive(process) and abs(process.create_time() - self.started) < 1 else None
 
+    def list_workers(self) -> list[psutil.Process]:
+        """Return the running worker processes: TorchServe's workers in Python, or gunicorn's forks."""
+        process, workers = self.find_process(), list[psutil.Process]()
+        for child in process.children(recursive=True) if process else []:
+            with suppress(psutil.Error):  # it has ended
+                if is_alive(child) and (self.socket or any("model_service_worker" in part for part in child.cmdline())):
+                    workers.append(child)
+        return workers
+
     def get_token(self, kind: str = "inference") -> str:
         """Return a token that is valid for at least five more minutes, and keep header.txt up to date.
 

@@ -154,6 +154,24 @@ def test_bodies_are_read_completely_and_too_large_ones_are_refused(front: Front,
         assert raw.recv(100).startswith(b"HTTP/1.1 100 ")
 
 
+def test_the_memory_of_large_bodies_goes_back_to_the_system(front: Front, headers: dict[str, str]) -> None:
+    process = front.find_process()
+    assert process is not None
+    before, chunk = process.memory_full_info().uss, b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(connect(front)) for _ in range(8)]
+        for raw in opened:
+            raw.sendall(format_lines(headers, **{"Transfer-Encoding": "chunked"}))
+        for _ in range(16):
+            for raw in opened:
+                raw.sendall(chunk)
+        held = process.memory_full_info().uss
+        for raw in opened:
+            raw.sendall(chunk)
+            assert read_answer(raw)[0] == 413
+    assert held > before + (64 << 20) and process.memory_full_info().uss < before + (32 << 20)
+
+
 def test_pipelined_requests_are_answered_in_order(front: Front, headers: dict[str, str]) -> None:
     sizes = [5, 1, 4, 2, 3]
     with connect(front) as raw:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 from processes import Endpoint, find_endpoint
 from registered import RegisteredModel
@@ -80,14 +79,12 @@ def load(running: Server, registered_model: RegisteredModel, scenes: Split) -> L
 
 
 def test_no_request_is_lost_while_workers_are_killed_repeatedly(running: Server, load: Load) -> None:
-    process = running.find_process()
-    assert process is not None
     killed, every_s = list[int](), EVERY_S[running.kind]
     with load.running():
         end = time.monotonic() + DEADLINE_S
         while len(killed) < KILLS and time.monotonic() < end:
             time.sleep(every_s)
-            for worker in _list_workers(process):
+            for worker in running.list_workers():
                 if worker.pid not in killed:
                     worker.kill()
                     killed.append(worker.pid)
@@ -96,7 +93,7 @@ def test_no_request_is_lost_while_workers_are_killed_repeatedly(running: Server,
         time.sleep(every_s)
     print(f"\n{len(killed)} kills, {load.summarize()}")
     assert len(killed) >= KILLS and not load.lost and load.correct > before, load.lost[:3]
-    assert server.is_healthy(running) and len(_list_workers(process)) == running.workers
+    assert server.is_healthy(running) and len(running.list_workers()) == running.workers
 
 
 def test_incomplete_malformed_and_large_requests_do_not_disturb_others(running: Server, load: Load) -> None:
@@ -140,14 +137,3 @@ def test_incomplete_malformed_and_large_requests_do_not_disturb_others(running: 
 def _connect(endpoint: Endpoint, stack: contextlib.ExitStack) -> socket.socket:
     port = int(endpoint.address.rpartition(":")[2])
     return stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
-
-
-def _list_workers(process: psutil.Process) -> list[psutil.Process]:
-    """Return TorchServe's workers in Python, or gunicorn's forks."""
-    workers = []
-    for child in process.children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            line = child.cmdline()
-            if line == process.cmdline() or any("model_service_worker" in argument for argument in line):
-                workers.append(child)
-    return workers
