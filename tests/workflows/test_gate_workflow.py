@@ -131,7 +131,7 @@ def test_a_worse_version_is_not_promoted(second: Decision, settings: Settings) -
     assert {behaviour.share for behaviour in decision.evidence.behaviour.values()} == {0.0}
     assert [check.name for check in decision.failed_rules()] == ["no worse than the champion"]
     assert versions.find(settings.tracking, "2").tags["gate.decision"] == "failed"
-    with pytest.raises(PromotionError, match="decision is failed"):
+    with pytest.raises(PromotionError, match="it failed its gate"):
         promote(settings.tracking, "2")
     champion = versions.find_champion(settings.tracking)
     assert champion is not None and champion.number == "1"
