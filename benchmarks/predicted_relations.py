@@ -27,8 +27,7 @@ from hire_model.model.captions import build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.model.implicit_edges import mark_pairs
 from hire_model.model.layers import masked_mean, normalize
-from hire_model.model.text import PretrainedEncoder
-from hire_model.model.warm_start import solve_cca
+from hire_model.model.warm_start import average_states, solve_cca
 from hire_model.progress import show_progress
 from hire_model.settings import resolve
 
@@ -121,12 +120,9 @@ def describe_images(model: Hire, blocks: list[Regions]) -> tuple[Tensor, Tensor,
 @torch.inference_mode()
 def describe_captions(model: Hire, texts: list[str]) -> Tensor:
     """Return the mean states of the frozen text encoder [M, H]."""
-    assert isinstance(model.text, PretrainedEncoder)
-    bank, parts = build_caption_bank(model, texts), []
-    for start in show_progress(range(0, len(bank), 256), "encode captions"):
-        tokens = bank.tokens(range(start, min(start + 256, len(bank))))
-        parts.append(masked_mean(model.text.encode(tokens) if tokens.states is None else tokens.states, tokens.mask))
-    return torch.cat(parts)
+    bank, device = build_caption_bank(model, texts), torch.device("cpu")
+    blocks = show_progress(range(0, len(bank), 256), "encode captions")
+    return torch.cat([average_states(model, bank, range(s, min(s + 256, len(bank))), device) for s in blocks])
 
 
 def measure_start(

@@ -210,13 +210,13 @@ def _describe_captions(
     model: Hire, bank: CaptionBank, rows: range, words: tuple[Tensor, Tensor] | None, device: torch.device
 ) -> Tensor:
     """Return the caption vectors [rows, H]: mean states, then word frequencies, as far as the encoder has them."""
-    parts = [_average_states(model, bank, rows, device)] if isinstance(model.text, PretrainedEncoder) else []
+    parts = [average_states(model, bank, rows, device)] if isinstance(model.text, PretrainedEncoder) else []
     if words is not None:
         parts.append(_weigh_words(bank, rows, *words).to(device))
     return torch.cat(parts, dim=1)
 
 
-def _average_states(model: Hire, bank: CaptionBank, rows: range, device: torch.device) -> Tensor:
+def average_states(model: Hire, bank: CaptionBank, rows: range, device: torch.device) -> Tensor:
     """Return the mean encoder states [rows, H] of each caption."""
     assert isinstance(model.text, PretrainedEncoder)
     tokens = bank.tokens(rows).to(device)
