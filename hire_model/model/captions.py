@@ -1,4 +1,4 @@
-"""Tokenise captions once; compute a frozen encoder's states once and cache them on disk."""
+"""Tokenise captions once; compute a pretrained encoder's states once and cache them on disk."""
 
 from __future__ import annotations
 
@@ -44,9 +44,17 @@ def build_caption_bank(model: Hire, texts: Sequence[str], cache: Path | None = N
         HireError: the states cannot be written to or read from the cache.
     """
     bank = CaptionBank.from_lists(_tokenize(model.vocabulary, texts))
-    if isinstance(model.text, PretrainedEncoder) and not model.text.tuned:
-        bank.states = _load_states(model.text, bank, cache or find_cache_folder())
-    return bank
+    return bank if isinstance(model.text, PretrainedEncoder) and model.text.tuned else add_states(model, bank, cache)
+
+
+def add_states(model: Hire, bank: CaptionBank, cache: Path | None = None) -> CaptionBank:
+    """Return `bank` with the states of the pretrained encoder as it is now; unchanged without such an encoder.
+
+    A tuned encoder's states are valid until its next step: before training, for the closed-form start.
+    """
+    if not isinstance(model.text, PretrainedEncoder) or bank.states is not None:
+        return bank
+    return CaptionBank(bank.ids, bank.offsets, _load_states(model.text, bank, cache or find_cache_folder()))
 
 
 def _tokenize(vocabulary: Vocabulary, texts: Sequence[str]) -> Iterator[list[int]]:
@@ -68,14 +76,14 @@ def _load_states(text: PretrainedEncoder, bank: CaptionBank, cache: Path) -> np.
     try:
         if not path.is_file():
             cache.mkdir(parents=True, exist_ok=True)
-            log.info("Computing the frozen text encoder's states of %d captions: %s", len(bank), path)
+            log.info("Computing the text encoder's states of %d captions: %s", len(bank), path)
             with FileLock(path.with_suffix(".lock")):
                 if not path.is_file():
                     _write_states(text, bank, path, shape)
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise HireError(
-            f"{path}: the frozen text encoder's states ({2 * shape[0] * shape[1] / 1e6:,.0f} MB) cannot be written: "
+            f"{path}: the text encoder's states ({2 * shape[0] * shape[1] / 1e6:,.0f} MB) cannot be written: "
             f"{error.strerror or error}. Free disk space, or set HIRE_CACHE to another folder."
         ) from error
     except ValueError as error:

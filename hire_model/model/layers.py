@@ -24,6 +24,12 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * weights[..., None]).sum(dim=-2)
 
 
+def weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean of x [..., n, D] with weights [..., n], which are zero where padded; zero if all are zero."""
+    weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=EPS)
+    return (x * weights[..., None].to(x.dtype)).sum(dim=-2)
+
+
 def mask_out(x: Tensor, mask: Tensor) -> Tensor:
     """Return x, -inf where the mask, broadcast to x, is False. An addition is faster here than `masked_fill`."""
     return x + torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, float("-inf"))

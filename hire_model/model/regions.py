@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hire_model.batch import Regions
 from hire_model.model.class_vectors import ClassVectors
-from hire_model.model.layers import Dropout, make_linear, normalize
+from hire_model.model.layers import Dropout, make_linear, masked_mean, normalize, weighted_mean
 from hire_model.settings import ModelSettings
 
 BOX_VALUES = 8
@@ -42,7 +42,7 @@ class RegionProjection(nn.Module):
 
     def __init__(self, settings: ModelSettings, feature_dim: int, classes: int = 0) -> None:
         super().__init__()
-        self.norm = settings.feature_norm
+        self.norm, self.weights = settings.feature_norm, settings.region_weights
         self.register_buffer("mean", torch.zeros(feature_dim))
         self.register_buffer("scale", torch.ones(feature_dim))
         self.dropout = Dropout(settings.input_dropout)
@@ -62,6 +62,19 @@ class RegionProjection(nn.Module):
         if self.norm == "standardise":
             return (x - self.mean) * self.scale
         return normalize(x) if self.norm == "l2" else x
+
+    def average(self, x: Tensor, regions: Regions) -> Tensor:
+        """Return the mean of x [B, R, d] over the regions of each image, [B, d]; model.region_weights weighs it.
+
+        A region without a box has the weight of a mean box of its image, or 1 if none has one.
+        """
+        if self.weights == "equal":
+            return masked_mean(x, regions.mask)
+        sides = regions.boxes[..., 2:] - regions.boxes[..., :2]
+        area = sides.clamp(min=0).prod(dim=-1) * regions.boxed  # [B, R]
+        count, total = regions.boxed.sum(dim=1, keepdim=True), area.sum(dim=1, keepdim=True)
+        other = torch.where(total > 0, total / count.clamp(min=1), 1)
+        return weighted_mean(x, torch.where(regions.boxed & (total > 0), area, other) * regions.mask)
 
     def forward(self, regions: Regions) -> Tensor:
         """Return V0 [B, R, D]. The values of padded rows have no meaning."""

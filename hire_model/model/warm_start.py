@@ -153,7 +153,7 @@ def _average_regions(model: Hire, split: Split, device: torch.device, names: lis
     for start in show_progress(range(0, len(means), _BLOCK), "closed-form start, images"):
         rows = range(start, min(start + _BLOCK, len(means)))
         regions = collate_regions([split.regions(row) for row in rows]).to(device)
-        mean = masked_mean(model.regions.normalize(regions.features), regions.mask)
+        mean = model.regions.average(model.regions.normalize(regions.features), regions)
         means[rows.start : rows.stop] = torch.cat([mean, *(block.count(regions) for block in names)], dim=1)
     return means
 

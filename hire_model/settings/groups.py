@@ -113,6 +113,9 @@ class ModelSettings(_Group):
     class_vectors: bool = Field(
         False, description="stage 1: add a learned vector per class name to the regions of that class (ours)"
     )
+    region_weights: Literal["equal", "area"] = Field(
+        "equal", description="stage 5: weights of the regions in the mean that is g_I; area: the area of each box (ours)"
+    )
     residual: bool = Field(
         True,
         description="true: add stages 2-4 and the max of stage 8, initialised at or near zero (ours); false: post-norm",

@@ -21,7 +21,7 @@ from hire_model.evaluation.slices import compute_slices
 from hire_model.files import write_text
 from hire_model.model import artifact
 from hire_model.model.build import build_model
-from hire_model.model.captions import build_caption_bank
+from hire_model.model.captions import add_states, build_caption_bank
 from hire_model.model.hire import Hire
 from hire_model.model.warm_start import warm_start
 from hire_model.model_card import card
@@ -156,7 +156,7 @@ def prepare_model(settings: Settings, train_split: Split, warm: bool) -> tuple[H
     model = build_model(settings.model, train_split).to(pick_local_device(settings.train))
     bank = build_caption_bank(model, train_split.texts)
     if warm:
-        warm_start(model, train_split, bank, settings.train)
+        warm_start(model, train_split, add_states(model, bank), settings.train)
     return model, bank
 
 
