@@ -92,26 +92,30 @@ class EncodedImages(_TensorGroup):
         mask: [B, R] bool.
         summary: [B, D] unit vector, g_I; with towers, D is the size of their embeddings.
         edges: [B, K, R, R] weights of the graph edges; None if the model does not match relations.
+        shares: [B, R] share of each region in the means over an image, zero where padded; None if all are equal.
     """
 
     regions: Tensor
     mask: Tensor
     summary: Tensor
     edges: Tensor | None = None
+    shares: Tensor | None = None
 
     def __len__(self) -> int:
         return self.mask.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> EncodedImages:
         edges = None if self.edges is None else self.edges[index]
-        return EncodedImages(self.regions[index], self.mask[index], self.summary[index], edges)
+        shares = None if self.shares is None else self.shares[index]
+        return EncodedImages(self.regions[index], self.mask[index], self.summary[index], edges, shares)
 
     def extract(self, row: int) -> EncodedImages:
         """Return image `row` without padding, as a copy that does not keep the others in memory."""
         item, n = slice(row, row + 1), int(self.mask[row].sum())
         edges = None if self.edges is None else self.edges[item, :, :n, :n].clone()
+        shares = None if self.shares is None else self.shares[item, :n].clone()
         return EncodedImages(
-            self.regions[item, :n].clone(), self.mask[item, :n].clone(), self.summary[item].clone(), edges
+            self.regions[item, :n].clone(), self.mask[item, :n].clone(), self.summary[item].clone(), edges, shares
         )
 
     @classmethod
@@ -128,7 +132,10 @@ class EncodedImages(_TensorGroup):
                 assert part.edges is not None
                 edges[row : row + len(part), :, : part.edges.shape[2], : part.edges.shape[3]] = part.edges
                 row += len(part)
-        return cls(regions, mask, torch.cat([part.summary for part in parts]), edges)
+        shares = (
+            None if parts[0].shares is None else _pad_blocks([part.shares for part in parts if part.shares is not None])
+        )
+        return cls(regions, mask, torch.cat([part.summary for part in parts]), edges, shares)
 
 
 @dataclasses.dataclass(frozen=True)

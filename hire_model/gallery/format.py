@@ -47,6 +47,7 @@ class StoreFacts(BaseModel):
     fragments: int = Field(description="regions, or word pieces, of all items together")
     size: int = Field(description="P, numbers per fragment")
     relations: int = Field(description="K for images, 2Kd for captions; 0 if the model does not match relations")
+    shares: bool = Field(False, description="whether a share of each region is stored (model.region_weights)")
 
 
 class SegmentFacts(BaseModel):

@@ -56,16 +56,17 @@ class StoreFiles:
 
 def count_numbers(name: str, facts: StoreFacts, fragments: np.ndarray) -> np.ndarray:
     """Return the size [N] of each item's record from its number of fragments [N]."""
-    if name == IMAGES:  # regions, and edges from each region to each
-        return fragments * facts.size + facts.relations * fragments**2
+    if name == IMAGES:  # regions, edges from each region to each, and shares
+        return fragments * (facts.size + facts.shares) + facts.relations * fragments**2
     return fragments * (facts.size + facts.relations)  # words, and the roles of each word
 
 
 def get_sizes(model: Hire, name: str) -> dict[str, int]:
-    """Return `size` and `relations` of the StoreFacts of the images or captions that `model` encodes."""
+    """Return `size`, `relations` and `shares` of the StoreFacts of the images or captions that `model` encodes."""
     kinds = model.interaction.relations.kinds if model.interaction.relations else 0
     relations = kinds if name == IMAGES else (model.roles.width if model.roles else 0)
-    return {"size": model.settings.pair_dim or model.settings.dim, "relations": relations}
+    shares = name == IMAGES and model.settings.region_weights != "equal"
+    return {"size": model.settings.pair_dim or model.settings.dim, "relations": relations, "shares": shares}
 
 
 class Segment:

@@ -84,11 +84,16 @@ class ImageStore(EncodedStore[EncodedImages]):
         mask = self._make_mask(rows)
         regions = torch.zeros(*mask.shape, size)
         edges = torch.zeros(len(rows), kinds, *2 * mask.shape[1:]) if kinds else None
+        shares = torch.zeros(mask.shape) if self.facts.shares else None
         for group, count, records in self._read_records(rows):
-            regions[group, :count] = records[:, : count * size].unflatten(1, (count, size))
+            split = [count * size, kinds * count**2, count * self.facts.shares]
+            x, related, shared = records.split(split, dim=1)
+            regions[group, :count] = x.unflatten(1, (count, size))
             if edges is not None:
-                edges[group, :, :count, :count] = records[:, count * size :].unflatten(1, (kinds, count, count))
-        return EncodedImages(regions, mask, self.read_summary(rows), edges)
+                edges[group, :, :count, :count] = related.unflatten(1, (kinds, count, count))
+            if shares is not None:
+                shares[group, :count] = shared
+        return EncodedImages(regions, mask, self.read_summary(rows), edges, shares)
 
 
 class CaptionStore(EncodedStore[EncodedTexts]):

@@ -171,7 +171,9 @@ def _write_shard(path: Path, parts: list[_Items]) -> None:
 
 def _flatten(item: _Items) -> Tensor:
     """Flatten one item, without padding, into its record; `read_rows` of the stores reverses this."""
-    pieces = (item.regions, item.edges) if isinstance(item, EncodedImages) else (item.words, item.roles)
+    pieces: tuple[Tensor | None, ...] = (
+        (item.regions, item.edges, item.shares) if isinstance(item, EncodedImages) else (item.words, item.roles)
+    )
     return torch.cat([piece.flatten() for piece in pieces if piece is not None])
 
 

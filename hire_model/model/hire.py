@@ -120,10 +120,11 @@ class Hire(nn.Module):
             predicted = self.implicit_edges(v, regions) if self.implicit_edges is not None else None
             v, edges = self.explicit(v, regions, predicted)  # V2 [B, R, D], edges [B, K, R, R]
         v = v * regions.mask[..., None]
-        mean = self.regions.average(v, regions)
+        shares = self.regions.compute_shares(regions)  # [B, R]
+        mean = masked_mean(v, regions.mask, shares)
         summary = normalize(mean) if self.towers is None else self.towers.summarize_image(mean, regions)  # g_I [B, D]
         v = self.to_pair_regions(v)  # [B, R, P]
-        return EncodedImages(v, regions.mask, summary, edges if self.roles is not None else None)
+        return EncodedImages(v, regions.mask, summary, edges if self.roles is not None else None, shares)
 
     def predict_edges(self, regions: Regions) -> PredictedEdges:
         """Return the relations that stage 4 assumes where it has no explicit edge; requires model.implicit_edges."""

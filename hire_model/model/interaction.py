@@ -77,6 +77,7 @@ class Side:
         keys: [..., n, 2P] keys for the other side's `Refine`; None without stage 6.
         summary: [..., P] unit vector of the mean fragment.
         relations: edges [..., K, n, n] of images or roles [..., n, 2Kd] of captions; None if not matched.
+        shares: [..., n] share of each fragment in means, zero where padded; None if all are equal.
     """
 
     x: Tensor
@@ -85,12 +86,16 @@ class Side:
     keys: Tensor | None
     summary: Tensor
     relations: Tensor | None
+    shares: Tensor | None = None
 
     def __getitem__(self, index: Tensor | slice | None) -> Side:
         """Return the items at `index`, a tensor of any shape; None adds a leading group axis."""
         keys = None if self.keys is None else self.keys[index]
         relations = None if self.relations is None else self.relations[index]
-        return Side(self.x[index], self.directions[index], self.mask[index], keys, self.summary[index], relations)
+        shares = None if self.shares is None else self.shares[index]
+        return Side(
+            self.x[index], self.directions[index], self.mask[index], keys, self.summary[index], relations, shares
+        )
 
     def select(self, items: Tensor, fragments: Tensor) -> Side:
         """Return items [m], each with its fragments [m, n]; both are indices."""
@@ -102,7 +107,8 @@ class Side:
         elif relations is not None:
             relations = relations[row, fragments]
         x, directions, mask = self.x[row, fragments], self.directions[row, fragments], self.mask[row, fragments]
-        return Side(x, directions, mask, keys, self.summary[items], relations)
+        shares = None if self.shares is None else self.shares[row, fragments]
+        return Side(x, directions, mask, keys, self.summary[items], relations, shares)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +156,7 @@ class Interaction(nn.Module):
 
     def prepare_images(self, images: EncodedImages) -> Side:
         """Prepare images for the pair stages."""
-        return _prepare_side(images.regions, images.mask, self.on_words, images.edges)
+        return _prepare_side(images.regions, images.mask, self.on_words, images.edges, images.shares)
 
     def prepare_texts(self, texts: EncodedTexts) -> Side:
         """Prepare captions for the pair stages."""
@@ -161,7 +167,8 @@ class Interaction(nn.Module):
         fragments = self.interact(images, texts)
         parts = []
         if self.max_of_regions is not None:
-            pooled = pool(fragments.regions, images.mask[:, None], self.max_of_regions)  # [G, C or 1, B, P]
+            shares = None if images.shares is None else images.shares[:, None]
+            pooled = pool(fragments.regions, images.mask[:, None], self.max_of_regions, shares)  # [G, C or 1, B, P]
             parts.append((pooled * texts.summary[:, :, None]).sum(dim=-1).transpose(1, 2))
         if self.max_of_words is not None:
             pooled = pool(fragments.words, texts.mask[:, None], self.max_of_words)  # [G, B or 1, C, P]
@@ -304,10 +311,12 @@ def _split_by_length(side: Side, size: int) -> tuple[list[Side], Tensor]:
     return selected, order.to(side.mask.device)
 
 
-def _prepare_side(x: Tensor, mask: Tensor, refine_other: Refine | None, relations: Tensor | None) -> Side:
+def _prepare_side(
+    x: Tensor, mask: Tensor, refine_other: Refine | None, relations: Tensor | None, shares: Tensor | None = None
+) -> Side:
     keys = None if refine_other is None else refine_other.keys(x)
     directions = x * (torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + EPS) * mask[..., None])
-    return Side(x, directions, mask, keys, normalize(masked_mean(x, mask)), relations)
+    return Side(x, directions, mask, keys, normalize(masked_mean(x, mask, shares)), relations, shares)
 
 
 def _scale_to(length: float, x: Tensor, dim: int) -> Tensor:
@@ -315,6 +324,9 @@ def _scale_to(length: float, x: Tensor, dim: int) -> Tensor:
     return x * (length * torch.rsqrt(x.square().sum(dim=dim, keepdim=True) + EPS))
 
 
-def pool(x: Tensor, mask: Tensor, max_weight: Tensor) -> Tensor:
-    """Return the unit vector of mean + max_weight [P] * max of x [..., n, P] over the n that mask [..., n] marks."""
-    return normalize(masked_mean(x, mask) + max_weight * mask_out(x, mask[..., None]).amax(dim=-2))
+def pool(x: Tensor, mask: Tensor, max_weight: Tensor, shares: Tensor | None = None) -> Tensor:
+    """Return the unit vector of mean + max_weight [P] * max of x [..., n, P] over the n that mask [..., n] marks.
+
+    For `shares` see `masked_mean`.
+    """
+    return normalize(masked_mean(x, mask, shares) + max_weight * mask_out(x, mask[..., None]).amax(dim=-2))

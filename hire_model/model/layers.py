@@ -17,17 +17,15 @@ def normalize(x: Tensor, dim: int = -1) -> Tensor:
     return x * torch.rsqrt(x.square().sum(dim=dim, keepdim=True) + EPS)
 
 
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of x [..., n, D] over the n that mask [..., n] marks; zero where it marks none."""
-    weights = mask.to(x.dtype)
-    weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=1)
-    return (x * weights[..., None]).sum(dim=-2)
+def masked_mean(x: Tensor, mask: Tensor, shares: Tensor | None = None) -> Tensor:
+    """Return the mean of x [..., n, D] over the n that mask [..., n] marks; zero where it marks none.
 
-
-def weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean of x [..., n, D] with weights [..., n], which are zero where padded; zero if all are zero."""
-    weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=EPS)
-    return (x * weights[..., None].to(x.dtype)).sum(dim=-2)
+    `shares` [..., n], which are zero where padded and have the sum 1, are the weights; None weighs all alike.
+    """
+    if shares is None:
+        shares = mask.to(x.dtype)
+        shares = shares / shares.sum(dim=-1, keepdim=True).clamp(min=1)
+    return (x * shares[..., None].to(x.dtype)).sum(dim=-2)
 
 
 def mask_out(x: Tensor, mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hire_model.batch import Regions
 from hire_model.model.class_vectors import ClassVectors
-from hire_model.model.layers import Dropout, make_linear, masked_mean, normalize, weighted_mean
+from hire_model.model.layers import EPS, Dropout, make_linear, normalize
 from hire_model.settings import ModelSettings
 
 BOX_VALUES = 8
@@ -63,18 +63,19 @@ class RegionProjection(nn.Module):
             return (x - self.mean) * self.scale
         return normalize(x) if self.norm == "l2" else x
 
-    def average(self, x: Tensor, regions: Regions) -> Tensor:
-        """Return the mean of x [B, R, d] over the regions of each image, [B, d]; model.region_weights weighs it.
+    def compute_shares(self, regions: Regions) -> Tensor | None:
+        """Return the share [B, R] of each region in the means over its image; None if all are equal.
 
-        A region without a box has the weight of a mean box of its image, or 1 if none has one.
+        With model.region_weights=area it is the area of its box over the sum of all areas. A region without a box
+        counts as the mean box of its image; without any box all regions count alike.
         """
         if self.weights == "equal":
-            return masked_mean(x, regions.mask)
-        sides = regions.boxes[..., 2:] - regions.boxes[..., :2]
-        area = sides.clamp(min=0).prod(dim=-1) * regions.boxed  # [B, R]
-        count, total = regions.boxed.sum(dim=1, keepdim=True), area.sum(dim=1, keepdim=True)
-        other = torch.where(total > 0, total / count.clamp(min=1), 1)
-        return weighted_mean(x, torch.where(regions.boxed & (total > 0), area, other) * regions.mask)
+            return None
+        boxed = regions.boxed & regions.mask
+        area = (regions.boxes[..., 2:] - regions.boxes[..., :2]).clamp(min=0).prod(dim=-1) * boxed
+        mean = area.sum(dim=1, keepdim=True) / boxed.sum(dim=1, keepdim=True).clamp(min=1)
+        area = torch.where(boxed & (mean > 0), area, mean.where(mean > 0, torch.ones_like(mean))) * regions.mask
+        return area / area.sum(dim=1, keepdim=True).clamp(min=EPS)
 
     def forward(self, regions: Regions) -> Tensor:
         """Return V0 [B, R, D]. The values of padded rows have no meaning."""

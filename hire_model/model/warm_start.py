@@ -37,12 +37,12 @@ _MAX_WORDS = 4096  # most frequent words; bounds the matrix to decompose, and ra
 def warm_start(model: Hire, train: Split, bank: CaptionBank, settings: TrainSettings) -> Tensor:
     """Set the model's two projections to the CCA of the training split.
 
-    An image is represented by the mean of its normalised features; with model.class_vectors also by the share of each
-    class among its regions, and with model.predicate_vectors by the number of its relations with each predicate. Each
-    of these blocks is scaled to the variance of the features. A caption is represented by its word frequencies,
-    weighted by the root of the inverse document frequency (BiGRU), by the mean of its encoder states (pretrained
-    encoder), or by both, scaled to the same variance (pretrained encoder with model.text.lexical). Captions are read in
-    blocks, and only their moments are kept in memory.
+    An image is represented by the mean of its normalised features, weighted by model.region_weights; with
+    model.class_vectors also by the share of each class among its regions, and with model.predicate_vectors by the
+    number of its relations with each predicate. Each of these blocks is scaled to the variance of the features. A
+    caption is represented by its word frequencies, weighted by the root of the inverse document frequency (BiGRU), by
+    the mean of its encoder states (pretrained encoder), or by both, scaled to the same variance (pretrained encoder
+    with model.text.lexical). Captions are read in blocks, and only their moments are kept in memory.
 
     Args:
         model: has the residual form (model.residual), which provides the linear paths to set; `Settings` checks it.
@@ -153,7 +153,8 @@ def _average_regions(model: Hire, split: Split, device: torch.device, names: lis
     for start in show_progress(range(0, len(means), _BLOCK), "closed-form start, images"):
         rows = range(start, min(start + _BLOCK, len(means)))
         regions = collate_regions([split.regions(row) for row in rows]).to(device)
-        mean = model.regions.average(model.regions.normalize(regions.features), regions)
+        x, shares = model.regions.normalize(regions.features), model.regions.compute_shares(regions)
+        mean = masked_mean(x, regions.mask, shares)
         means[rows.start : rows.stop] = torch.cat([mean, *(block.count(regions) for block in names)], dim=1)
     return means
 

@@ -77,11 +77,12 @@ def _split_pair_score(model: Hire, v: Side, t: Side) -> Tensor:
     result = stage.interact(v, t)
     parts = []
     if stage.max_of_regions is not None:
-        total, _ = _pool(result.regions[0, 0, 0], v.mask[0, 0], stage.max_of_regions)
+        shares = None if v.shares is None else v.shares[0, 0]
+        total, _ = _pool(result.regions[0, 0, 0], v.mask[0, 0], stage.max_of_regions, shares)
         parts.append(_split_summary(t.x[0, 0], t.mask[0, 0], total * _invert_norm(total)))
     if stage.max_of_words is not None:
-        total, shares = _pool(result.words[0, 0, 0], t.mask[0, 0], stage.max_of_words)
-        parts.append(shares @ v.summary[0, 0] * _invert_norm(total))
+        total, by_word = _pool(result.words[0, 0, 0], t.mask[0, 0], stage.max_of_words)
+        parts.append(by_word @ v.summary[0, 0] * _invert_norm(total))
     if result.aligned is not None:
         parts.append(result.aligned[0, 0, 0])
     mean = sum(parts[1:], parts[0]) / len(parts)
@@ -97,15 +98,15 @@ def _split_summary(x: Tensor, mask: Tensor, against: Tensor) -> Tensor:
     return (x * mask[:, None]) @ against / mask.sum() * _invert_norm(mean)
 
 
-def _pool(x: Tensor, mask: Tensor, max_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean + max_weight * max of x, [P], and the share of each fragment in it, [n, P].
+def _pool(x: Tensor, mask: Tensor, max_weight: Tensor, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return mean + max_weight * max of x, [P], and the part of each fragment in it, [n, P].
 
-    A maximum counts for the fragment that has it.
+    `shares` [n] are the weights of the mean. A maximum counts for the fragment that has it.
     """
     largest, row = x.masked_fill(~mask[:, None], -torch.inf).max(dim=0)
-    shares = x * mask[:, None] / mask.sum()
-    shares = shares.scatter_add(0, row[None], (max_weight * largest)[None])
-    return shares.sum(dim=0), shares
+    parts = x * (mask / mask.sum() if shares is None else shares)[:, None]
+    parts = parts.scatter_add(0, row[None], (max_weight * largest)[None])
+    return parts.sum(dim=0), parts
 
 
 def _invert_norm(x: Tensor) -> Tensor:

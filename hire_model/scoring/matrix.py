@@ -95,6 +95,8 @@ def encode_images(model: Hire, split: Split) -> EncodedImages:
         encoded.summary[target] = block.summary
         if encoded.edges is not None and block.edges is not None:
             encoded.edges[target, :, :regions, :regions] = block.edges
+        if encoded.shares is not None and block.shares is not None:
+            encoded.shares[target, :regions] = block.shares
     assert encoded is not None
     return encoded
 
@@ -138,6 +140,7 @@ def _allocate(shape: tuple[int, int], block: EncodedImages) -> EncodedImages:
         block.mask.new_zeros(shape),
         block.summary.new_zeros(shape[0], block.summary.shape[-1]),
         None if block.edges is None else block.edges.new_zeros(shape[0], block.edges.shape[1], shape[1], shape[1]),
+        None if block.shares is None else block.shares.new_zeros(shape),
     )
 
 

@@ -114,7 +114,8 @@ class ModelSettings(_Group):
         False, description="stage 1: add a learned vector per class name to the regions of that class (ours)"
     )
     region_weights: Literal["equal", "area"] = Field(
-        "equal", description="stage 5: weights of the regions in the mean that is g_I; area: the area of each box (ours)"
+        "equal",
+        description="stage 5: weights of the regions in the mean that is g_I; area: the area of each box (ours)",
     )
     residual: bool = Field(
         True,

@@ -93,8 +93,22 @@ def test_captions_equal_the_encodings_of_the_model(built, model, split):
 
 def test_the_records_contain_every_field_of_an_encoded_item():
     """A field that is added to an encoded item must also be added to the records; otherwise scores are wrong."""
-    assert [field.name for field in dataclasses.fields(EncodedImages)] == ["regions", "mask", "summary", "edges"]
+    names = [field.name for field in dataclasses.fields(EncodedImages)]
+    assert names == ["regions", "mask", "summary", "edges", "shares"]
     assert [field.name for field in dataclasses.fields(EncodedTexts)] == ["words", "mask", "summary", "roles"]
+
+
+def test_a_gallery_scores_with_the_shares_of_the_regions(tiny_dataset, tmp_path):
+    split = gallery_examples.open_split(tiny_dataset, "dev")
+    model = gallery_examples.make_model(split, region_weights="area", direction="i2t")
+    gallery = gallery_examples.make_gallery(model, split, tmp_path / "g", captions=True)
+    rows = range(len(split.images))
+    with torch.inference_mode():
+        expected = matrix.encode_images(model, split)
+        scores = model.score(gallery.read_images(rows), gallery.captions.read_rows(rows)).pair
+        torch.testing.assert_close(scores, model.score(expected, gallery.captions.read_rows(rows)).pair, **HALF)
+        equal = dataclasses.replace(gallery.read_images(rows), shares=None)
+        assert (model.score(equal, gallery.captions.read_rows(rows)).pair - scores).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("name", ["", "dev"])

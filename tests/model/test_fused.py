@@ -52,10 +52,14 @@ def encoded_items(draw, name):
     v_mask = draw_mask(images, regions)
     if edges is not None:
         edges = edges * (v_mask[:, None, :, None] & v_mask[:, None, None])
+    shares = None
+    if draw(st.booleans()):
+        shares = (torch.rand(images, regions, generator=g) + 0.01) * v_mask
+        shares = shares / shares.sum(dim=1, keepdim=True)
     return (
         EncodedImages(
             torch.randn(images, regions, size, generator=g) * v_mask[..., None], v_mask,
-            torch.randn(images, dim, generator=g), edges,
+            torch.randn(images, dim, generator=g), edges, shares,
         ),
         EncodedTexts(
             torch.randn(captions, words, size, generator=g), draw_mask(captions, words),

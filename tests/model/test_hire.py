@@ -41,6 +41,10 @@ VARIANTS = {  # together they cover each open choice of the paper's description
         "relation_min_score": 0.3,
     },
     "implicit edges": {"implicit_edges": True},
+    "regions by area, both directions": {"region_weights": "area"},
+    "regions by area, no pair stages": {
+        "region_weights": "area", "object_word": False, "direction": "t2i", "graphs": "none", "image_implicit": False,
+    },
     "class and predicate vectors": {"class_vectors": True, "predicate_vectors": True},
     "implicit edges, union, labels without gates": {
         "implicit_edges": True, "graphs": "union", "edge_labels": "bias", "residual": False,

@@ -6,6 +6,7 @@ import dataclasses
 
 import model_examples
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,8 +80,9 @@ def test_exchanging_subject_and_object_changes_the_score() -> None:
     assert ((scores[0] - scores[1]).abs() > 1e-4).all()
 
 
-def test_the_contributions_of_the_words_add_up_to_the_score() -> None:
-    model, text = model_examples.make_model(), "a man holds a red ball"
+@pytest.mark.parametrize("weights", ["equal", "area"])
+def test_the_contributions_of_the_words_add_up_to_the_score(weights: str) -> None:
+    model, text = model_examples.make_model(region_weights=weights), "a man holds a red ball"
     regions = model_examples.make_regions([model_examples.make_image(np.random.default_rng(1), regions=5)])
     explanation = explain(model, regions, model_examples.make_tokens(model, [text]), text)
     assert abs(explanation.contributions.sum() - explanation.score) < 1e-5

@@ -41,7 +41,7 @@ OUT_OF_RANGE = 2  # result of `hire_score` if the index of a pair is wrong
 class Items(ctypes.Structure):
     """`hire::Items`."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("x", "mask", "related")] + [
+    _fields_ = [(name, ctypes.c_void_p) for name in ("x", "mask", "related", "shares")] + [
         (name, ctypes.c_int64) for name in ("count", "longest")
     ]
 

@@ -40,7 +40,8 @@ def score(
     model = packed.unrelated if images.edges is None or texts.roles is None else packed.model
     if not _fits(model, images, texts):
         return None
-    image_side, text_side = _describe(x, images.mask, images.edges), _describe(t, texts.mask, texts.roles)
+    image_side = _describe(x, images.mask, images.edges, images.shares)
+    text_side = _describe(t, texts.mask, texts.roles, None)
     count, pointers = -1, list[int | None]([None, None])
     if index is None:
         out = torch.empty(len(x), len(t))
@@ -82,6 +83,7 @@ def _fits(model: Model, images: EncodedImages, texts: EncodedTexts) -> bool:
     (count, regions, size), (captions, words, text_size) = images.regions.shape, texts.words.shape
     fits = size == text_size == model.size
     fits = fits and images.mask.shape == (count, regions) and texts.mask.shape == (captions, words)
+    fits = fits and (images.shares is None or images.shares.shape == (count, regions))
     if model.kinds:
         assert images.edges is not None and texts.roles is not None
         fits = fits and images.edges.shape == (count, model.kinds, regions, regions)
@@ -89,11 +91,13 @@ def _fits(model: Model, images: EncodedImages, texts: EncodedTexts) -> bool:
     return fits
 
 
-def _describe(x: Tensor, mask: Tensor, related: Tensor | None) -> tuple[Items, list[Tensor | None]]:
+def _describe(
+    x: Tensor, mask: Tensor, related: Tensor | None, shares: Tensor | None
+) -> tuple[Items, list[Tensor | None]]:
     """Return the addresses of a side, and the tensors that must live as long as they are used."""
-    x, mask, related = x.contiguous(), mask.contiguous(), None if related is None else related.contiguous()
-    addresses = x.data_ptr(), mask.data_ptr(), None if related is None else related.data_ptr()
-    return Items(*addresses, len(x), x.shape[1]), [x, mask, related]
+    tensors = [None if tensor is None else tensor.contiguous() for tensor in (x, mask, related, shares)]
+    addresses = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+    return Items(*addresses, len(x), x.shape[1]), tensors
 
 
 class _Packed:

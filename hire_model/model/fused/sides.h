@@ -16,6 +16,7 @@ struct Items {
     const float* x;        // [count][longest][size]
     const uint8_t* mask;   // [count][longest]
     const float* related;  // edges [count][kinds][longest][longest], or roles [count][longest][2][kinds][role]
+    const float* shares;   // [count][longest] shares of the fragments in means; null: equal shares
     int64_t count, longest;
 };
 
@@ -44,13 +45,19 @@ inline void find_rows(const Items& items, int64_t item, std::vector<int>& rows) 
         if (items.mask[item * items.longest + row]) rows.push_back(int(row));
 }
 
-// Write the unit vector of the mean of the rows to `summary`.
-inline void summarise(const float* x, const std::vector<int>& rows, int size, float* summary) {
+// Return the share of a fragment in the mean of an item with `count` fragments.
+inline float find_share(const Items& items, int64_t item, int row, size_t count) {
+    return items.shares ? items.shares[item * items.longest + row] : 1.0f / float(count);
+}
+
+// Write the unit vector of the mean of the rows of an item to `summary`.
+inline void summarise(const Items& items, int64_t item, const std::vector<int>& rows, int size, float* summary) {
+    const float* x = items.x + item * items.longest * size;
     std::fill(summary, summary + size, 0.0f);
-    for (int row : rows)
-        for (int p = 0; p < size; ++p) summary[p] += x[size_t(row) * size + p];
-    float count = std::max(1.0f, float(rows.size()));
-    for (int p = 0; p < size; ++p) summary[p] /= count;
+    for (int row : rows) {
+        const float share = find_share(items, item, row, rows.size());
+        for (int p = 0; p < size; ++p) summary[p] += x[size_t(row) * size + p] * share;
+    }
     float inverse = 1 / std::sqrt(dot(summary, summary, size) + EPS);
     for (int p = 0; p < size; ++p) summary[p] *= inverse;
 }
@@ -80,7 +87,7 @@ struct Context {
             length[r] = std::sqrt(dot(row, row, size) + EPS);
         }
         summary.assign(model.width(), 0.0f);
-        summarise(from, rows, size, summary.data());
+        summarise(items, item, rows, size, summary.data());
         if (pass.keys) prepare_keys(model, pass);
         if (is_image && model.alignment) prepare_gram(size);
         if (is_image && model.kinds) prepare_edges(model, items, item);
@@ -157,6 +164,7 @@ struct Tile {
     int64_t begin;                 // position of the first item in the packed list
     Floats x;                      // [panels][width][NR]
     Floats inverse, share;         // [lanes] 1 / length; weight in the alignment score
+    Floats mean_share;             // [lanes] share in the mean of the item
     Floats member;                 // [items of the panel][NR], 1 where the lane belongs to the item
     Floats words;                  // <h_ki, p_kj> of each item: [kinds][j][i], i padded to W
     std::vector<size_t> words_at;  // offset of each item in `words`
@@ -209,6 +217,7 @@ class Packer {
         tile.x.assign(size_t(panels) * width * NR, 0.0f);
         tile.inverse.assign(panels * NR, 0.0f);
         tile.share.assign(panels * NR, 0.0f);
+        tile.mean_share.assign(panels * NR, 0.0f);
         tile.panels.resize(panels);
         for (size_t item = 0; item < tile.start.size(); ++item) {
             const float* from = items.x + order[item] * items.longest * size;
@@ -220,6 +229,7 @@ class Packer {
                 for (int p = 0; p < size; ++p) to[size_t(p) * NR] = row[p];
                 const float square = dot(row, row, size);
                 tile.inverse[lane] = 1 / std::sqrt(square + EPS);
+                tile.mean_share[lane] = find_share(items, order[item], rows[item][j], rows[item].size());
                 total += tile.share[lane] = std::sqrt(square);
             }
             total = std::max(total, 1e-6f);

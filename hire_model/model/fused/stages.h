@@ -44,7 +44,7 @@ class Stages {
     Floats lengths;       // [items][rows] temperature / length over the lanes of the item, of LeakyReLU(cosine)
     Floats attention;     // [rows][NR]
     Floats gated, hidden, refined, crossed;  // [width][NR]
-    Floats total, largest;                   // [items][width] sum and maximum over the lanes of an item
+    Floats total, largest;                   // [items][width] mean and maximum over the lanes of an item
     Floats aligned, related;                 // [items]
     Floats places, placed, edged;            // relation match: [rows][step], its transpose, and times the edge map
     alignas(64) float block[W * W];
@@ -121,7 +121,7 @@ class Stages {
                     for (int v = 0; v < N; ++v) dots[v] += load(lanes + f * NR + v * W) * context->summary[f];
             lanes = cross<N>(lanes, dots);
         }
-        pool(panel, lanes);
+        pool(panel, lanes, tile->mean_share.data() + p * NR);
     }
 
     // Attention of the lanes over the context: softmax of the scaled LeakyReLU of the cosine.
@@ -239,8 +239,8 @@ class Stages {
         return y;
     }
 
-    // Add the lanes of the panel to the sum and the maximum of their items.
-    void pool(const Tile::Panel& panel, const float* lanes) {
+    // Add the lanes of the panel, times their shares, to the mean of their items, and update the maximum.
+    void pool(const Tile::Panel& panel, const float* lanes, const float* shares) {
         const int width = model->width();
         for (int v = 0; v < panel.vectors; ++v)
             for (int row = 0; row < width; row += W) {
@@ -250,7 +250,7 @@ class Stages {
                     Vec sum = load(total.data() + at), peak = load(largest.data() + at);
                     for (int lane = run.from; lane < run.to; ++lane) {
                         Vec x = load(block + lane * W);
-                        sum += x;
+                        sum += x * shares[v * W + lane];
                         peak = max(peak, x);
                     }
                     store(total.data() + at, sum);
@@ -263,9 +263,8 @@ class Stages {
     float compare_with_summary(int item) {
         const int width = model->width();
         float *sum = total.data() + size_t(item) * width, *peak = largest.data() + size_t(item) * width;
-        const float share = 1.0f / std::max(tile->size[item], 1);
         for (int f = 0; f < width; f += W)
-            store(sum + f, load(sum + f) * share + load(pass->max_weight + f) * load(peak + f));
+            store(sum + f, load(sum + f) + load(pass->max_weight + f) * load(peak + f));
         return dot(sum, context->summary.data(), width) / std::sqrt(dot(sum, sum, width) + EPS);
     }
 
