@@ -41,11 +41,12 @@ from hire_model.workflows.train import prepare_model
 
 OVERRIDES = {variant.name: variant.overrides for variant in VARIANTS}
 BASE = OVERRIDES["base"]
+PLAIN = {"model.region_weights": "equal"}  # the published models start from the plain mean
 ROWS: dict[str, Mapping[str, str]] = {
     "start only": BASE,
     "base": BASE,
-    "GPO": BASE | {"model.pair_dim": "0"},
-    "SCAN": BASE | {"model.global_head": "false", "model.global_weight": "0"},
+    "GPO": BASE | PLAIN | {"model.pair_dim": "0"},
+    "SCAN": BASE | PLAIN | {"model.global_head": "false", "model.global_weight": "0"},
     "recipe": {},
     "full": OVERRIDES["full"],
 }
