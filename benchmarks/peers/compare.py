@@ -3,10 +3,11 @@
     python benchmarks/peers/compare.py --recipe flickr8k_mini --data DATASET --out DIR
         [--images 1500] [--epochs 2] [--seeds 0,1,2] [--only base,GPO] [--set KEY=VALUE ...]
 
-Rows: the closed-form start without training, base (no stage 3, 4, 6, 7), the recipe, full (every stage, both
-directions), VSE-infinity's pooling (GPO) and SCAN's attention (t2i). The last column is the difference to the recipe,
-averaged over the seeds that both rows have, with the 95 % interval of a paired bootstrap over images. The best epoch is
-chosen on dev for every row. A run that was stopped continues with the missing rows.
+Rows: the closed-form start without training, base (no stage 3, 4, 6, 7), the recipe, the recipe with
+model.region_weights=equal ("equal regions"), full (every stage, both directions), VSE-infinity's pooling and SCAN's
+attention (GPO, SCAN t2i). The last column is the difference to the recipe, averaged over the seeds that both rows have, with the
+95 % interval of a paired bootstrap over images. The best epoch is chosen on dev for every row. A run that was stopped
+continues with the missing rows.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ ROWS: dict[str, Mapping[str, str]] = {
     "GPO": BASE | PLAIN | {"model.pair_dim": "0"},
     "SCAN": BASE | PLAIN | {"model.global_head": "false", "model.global_weight": "0"},
     "recipe": {},
+    "equal regions": PLAIN,
     "full": OVERRIDES["full"],
 }
 
