@@ -4,10 +4,10 @@
         [--images 1500] [--epochs 2] [--seeds 0,1,2] [--only base,GPO] [--set KEY=VALUE ...]
 
 Rows: the closed-form start without training, base (no stage 3, 4, 6, 7), the recipe, the recipe with
-model.region_weights=equal ("equal regions"), full (every stage, both directions), VSE-infinity's pooling and SCAN's
-attention (GPO, SCAN t2i). The last column is the difference to the recipe, averaged over the seeds that both rows have, with the
-95 % interval of a paired bootstrap over images. The best epoch is chosen on dev for every row. A run that was stopped
-continues with the missing rows.
+model.region_weights=equal ("equal regions"), full (every stage, both directions), VSE-infinity's pooling (GPO) and
+SCAN's attention (t2i). The last column is the difference to the recipe, averaged over the seeds that both rows have,
+with the 95 % interval of a paired bootstrap over images. The best epoch is chosen on dev for every row. A run that was
+stopped continues with the missing rows.
 """
 
 from __future__ import annotations
