@@ -41,6 +41,7 @@ from hire_model.service.contract import (
     RerankDocument,
     RerankRequest,
     RerankResult,
+    RerankUsage,
     SearchAnswer,
     SearchHit,
     SearchRequest,
@@ -229,7 +230,8 @@ class Service:
             per_pair = [unknown[text] for text in parsed.text_index] if unknown else []
             return PairsAnswer(model=self.facts, scores=scores.tolist(), unknown=per_pair)
         if isinstance(body, RerankRequest):
-            return self._rerank(body, scores, unknown)
+            pieces = sum(text.encoded.mask.shape[1] for text in request.texts)
+            return self._rerank(body, scores, unknown, pieces)
         assert isinstance(body, MatrixRequest)
         matrix = scores.reshape(len(request.images), len(request.texts))
         if body.top_k is None:
@@ -238,14 +240,15 @@ class Service:
         results = [_rank(row, body.top_k) for row in queries]
         return RankedAnswer(model=self.facts, results=results, unknown=unknown)
 
-    def _rerank(self, body: RerankRequest, scores: np.ndarray, unknown: list[list[str]]) -> RerankAnswer:
+    def _rerank(self, body: RerankRequest, scores: np.ndarray, unknown: list[list[str]], pieces: int) -> RerankAnswer:
         results = []
         for hit in _rank(scores, body.top_n or len(scores)):
             document = body.documents[hit.index] if body.return_documents else None
             sent = RerankDocument(text=document) if isinstance(document, str) else document
             results.append(RerankResult(index=hit.index, relevance_score=hit.score, document=sent))
         model = f"{self.facts.name}/{self.facts.version}"
-        return RerankAnswer(model=model, facts=self.facts, results=results, unknown=unknown)
+        usage = RerankUsage(prompt_tokens=pieces, total_tokens=pieces)
+        return RerankAnswer(model=model, facts=self.facts, results=results, usage=usage, unknown=unknown)
 
     def _search(self, body: SearchRequest, parsed: ParsedRequest, timings: Timings) -> SearchAnswer:
         gallery, shortlist = self.parser.prepare_search(body)
