@@ -6,7 +6,8 @@ TorchServe's base handler is not used: it changes the float32 precision, loads p
 
 from __future__ import annotations
 
-import logging
+import gc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,9 @@ import torch
 
 from hire_model.packaging.opening import open_service
 from hire_model.service.contract import PROBE, TRACEPARENT
+from hire_model.service.counters import Counters
 from hire_model.service.parsing import Request
-from hire_model.service.timings import Timings
 
-log = logging.getLogger(__name__)
 PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Content Too Large", 500: "Internal Server Error"}
 
 
@@ -28,6 +28,9 @@ class HireHandler:
         """Verify and load the model, and check its golden pairs. After an exception the worker does not serve."""
         torch.set_num_threads(1)  # a second thread per worker makes a shared machine slower
         self.service = open_service(Path(context.system_properties["model_dir"]))
+        self.counters = Counters(partial(_send_metrics, context))
+        gc.collect()
+        gc.freeze()  # the collector need not look at the model and the libraries again
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
         """Answer each request in order, each with its own status. Never raises."""
@@ -44,7 +47,7 @@ class HireHandler:
         for i, reply in enumerate(replies):
             context.set_response_status(reply.status, PHRASES[reply.status], i)
             context.set_response_content_type(i, "application/json")
-        _add_metrics(context, timings)
+        self.counters.add(timings)
         return [reply.body for reply in replies]
 
 
@@ -54,13 +57,8 @@ def _get_body(item: dict[str, Any]) -> bytes | bytearray | str:
     return body if isinstance(body, bytes | bytearray | str) else b""
 
 
-def _add_metrics(context: Any, timings: Timings) -> None:
-    """Add to the metrics of serving/config/metrics.yaml. An error is only logged, so the requests are answered."""
-    if context.metrics is None:
-        return
-    try:
-        for name, value in timings.to_counters().items():
-            if value:
-                context.metrics.add_counter(name, value)
-    except Exception:
-        log.exception("Cannot add the metrics")
+def _send_metrics(context: Any, sums: dict[str, float]) -> None:
+    """Add to the metrics of serving/config/metrics.yaml: TorchServe reads them from the output of this process."""
+    if context.metrics is not None:
+        for name, value in sums.items():
+            context.metrics.add_counter(name, value)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,18 @@ Kind = Literal["torchserve", "gunicorn"]
 
 class ServeError(HireError):
     """A server cannot be started, reached or stopped."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a new server serves, with how many workers, and with which galleries and journal."""
+
+    archive: Path
+    sha256: str
+    version: str
+    workers: int = 1
+    galleries: Path | None = None
+    journal: JournalSettings | None = None
 
 
 class Server(BaseModel):
@@ -166,12 +179,12 @@ class Server(BaseModel):
         return "\n".join(lines[-16:])
 
 
-def copy_archive(archive: Path, sha256: str, folder: Path) -> Path:
-    """Copy `archive` into the folder of a new server, and verify the copy, so that the verified bytes are served."""
+def copy_archive(deployment: Deployment, folder: Path) -> Path:
+    """Copy the archive into the folder of a new server, and verify the copy, so that the verified bytes are served."""
     copy = folder / ARCHIVE
     copy.parent.mkdir()
-    shutil.copyfile(archive, copy)
-    verify(copy, sha256)
+    shutil.copyfile(deployment.archive, copy)
+    verify(copy, deployment.sha256)
     return copy
 
 
@@ -186,11 +199,9 @@ def inherit_variables() -> dict[str, str]:
 
 def launch(
     command: list[str],
+    deployment: Deployment,
     folder: Path,
     scratch: tuple[Path, int],
-    *,
-    galleries: Path | None,
-    journal: JournalSettings | None,
     variables: dict[str, str] | None = None,
     **record: Any,
 ) -> Server:
@@ -198,16 +209,16 @@ def launch(
 
     Args:
         command: what to run.
+        deployment: what to serve.
         folder: the folder of the server.
         scratch: from `make_scratch`. The server keeps the descriptor, so the scratch folder is in use until it ends.
-        galleries: the folder of galleries.
-        journal: settings of the journal.
         variables: more environment variables.
         record: the other fields of `Server`.
     """
+    galleries = deployment.galleries and deployment.galleries.resolve()
     environment = inherit_variables() | _SINGLE_THREAD
-    environment |= {"TMPDIR": str(scratch[0])} | ({GALLERIES_VARIABLE: str(galleries.resolve())} if galleries else {})
-    environment |= (journal.to_environment() if journal else {}) | (variables or {})
+    environment |= {"TMPDIR": str(scratch[0])} | ({GALLERIES_VARIABLE: str(galleries)} if galleries else {})
+    environment |= (deployment.journal.to_environment() if deployment.journal else {}) | (variables or {})
     try:
         with (folder / "console.log").open("wb") as console:
             process = subprocess.Popen(
@@ -218,8 +229,8 @@ def launch(
         os.close(scratch[1])
     server = Server(
         folder=folder.resolve(), scratch=scratch[0], pid=process.pid,
-        started=psutil.Process(process.pid).create_time(), galleries=galleries and galleries.resolve(),
-        journal=journal, **record,
+        started=psutil.Process(process.pid).create_time(), version=deployment.version, sha256=deployment.sha256,
+        workers=deployment.workers, galleries=galleries, journal=deployment.journal, **record,
     )  # fmt: skip
     write_text(server.model_dump_json(indent=1) + "\n", folder / RECORD)
     return server

@@ -43,13 +43,16 @@ from serving import gunicorn_server, torchserve
 from serving.address import PORT, STATE, ServeState, find_front, read_state, record_front, start_front, write_state
 from serving.contract import PREDICTIONS
 from serving.front import FRONT
-from serving.process import ARCHIVE, RECORD, Kind, ServeError, Server
+from serving.process import ARCHIVE, RECORD, Deployment, Kind, ServeError, Server
 
 log = logging.getLogger(__name__)
 EXAMPLE = "example.json"  # a request body to try with curl
 TOKEN, TARGETS = "token.conf", "targets.json"  # for nginx and for Prometheus (serving/deploy)
 CURRENT, UPSTREAM, PROXY_PID = "current", "upstream.conf", "nginx.pid"
-STARTS: dict[Kind, Callable[..., Server]] = {"torchserve": torchserve.start, "gunicorn": gunicorn_server.start}
+STARTS: dict[Kind, Callable[[Deployment, Path], Server]] = {
+    "torchserve": torchserve.start,
+    "gunicorn": gunicorn_server.start,
+}
 
 START_S = 180.0
 DRAIN_S = 16.0  # the server answers a request within 15 s or fails it
@@ -139,10 +142,10 @@ def _replace(archive: Archive, folder: Path, state: ServeState) -> Server:
         log.warning("%s: no such folder. Until it exists, requests for galleries are refused.", galleries)
     new_folder = Path(tempfile.mkdtemp(prefix=f"v{archive.version.number}-", dir=folder))
     try:
-        new = STARTS[state.kind](
-            archive.path, archive.sha256, archive.version.number, new_folder, workers=state.workers,
-            galleries=galleries, journal=state.journal,
-        )  # fmt: skip
+        deployment = Deployment(
+            archive.path, archive.sha256, archive.version.number, state.workers, galleries, state.journal
+        )
+        new = STARTS[state.kind](deployment, new_folder)
         try:
             wait_until_ready(new)
             _warn_of_unusable_galleries(new, galleries, archive.version.uri)

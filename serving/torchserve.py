@@ -17,8 +17,7 @@ from string import Template
 from typing import Any
 
 from hire_model.files import make_scratch, write_text
-from hire_model.monitoring.journal import JournalSettings
-from serving.process import QUEUE, ServeError, Server, copy_archive, find_free_ports, launch
+from serving.process import QUEUE, Deployment, ServeError, Server, copy_archive, find_free_ports, launch
 
 CONFIG = Path(__file__).parent / "config"
 PROPERTIES = "config.properties"
@@ -30,32 +29,21 @@ _JAVA = ("-Xms64m", "-Xmx1g", "-XX:MaxDirectMemorySize=1g", "-XX:+ExitOnOutOfMem
 _PORTS = ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port")
 
 
-def start(
-    archive: Path,
-    sha256: str,
-    version: str,
-    folder: Path,
-    *,
-    workers: int = 1,
-    galleries: Path | None = None,
-    journal: JournalSettings | None = None,
-) -> Server:
-    """Start a server of `archive` in the empty folder `folder`, and return before it answers. Raises HireError."""
+def start(deployment: Deployment, folder: Path) -> Server:
+    """Start the server of `deployment` in the empty folder `folder`, and return before it answers. Raises HireError."""
     java = find_java()
-    copy_archive(archive, sha256, folder)
+    copy_archive(deployment, folder)
     (folder / "workflows").mkdir(mode=0o555)
     ports = dict(zip(_PORTS, find_free_ports(len(_PORTS)), strict=True))
     values = {
-        "store": folder.resolve() / "store", "workflows": folder.resolve() / "workflows", "version": version,
-        "workers": workers, "queue": QUEUE * workers, "metrics": CONFIG / "metrics.yaml", **ports,
+        "store": folder.resolve() / "store", "workflows": folder.resolve() / "workflows",
+        "version": deployment.version, "workers": deployment.workers, "queue": QUEUE * deployment.workers, 
+        "metrics": CONFIG / "metrics.yaml", **ports,
     }  # fmt: skip
     write_text(Template((CONFIG / PROPERTIES).read_text("utf-8")).substitute(values), folder / PROPERTIES)
     scratch = make_scratch("hire-serve-")
     public: dict[str, Any] = {name: ports[name] for name in _PORTS[:3]}
-    return launch(
-        _build_command(java, folder, scratch[0]), folder, scratch, version=version, sha256=sha256, workers=workers,
-        galleries=galleries, journal=journal, **public,
-    )  # fmt: skip
+    return launch(_build_command(java, folder, scratch[0]), deployment, folder, scratch, **public)
 
 
 def _build_command(java: str, folder: Path, scratch: Path) -> list[str]:

@@ -29,6 +29,7 @@ from gunicorn.app.base import BaseApplication
 from hire_model.service.contract import PROBE, TRACEPARENT, Fault
 from hire_model.service.parsing import Request
 from hire_model.service.service import Reply, Service
+from hire_model.service.timings import Timings
 from serving.front import MAX_BODY
 from serving.metrics import Metrics, serve_metrics
 from serving.process import QUEUE
@@ -67,19 +68,19 @@ class HireApp:
         """Answer a request with the status and the body of the service. Never raises."""
         start, size = time.time(), int(environ.get("CONTENT_LENGTH") or 0)
         sent = environ["wsgi.input"].read(size) if size <= MAX_BODY else None
-        reply = self._answer(environ, sent)
+        reply, timings = self._answer(environ, sent)
         body = reply.body.encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response(f"{reply.status} {HTTPStatus(reply.status).phrase}", headers)
-        self.metrics.count_request(reply.status, environ.get("HTTP_X_REQUEST_START", ""), start)
+        self.metrics.count_request(timings, reply.status, environ.get("HTTP_X_REQUEST_START", ""), start)
         return _Body(body, environ.get("gunicorn.socket") if sent is not None else None)
 
-    def _answer(self, environ: dict[str, Any], body: bytes | None) -> Reply:
+    def _answer(self, environ: dict[str, Any], body: bytes | None) -> tuple[Reply, Timings]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         if not secrets.compare_digest(environ.get("HTTP_AUTHORIZATION", "").encode(), self.authorization):
             return self._refuse(401, "no valid token.")
         if path == "/ping" and method == "GET":
-            return Reply(200, '{"status": "Healthy"}')
+            return Reply(200, '{"status": "Healthy"}'), Timings()
         match = _PATH.fullmatch(path)
         if match is None or match["version"] not in (None, self.service.facts.version):
             return self._refuse(404, f"no such path; this server has version {self.service.facts.version}.")
@@ -93,11 +94,11 @@ class HireApp:
             [reply], timings = self.service.answer([request])
         except SystemExit:  # gunicorn ends a worker that is busy for too long with SIGABRT; answer before it exits
             return self._refuse(503, f"the request took longer than {TIMEOUT_S} s: send less.")
-        self.metrics.count_work(timings)
-        return reply
+        return reply, timings
 
-    def _refuse(self, status: int, message: str) -> Reply:
-        return Reply(status, Fault(status=status, path="", message=message, model=self.service.facts).model_dump_json())
+    def _refuse(self, status: int, message: str) -> tuple[Reply, Timings]:
+        fault = Fault(status=status, path="", message=message, model=self.service.facts)
+        return Reply(status, fault.model_dump_json()), Timings()
 
 
 class HireServer(BaseApplication):

@@ -48,6 +48,11 @@ class StoreFiles:
         windows = np.lib.stride_tricks.sliding_window_view(self.records, int(self.sizes[rows[0]]))
         return windows[self._starts[rows]]
 
+    def read_one(self, row: int) -> np.ndarray:
+        """Return the record of one item [size] float16."""
+        start = self._starts[row]
+        return self.records[start : start + self.sizes[row]]
+
     def copy_records(self, rows: np.ndarray) -> np.ndarray:
         """Return the records `rows` one after the other, float16."""
         pieces = [self.records[start : start + size] for start, size in zip(self._starts[rows], self.sizes[rows])]  # noqa: B905

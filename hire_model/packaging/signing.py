@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".sig"
 _INSTALL = "signing needs a package that is not installed: pip install 'hire-model[signing]'."
-_ENVIRONMENT = "HIRE_SIGNING__{}_KEY"
+_ENVIRONMENT, _PASSWORD = "HIRE_SIGNING__{}_KEY", "HIRE_SIGNING__PASSWORD_FILE"
 
 
 def find_signature(archive: Path) -> Path:
@@ -34,7 +34,8 @@ def sign(archive: Path, settings: SigningSettings) -> Path | None:
     None.
 
     Raises:
-        HireError: the key is missing or no private key in PEM, or signing is not installed.
+        HireError: the key is missing or no private key in PEM, its password is missing or wrong, or signing is not
+            installed.
     """
     signature = find_signature(archive)
     if settings.private_key is None:
@@ -45,8 +46,12 @@ def sign(archive: Path, settings: SigningSettings) -> Path | None:
         from model_signing import signing
     except ImportError as error:
         raise HireError(_INSTALL) from error
+    password = _read_password(settings.password_file)
     try:
-        signer = signing.Config().use_elliptic_key_signer(private_key=settings.private_key)
+        signer = signing.Config().use_elliptic_key_signer(
+            private_key=settings.private_key,
+            password=password,  # type: ignore[arg-type]  # annotated as str, but passed on to a function of bytes
+        )
     except (OSError, ValueError, TypeError) as error:
         raise _describe_key_error("PRIVATE", settings.private_key, error) from error
     with atomic_write(signature) as partial:
@@ -88,8 +93,21 @@ def check_signature(archive: Path, settings: SigningSettings) -> None:
         ) from error
 
 
+def _read_password(path: Path | None) -> bytes | None:
+    """Return the first line of the file, or None without a file."""
+    if path is None:
+        return None
+    try:
+        return path.read_bytes().partition(b"\n")[0].rstrip(b"\r")
+    except OSError as error:
+        raise HireError(
+            f"{_PASSWORD}={path}: cannot be read: {error.strerror or error}. Name a file with the key's password."
+        ) from error
+
+
 def _describe_key_error(kind: str, path: Path, error: Exception) -> HireError:
+    hint = f" If the key has a password, {_PASSWORD} names the file with it." if kind == "PRIVATE" else ""
     return HireError(
-        f"{_ENVIRONMENT.format(kind)}={path}: no {kind.lower()} key of an elliptic curve in PEM, without a password: "
-        f"{error}. docs/security.md shows how to make a pair of keys."
+        f"{_ENVIRONMENT.format(kind)}={path}: no {kind.lower()} key of an elliptic curve in PEM: {error}.{hint} "
+        "docs/security.md shows how to make a pair of keys."
     )

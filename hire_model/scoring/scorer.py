@@ -200,6 +200,11 @@ class Scorer:
             scores[block] = self.model.score_pairs(images, texts, *index).total.float().cpu().numpy()
         return scores
 
+    @torch.inference_mode()
+    def _score_one(self, image: EncodedImages, text: EncodedTexts, times: int) -> np.ndarray:
+        """Return the score of one image and one text, repeated [times] float32. It needs no index of pairs."""
+        return np.full(times, self.model.score(image, text).total.item(), np.float32)
+
     def score_items(
         self,
         images: Sequence[EncodedImages],
@@ -218,6 +223,8 @@ class Scorer:
         Returns:
             Scores [K] float32.
         """
+        if len(images) == len(texts) == 1:
+            return self._score_one(images[0], texts[0], len(image_index))
         images, image_position = deduplicate(images, id)
         texts, text_position = deduplicate(texts, id)
         image_index, text_index = image_position[image_index], text_position[text_index]

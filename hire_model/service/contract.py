@@ -146,6 +146,9 @@ class RerankRequest(_Message):
     return_documents: Annotated[bool, Field(strict=True)] = Field(
         False, description="true: each result has its document, as it was sent"
     )
+    raw_scores: Annotated[bool, Field(strict=True)] = Field(
+        False, description="sent by Infinity's clients; has no effect, as scores are never scaled to 0-1"
+    )
 
 
 RequestBody = PairsRequest | MatrixRequest | SearchRequest | RerankRequest
@@ -287,12 +290,20 @@ class RerankResult(_Message):
     ] = None
 
 
+class RerankUsage(_Message):
+    """The size of a request, which Infinity's clients require: the word pieces of all sentences."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
 class RerankAnswer(_Message):
     """The best documents, best first."""
 
     model: str = Field(description="NAME/VERSION of the model")
     facts: ModelFacts
     results: list[RerankResult]
+    usage: RerankUsage
     unknown: UnknownPerText = []
 
 

@@ -16,10 +16,23 @@ from hire_model.scoring.scorer import Scorer
 
 _BLOCK = 64  # items encoded together; bounds the memory of a request
 Item = TypeVar("Item", ImageRegions, str)
-Encoded = TypeVar("Encoded", EncodedImages, EncodedTexts)
+Cached = TypeVar("Cached", EncodedImages, "CachedText")
 
 
-@dataclass
+@dataclass(frozen=True)
+class CachedText:
+    """An encoded text, and its words that are not in the model's vocabulary."""
+
+    encoded: EncodedTexts
+    unknown: list[str]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the encoding in bytes."""
+        return self.encoded.nbytes
+
+
+@dataclass(slots=True)
 class CacheCounts:
     """Number of items requested, and how many of them were in the cache."""
 
@@ -41,24 +54,32 @@ class CachedEncoder:
         self.scorer = scorer
         self._lock = Lock()
         self._images: LRUCache[Hashable, EncodedImages] = LRUCache(image_bytes, getsizeof=_count_bytes)
-        self._texts: LRUCache[Hashable, EncodedTexts] = LRUCache(text_bytes, getsizeof=_count_bytes)
+        self._texts: LRUCache[Hashable, CachedText] = LRUCache(text_bytes, getsizeof=_count_bytes)
 
     def encode_images(self, images: Sequence[ImageRegions], counts: CacheCounts) -> list[EncodedImages]:
         """Return each image encoded alone. The images must have passed `Scorer.check`."""
-        return self._encode(images, digest_image, self._images, self.scorer.encode_images, counts)
+        return self._encode(images, digest_image, self._images, self._encode_images, counts)
 
-    def encode_texts(self, texts: Sequence[str], counts: CacheCounts) -> list[EncodedTexts]:
-        """Return each text encoded alone."""
-        return self._encode(texts, str, self._texts, self.scorer.encode_texts, counts)
+    def encode_texts(self, texts: Sequence[str], counts: CacheCounts) -> list[CachedText]:
+        """Return each text encoded alone, with its unknown words."""
+        return self._encode(texts, str, self._texts, self._encode_texts, counts)
+
+    def _encode_images(self, images: list[ImageRegions]) -> list[EncodedImages]:
+        block = self.scorer.encode_images(images)
+        return [block.extract(row) for row in range(len(images))]
+
+    def _encode_texts(self, texts: list[str]) -> list[CachedText]:
+        block, unknown = self.scorer.encode_texts(texts), self.scorer.find_unknown_words(texts)
+        return [CachedText(block.extract(row), words) for row, words in enumerate(unknown)]
 
     def _encode(
         self,
         items: Sequence[Item],
         key: Callable[[Item], Hashable],
-        cache: LRUCache[Hashable, Encoded],
-        encode: Callable[[Sequence[Item]], Encoded],
+        cache: LRUCache[Hashable, Cached],
+        encode: Callable[[list[Item]], list[Cached]],
         counts: CacheCounts,
-    ) -> list[Encoded]:
+    ) -> list[Cached]:
         keys = [key(item) for item in items]
         with self._lock:
             encoded = {k: cached for k in keys if (cached := cache.get(k)) is not None}
@@ -67,8 +88,8 @@ class CachedEncoder:
         counts.hits += len(keys) - len(new)
         new_keys, new_items = list(new), list(new.values())
         for start in range(0, len(new), _BLOCK):
-            block = encode(new_items[start : start + _BLOCK])
-            encoded |= {k: block.extract(row) for row, k in enumerate(new_keys[start : start + _BLOCK])}
+            block = slice(start, start + _BLOCK)
+            encoded |= zip(new_keys[block], encode(new_items[block]), strict=True)
         with self._lock:
             for k in new:
                 if encoded[k].nbytes <= cache.maxsize:
@@ -85,5 +106,5 @@ def digest_image(image: ImageRegions) -> bytes:
     return digest.digest()
 
 
-def _count_bytes(encoded: EncodedImages | EncodedTexts) -> int:
+def _count_bytes(encoded: EncodedImages | CachedText) -> int:
     return encoded.nbytes

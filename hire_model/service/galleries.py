@@ -54,16 +54,17 @@ class Galleries:
         """
         if name in self._added:
             return self._added[name]
-        manifest = self.folder / name / MANIFEST if self.folder else None
-        if manifest is None or not manifest.is_file():
-            raise RequestFault(404, path, f"this server has no gallery '{name}'.")
-        facts = manifest.stat()
+        manifest = f"{self.folder}/{name}/{MANIFEST}" if self.folder else ""
+        try:
+            facts = os.stat(manifest)
+        except OSError as error:
+            raise RequestFault(404, path, f"this server has no gallery '{name}'.") from error
         stamp = facts.st_ino, facts.st_mtime_ns  # each generation has a new file
         with self._lock:
             entry = self._open.get(name)
             if entry is None or entry[0] != stamp:
                 previous = entry[1] if entry is not None and isinstance(entry[1], Gallery) else None
-                entry = self._open[name] = (stamp, self._open_and_check(manifest.parent, name, previous))
+                entry = self._open[name] = (stamp, self._open_and_check(Path(manifest).parent, name, previous))
         if isinstance(entry[1], str):
             raise RequestFault(
                 404,

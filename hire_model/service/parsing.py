@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
+from weakref import WeakKeyDictionary
 
 import numpy as np
+from cachetools import LRUCache
 from pydantic import ValidationError
 
 from hire_model.batch import EncodedImages
@@ -31,6 +34,7 @@ from hire_model.service.payload import ImagePayload, decode_payload
 from hire_model.service.pictures import Pictures
 from hire_model.service.timings import Timings
 
+_STORED_BYTES = 16 << 20  # images of each gallery that are kept in memory: about 900 of 36 regions, P = 128
 AnyImage = ImagePayload | PictureImage | StoredImage
 
 
@@ -118,6 +122,9 @@ class RequestParser:
         self, scorer: Scorer, galleries: Galleries, pictures: Pictures, limits: Limits, facts: ModelFacts
     ) -> None:
         self.scorer, self.galleries, self.pictures, self.limits, self.facts = scorer, galleries, pictures, limits, facts
+        self._lock = Lock()
+        # By gallery, so that a generation that is no longer used is forgotten; then by id.
+        self._stored = WeakKeyDictionary[Gallery, LRUCache[str, RequestImage]]()
 
     def parse(self, request: Request, timings: Timings) -> ParsedRequest:
         """Parse `request`, and add its kind and the reading of its pictures to `timings`.
@@ -132,7 +139,7 @@ class RequestParser:
         self._check_pairs(body, request.explain)
         images, texts, image_path, text_path = self._find_sides(body)
         if isinstance(body, PairsRequest):
-            index = np.arange(len(texts)), np.arange(len(texts))
+            index = (np.arange(len(texts)),) * 2
         else:
             grid = np.indices((len(images), len(texts)))
             index = grid[0].ravel(), grid[1].ravel()
@@ -140,15 +147,19 @@ class RequestParser:
         _check_limit(sum(isinstance(image, PictureImage) for image in images), self.limits.pictures, "pictures", "")
         _check_limit(len(set(texts)), self.limits.texts, "texts", "")
         for position, text in enumerate(texts):
-            _check_limit(len(text), self.limits.characters, "characters", text_path.format(position))
+            if len(text) > self.limits.characters:
+                _check_limit(len(text), self.limits.characters, "characters", text_path.format(position))
         prepared = self._prepare_images(images, image_path, timings)
         return ParsedRequest(body, prepared, texts, *index, image_path=image_path, probe=request.probe)
 
     def _check_values(self, body: bytes | bytearray | str) -> None:
         """Count keys and items by their punctuation marks, before the JSON is parsed.
 
-        Base64 contains none of these marks, and texts contain few. 64 images with 1,000 relations each have 400,000.
+        A body with fewer characters cannot have more marks. Base64 contains none of these marks, and texts contain few.
+        64 images with 1,000 relations each have 400,000.
         """
+        if len(body) <= min(self.limits.keys, self.limits.items):
+            return
         text = np.frombuffer(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body, np.uint8)
         # numpy is four times as fast as bytes.count
         colons, *others = (int(np.count_nonzero(text == mark)) for mark in b":,[{")
@@ -218,7 +229,7 @@ class RequestParser:
 
     def _prepare_images(self, images: Sequence[AnyImage], path: str, timings: Timings) -> list[RequestImage]:
         """Decode the images or look them up. A gallery image that occurs several times is looked up once."""
-        stored: dict[StoredImage, RequestImage] = {}
+        stored: dict[tuple[str, str], RequestImage] = {}
         galleries: dict[str, Gallery] = {}
         prepared = []
         end = time.thread_time() + self.limits.picture_seconds
@@ -227,9 +238,10 @@ class RequestParser:
             if isinstance(image, StoredImage):
                 if image.gallery not in galleries:
                     galleries[image.gallery] = self.galleries.open(image.gallery, f"{image_path}.gallery")
-                if image not in stored:
-                    stored[image] = _look_up_image(galleries[image.gallery], image, image_path)
-                prepared.append(stored[image])
+                key = image.gallery, image.id
+                if key not in stored:
+                    stored[key] = self._look_up_image(galleries[image.gallery], image, image_path)
+                prepared.append(stored[key])
             elif isinstance(image, PictureImage):
                 with timings.measure("extract"):
                     picture = self.pictures.read_base64(image.picture, f"{image_path}.picture", end)
@@ -237,6 +249,23 @@ class RequestParser:
             else:
                 prepared.append(self._decode_image(image, image_path))
         return prepared
+
+    def _look_up_image(self, gallery: Gallery, image: StoredImage, path: str) -> RequestImage:
+        with self._lock:
+            known = self._stored.get(gallery)
+            if known is None:
+                known = self._stored[gallery] = LRUCache(_STORED_BYTES, getsizeof=_count_bytes)
+            if (found := known.get(image.id)) is not None:
+                return found
+        row = gallery.find(image.id)
+        if row is None:
+            raise RequestFault(404, f"{path}.id", f"gallery '{image.gallery}' has no image '{image.id}'.")
+        layout = gallery.layout(row)
+        found = RequestImage(gallery.read_images([row]), layout.boxes, layout.classes)
+        if _count_bytes(found) <= known.maxsize:
+            with self._lock:
+                known[image.id] = found
+        return found
 
     def _decode_image(self, image: ImagePayload, path: str) -> RequestImage:
         _check_limit(image.features.shape[0], self.limits.regions, "regions", f"{path}.features")
@@ -263,12 +292,8 @@ def _to_image(item: str | AnyImage, path: str) -> AnyImage:
         raise RequestFault(400, path, message) from error
 
 
-def _look_up_image(gallery: Gallery, image: StoredImage, path: str) -> RequestImage:
-    row = gallery.find(image.id)
-    if row is None:
-        raise RequestFault(404, f"{path}.id", f"gallery '{image.gallery}' has no image '{image.id}'.")
-    layout = gallery.layout(row)
-    return RequestImage(gallery.read_images([row]), layout.boxes, layout.classes)
+def _count_bytes(image: RequestImage) -> int:
+    return image.content.nbytes if isinstance(image.content, EncodedImages) else 0
 
 
 def _check_limit(count: int, limit: int, what: str, path: str) -> None:

@@ -41,12 +41,13 @@ from hire_model.service.contract import (
     RerankDocument,
     RerankRequest,
     RerankResult,
+    RerankUsage,
     SearchAnswer,
     SearchHit,
     SearchRequest,
     SearchResult,
 )
-from hire_model.service.encoding import CachedEncoder
+from hire_model.service.encoding import CachedEncoder, CachedText
 from hire_model.service.galleries import Galleries
 from hire_model.service.parsing import Limits, ParsedRequest, Request, RequestParser
 from hire_model.service.pictures import Pictures, open_reader
@@ -78,8 +79,13 @@ class EncodedRequest:
 
     parsed: ParsedRequest
     images: list[EncodedImages]
-    texts: list[EncodedTexts]
+    texts: list[CachedText]
     timings: Timings
+
+    def list_unknown_words(self) -> list[list[str]]:
+        """Return the unknown words of each text; an empty list if all words are known."""
+        unknown = [text.unknown for text in self.texts]
+        return unknown if any(unknown) else []
 
 
 class Service:
@@ -185,10 +191,13 @@ class Service:
         try:
             with timings.measure("score"):
                 scores = self._score_together(requests)
+            answers, end = list[BaseModel](), 0
             for request in requests:
-                request.timings.pairs += len(request.parsed.image_index)
-            ends = np.cumsum([len(request.parsed.image_index) for request in requests])[:-1]
-            return [self._make_answer(*item) for item in zip(requests, np.split(scores, ends), strict=True)]
+                count = len(request.parsed.image_index)
+                request.timings.pairs += count
+                end += count
+                answers.append(self._make_answer(request, scores[end - count : end]))
+            return answers
         except Exception as error:
             if len(requests) == 1:
                 return [self._make_fault(error)]
@@ -196,6 +205,10 @@ class Service:
 
     def _score_together(self, requests: list[EncodedRequest]) -> np.ndarray:
         """Return the scores [all pairs] float32, in the order of the requests."""
+        if len(requests) == 1:
+            [one] = requests
+            encoded = [text.encoded for text in one.texts]
+            return self.scorer.score_items(one.images, encoded, one.parsed.image_index, one.parsed.text_index)
         images: list[EncodedImages] = []
         texts: list[EncodedTexts] = []
         image_index, text_index = [], []
@@ -203,7 +216,7 @@ class Service:
             image_index.append(request.parsed.image_index + len(images))
             text_index.append(request.parsed.text_index + len(texts))
             images += request.images
-            texts += request.texts
+            texts += [text.encoded for text in request.texts]
         return self.scorer.score_items(images, texts, np.concatenate(image_index), np.concatenate(text_index))
 
     def _make_answer(self, request: EncodedRequest, scores: np.ndarray) -> BaseModel:
@@ -212,12 +225,13 @@ class Service:
             image = int(parsed.image_index[np.flatnonzero(~np.isfinite(scores))[0]])
             return self._make_fault(_make_score_fault(parsed.image_path.format(image)))
         self._log(parsed, scores)
-        unknown = self._find_unknown_words(parsed)
+        unknown = request.list_unknown_words()
         if isinstance(body, PairsRequest):
             per_pair = [unknown[text] for text in parsed.text_index] if unknown else []
             return PairsAnswer(model=self.facts, scores=scores.tolist(), unknown=per_pair)
         if isinstance(body, RerankRequest):
-            return self._rerank(body, scores, unknown)
+            pieces = sum(text.encoded.mask.shape[1] for text in request.texts)
+            return self._rerank(body, scores, unknown, pieces)
         assert isinstance(body, MatrixRequest)
         matrix = scores.reshape(len(request.images), len(request.texts))
         if body.top_k is None:
@@ -226,20 +240,15 @@ class Service:
         results = [_rank(row, body.top_k) for row in queries]
         return RankedAnswer(model=self.facts, results=results, unknown=unknown)
 
-    def _rerank(self, body: RerankRequest, scores: np.ndarray, unknown: list[list[str]]) -> RerankAnswer:
+    def _rerank(self, body: RerankRequest, scores: np.ndarray, unknown: list[list[str]], pieces: int) -> RerankAnswer:
         results = []
         for hit in _rank(scores, body.top_n or len(scores)):
             document = body.documents[hit.index] if body.return_documents else None
             sent = RerankDocument(text=document) if isinstance(document, str) else document
             results.append(RerankResult(index=hit.index, relevance_score=hit.score, document=sent))
         model = f"{self.facts.name}/{self.facts.version}"
-        return RerankAnswer(model=model, facts=self.facts, results=results, unknown=unknown)
-
-    def _find_unknown_words(self, parsed: ParsedRequest) -> list[list[str]]:
-        """Return the unknown words of each text; an empty list if all words are known."""
-        distinct = list(dict.fromkeys(parsed.texts))
-        unknown = dict(zip(distinct, self.scorer.find_unknown_words(distinct), strict=True))
-        return [unknown[text] for text in parsed.texts] if any(unknown.values()) else []
+        usage = RerankUsage(prompt_tokens=pieces, total_tokens=pieces)
+        return RerankAnswer(model=model, facts=self.facts, results=results, usage=usage, unknown=unknown)
 
     def _search(self, body: SearchRequest, parsed: ParsedRequest, timings: Timings) -> SearchAnswer:
         gallery, shortlist = self.parser.prepare_search(body)
@@ -273,8 +282,8 @@ class Service:
 
     def _explain(self, request: EncodedRequest) -> ExplanationAnswer:
         parsed, explanations = request.parsed, []
-        items = zip(parsed.images, request.images, parsed.texts, strict=True)
-        for position, (image, encoded, text) in enumerate(items):
+        items = zip(parsed.images, request.images, parsed.texts, request.texts, strict=True)
+        for position, (image, encoded, text, cached) in enumerate(items):
             explanation = self.scorer.explain_encoded(encoded, text)
             if not np.isfinite([explanation.score, *explanation.contributions, *explanation.weights.ravel()]).all():
                 raise _make_score_fault(f"pairs[{position}].image")
@@ -285,7 +294,7 @@ class Service:
                     contributions=explanation.contributions.tolist(),
                     boxes=[None if np.isnan(box).any() else box.tolist() for box in image.boxes],
                     score=explanation.score,
-                    unknown=self.scorer.find_unknown_words([text])[0],
+                    unknown=cached.unknown,
                 )
             )
         self._log(parsed, np.array([explanation.score for explanation in explanations]))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hire_model.service.encoding import CacheCounts
@@ -12,7 +10,7 @@ from hire_model.service.encoding import CacheCounts
 _COUNTED = ("decode", "encode", "score")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stage:
     """A stage of the work, with start and end in nanoseconds since 1970."""
 
@@ -21,7 +19,20 @@ class Stage:
     end: int
 
 
-@dataclass
+class _Measurement:
+    """Adds the run of a `with` block to `stages`. `contextmanager` of contextlib takes twice as long."""
+
+    def __init__(self, stages: list[Stage], name: str) -> None:
+        self.stages, self.name = stages, name
+
+    def __enter__(self) -> None:
+        self.start, self.clock = time.time_ns(), time.perf_counter_ns()
+
+    def __exit__(self, *_: object) -> None:
+        self.stages.append(Stage(self.name, self.start, self.start + time.perf_counter_ns() - self.clock))
+
+
+@dataclass(slots=True)
 class Timings:
     """Measurements of a request, or of a call of `Service.answer`.
 
@@ -39,16 +50,15 @@ class Timings:
     @property
     def ms(self) -> dict[str, float]:
         """Milliseconds per stage."""
-        return {name: sum(s.end - s.start for s in self.stages if s.name == name) / 1e6 for name in _COUNTED}
+        spent = dict.fromkeys(_COUNTED, 0.0)
+        for stage in self.stages:
+            if stage.name in spent:
+                spent[stage.name] += (stage.end - stage.start) / 1e6
+        return spent
 
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
+    def measure(self, stage: str) -> _Measurement:
         """Add the run of the `with` block to the stages."""
-        start, clock = time.time_ns(), time.perf_counter_ns()
-        try:
-            yield
-        finally:
-            self.stages.append(Stage(stage, start, start + time.perf_counter_ns() - clock))
+        return _Measurement(self.stages, stage)
 
     def add(self, other: Timings) -> None:
         """Add the measurements of another part of the work."""

@@ -351,6 +351,7 @@ class SigningSettings(_Group):
     private_key: Path | None = Field(
         None, description="file of the private key with which `hire package` signs; empty: archives are not signed"
     )
+    password_file: Path | None = Field(None, description="file with the password of the private key, if it has one")
     public_key: Path | None = Field(
         None, description="file of the public key; `hire serve` then refuses an archive without a valid signature"
     )

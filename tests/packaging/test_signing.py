@@ -75,3 +75,19 @@ def test_a_missing_or_wrong_key_is_named(archive: Path, tmp_path: Path) -> None:
         with pytest.raises(HireError, match=r"HIRE_SIGNING__PUBLIC_KEY=.*: no public key of an elliptic curve"):
             check_signature(archive, settings)
     assert not find_signature(archive).exists()
+
+
+def test_a_key_with_a_password_signs_only_with_the_file_of_its_password(archive: Path, tmp_path: Path) -> None:
+    keys, file = make_keys(tmp_path, password=b"a secret"), tmp_path / "password"
+    for content in (None, "another"):
+        if content is not None:
+            file.write_text(content)
+        settings = keys if content is None else keys.model_copy(update={"password_file": file})
+        with pytest.raises(HireError, match="HIRE_SIGNING__PASSWORD_FILE names the file") as refused:
+            sign(archive, settings)
+        assert "secret" not in str(refused.value)
+    file.write_text("a secret\n")
+    sign(archive, keys.model_copy(update={"password_file": file}))
+    check_signature(archive, keys)
+    with pytest.raises(HireError, match=r"HIRE_SIGNING__PASSWORD_FILE=.*none: cannot be read: No such file"):
+        sign(archive, keys.model_copy(update={"password_file": tmp_path / "none"}))

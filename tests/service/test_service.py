@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 import torch
 from service_examples import GALLERY, image, make_service, pairs, stored
 
-from hire_model.data.store import Split
+from hire_model.data.store import Dataset, Split
+from hire_model.data.synthetic import generate
+from hire_model.gallery.building import build
 from hire_model.gallery.search import search_captions, search_images
 from hire_model.model.hubs import HubBank
 from hire_model.service.contract import SearchAnswer
@@ -242,3 +245,35 @@ def test_the_cache_is_bounded_and_drops_the_oldest_image(service: Service, split
     encoder.encode_images([split.regions(11)], counts)
     encoder.encode_images([split.regions(0)], counts)
     assert (counts.items, counts.hits) == (14, 1)
+
+
+def test_the_body_of_infinitys_client_is_answered_with_the_fields_that_it_requires(
+    service: Service, split: Split
+) -> None:
+    body = {
+        "query": split.texts[0], "documents": [f"{GALLERY}/{split.image_id(row)}" for row in range(3)],
+        "return_documents": False, "raw_scores": False, "model": "hire", "top_n": 2,
+    }  # fmt: skip
+    answer = _get_answer(service, body)
+    pieces = len(service.scorer.model.vocabulary.encode([split.texts[0]])[0])
+    assert answer["usage"] == {"prompt_tokens": pieces, "total_tokens": pieces}
+    assert len(answer["results"]) == 2 and set(answer["results"][0]) == {"index", "relevance_score"}
+
+
+def test_an_image_of_a_rebuilt_gallery_gets_its_new_score(split: Split, tmp_path: Path) -> None:
+    """Gallery images are kept in memory; those of an older generation must not be used."""
+    service = make_service(tmp_path, split)
+    generate(tmp_path / "others", train=len(split.images), dev=0, test=0, seed=9)
+    others = Dataset.open(tmp_path / "others").split("train")
+    rows = {others.image_id(row): row for row in range(len(others.images))}
+    row = next(row for row in range(len(split.images)) if split.image_id(row) in rows)
+    request = {"pairs": [{"image": stored(split, row), "text": split.texts[0]}]}
+    first = _get_answer(service, request)["scores"]
+    assert _get_answer(service, request)["scores"] == first
+    folder = tmp_path / "galleries" / GALLERY
+    build(service.scorer.model, others, folder, captions=False, overwrite=True)
+    expected = service.scorer.predict([(others.regions(rows[split.image_id(row)]), split.texts[0])])
+    assert abs(first[0] - expected[0]) > 1e-3
+    assert _get_answer(service, request)["scores"] == pytest.approx(expected.tolist(), abs=1e-3)
+    gc.collect()
+    assert len(service.parser._stored) == 1, "images of the old generation are no longer in memory"

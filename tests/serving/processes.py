@@ -45,6 +45,18 @@ def find_endpoint(server: Server) -> Endpoint:
     return Endpoint(front.address, front.folder / KEYS)
 
 
+def read_metrics(port: int, *parts: str) -> str:
+    """Return /metrics once it contains each of `parts`. Workers write their figures once a second."""
+    end = time.monotonic() + 20
+    while True:
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text
+        missing = [part for part in parts if part not in text]
+        if not missing:
+            return text
+        assert time.monotonic() < end, f"{missing} not in {text}"
+        time.sleep(0.1)
+
+
 @contextmanager
 def run_server(
     module: str, options: list[str], folder: Path, endpoint: Endpoint, variables: dict[str, str]

@@ -32,9 +32,7 @@ SEARCH = {"gallery": "scenes", "texts": ["a dog"], "top_k": 1}
 class Metrics:
     """Stand for `serving.metrics.Metrics`."""
 
-    def count_request(self, status: int, request_start: str, start: float) -> None: ...
-
-    def count_work(self, timings: object) -> None: ...
+    def count_request(self, timings: object, status: int, request_start: str, start: float) -> None: ...
 
 
 class Service:

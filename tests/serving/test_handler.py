@@ -6,6 +6,7 @@ import inspect
 import json
 import runpy
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 
 from hire_model.errors import HireError
 from hire_model.packaging.verify import GOLDEN, ArchiveError
+from hire_model.service.counters import Counters
 from serving import HANDLER
-from serving.handler import HireHandler
+from serving.handler import HireHandler, _send_metrics
 
 
 class Context:
@@ -42,10 +44,22 @@ class Context:
 
 
 @pytest.fixture(scope="module")
-def handler(unpacked: Path) -> HireHandler:
+def loaded(unpacked: Path) -> HireHandler:
     handler = HireHandler()
     handler.initialize(Context(unpacked))
     return handler
+
+
+@pytest.fixture
+def context(unpacked: Path) -> Context:
+    return Context(unpacked, explain=(1,))
+
+
+@pytest.fixture
+def handler(loaded: HireHandler, context: Context) -> HireHandler:
+    """The loaded handler, with metrics that are written to `context` when `flush` is called."""
+    loaded.counters = Counters(partial(_send_metrics, context), seconds=3600)
+    return loaded
 
 
 @pytest.fixture
@@ -61,9 +75,9 @@ def test_the_file_defines_one_class_when_imported_by_its_bare_name() -> None:
 
 
 def test_each_request_is_answered_in_order_with_its_status(
-    handler: HireHandler, unpacked: Path, golden: dict[str, Any]
+    handler: HireHandler, context: Context, golden: dict[str, Any]
 ) -> None:
-    body, context = json.dumps(golden["request"]).encode(), Context(unpacked, explain=(1,))
+    body = json.dumps(golden["request"]).encode()
     items = [{"body": bytearray(body)}, {"data": body}, {"body": b"\xff"}, {"file": b"x"}, {}, {"body": {"a": 1}}]
     answers = handler.handle(items, context)
     assert len(answers) == len(items) and all(isinstance(answer, str) for answer in answers)
@@ -74,25 +88,28 @@ def test_each_request_is_answered_in_order_with_its_status(
     )
     assert json.loads(answers[0])["scores"] == pytest.approx(golden["scores"], abs=1e-5)
     assert len(json.loads(answers[1])["explanations"]) == len(golden["scores"])
+    assert not context.counted, "once a second, not for each request"
+    handler.counters.flush()
     assert context.counted["HireRefusals"] == 4 and context.counted["HirePairs"] == len(golden["scores"])
     assert context.counted["HireDecodeMilliseconds"] > 0
 
 
-def test_requests_are_answered_when_metrics_fail(handler: HireHandler, unpacked: Path, golden: dict[str, Any]) -> None:
-    context = Context(unpacked)
-    context.metrics = None  # type: ignore[assignment]
-    assert len(handler.handle([{"body": json.dumps(golden["request"])}], context)) == 1
-    context.metrics = object()  # type: ignore[assignment]
-    assert len(handler.handle([{"body": json.dumps(golden["request"])}], context)) == 1
+def test_requests_are_answered_when_metrics_fail(
+    handler: HireHandler, context: Context, golden: dict[str, Any]
+) -> None:
+    for metrics in (None, object()):
+        context.metrics = metrics  # type: ignore[assignment]
+        assert len(handler.handle([{"body": json.dumps(golden["request"])}], context)) == 1
+        handler.counters.flush()
     assert context.status[0][0] == 200
 
 
 def test_every_metric_of_the_handler_is_configured(
-    handler: HireHandler, unpacked: Path, golden: dict[str, Any]
+    handler: HireHandler, context: Context, golden: dict[str, Any]
 ) -> None:
-    context = Context(unpacked)
     handler.handle([{"body": json.dumps(golden["request"])}, {"body": b""}], context)
     handler.handle([{"body": json.dumps(golden["request"])}], context)
+    handler.counters.flush()
     configured = (HANDLER.parent / "config" / "metrics.yaml").read_text("utf-8")
     assert len(context.counted) == 9 and all(f"name: {name}," in configured for name in context.counted)
 

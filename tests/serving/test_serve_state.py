@@ -15,7 +15,7 @@ from hire_model.monitoring.journal import JournalSettings
 from hire_model.tracking.versions import Archive, Version
 from serving import server
 from serving.address import find_front, read_state
-from serving.process import RECORD, ServeError, Server, find_free_ports
+from serving.process import RECORD, Deployment, Kind, ServeError, Server, find_free_ports
 
 pytestmark = pytest.mark.live
 
@@ -28,18 +28,20 @@ class Starts:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.fails = False
 
-    def start_gunicorn(self, *arguments: Any, **options: Any) -> Server:
-        return self(*arguments, kind="gunicorn", **options)
+    def start_gunicorn(self, deployment: Deployment, folder: Path) -> Server:
+        return self(deployment, folder, kind="gunicorn")
 
-    def __call__(self, archive: Path, sha256: str, version: str, folder: Path, **options: Any) -> Server:
+    def __call__(self, deployment: Deployment, folder: Path, kind: Kind = "torchserve") -> Server:
+        options = {name: getattr(deployment, name) for name in ("workers", "galleries", "journal")}
         if self.fails:
             raise ServeError("The server ended while starting.")
         self.options.append(options)
         self.processes.append(subprocess.Popen(["sleep", "600"]))
         process = psutil.Process(self.processes[-1].pid)
         started = Server(
-            folder=folder, scratch=folder / "scratch", pid=process.pid, started=process.create_time(), version=version,
-            sha256="", inference_port=find_free_ports(1)[0], management_port=2, metrics_port=3, **options,
+            folder=folder, scratch=folder / "scratch", pid=process.pid, started=process.create_time(), kind=kind,
+            version=deployment.version, sha256="", inference_port=find_free_ports(1)[0], management_port=2,
+            metrics_port=3, **options,
         )  # fmt: skip
         (folder / RECORD).write_text(started.model_dump_json())
         return started

@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from processes import read_metrics
 from registered import RegisteredModel
 
 from hire_model.data.store import Dataset, Split
@@ -129,8 +130,7 @@ def test_every_address_but_metrics_requires_a_token(running: Server) -> None:
     assert httpx.get(running.address + "/ping", headers=bearer, timeout=60).json() == {"status": "Healthy"}
     models = httpx.get(running.management_address + "/models", headers=bearer, timeout=60)
     assert models.status_code == 400, "the management API has its own token"
-    metrics = httpx.get(f"http://127.0.0.1:{running.metrics_port}/metrics", timeout=60).text
-    assert "HirePairs{" in metrics and "HireDecodeMilliseconds{" in metrics and "Requests2XX{" in metrics
+    read_metrics(running.metrics_port, "HirePairs{", "HireDecodeMilliseconds{", "Requests2XX{")  # without a token
     for path in (running.folder, running.folder / "key_file.json", running.folder / HEADER):
         assert path.stat().st_mode & 0o077 == 0, "only the owner can read the tokens"
     assert (running.folder / HEADER).read_text() == f"Authorization: Bearer {running.get_token()}\n"

@@ -21,6 +21,7 @@ from service_examples import GALLERY, make_service, pairs, stored
 
 from hire_model import telemetry
 from hire_model.data.store import Split
+from hire_model.service.counters import Counters
 from hire_model.service.parsing import Request
 from hire_model.service.service import Service
 from hire_model.service.tracing import Tracing, open_tracing
@@ -126,8 +127,6 @@ class Metrics:
 
     def count_request(self, *_: object) -> None: ...
 
-    def count_work(self, _: object) -> None: ...
-
 
 class Context:
     """Stand for TorchServe's context."""
@@ -156,7 +155,7 @@ def test_both_servers_continue_the_trace_of_the_client(
         app(environ, lambda *_: None)
     else:
         handler = HireHandler()
-        handler.service = plain
+        handler.service, handler.counters = plain, Counters(lambda _: None)
         handler.handle([{"body": body}], Context())
     [(root, below)] = by_parent(exporter)
     assert root.parent is not None and root.parent.is_remote

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,7 +33,7 @@ def score(
     Returns:
         [B, C], or [N] with `index`.
     """
-    kernel = load() if can_score(interaction, images, texts) else None
+    kernel = _find_kernel(interaction, images, texts)
     packed = None if kernel is None else _pack(interaction, kernel)
     if kernel is None or packed is None:
         return None
@@ -65,8 +66,12 @@ def can_score(interaction: Interaction, images: EncodedImages, texts: EncodedTex
     It cannot with gradients or dropout, on a GPU, in other types than float32, for a subclass of `Interaction`, and
     where it is not compiled.
     """
+    return _find_kernel(interaction, images, texts) is not None
+
+
+def _find_kernel(interaction: Interaction, images: EncodedImages, texts: EncodedTexts) -> Kernel | None:
     x, t = images.regions, texts.words
-    return (
+    fits = (
         type(interaction) is Interaction  # a subclass computes something else (benchmarks/peers)
         and not torch.is_grad_enabled()
         and not interaction.training
@@ -74,8 +79,8 @@ def can_score(interaction: Interaction, images: EncodedImages, texts: EncodedTex
         and t.is_cpu
         and x.dtype == t.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and load() is not None
     )
+    return load() if fits else None
 
 
 def _fits(model: Model, images: EncodedImages, texts: EncodedTexts) -> bool:
@@ -100,11 +105,36 @@ def _describe(
     return Items(*addresses, len(x), x.shape[1]), tensors
 
 
-class _Packed:
-    """Weights of one `Interaction` in the kernel's layout, with the versions of the weights that they were made of."""
+class _Source:
+    """The weights of a module, to find out whether one of them has changed.
 
-    def __init__(self, interaction: Interaction, kernel: Kernel, versions: list[tuple[int, int]]) -> None:
-        self.versions, self._kernel = versions, kernel
+    `module.parameters()` takes longer than the scores of a pair.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._owners = [owner for each in module.modules() for owner in (each._modules, each._parameters)]
+        self._parts = self._list_parts()
+        self._weights = [(weight, weight.is_inference()) for weight in module.parameters()]
+        self._versions = self._read_versions()
+
+    def has_changed(self) -> bool:
+        """Return whether a weight or a layer was replaced, moved or written to."""
+        parts = self._list_parts()
+        same = len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
+        return not same or self._read_versions() != self._versions
+
+    def _list_parts(self) -> list[nn.Module | nn.Parameter | None]:
+        return [part for owner in self._owners for part in owner.values()]
+
+    def _read_versions(self) -> list[tuple[int, int]]:
+        return [(weight.data_ptr(), -1 if inference else weight._version) for weight, inference in self._weights]
+
+
+class _Packed:
+    """Weights of one `Interaction` in the kernel's layout, with the weights that they were made of."""
+
+    def __init__(self, interaction: Interaction, kernel: Kernel) -> None:
+        self.source, self._kernel = _Source(interaction), kernel
         self._tensors: list[Tensor] = []  # keeps the memory behind the addresses
         both = interaction.max_of_regions, interaction.max_of_words
         size = next(weight for weight in both if weight is not None).shape[0]
@@ -173,11 +203,9 @@ def _pack(interaction: Interaction, kernel: Kernel) -> _Packed | None:
 
     They are packed again if a weight has changed, except through `weight.data`, which torch does not record.
     """
-    weights = list(interaction.parameters())
-    versions = [(weight.data_ptr(), -1 if weight.is_inference() else weight._version) for weight in weights]
     packed = _packed.get(interaction)
-    if packed is None or packed.versions != versions:
-        if any(weight.dtype != torch.float32 for weight in weights):
+    if packed is None or packed.source.has_changed():
+        if any(weight.dtype != torch.float32 for weight in interaction.parameters()):
             return None
-        packed = _packed[interaction] = _Packed(interaction, kernel, versions)
+        packed = _packed[interaction] = _Packed(interaction, kernel)
     return packed

@@ -1,0 +1,51 @@
+"""What requests took is summed up and passed on once, later."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from hire_model.service.counters import Counters
+from hire_model.service.encoding import CacheCounts
+from hire_model.service.timings import Stage, Timings
+
+
+def make_timings() -> Timings:
+    return Timings([Stage("decode", 0, 2_000_000), Stage("extract", 0, 1)], texts=CacheCounts(3, 1), pairs=2)
+
+
+def test_the_sums_of_several_requests_are_passed_on_together_and_only_once() -> None:
+    sent, arrived = list[dict[str, float]](), threading.Event()
+
+    def send(sums: dict[str, float]) -> None:
+        sent.append(sums)
+        arrived.set()
+
+    counters = Counters(send, seconds=0.2)
+    for _ in range(3):
+        counters.add(make_timings(), Requests2XX=1)
+    assert not sent
+    assert arrived.wait(60)
+    expected = {"HirePairs": 6, "HireTexts": 9, "HireTextCacheHits": 3, "HireDecodeMilliseconds": 6, "Requests2XX": 3}
+    assert sent == [expected]
+    arrived.clear()
+    counters.add(make_timings())
+    assert arrived.wait(60) and sent[1]["HirePairs"] == 2
+
+
+def test_metrics_that_cannot_be_written_are_logged_and_counting_goes_on(caplog) -> None:
+    failed = threading.Event()
+
+    def send(sums: dict[str, float]) -> None:
+        failed.set()
+        raise OSError("no space")
+
+    counters = Counters(send, seconds=0.05)
+    for _ in range(2):
+        failed.clear()
+        counters.add(make_timings())
+        assert failed.wait(60)
+    end = time.monotonic() + 60
+    while caplog.text.count("no space") < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert "Cannot write the metrics" in caplog.text
