@@ -88,8 +88,7 @@ class ImageStore(EncodedStore[EncodedImages]):
         edges = torch.zeros(len(rows), kinds, *2 * mask.shape[1:]) if kinds else None
         shares = torch.zeros(mask.shape) if self.facts.shares else None
         for group, count, records in self._read_records(rows):
-            split = [count * size, kinds * count**2, count * self.facts.shares]
-            x, related, shared = records.split(split, dim=1)
+            x, related, shared = self._split_record(records, count)
             regions[group, :count] = x.unflatten(1, (count, size))
             if edges is not None:
                 edges[group, :, :count, :count] = related.unflatten(1, (kinds, count, count))
@@ -101,11 +100,17 @@ class ImageStore(EncodedStore[EncodedImages]):
         """Read one image. It needs no padding, so this takes a tenth of the time."""
         count, kinds, size = int(self.lengths[row]), self.facts.relations, self.facts.size
         record = torch.from_numpy(self._parts[self.part[row]].read_one(self.local[row]).astype(np.float32))
-        regions, edges = record[: count * size].view(1, count, size), None
-        if kinds:
-            edges = record[count * size :].view(1, kinds, count, count)
+        x, related, shared = self._split_record(record, count)
+        regions, mask = x.view(1, count, size), torch.ones(1, count, dtype=torch.bool)
+        edges = related.view(1, kinds, count, count) if kinds else None
+        shares = shared.view(1, count) if self.facts.shares else None
         summary = torch.from_numpy(self.index.vectors[row : row + 1].astype(np.float32))
-        return EncodedImages(regions, torch.ones(1, count, dtype=torch.bool), summary, edges)
+        return EncodedImages(regions, mask, summary, edges, shares)
+
+    def _split_record(self, records: Tensor, regions: int) -> tuple[Tensor, ...]:
+        """Split records [..., size] of images with this number of regions into regions, edges and shares."""
+        sizes = [regions * self.facts.size, self.facts.relations * regions**2, regions * self.facts.shares]
+        return records.split(sizes, dim=-1)
 
 
 class CaptionStore(EncodedStore[EncodedTexts]):

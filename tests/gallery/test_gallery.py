@@ -107,6 +107,9 @@ def test_a_gallery_scores_with_the_shares_of_the_regions(tiny_dataset, tmp_path)
         expected = matrix.encode_images(model, split)
         scores = model.score(gallery.read_images(rows), gallery.captions.read_rows(rows)).pair
         torch.testing.assert_close(scores, model.score(expected, gallery.captions.read_rows(rows)).pair, **HALF)
+        torch.testing.assert_close(
+            gallery.read_images([3]).shares, expected.shares[3:4, : gallery.images.lengths[3]], **HALF
+        )
         equal = dataclasses.replace(gallery.read_images(rows), shares=None)
         assert (model.score(equal, gallery.captions.read_rows(rows)).pair - scores).abs().max() > 0.01
 
