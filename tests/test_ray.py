@@ -6,12 +6,15 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gallery_examples
 import numpy as np
 import pytest
+import torch
 from mean_extractor import MeanExtractor, count
 from picture_examples import write_pictures
 from typer.testing import CliRunner
@@ -23,10 +26,17 @@ from hire_model.errors import HireError
 from hire_model.gallery.building import build
 from hire_model.model.captions import build_caption_bank
 from hire_model.scoring.matrix import compute_similarity
-from hire_model.workers import THIS_PROCESS, Workers
+from hire_model.workers import THIS_PROCESS, Workers, _take
 
 pytestmark = pytest.mark.slow
 HINT = "Ray is not installed: pip install 'hire-model[ray]'"
+
+
+@pytest.fixture(autouse=True)
+def keep_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +58,18 @@ def cluster() -> Iterator[Workers]:
 
 
 class Killer:
-    """Log each call, and kill the process once, at a call of this number."""
+    """Log each call, and kill the process of the first call from this number on."""
 
     def __init__(self, folder: Path, at: int) -> None:
-        self.log, self.at = folder / "log", at
+        self.log, self.marker, self.at = folder / "log", folder / "killed", at
 
     def __call__(self, *arguments: Any) -> None:
         with self.log.open("a") as file:
             file.write("called\n")
-        if count(self.log) == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if count(self.log) >= self.at:
+            with suppress(FileExistsError):
+                self.marker.touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 class KilledExtractor(MeanExtractor):
@@ -84,6 +96,7 @@ def test_pictures_are_extracted_though_a_worker_is_killed(cluster: Workers, tmp_
 
 
 def test_a_gallery_is_built_though_a_worker_is_killed(cluster: Workers, tmp_path: Path, tiny_dataset: Path) -> None:
+    torch.set_num_threads(1)  # as in the workers
     split = gallery_examples.open_split(tiny_dataset)
     expected = build(gallery_examples.make_model(split), split, tmp_path / "one", captions=True, shard=8)
     model = gallery_examples.make_model(split)
@@ -109,15 +122,19 @@ def fail(state: object, shard: int) -> None:
     raise HireError(f"shard {shard} is damaged")
 
 
-def kill(state: object, shard: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_an_error_in_a_worker_ends_the_work(cluster: Workers) -> None:
     with pytest.raises(HireError, match=r"^shard 7 is damaged$"):
         list(cluster.run(dict, fail, [7]))
+
+
+def test_a_shard_that_kills_its_worker_again_and_again_is_given_up() -> None:
+    ray = pytest.importorskip("ray", reason=HINT)
+
+    def get(reference: object) -> None:
+        raise ray.exceptions.WorkerCrashedError
+
     with pytest.raises(HireError, match=r"given up after 4 tries.*run the same command again"):
-        list(cluster.run(dict, kill, [1]))
+        _take(SimpleNamespace(get=get, exceptions=ray.exceptions), None)
 
 
 def test_without_a_cluster_or_ray_an_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tiny_dataset: Path) -> None:
