@@ -163,6 +163,13 @@ def exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
+def find_cache_folder() -> Path:
+    """Return the folder for cached files: HIRE_CACHE, or the user's cache folder."""
+    if folder := os.environ.get("HIRE_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hire"
+
+
 def write_text(text: str, path: str | Path) -> Path:
     """Write `text` to `path` atomically and return the path. Raise HireError if the file cannot be written."""
     path = Path(path).expanduser()

@@ -10,7 +10,7 @@ import typer
 
 from hire_model.cli.gallery import find_gallery
 from hire_model.cli.hints import print_next
-from hire_model.cli.options import GALLERIES, GalleryFolder, VersionName
+from hire_model.cli.options import GALLERIES, OR_ADDRESS, GalleryFolder, VersionName, localize
 
 if TYPE_CHECKING:
     from hire_model.settings import Settings
@@ -28,7 +28,8 @@ _SHARE = 0.1  # of the requests, in a journal
 def package(
     version: VersionName = "champion",
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Output folder. The archive is FOLDER/VERSION/hire.mar.")
+        Path,
+        typer.Option(metavar="FOLDER", help=f"Output folder{OR_ADDRESS}. The archive is FOLDER/VERSION/hire.mar."),
     ] = ARCHIVES,
 ) -> None:
     """Build the archive of a registered version and check that it reproduces its golden pairs."""
@@ -60,7 +61,10 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Number of worker processes, one thread each. A first server has 1.")
     ] = None,
-    galleries: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder that contains galleries.")] = None,
+    galleries: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", parser=localize, help=f"Folder that contains galleries{OR_ADDRESS}."),
+    ] = None,
     journal: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Record served scores in this folder, for 'hire monitor'.")
     ] = None,
@@ -115,12 +119,13 @@ def _find_or_build_archive(version: str, settings: Settings) -> Archive:
     """
     from hire_model.packaging.archive import package as build_archive
     from hire_model.packaging.signing import check_signature
+    from hire_model.storage import is_address
     from hire_model.tracking import versions
     from serving import HANDLER
 
     found = versions.find(settings.tracking, version)
     path = found.tags.get(versions.ARCHIVE_PATH, "")
-    if not path or not Path(path).is_file():
+    if not path or not (is_address(path) or Path(path).is_file()):
         print(f"Version {found.number} has no archive {f'at {path}' if path else 'yet'}; packaging it.", flush=True)
         built = build_archive(found.number, settings, HANDLER, ARCHIVES)
         print(f"{built.path}  SHA-256 {built.sha256}", flush=True)

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hire_model.cli.hints import print_next
-from hire_model.cli.options import GALLERIES, DatasetFolder, GalleryFolder, HubCorrection, Overwrite
+from hire_model.cli.options import (
+    GALLERIES,
+    OR_ADDRESS,
+    DatasetFolder,
+    GalleryFolder,
+    HubCorrection,
+    Overwrite,
+    Ray,
+    localize,
+    refuse_address,
+)
 from hire_model.errors import HireError
 
 if TYPE_CHECKING:
@@ -19,7 +29,12 @@ if TYPE_CHECKING:
     from hire_model.scoring.scorer import Scorer
 
 app = typer.Typer(help="Encode data sets for search, and change galleries.", no_args_is_help=True)
-GalleryArgument = Annotated[Path, typer.Argument(metavar="GALLERY", help="Folder of the gallery.")]
+GalleryArgument = Annotated[
+    Path, typer.Argument(metavar="GALLERY", parser=localize, help=f"Folder of the gallery{OR_ADDRESS}.")
+]
+ChangedGallery = Annotated[
+    Path, typer.Argument(metavar="GALLERY", parser=refuse_address, help="Folder of the gallery.")
+]
 MetadataFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help='JSON lines with metadata of images, such as {"id": "a.jpg", "year": 2020}.'),
@@ -39,6 +54,7 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Folder of the gallery. Default: galleries/DATASET.")] = None,
     captions: Annotated[bool, typer.Option("--captions", help="Also encode captions, for search by image.")] = False,
     metadata: MetadataFile = None,
+    ray: Ray = "",
     overwrite: Overwrite = False,
 ) -> None:
     """Encode every image of a data set once. The same command continues an interrupted build."""
@@ -46,13 +62,15 @@ def build(
 
     images = Dataset.open(dataset).split(split)
     from hire_model.gallery.building import build
+    from hire_model.workers import Workers
 
     folder = out or GALLERIES / dataset.expanduser().resolve().name
     scorer = _load_scorer(model)
     address = str(Path(model).resolve()) if Path(model).is_dir() else name_version(model)
     result = build(
-        scorer.model, images, folder, address=address, captions=captions, metadata=metadata, overwrite=overwrite
-    )
+        scorer.model, images, folder, address=address, captions=captions, metadata=metadata, overwrite=overwrite,
+        workers=Workers(ray=ray),
+    )  # fmt: skip
     items = f"{result.encoded:,} items encoded" if result.encoded else "up to date, nothing to do"
     typer.echo(f"{folder}: {items}.")
     place = ["--gallery", str(folder)]
@@ -61,7 +79,7 @@ def build(
 
 @app.command()
 def add(
-    gallery: GalleryArgument,
+    gallery: ChangedGallery,
     dataset: DatasetFolder,
     split: Annotated[str, typer.Option(help="Add only this split. Default: all splits.")] = "",
     metadata: MetadataFile = None,
@@ -81,7 +99,7 @@ def add(
 
 @app.command()
 def remove(
-    gallery: GalleryArgument,
+    gallery: ChangedGallery,
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Images to remove.")] = None,
     where: Where = None,
     missing_ok: Annotated[bool, typer.Option("--missing-ok", help="Ignore ids that are not in the gallery.")] = False,

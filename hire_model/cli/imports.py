@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, get_type_hints
 import typer
 
 from hire_model.cli.data import print_written
-from hire_model.cli.options import Overwrite
+from hire_model.cli.options import Overwrite, Ray
 from hire_model.errors import DataError
 
 if TYPE_CHECKING:
@@ -232,6 +232,7 @@ def images(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes. Default: one per CPU core, at most 8.", show_default=False)
     ] = 0,
+    ray: Ray = "",
     strict: Annotated[bool, typer.Option("--strict", help="Fail if a picture is missing or cannot be used.")] = False,
     name: Annotated[str, typer.Option(help="Name of the data set. Default: that of --out.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the data, for the manifest.")] = "",
@@ -243,6 +244,7 @@ def images(
     from hire_model.data.images.importing import ImageImport, import_images
     from hire_model.data.images.splits import Shares
     from hire_model.data.importers.base import Target
+    from hire_model.workers import Workers
 
     job = ImageImport(
         folder,
@@ -251,7 +253,7 @@ def images(
         detector or None,
         Shares.parse(shares),
         seed,
-        workers or min(os.cpu_count() or 1, 8),
+        Workers(workers or min(os.cpu_count() or 1, 8), ray),
         strict,
         backbone,
         tower,

@@ -10,14 +10,27 @@ from typing import Annotated
 import typer
 
 from hire_model import __version__
-from hire_model.cli import ablate, bench, compare, config, contrasts, data, gallery, imports, registry, score, train
+from hire_model.cli import (
+    ablate,
+    bench,
+    compare,
+    config,
+    contrasts,
+    data,
+    gallery,
+    imports,
+    registry,
+    score,
+    storage,
+    train,
+)
 from hire_model.cli.options import Debug, make_ordered_group
 from hire_model.errors import HireError
 from hire_model.stopping import install_signal_handlers
 
 _ORDER = (
     "data", "config", "train", "evaluate", "compare", "gate", "promote", "rollback", "registry", "card", "package",
-    "serve", "monitor", "gallery", "search", "score", "demo", "flow", "ablate", "bench",
+    "serve", "monitor", "gallery", "search", "score", "demo", "flow", "push", "pull", "ablate", "bench",
 )  # fmt: skip
 
 app = typer.Typer(
@@ -33,7 +46,7 @@ for group in (data, config, registry, gallery, ablate):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for command in (
     train.train, train.evaluate, compare.compare, registry.gate, registry.promote, registry.rollback, registry.card,
-    gallery.search, score.score, bench.bench,
+    gallery.search, score.score, storage.push, storage.pull, bench.bench,
 ):  # fmt: skip
     app.command()(command)
 
@@ -72,7 +85,18 @@ Version = Annotated[
 def _configure_logging(debug: Debug = False, version: Version = False) -> None:
     """Configure logging before each command. `run` reads --debug from sys.argv, because it needs it after an error."""
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("matplotlib", "PIL", "urllib3", "git", "httpx", "fsspec", "lightning_fabric", "faiss"):
+    for noisy in (
+        "matplotlib",
+        "PIL",
+        "urllib3",
+        "git",
+        "httpx",
+        "fsspec",
+        "botocore",
+        "aiobotocore",
+        "lightning_fabric",
+        "faiss",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

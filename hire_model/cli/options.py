@@ -9,6 +9,30 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from hire_model.errors import HireError
+
+OR_ADDRESS = " or address such as s3://BUCKET/NAME"
+
+
+def localize(text: str | Path) -> Path:
+    """Return the path of the local copy of a folder at an address, or a local path unchanged."""
+    from hire_model.storage import localize
+
+    return Path(localize(text))
+
+
+def refuse_address(text: str | Path) -> Path:
+    """Return a local path. Raises HireError for an address: a command that changes a folder needs a copy of it."""
+    from hire_model.storage import is_address
+
+    if is_address(text):
+        raise HireError(
+            f"{text}: this command changes a folder. Make a local copy with 'hire pull ADDRESS FOLDER', change it, and "
+            "publish it again with 'hire push FOLDER ADDRESS'."
+        )
+    return Path(text)
+
+
 Recipe = Annotated[str, typer.Option(help="Name of a recipe (see hire_model/recipes), or path of a TOML file.")]
 Set = Annotated[
     list[str] | None,
@@ -17,12 +41,22 @@ Set = Annotated[
     ),
 ]
 Data = Annotated[
-    str, typer.Option(metavar="DATASET", help="Data set folder. Default: relational scenes, generated on first use.")
+    str,
+    typer.Option(
+        metavar="DATASET",
+        help=f"Data set folder{OR_ADDRESS}. Default: relational scenes, generated on first use.",
+    ),
 ]
 EvaluationData = Annotated[
-    str, typer.Option(metavar="DATASET", help="Data set folder. Default: the data that the model was trained on.")
+    str,
+    typer.Option(
+        metavar="DATASET",
+        help=f"Data set folder{OR_ADDRESS}. Default: the data that the model was trained on.",
+    ),
 ]
-DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="Data set folder.")]
+DatasetFolder = Annotated[
+    Path, typer.Argument(metavar="DATASET", parser=localize, help=f"Data set folder{OR_ADDRESS}.")
+]
 VersionName = Annotated[str, typer.Option(help="Version number or alias: champion, challenger or previous.")]
 Protocol = Annotated[str, typer.Option(help="Evaluation protocol: full, f30k-1k, coco-5k or coco-1k-5fold.")]
 Limit = Annotated[int, typer.Option(min=0, help="Use only the first N images of the split; 0 uses all.")]
@@ -31,7 +65,16 @@ JsonFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the r
 ReportFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report to this HTML file.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")]
 GalleryFolder = Annotated[
-    Path, typer.Option(metavar="FOLDER", help="Gallery folder, or a folder that contains one gallery.")
+    Path,
+    typer.Option(
+        metavar="FOLDER",
+        parser=localize,
+        help=f"Gallery folder{OR_ADDRESS}, or a folder that contains one gallery.",
+    ),
+]
+Ray = Annotated[
+    str,
+    typer.Option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto, HOST:6379 or ray://HOST:10001."),
 ]
 HubCorrection = Annotated[
     bool,

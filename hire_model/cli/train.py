@@ -18,6 +18,7 @@ from hire_model.cli.options import (
     JsonFile,
     Limit,
     Protocol,
+    Ray,
     Recipe,
     ReportFile,
     Resume,
@@ -73,13 +74,15 @@ def evaluate(
     eccv: Annotated[
         bool, typer.Option("--eccv", help="On COCO's 5,000 test images: add ECCV Caption and CxC.")
     ] = False,
+    ray: Ray = "",
     set_: Set = None,
 ) -> None:
     """Evaluate a model, or an ensemble of models, on a split."""
     from hire_model.files import check_writable
     from hire_model.settings import resolve
 
-    settings = resolve(None, collect_overrides(set_, data__path=data, evaluate__protocol=protocol)).settings
+    overrides = collect_overrides(set_, data__path=data, evaluate__protocol=protocol, evaluate__ray=ray)
+    settings = resolve(None, overrides).settings
     for path in filter(None, (json, report)):
         check_writable(path)
     from hire_model.workflows import evaluate as workflow

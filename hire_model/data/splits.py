@@ -10,19 +10,22 @@ from pathlib import Path
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import DataError
 from hire_model.settings import DataSettings
+from hire_model.storage import localize
 
 log = logging.getLogger(__name__)
 SCENES = Path("datasets/relational-scenes")
 
 
 def open_dataset(data: DataSettings) -> Dataset:
-    """Open the data set at `data.path`. Without a path, open the relational scenes; generate them if needed.
+    """Open the data set at `data.path`, a folder or an address of `storage`.
+
+    Without a path, open the relational scenes; generate them if needed.
 
     Raises:
         DataError: the data set cannot be opened, or several processes would generate the scenes at the same time.
     """
     if data.path is not None:
-        return Dataset.open(data.path)
+        return Dataset.open(localize(data.path))
     if not SCENES.exists():
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise DataError(

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -100,6 +101,10 @@ class Dataset:
                     "data set again."
                 )
         return cls(folder, manifest, checked=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the folder's name: another process opens the files itself."""
+        return (Dataset.open, (self.folder,)) if self._checked else (Dataset, (self.folder, self.manifest))
 
     def _open_blocks(self) -> BlockChecker | None:
         """Return the checker of the features, or None if the manifest has no digests of blocks."""

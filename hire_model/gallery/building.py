@@ -25,6 +25,7 @@ from hire_model.gallery.metadata import hash_metadata, load_metadata
 from hire_model.gallery.writing import SHARD, list_sources, open_partial, take_split, write_segment
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
+from hire_model.workers import THIS_PROCESS, Workers
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def build(
     metadata: Path | None = None,
     overwrite: bool = False,
     shard: int = SHARD,
+    workers: Workers = THIS_PROCESS,
 ) -> BuildResult:
     """Encode the images of `split` into the gallery folder `out`. If `out` is this gallery already, do nothing.
 
@@ -58,6 +60,7 @@ def build(
         metadata: file with a JSON object per image (see `metadata.load_metadata`).
         overwrite: replace another gallery in `out`.
         shard: items per shard.
+        workers: where items are encoded.
 
     Raises:
         HireError: if `out` is not a gallery, or is another gallery and `overwrite` is False.
@@ -82,7 +85,7 @@ def build(
             else [None] * len(split.images)
         )
         sources = list_sources(model, split, captions)
-        folder, segment, encoded = write_segment(work, name, sources, tables, pictures, texts, shard)
+        folder, segment, encoded = write_segment(work, name, sources, tables, pictures, texts, shard, workers)
         manifest = GalleryManifest(
             generation=generation, model=digest, address=address, data=data, split=split.name,
             metadata=key["metadata"], dim=model.summary_dim, captioned=captions, segments=(segment,),

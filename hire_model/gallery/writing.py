@@ -33,7 +33,8 @@ from hire_model.gallery.metadata import write_metadata
 from hire_model.gallery.segment import count_numbers, get_sizes
 from hire_model.model.hire import Hire
 from hire_model.progress import show_progress
-from hire_model.scoring.matrix import encode_image_blocks, encode_text_blocks, split_into_blocks
+from hire_model.scoring.matrix import copy_to_cpu, encode_image_blocks, encode_text_blocks, split_into_blocks
+from hire_model.workers import THIS_PROCESS, Workers
 
 log = logging.getLogger(__name__)
 SHARD = 1024
@@ -45,23 +46,34 @@ _Items = EncodedImages | EncodedTexts
 
 @dataclass(frozen=True)
 class StoreSource:
-    """The items of a store: a function that encodes blocks of rows, and the sizes for StoreFacts."""
+    """The items of a store: a function that encodes blocks of rows, and the sizes for StoreFacts.
+
+    `reopen` makes the same source in another process.
+    """
 
     name: str
     items: int
     sizes: dict[str, int]
     encode: Callable[[Iterable[range]], Iterator[_Items]]
+    reopen: Callable[[], StoreSource]
 
 
 def list_sources(model: Hire, split: Split, captions: bool) -> list[StoreSource]:
     """Return the sources of the images of a split, and of its captions if wanted."""
-    images = partial(encode_image_blocks, model, split)
-    sources = [StoreSource(IMAGES, len(split.images), get_sizes(model, IMAGES), images)]
-    if captions:
-        bank = CaptionBank.from_lists(model.vocabulary.encode(split.texts))
-        encode = partial(encode_text_blocks, model, bank)
-        sources.append(StoreSource(CAPTIONS, len(split.captions), get_sizes(model, CAPTIONS), encode))
-    return sources
+    return [_open_images(model, split), *([_open_captions(model, split)] if captions else [])]
+
+
+def _open_images(model: Hire, split: Split) -> StoreSource:
+    encode = partial(encode_image_blocks, model, split)
+    reopen = partial(_open_images, copy_to_cpu(model), split)
+    return StoreSource(IMAGES, len(split.images), get_sizes(model, IMAGES), encode, reopen)
+
+
+def _open_captions(model: Hire, split: Split) -> StoreSource:
+    bank = CaptionBank.from_lists(model.vocabulary.encode(split.texts))
+    encode = partial(encode_text_blocks, model, bank)
+    reopen = partial(_open_captions, copy_to_cpu(model), split)
+    return StoreSource(CAPTIONS, len(split.captions), get_sizes(model, CAPTIONS), encode, reopen)
 
 
 def open_partial(folder: Path, key: dict[str, str]) -> None:
@@ -79,7 +91,7 @@ def open_partial(folder: Path, key: dict[str, str]) -> None:
 
 def write_segment(
     work: Path, name: str, sources: Sequence[StoreSource], tables: dict[str, pa.Table], pictures: Iterable[Path],
-    metadata: Sequence[str | None], shard: int = SHARD,
+    metadata: Sequence[str | None], shard: int = SHARD, workers: Workers = THIS_PROCESS,
 ) -> tuple[Path, SegmentFacts, int]:  # fmt: skip
     """Write a segment into a folder below `work`. Shards that an interrupted call has encoded are not encoded again.
 
@@ -91,6 +103,7 @@ def write_segment(
         pictures: folders with picture files; each becomes a link.
         metadata: JSON text of each image, or None.
         shard: items per shard.
+        workers: where items are encoded.
 
     Returns:
         The folder, facts for the manifest, and the number of items that were encoded.
@@ -99,7 +112,7 @@ def write_segment(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for source in sources:
-        stores[source.name], count = _write_store(folder, source, shard)
+        stores[source.name], count = _write_store(folder, source, shard, workers)
         encoded += count
     for table, rows in tables.items():
         pq.write_table(rows, folder / f"{table}.parquet", compression="zstd")
@@ -116,19 +129,17 @@ def describe_segment(folder: Path, name: str, images: StoreFacts, captions: Stor
     )
 
 
-def _write_store(folder: Path, source: StoreSource, shard: int) -> tuple[StoreFacts, int]:
+def _write_store(folder: Path, source: StoreSource, shard: int, workers: Workers) -> tuple[StoreFacts, int]:
     """Encode the missing shards, then join all shards into one file each of records, lengths and summaries."""
     items = source.items
     paths = [folder.parent / _PARTS / f"{source.name}-{number:05d}.npy" for number in range(-(-items // shard))]
-    missing = [number for number, path in enumerate(paths) if not path.is_file()]
-    spans = [range(number * shard, min((number + 1) * shard, items)) for number in missing]
-    blocks = [block for span in spans for block in split_into_blocks(span)]
-    parts: list[_Items] = []
-    for part, block in zip(source.encode(show_progress(blocks, f"encode {source.name}")), blocks, strict=True):
-        parts.append(part)
-        if block.stop % shard == 0 or block.stop == items:
-            _write_shard(paths[block.start // shard], parts)
-            parts = []
+    spans = [range(number * shard, min((number + 1) * shard, items)) for number in range(len(paths))]
+    missing = [(span, path) for span, path in zip(spans, paths, strict=True) if not path.is_file()]
+    start = source.reopen if workers.parallel else lambda: source
+    if missing:
+        done = workers.run(start, _encode_shard, missing)
+        for _ in show_progress(done, f"encode {source.name}", len(missing)):
+            pass
     lengths = np.concatenate([np.load(_name_side(path, "lengths")) for path in paths])
     facts = StoreFacts(items=items, fragments=int(lengths.sum()), **source.sizes)
     records, lengths_file, summary = (folder / file for file in list_store_files(source.name))
@@ -136,7 +147,15 @@ def _write_store(folder: Path, source: StoreSource, shard: int) -> tuple[StoreFa
     np.save(summary, np.concatenate([np.load(_name_side(path, "summary")) for path in paths]))
     numbers = count_numbers(source.name, facts, lengths.astype(np.int64)).sum()
     join_arrays(records, int(numbers), (np.load(path, mmap_mode="r") for path in paths))
-    return facts, sum(map(len, spans))
+    return facts, sum(len(span) for span, _ in missing)
+
+
+@torch.inference_mode()
+def _encode_shard(source: StoreSource, shard: tuple[range, Path]) -> None:
+    """Encode a range of items into a file, unless a process that died afterwards has written it."""
+    span, path = shard
+    if not path.is_file():
+        _write_shard(path, list(source.encode(split_into_blocks(span))))
 
 
 def join_arrays(path: Path, numbers: int, arrays: Iterable[np.ndarray]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from filelock import FileLock
 
 from hire_model.data.loading import CaptionBank
 from hire_model.errors import HireError
-from hire_model.files import atomic_write
+from hire_model.files import atomic_write, find_cache_folder
 from hire_model.model.hire import Hire
 from hire_model.model.text import PretrainedEncoder
 from hire_model.model.vocabulary import Vocabulary
@@ -23,13 +22,6 @@ from hire_model.progress import show_progress
 log = logging.getLogger(__name__)
 _ENCODE_BLOCK = 128  # captions
 _TOKENIZE_BLOCK = 16_384  # captions; the tokenizer's result for one takes kilobytes
-
-
-def find_cache_folder() -> Path:
-    """Return the folder for cached states: HIRE_CACHE, or the user's cache folder."""
-    if folder := os.environ.get("HIRE_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hire"
 
 
 def build_caption_bank(model: Hire, texts: Sequence[str], cache: Path | None = None) -> CaptionBank:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from hire_model.data.schema import FileFacts, hash_file
-from hire_model.files import atomic_write, is_disk_full, scratch_folder
+from hire_model.files import atomic_write, find_cache_folder, is_disk_full, scratch_folder
 from hire_model.model import artifact
 from hire_model.packaging.bom import make_bom
 from hire_model.packaging.rehearse import rehearse
@@ -34,6 +34,7 @@ from hire_model.packaging.verify import (
     verify,
 )
 from hire_model.settings import Settings
+from hire_model.storage import is_address, normalize, publish
 from hire_model.tracking import registry, trust, versions
 from hire_model.tracking.versions import Version
 
@@ -52,7 +53,7 @@ class PackagedArchive:
 
 
 def package(version: str, settings: Settings, handler: Path, out: Path) -> PackagedArchive:
-    """Write the archive OUT/VERSION/hire.mar, sign it, and record its path and SHA-256 in the registry.
+    """Write the archive OUT/VERSION/hire.mar, sign it, and record its place and SHA-256 in the registry.
 
     The file is published atomically, and only after a clean interpreter has scored the golden pairs from it. It is
     signed if settings.signing.private_key is set.
@@ -61,7 +62,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
         version: an alias (champion, challenger) or a number.
         settings: where the registry is.
         handler: the adapter's file; its only class answers requests.
-        out: the folder of archives.
+        out: the folder of archives, or an address of `hire_model.storage`; the archive is then built in the cache.
 
     Raises:
         HireError: if there is no such version, the model is damaged or not the one that was registered and judged, it
@@ -69,7 +70,9 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
     """
     registered = versions.find(settings.tracking, version)
     model = registry.fetch(registered.uri, settings.tracking)
-    target = out.expanduser() / registered.number / f"{NAME}.mar"
+    address = f"{normalize(out)}/{registered.number}" if is_address(out) else ""
+    parent = find_cache_folder() / "archives" if address else out.expanduser()
+    target = parent / registered.number / f"{NAME}.mar"
     try:
         _build(registered, model, settings, handler, target)
     except (OSError, ArchiveError) as error:
@@ -85,7 +88,10 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
         raise
     sign(target, settings.signing)
     digest = hash_file(target).sha256
-    versions.record_archive(registered, settings.tracking, target, digest)
+    if address:
+        publish(target.parent, address)
+    place = f"{address}/{target.name}" if address else str(target.resolve())
+    versions.record_archive(registered, settings.tracking, place, digest)
     return PackagedArchive(target, digest, registered.number)
 
 

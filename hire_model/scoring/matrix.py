@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
-from hire_model.batch import EncodedImages, EncodedTexts
+from hire_model.batch import EncodedImages, EncodedTexts, Tokens
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
 from hire_model.errors import DataError
 from hire_model.model.fused import scoring as fused
 from hire_model.model.hire import Hire
 from hire_model.progress import show_progress
+from hire_model.workers import THIS_PROCESS, Workers
 
 log = logging.getLogger(__name__)
 _ENCODE_BLOCK = 128
@@ -27,7 +31,12 @@ _KERNEL_ITEMS = 1024
 
 
 def compute_similarity(
-    model: Hire, split: Split, bank: CaptionBank, budget_bytes: int = 512 << 20, out: np.ndarray | None = None
+    model: Hire,
+    split: Split,
+    bank: CaptionBank,
+    budget_bytes: int = 512 << 20,
+    out: np.ndarray | None = None,
+    workers: Workers = THIS_PROCESS,
 ) -> np.ndarray:
     """Score each image of a split against each of its captions.
 
@@ -37,6 +46,7 @@ def compute_similarity(
         bank: the M captions.
         budget_bytes: maximum memory for a block of pairs.
         out: array [N, M] to fill, for example a memory map.
+        workers: where captions are encoded and pairs are scored. Images are encoded here.
 
     Returns:
         Scores [N, M] float32.
@@ -45,7 +55,7 @@ def compute_similarity(
     model.eval()
     try:
         with torch.inference_mode():
-            return _fill_matrix(model, encode_images(model, split), bank, budget_bytes, out)
+            return _fill_matrix(model, encode_images(model, split), bank, budget_bytes, out, workers)
     finally:
         model.train(was_training)
 
@@ -145,7 +155,7 @@ def _allocate(shape: tuple[int, int], block: EncodedImages) -> EncodedImages:
 
 
 def _fill_matrix(
-    model: Hire, images: EncodedImages, bank: CaptionBank, budget_bytes: int, out: np.ndarray | None
+    model: Hire, images: EncodedImages, bank: CaptionBank, budget_bytes: int, out: np.ndarray | None, workers: Workers
 ) -> np.ndarray:
     """Return the scores [N, M]. Captions are encoded by length, one block at a time.
 
@@ -155,9 +165,33 @@ def _fill_matrix(
         out = np.empty((len(images), len(bank)), np.float32)
     order = np.argsort(bank.lengths, kind="stable")
     blocks = np.split(order, range(_ENCODE_BLOCK, len(order), _ENCODE_BLOCK))
-    for texts, rows in zip(encode_text_blocks(model, bank, show_progress(blocks, "score pairs")), blocks, strict=True):
-        out[:, rows] = score_matrix(model, images, texts, budget_bytes)
+    if workers.parallel:
+        model, images = copy_to_cpu(model), images.to(torch.device("cpu"))
+    shards = ((rows, bank.tokens(rows)) for rows in blocks)
+    done = workers.run(partial(_ImageScorer, model, images, budget_bytes), _ImageScorer.score, shards)
+    for (rows, _), scores in show_progress(done, "score pairs", len(blocks)):
+        out[:, rows] = scores
     return out
+
+
+@dataclass(frozen=True)
+class _ImageScorer:
+    """Score captions against N encoded images."""
+
+    model: Hire
+    images: EncodedImages
+    budget_bytes: int
+
+    @torch.inference_mode()
+    def score(self, shard: tuple[np.ndarray, Tokens]) -> np.ndarray:
+        """Return the scores [N, C] of C captions, given as (rows of the matrix, tokens)."""
+        texts = self.model.encode_text(shard[1].to(_get_device(self.model)))
+        return score_matrix(self.model, self.images, texts, self.budget_bytes)
+
+
+def copy_to_cpu(model: Hire) -> Hire:
+    """Return the model, or a copy on the CPU if it is on another device: other machines may not have that device."""
+    return model if _get_device(model).type == "cpu" else copy.deepcopy(model).cpu()
 
 
 def score_matrix(model: Hire, images: EncodedImages, texts: EncodedTexts, budget_bytes: int) -> np.ndarray:

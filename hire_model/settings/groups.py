@@ -280,6 +280,11 @@ class EvaluateSettings(_Group):
     examples: int = Field(
         8, ge=0, json_schema_extra=AFFECTS_NOTHING, description="best and worst queries shown in the report"
     )
+    ray: str = Field(
+        "",
+        json_schema_extra=AFFECTS_NOTHING,
+        description="address of a Ray cluster that scores the pairs, such as `auto`; empty: this machine",
+    )
 
 
 class TrackingSettings(_Group):

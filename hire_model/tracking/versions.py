@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hire_model.settings import TrackingSettings
+from hire_model.storage import fetch, is_address
 from hire_model.tracking.connection import TrackingError, connect, tracking_uri, translate_errors
 
 if TYPE_CHECKING:
@@ -238,20 +239,25 @@ def gate_folder(version: Version) -> str:
     return f"gate/version-{version.number}"
 
 
-def record_archive(version: Version, settings: TrackingSettings, path: Path, sha256: str) -> None:
-    """Write the path and the SHA-256 of the version's archive to the version's tags."""
-    set_tags(settings, version, {ARCHIVE_PATH: str(path.resolve()), ARCHIVE_SHA256: sha256})
+def record_archive(version: Version, settings: TrackingSettings, place: str, sha256: str) -> None:
+    """Write the absolute path or address, and the SHA-256, of the version's archive to the version's tags."""
+    set_tags(settings, version, {ARCHIVE_PATH: place, ARCHIVE_SHA256: sha256})
 
 
 def find_archive(version: str, settings: TrackingSettings) -> Archive:
-    """Return the archive of the version with this number or alias. Raise TrackingError if it has no archive yet."""
+    """Return the archive of the version with this number or alias; fetch it if it is on object storage.
+
+    Raises TrackingError if the version has no archive yet.
+    """
     found = find(settings, version)
     if ARCHIVE_PATH not in found.tags or ARCHIVE_SHA256 not in found.tags:
         raise TrackingError(
             f"Version {found.number} of {found.name} ('{version}') has no archive yet. Make it: "
             f"hire package --version {found.number}"
         )
-    return Archive(found, Path(found.tags[ARCHIVE_PATH]), found.tags[ARCHIVE_SHA256])
+    place = found.tags[ARCHIVE_PATH]
+    folder, _, name = place.rpartition("/")
+    return Archive(found, fetch(folder) / name if is_address(place) else Path(place), found.tags[ARCHIVE_SHA256])
 
 
 def truncate(text: str, limit: int = DESCRIPTION_LIMIT) -> str:

@@ -197,12 +197,15 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def lock_folder(out: Path) -> Iterator[None]:
-    """Lock a training folder. Raises HireError if another training uses it, or if it cannot be written."""
+def lock_folder(out: Path, wait_s: float = 0) -> Iterator[None]:
+    """Lock a training folder. Raises HireError if another training uses it, or if it cannot be written.
+
+    wait_s: seconds to wait for another training to release it.
+    """
     lock = FileLock(out / ".lock")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait_s)
     except Timeout:
         raise HireError(
             f"{out}: another training is using this folder. Wait until it ends, or choose another folder: "

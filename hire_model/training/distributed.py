@@ -51,6 +51,24 @@ def launch_fabric(settings: TrainSettings) -> Fabric:
     return fabric
 
 
+def read_job_id() -> str:
+    """Return the id of torchrun's job, which is the same in all processes and after a restart; "" if it has none.
+
+    Raises SettingsError if torchrun may restart the processes but not so that they find each other and the checkpoint.
+    With the store that torchrun shares by default, restarted processes can read addresses of those that have ended, and
+    wait for them (https://github.com/pytorch/pytorch/issues/135712).
+    """
+    environ = os.environ
+    job, restarts = environ.get("TORCHELASTIC_RUN_ID", "none"), int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts and (job == "none" or environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"):
+        raise SettingsError(
+            f"torchrun --max-restarts={restarts}: a restart could not find its peers or its checkpoint. Set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, and add --standalone on one machine, or "
+            "--rdzv-backend=c10d --rdzv-endpoint=HOST:PORT --rdzv-id=NAME on several."
+        )
+    return "" if job == "none" else job  # torchrun's default
+
+
 def pick_device(settings: TrainSettings) -> str:
     """Return 'cuda' or 'cpu'. Raises SettingsError if train.device=cuda and no CUDA device is available."""
     if settings.device == "cuda" and not torch.cuda.is_available():

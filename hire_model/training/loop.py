@@ -73,7 +73,7 @@ def fit(
     if train.threads:
         torch.set_num_threads(train.threads)
     fabric = launch_fabric(train)
-    out = fabric.broadcast(out)  # the first process has chosen it
+    out, resume = fabric.broadcast((out, resume))  # the first process has chosen them
     sampler = CaptionSampler(train_split.owner, train.batch, train.seed, fabric.global_rank, fabric.world_size)
     augment = Augment(train.seed, train.region_drop, train.word_drop, train.edge_damage)
     loader = Loader(sampler, PlannedBatches(train_split, train_bank, augment, negatives), settings.data.workers)

@@ -39,6 +39,7 @@ from hire_model.tracking import registry, versions
 from hire_model.tracking.connection import inside_mlflow_run
 from hire_model.tracking.run import start_run
 from hire_model.training.distributed import pick_device
+from hire_model.workers import Workers
 from hire_model.workflows.evaluation_data import describe_evaluation, name_model, use_common_data
 
 log = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ def load_model(folder: Path, settings: Settings) -> Hire:
 def score_split(model: Hire, split: Split, settings: EvaluateSettings, hub_correction: bool = False) -> np.ndarray:
     """Compute the similarity matrix [N, M] of the images and captions of `split`, corrected for hubs or not."""
     bank = build_caption_bank(model, split.texts)
-    matrix = compute_similarity(model, split, bank, settings.budget_mb << 20)
+    matrix = compute_similarity(model, split, bank, settings.budget_mb << 20, workers=Workers(ray=settings.ray))
     return correct_matrix(model, split, bank, matrix) if hub_correction else matrix
 
 

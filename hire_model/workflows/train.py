@@ -32,17 +32,19 @@ from hire_model.tracking import registry
 from hire_model.tracking.connection import connect
 from hire_model.tracking.run import TrackedRun, explain_failed_upload, start_run
 from hire_model.tracking.versions import CHALLENGER, TRAINED_RSUM
-from hire_model.training.checkpoint import LAST, Checkpoint, lock_folder
-from hire_model.training.distributed import pick_local_device, seed_everything
+from hire_model.training.checkpoint import LAST, Checkpoint, lock_folder, set_aside_previous
+from hire_model.training.distributed import pick_local_device, read_job_id, seed_everything
 from hire_model.training.loop import fit
 from hire_model.training.negative_bank import build_negative_bank
 from hire_model.training.record import EpochRecord, FitResult
-from hire_model.training.run_folder import choose_run_folder
+from hire_model.training.run_folder import choose_run_folder, find_run_folder
 from hire_model.workflows.evaluate import make_result, score_split, write_report
 
 log = logging.getLogger(__name__)
 EXAMPLE_PAIRS = 2  # in the input example that is logged with the model
 RUN_FILE = "mlflow-run"  # in the folder of the training; holds the id of its MLflow run
+JOB_FILE = "torchrun-job"  # in the folder of a training that torchrun started and that has not ended; holds its job id
+_LOCK_WAIT_S = 30  # after a process was killed, its loader workers hold the folder for some seconds
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def train(
 ) -> TrainOutcome | None:
     """Train, evaluate on data.test (else on the dev split), write the report, and log and register the model.
 
-    If several processes train together, each one calls this function, and only the first one returns an outcome.
+    If several processes train together, each one calls this function, and only the first one returns an outcome. A
+    training that torchrun has restarted resumes from its checkpoint, if it has one.
 
     Args:
         resolved: the settings and where each one comes from.
@@ -97,6 +100,9 @@ def train(
     dataset = open_dataset(settings.data)
     splits = open_splits(dataset, settings.data)
     protocols.check_fit(splits.test.owner, len(splits.test.images), settings.evaluate.protocol)
+    job = read_job_id()
+    if job and is_first_process():
+        resume = resume or _has_checkpoint_of_job(find_run_folder(settings.train.out), job)
     if resume:  # before the run is joined: an error here must not mark the earlier run as failed
         last = settings.train.out / LAST
         Checkpoint.load(last).check(settings, dataset.manifest.digest, last)
@@ -105,19 +111,23 @@ def train(
         settings = resolved.settings
     out = settings.train.out
     tracking = settings.tracking if is_first_process() else settings.tracking.model_copy(update={"enabled": False})
-    lock = lock_folder(out) if is_first_process() else contextlib.nullcontext()
+    lock = lock_folder(out, _LOCK_WAIT_S if job else 0) if is_first_process() else contextlib.nullcontext()
     with (
         lock,
         start_run(tracking, f"{name} on {dataset.folder.resolve().name}", _read_run_id(out) if resume else None) as run,
     ):
-        _log_inputs(run, resolved, dataset, splits)
+        if is_first_process():
+            _log_inputs(run, resolved, dataset, splits)
+            _mark_job(out, job, resume)
         model, fitted = fit_model(settings, splits, out, resume, _make_epoch_logger(run, on_epoch))
         if not is_first_process():
             return None
         train = settings.train
         model.hubs = collect_bank(model, splits.train, train.hub_bank, train.temperature, train.seed)
         try:
-            return _finish(model, fitted, splits, settings, run, uri)
+            outcome = _finish(model, fitted, splits, settings, run, uri)
+            (out / JOB_FILE).unlink(missing_ok=True)
+            return outcome
         except KeyboardInterrupt as stopped:
             raise TrainingStopped(
                 f"Stopped by Ctrl-C after the last epoch. The training is complete and stored in {out}. "
@@ -165,6 +175,22 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def _has_checkpoint_of_job(out: Path, job: str) -> bool:
+    """Return whether `out` has a checkpoint of the unfinished torchrun job `job`."""
+    path = out / JOB_FILE
+    return path.is_file() and path.read_text("utf-8").strip() == job and (out / LAST).is_file()
+
+
+def _mark_job(out: Path, job: str, resume: bool) -> None:
+    """Write the id of the torchrun job into `out`; without a job, delete that of an earlier one."""
+    if not job:
+        (out / JOB_FILE).unlink(missing_ok=True)
+        return
+    if not resume:
+        set_aside_previous(out)  # before the id: a restart must not take an earlier checkpoint for its own
+    write_text(job + "\n", out / JOB_FILE)
+
+
 def _read_run_id(out: Path) -> str | None:
     """Return the id of the MLflow run of an earlier training in `out`, or None."""
     path = out / RUN_FILE
@@ -183,7 +209,7 @@ def _log_inputs(run: TrackedRun, resolved: ResolvedSettings, dataset: Dataset, s
     run.log_artifact(path)
     if run.enabled:
         write_text(run.run_id + "\n", out / RUN_FILE)
-    elif is_first_process():  # the id is that of an earlier training in this folder
+    else:  # the id is that of an earlier training in this folder
         (out / RUN_FILE).unlink(missing_ok=True)
 
 

@@ -15,6 +15,7 @@ from hire_model.cli.main import app
 from hire_model.errors import HireError
 from hire_model.gallery.store import Gallery
 from hire_model.model import artifact
+from hire_model.storage import publish
 
 pytestmark = pytest.mark.slow
 
@@ -66,13 +67,16 @@ def test_search_marks_words_that_the_model_does_not_know(built, tiny_dataset):
     assert "No word of the text is in the model's vocabulary" in run_hire(folder, "search", "zebra playing saxophone")
 
 
-def test_list_and_show_describe_the_gallery(built):
+def test_list_and_show_describe_the_gallery(built, tmp_path, monkeypatch):
     folder, _ = built
     listed = run_hire(folder, "gallery", "list")
     assert "galleries/tiny" in listed and "relational scenes" in listed and "40" in listed
     output = run_hire(folder, "gallery", "show", "galleries/tiny")
     manifest = json.loads((folder / "galleries" / "tiny" / "manifest.json").read_text())
     assert manifest["model"] in output and "40 with" in output and "generation  1" in output
+    monkeypatch.setenv("HIRE_CACHE", str(tmp_path))
+    publish(folder / "galleries" / "tiny", "memory://galleries/tiny")
+    assert run_hire(folder, "gallery", "show", "memory://galleries/tiny") == output, "the published gallery is the same"
 
 
 def test_images_are_added_filtered_and_removed(built, tiny_dataset, tmp_path):

@@ -73,12 +73,12 @@ def test_promotion_and_rollback_print_what_a_server_needs(
     assert read_output().endswith("Next:\n  hire package --version 1\n  hire serve\n")
     promote("2", "second")
     read_output()
-    versions.record_archive(versions.find(two_versions, "2"), two_versions, Path("hire.mar"), "0" * 64)
+    versions.record_archive(versions.find(two_versions, "2"), two_versions, "hire.mar", "0" * 64)
     rollback("it is slow")
     output = read_output()
     assert "Version 1 of 'hire' is the champion now" in output and "Version 2 must pass 'hire gate' again" in output
     assert output.endswith("A running server keeps its version.\n\nNext:\n  hire package --version 1\n  hire serve\n")
-    versions.record_archive(versions.find(two_versions, "1"), two_versions, Path("hire.mar"), "0" * 64)
+    versions.record_archive(versions.find(two_versions, "1"), two_versions, "hire.mar", "0" * 64)
     promote("1", "again")
     assert "Next" not in read_output(), "nothing was changed"
     promote("2", "third")

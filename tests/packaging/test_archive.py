@@ -46,14 +46,19 @@ def test_the_registry_records_path_and_digest_of_the_archive(
     assert (recorded.path, recorded.sha256, recorded.version.number) == (made.path, made.sha256, "1")
 
 
-def test_packaging_twice_gives_the_same_bytes(
-    made: PackagedArchive, registered_model: RegisteredModel, tmp_path: Path
+def test_packaging_twice_gives_the_same_bytes_also_on_object_storage(
+    made: PackagedArchive, registered_model: RegisteredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HIRE_CACHE", str(tmp_path / "cache"))
+    tracking = registered_model.settings.tracking
     handler = tmp_path / "other" / "handler.py"
     handler.parent.mkdir()
     handler.write_bytes(HANDLER.read_bytes())
-    again = package("1", registered_model.settings, handler, tmp_path / "out")
+    again = package("1", registered_model.settings, handler, Path("memory://archives"))
     assert again.path.read_bytes() == made.path.read_bytes()
+    found = find_archive("1", tracking)
+    assert found.path != again.path and found.path.read_bytes() == made.path.read_bytes(), "it is fetched"
+    versions.record_archive(found.version, tracking, str(made.path), made.sha256)
     assert [path.name for path in again.path.parent.iterdir()] == ["hire.mar"], "no temporary file remains"
 
 

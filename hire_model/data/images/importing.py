@@ -21,6 +21,7 @@ from hire_model.data.schema import Manifest
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
 from hire_model.files import write_text
+from hire_model.workers import THIS_PROCESS, Workers
 
 _LISTED = 20  # skipped pictures that a message names
 
@@ -42,7 +43,7 @@ class ImageImport:
     detector: str | Path | None = None
     shares: Shares = field(default_factory=Shares)
     seed: int = 0
-    workers: int = 1
+    workers: Workers = THIS_PROCESS
     strict: bool = False
     backbone: str = ""
     tower: bool = False

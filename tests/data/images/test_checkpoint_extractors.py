@@ -226,7 +226,7 @@ def test_pictures_are_imported_with_a_checkpoint_and_its_digest_is_in_the_manife
     lines = [f"{seed}.jpg,{split},scene {seed}" for seed, split in enumerate(("train", "train", "dev", "test"))]
     (tmp_path / "captions.csv").write_text("\n".join(["image,split,caption", *lines]))
     job = ImageImport(
-        tmp_path / "pictures", tmp_path / "captions.csv", backbone=str(clip), tower=True, workers=1
+        tmp_path / "pictures", tmp_path / "captions.csv", backbone=str(clip), tower=True
     )  # fmt: skip
     manifest, _ = import_images(job, Target(tmp_path / "out"))
     assert verify(tmp_path / "out") == [] and manifest == Manifest.read(tmp_path / "out")

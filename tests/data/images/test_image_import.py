@@ -23,6 +23,7 @@ from hire_model.data.schema import Manifest
 from hire_model.data.store import Dataset
 from hire_model.data.verify import verify
 from hire_model.errors import DataError
+from hire_model.workers import Workers
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Folder:
         self, out: str = "out", overwrite: bool = False, strict: bool = False, workers: int = 1, **extractor: object
     ) -> tuple[Manifest, Notes]:
         (self.path / "captions.csv").write_text("\n".join(self.lines), "utf-8")
-        job = ImageImport(self.path / "pictures", self.path / "captions.csv", strict=strict, workers=workers)
+        job = ImageImport(self.path / "pictures", self.path / "captions.csv", strict=strict, workers=Workers(workers))
         make = maker(self.log, **extractor)  # type: ignore[arg-type]
         return import_images(job, Target(self.path / out, overwrite=overwrite), make)
 
