@@ -34,6 +34,7 @@ class ImageImport:
     shares, seed     of the splits, if the captions file has none
     strict           refuse the import if a picture is missing or unusable, instead of leaving it out
     backbone, tower  checkpoint of the features, and whether to append its embedding; see `CheckpointExtractor`
+    classes          names that an open-vocabulary detector looks for
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class ImageImport:
     strict: bool = False
     backbone: str = ""
     tower: bool = False
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ def import_images(
     images = read_picture_captions(job.captions, job.captions_format, notes)
     files, skipped = _find_files(images, job.folder)
     _refuse_skipped(skipped, len(images), job)
-    make_extractor = make_extractor or functools.partial(open_extractor, job.detector, job.backbone, job.tower)
+    make_extractor = make_extractor or functools.partial(
+        open_extractor, job.detector, job.backbone, job.tower, job.classes
+    )
     extractor = make_extractor()
     store = ShardStore(_make_cache(target, extractor.digest))
     paths = {job.folder.expanduser() / path: name for name, path in files.items()}
