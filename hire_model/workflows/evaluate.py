@@ -85,7 +85,7 @@ def evaluate(
         eccv: also compute ECCV Caption and CxC; the split must be COCO's 5,000 test images.
 
     Raises:
-        HireError: no such model, split or protocol, or the features do not have the size that the model expects.
+        HireError: no such model, split or protocol, or the features are not those that the model was trained on.
     """
     if not split:  # `split("")` would open all splits, including the training split
         raise HireError("split: the name is empty; 'hire data show' lists the splits of a data set.")

@@ -17,7 +17,7 @@ from hire_model.data.images.shards import ShardStore
 from hire_model.data.images.splits import Shares, assign_splits, group_near_duplicates
 from hire_model.data.importers.base import Notes, PictureFinder, Source, Target, write_dataset
 from hire_model.data.importers.captions import CaptionedImage
-from hire_model.data.schema import Manifest
+from hire_model.data.schema import Manifest, name_features
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
 from hire_model.files import write_text
@@ -103,7 +103,7 @@ def import_images(
         description, extractor.feature_dim, len(found), records, extractor.classes, notes=notes,
         extractor=describe_extractor(extractor), extractor_file=extractor.file,
     )  # fmt: skip
-    name = f"{extractor.name}, sha256 {extractor.digest[:16]}"
+    name = name_features(extractor.name, extractor.digest)
     full = Target(
         target.out, target.name, name, "float16", target.licence, pictures=job.folder, overwrite=target.overwrite
     )
