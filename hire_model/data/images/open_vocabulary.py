@@ -61,6 +61,10 @@ class GroundingDetector:
                 "fewer or shorter names, or an OWLv2 checkpoint."
             )
         owners = _find_owners(encoded.pop("offset_mapping"), spans)
+        if unread := set(range(len(classes))) - set(owners.tolist()):
+            raise DataError(
+                f"--classes: {checkpoint.name} reads no word in '{classes[min(unread)]}'. Use another name."
+            )
         self.columns, self.owners = np.flatnonzero(owners >= 0), owners[owners >= 0].astype(np.int32)
         self.text = {key: torch.tensor([ids]) for key, ids in encoded.items()}
         self.digest = _hash_names(checkpoint, self.classes, encoded["input_ids"])

@@ -185,6 +185,7 @@ def test_names_that_a_detector_cannot_use_are_refused(owlv2: Path, grounding: Pa
         (owlv2, ("dog " * 7,), "is 9 word pieces, but .* reads 8"),
         (grounding, ("dog " * 40,), "1 names are 43 word pieces, but .* reads 40"),
         (grounding, ("st. bernard",), "full stop"),
+        (grounding, ("dog", "\u200b"), "reads no word"),
     ):
         with pytest.raises(DataError, match=message):
             open_detector(str(folder), names)
