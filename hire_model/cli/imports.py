@@ -210,8 +210,15 @@ def images(
         str,
         typer.Option(
             metavar="FILE|CHECKPOINT",
-            help="ONNX file of a YOLOX detector, or a D-FINE or RT-DETRv2 checkpoint: a folder or OWNER/NAME@COMMIT. "
-            "Default: regions of a grid.",
+            help="ONNX file of a YOLOX detector, or a checkpoint of D-FINE, RT-DETRv2, OWLv2 or Grounding DINO: a "
+            "folder or OWNER/NAME@COMMIT. Default: regions of a grid.",
+        ),
+    ] = "",
+    classes: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|NAMES",
+            help="What OWLv2 or Grounding DINO detect: a file with a name per line, or 'dog, red ball'.",
         ),
     ] = "",
     backbone: Annotated[
@@ -242,6 +249,7 @@ def images(
     import os
 
     from hire_model.data.images.importing import ImageImport, import_images
+    from hire_model.data.images.open_vocabulary import read_classes
     from hire_model.data.images.splits import Shares
     from hire_model.data.importers.base import Target
     from hire_model.workers import Workers
@@ -257,6 +265,7 @@ def images(
         strict,
         backbone,
         tower,
+        read_classes(classes) if classes else (),
     )
     _, notes = import_images(job, Target(out, name, licence=licence, overwrite=overwrite))
     for sentence in notes.sentences():

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -32,6 +33,7 @@ MANIFEST = "manifest.json"
 FEATURES = "features.npy"
 PICTURES = "pictures"
 EXTRACTOR = "extractor.onnx"
+_DIGEST_DIGITS = 16
 
 IMAGES = pa.schema(
     [
@@ -159,6 +161,16 @@ class Manifest(BaseModel):
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"])) or "top level"
             raise DataError(f"{path}: not a manifest of format {FORMAT}: {where}: {fault['msg']}.") from error
+
+
+def name_features(name: str, digest: str) -> str:
+    """Return the name of an extractor of pictures for `Manifest.feature_extractor`."""
+    return f"{name}, sha256 {digest[:_DIGEST_DIGITS]}"
+
+
+def has_digest(feature_extractor: str) -> bool:
+    """Return whether `name_features` made this name; else it is free text."""
+    return re.search(rf", sha256 [0-9a-f]{{{_DIGEST_DIGITS}}}$", feature_extractor) is not None
 
 
 def hash_file(path: Path) -> FileFacts:

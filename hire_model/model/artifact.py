@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from hire_model.data.schema import EXTRACTOR, ExtractorFacts, hash_file
+from hire_model.data.schema import EXTRACTOR, ExtractorFacts, hash_file, name_features
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model.hire import Hire
@@ -74,6 +74,7 @@ def _write(model: Hire, folder: Path, facts: dict[str, Any], trained_on: Dataset
         "format": FORMAT,
         "model": model.settings.model_dump(mode="json"),
         "feature_dim": model.feature_dim,
+        "feature_extractor": model.feature_extractor,
         "predicates": list(model.predicates),
         "classes": list(model.classes),
         "encoder": model.text.encoder.config.to_dict() if isinstance(model.text, PretrainedEncoder) else None,
@@ -108,6 +109,12 @@ def read_extractor(folder: str | Path) -> ExtractorFacts | None:
         return ExtractorFacts.model_validate(recorded) if recorded else None
     except ValidationError as error:
         raise HireError(f"{folder}: {CONFIG}: the extractor cannot be read: {error.errors()[0]['msg']}.") from error
+
+
+def _read_feature_extractor(config: dict[str, Any]) -> str:
+    """Return what extracted the training regions. Models of earlier releases have it only if it can read pictures."""
+    older = config.get("extractor")
+    return str(config.get("feature_extractor") or (name_features(older["name"], older["digest"]) if older else ""))
 
 
 def digest(model: Hire) -> str:
@@ -165,6 +172,7 @@ def load(folder: str | Path) -> Hire:
         classes = config.get("classes", ())  # absent from models saved before there were class vectors
         model = Hire(settings, config["feature_dim"], config["predicates"], vocabulary, config["encoder"], classes)
         model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+        model.feature_extractor = _read_feature_extractor(config)
         model.hubs = HubBank.load(folder / HUBS) if HUBS in optional else None
     except (ValidationError, SafetensorError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:_MAX_REASON]  # torch lists every weight on its own line

@@ -30,6 +30,7 @@ def build_model(settings: ModelSettings, train: Split) -> Hire:
     bigru = settings.text.kind == "bigru"
     vocabulary = learn_vocabulary(train.texts, settings.text) if bigru else load_vocabulary(settings.text)
     model = Hire(settings, manifest.feature_dim, manifest.predicates, vocabulary, classes=manifest.classes)
+    model.feature_extractor = manifest.feature_extractor
     if settings.feature_norm == "standardise":
         model.regions.set_statistics(*compute_feature_statistics(train))
     _log_missing_inputs(settings, train)

@@ -73,6 +73,7 @@ class Hire(nn.Module):
         self.classes = tuple(classes) if settings.class_vectors else ()
         self.vocabulary = vocabulary
         self.hubs: HubBank | None = None  # for the hub correction; no part of the weights
+        self.feature_extractor = ""  # of the training data; empty if it is not known
         dim, pair_dim, bigru = settings.dim, settings.pair_dim or settings.dim, settings.text.kind == "bigru"
 
         # Stage 1 for images, stage 2 for captions. With towers, the last features are the vision tower's embedding.

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hire_model.batch import Regions, Tokens
-from hire_model.data.images.checkpoints import load_model, open_checkpoint
+from hire_model.data.images.checkpoints import load_model, load_tokenizer, open_checkpoint
 from hire_model.errors import SettingsError
 from hire_model.model.layers import make_linear, masked_mean, normalize
 from hire_model.model.text import PretrainedEncoder
-from hire_model.model.vocabulary import load_tokenizer
 from hire_model.settings import ModelSettings
 
 
@@ -59,7 +58,7 @@ class TextTower(PretrainedEncoder):
             )
         both = load_model(opened, hf.SiglipModel if self.siglip else hf.CLIPModel)
         text_config = both.config.text_config
-        text_config.pad_token_id = load_tokenizer(opened.folder).pad_token_id or 0
+        text_config.pad_token_id = load_tokenizer(opened.folder, "model.text.checkpoint").pad_token_id or 0
         if self.siglip:
             return both.text_model
         text_config.projection_dim = both.config.projection_dim

@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from hire_model.data.images.checkpoints import open_checkpoint
+from hire_model.data.images.checkpoints import load_tokenizer, open_checkpoint
 from hire_model.errors import SettingsError
 from hire_model.settings import TextSettings
 
@@ -99,33 +98,13 @@ def load_vocabulary(settings: TextSettings) -> Vocabulary:
     from transformers import AutoTokenizer
 
     if settings.is_tower:
-        fast = load_tokenizer(open_checkpoint(settings.checkpoint).folder)
+        fast = load_tokenizer(open_checkpoint(settings.checkpoint).folder, "model.text.checkpoint")
     else:
         try:
             fast = AutoTokenizer.from_pretrained(find_checkpoint_folder(settings.checkpoint))
         except (OSError, ValueError) as error:
             raise SettingsError(describe_missing_checkpoint(settings.checkpoint)) from error
     return Vocabulary(Tokenizer.from_str(fast.backend_tokenizer.to_str()), settings.max_words)
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a tower. Raises SettingsError if it has none that needs no SentencePiece."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises errors of many types
-        raise SettingsError(_describe_missing_tokenizer(folder)) from error
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise SettingsError(_describe_missing_tokenizer(folder))
-    return tokenizer
-
-
-def _describe_missing_tokenizer(folder: Path) -> str:
-    return (
-        f"model.text.checkpoint: {folder} has no tokenizer that can be read. Expected tokenizer.json, as CLIP and "
-        "SigLIP 2 have; a SentencePiece file alone is not enough."
-    )
 
 
 def find_checkpoint_folder(name: str) -> str:

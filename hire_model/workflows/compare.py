@@ -93,7 +93,7 @@ def compare(
         announce: called before the evaluation, with a line that names both models, data set, digest, split and images.
 
     Raises:
-        HireError: no such model, split or protocol, or the features do not have the size that a model expects.
+        HireError: no such model, split or protocol, or the features are not those that a model was trained on.
     """
     if not split:
         raise HireError("split: the name is empty; 'hire data show' lists the splits of a data set.")

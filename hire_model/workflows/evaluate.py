@@ -32,7 +32,7 @@ from hire_model.model.hire import Hire
 from hire_model.model.hubs import find_bank
 from hire_model.scoring.explain import Explanation, explain
 from hire_model.scoring.hub_correction import correct_matrix
-from hire_model.scoring.matrix import compute_similarity, map_classes, map_predicates
+from hire_model.scoring.matrix import check_features, compute_similarity, map_classes, map_predicates
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import EvaluateSettings, Settings, flatten
 from hire_model.tracking import registry, versions
@@ -86,7 +86,7 @@ def evaluate(
         eccv: also compute ECCV Caption and CxC; the split must be COCO's 5,000 test images.
 
     Raises:
-        HireError: no such model, split or protocol, or the features do not have the size that the model expects.
+        HireError: no such model, split or protocol, or the features are not those that the model was trained on.
     """
     if not split:  # `split("")` would open all splits, including the training split
         raise HireError("split: the name is empty; 'hire data show' lists the splits of a data set.")
@@ -191,6 +191,7 @@ def load_model(folder: Path, settings: Settings) -> Hire:
 
 def score_split(model: Hire, split: Split, settings: EvaluateSettings, hub_correction: bool = False) -> np.ndarray:
     """Compute the similarity matrix [N, M] of the images and captions of `split`, corrected for hubs or not."""
+    check_features(model, split)  # before the captions, whose states take minutes
     bank = build_caption_bank(model, split.texts)
     matrix = compute_similarity(model, split, bank, settings.budget_mb << 20, workers=Workers(ray=settings.ray))
     return correct_matrix(model, split, bank, matrix) if hub_correction else matrix

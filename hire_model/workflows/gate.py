@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hire_model.data.splits import open_dataset
 from hire_model.data.store import Split
-from hire_model.errors import HireError
+from hire_model.errors import DataError, HireError
 from hire_model.evaluation import protocols
 from hire_model.evaluation.behaviour import measure_behaviour
 from hire_model.evaluation.bootstrap import bootstrap_differences
@@ -171,7 +171,13 @@ def _compare(evidence: Evidence, ranks: Ranks, champion: Version, split: Split, 
     if theirs is None:
         log.info("Scoring the champion, version %s, on the same data", champion.number)
         model = load_model(registry.fetch(champion.uri, settings.tracking), settings)
-        matrix = score_split(model, split, settings.evaluate)
+        try:
+            matrix = score_split(model, split, settings.evaluate)
+        except DataError as error:
+            raise DataError(
+                f"The champion, version {champion.number}, cannot be compared on this data. {error} To replace it "
+                f"without a comparison: hire promote --version {evidence.version} --force REASON."
+            ) from error
         theirs = protocols.rank_under_protocol(matrix, split.owner, evidence.ground.protocol)
     draws = settings.evaluate.bootstrap or _DRAWS
     return Comparison(

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 from picture_examples import FLOAT16, import_pictures
-from picture_files import DAMAGED, READABLE, encode, png_claiming, scene
+from picture_files import DAMAGED, damage_pictures, encode, png_claiming, scene
 from registered import train_and_register
 
 from hire_model.data.store import Dataset
@@ -79,16 +79,10 @@ def test_a_gallery_is_searched_with_a_sentence_and_with_a_picture(client: HireCl
 def test_hostile_pictures_do_no_harm(client: HireClient, served: Server) -> None:
     process = served.find_process()
     assert process is not None
-    workers, before = list_workers(process), measure_memory(process)
-    rng, answers = np.random.default_rng(0), []
+    workers, before, answers = list_workers(process), measure_memory(process), []
     hostile = [make() for make, _ in DAMAGED.values()] + [png_claiming(5000, 5000), png_claiming(5001, 5000)]
     hostile += [encode(scene(width=5000, height=5000), kind) for kind in ("JPEG", "PNG", "WEBP")]
-    originals = [make() for make in READABLE.values()]
-    for number in range(280):
-        data = bytearray(originals[number % len(originals)])
-        for place in rng.integers(len(data), size=1 + number % 7).tolist():
-            data[place] = int(rng.integers(256))
-        hostile.append(bytes(data[: rng.integers(1, len(data)) if number % 3 == 0 else None]))
+    hostile += damage_pictures(280)
     for content in hostile:
         try:
             answers += client.score([(content, TEXT)]).scores

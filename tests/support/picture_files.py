@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,3 +122,14 @@ DAMAGED = {
     "postscript": (lambda: encode(scene(), "EPS"), "not a picture in a known format"),
     "zeros": (lambda: bytes(5000), "not a picture in a known format"),
 }
+
+
+def damage_pictures(count: int, originals: Sequence[bytes] = (), seed: int = 0) -> Iterator[bytes]:
+    """Yield `count` pictures of all readable kinds, or of `originals`, with random bytes, every third one cut off."""
+    rng = np.random.default_rng(seed)
+    sources = originals or [make() for make in READABLE.values()]
+    for number in range(count):
+        data = bytearray(sources[number % len(sources)])
+        for place in rng.integers(len(data), size=1 + number % 7).tolist():
+            data[place] = int(rng.integers(256))
+        yield bytes(data[: rng.integers(1, len(data)) if number % 3 == 0 else None])

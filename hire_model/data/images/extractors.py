@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,17 +17,17 @@ from PIL import Image
 from pydantic import JsonValue
 
 from hire_model.data.images.backbone import FEATURE_DIM, Backbone
-from hire_model.data.images.checkpoints import locate, name_tower
-from hire_model.data.images.detector import Found, YoloxDetector, select_objects
+from hire_model.data.images.checkpoints import choose_class, locate, name_tower, open_checkpoint
+from hire_model.data.images.detector import WHOLE_IMAGE, Found, YoloxDetector, select_objects
+from hire_model.data.images.open_vocabulary import GroundingDetector, Owlv2Detector
 from hire_model.data.images.patches import PatchBackbone
-from hire_model.data.images.queries import QueryDetector
+from hire_model.data.images.queries import QUERY_TYPES, QueryDetector
 from hire_model.errors import DataError
 
 MAX_REGIONS = 36
-WHOLE_IMAGE = "whole image"  # class of the region that is the picture itself; grid cells have class -1
 _LEVELS = (2, 3, 4)  # grids of 2 x 2, 3 x 3 and 4 x 4 cells
-_CANDIDATES = 300  # queries of a detector, before suppression
 _SIDE = 448  # pixels; with it the features agree best with published RoIAlign features of the same network
+_NAMED = "Expected --classes with a checkpoint of OWLv2 or Grounding DINO as --detector."
 _VERSION = 1  # raise it when the same picture and weights give other regions
 
 
@@ -114,12 +115,26 @@ class DetectorExtractor:
         return PictureRegions(boxes, classes, scores, self.backbone.pool(image, boxes).astype(np.float16))
 
 
+class CheckpointDetector(Protocol):
+    """What `CheckpointExtractor` needs of a detector; see `QueryDetector`."""
+
+    name: str
+    digest: str
+    classes: tuple[str, ...]
+    feature_dim: int
+
+    def detect(self, image: Image.Image, limit: int | None = None) -> Found:
+        """Return the `limit` best detections with their features, best first."""
+        ...
+
+
 class CheckpointExtractor:
     """Boxes or features, or both, from checkpoints of transformers.
 
     | detector | backbone | regions | features |
     |---|---|---|---|
-    | checkpoint | none | the 36 best queries | the states of the queries |
+    | D-FINE, RT-DETRv2, Grounding DINO | none | the 36 best queries | the states of the queries |
+    | OWLv2 | none | as those of `DetectorExtractor` | embeddings of its patches; their means for the other regions |
     | checkpoint or YOLOX | checkpoint | as those of `DetectorExtractor` | means of patches |
     | none | checkpoint | as those of `GridExtractor` | means of patches |
 
@@ -127,44 +142,57 @@ class CheckpointExtractor:
         detector: a checkpoint (see `open_checkpoint`), an ONNX file of a YOLOX detector, or empty for the grid.
         backbone: a checkpoint, or empty for the states of the detector's queries.
         tower: append the backbone's embedding of the picture; see `PatchBackbone`.
+        classes: names that OWLv2 or Grounding DINO detect.
     """
 
     kind = "checkpoint"
 
-    def __init__(self, detector: str, backbone: str, tower: bool = False) -> None:
-        self.detector: QueryDetector | YoloxDetector | None = None
+    def __init__(self, detector: str, backbone: str, tower: bool = False, classes: Sequence[str] = ()) -> None:
+        self.detector: CheckpointDetector | YoloxDetector | None = None
         self.file = Path(detector) if detector and is_onnx_file(detector) else None
         if detector:
-            self.detector = YoloxDetector(self.file) if self.file else QueryDetector(detector)
+            self.detector = YoloxDetector(self.file) if self.file else open_detector(detector, classes)
         checkpoints = {"detector": "" if self.file else detector, "backbone": backbone}
         self.options: dict[str, JsonValue] = {key: locate(name) for key, name in checkpoints.items()} | {"tower": tower}
+        if classes:
+            self.options["classes"] = list(classes)
         self.backbone = PatchBackbone(backbone, tower) if backbone else None
         regions = "grid" if self.detector is None else self.detector.name
         parts = {"kind": "checkpoint", "detector": "" if self.detector is None else self.detector.digest}
         self.classes: tuple[str, ...] = () if self.detector is None else self.detector.classes
         if self.backbone is None:
-            assert isinstance(self.detector, QueryDetector)
+            assert self.detector is not None and not isinstance(self.detector, YoloxDetector)
             self.name, self.feature_dim = f"{regions} queries", self.detector.feature_dim
+            if isinstance(self.detector, Owlv2Detector):
+                self.name, self.classes = f"{regions} patches", (*self.classes, WHOLE_IMAGE)
         else:
             self.name, self.feature_dim = f"{regions} boxes, {self.backbone.name} patches", self.backbone.feature_dim
             self.classes = (*self.classes, WHOLE_IMAGE)
             parts |= {"backbone": self.backbone.digest, "tower": str(tower)}
             if tower:
                 self.name += f", {name_tower(self.backbone.digest)}"
+        if classes:
+            self.name += f", {len(classes)} named classes"
         self.digest = _digest(**parts)
 
     def extract(self, image: Image.Image) -> PictureRegions:
         """Return the regions as the table of the class says; those of a detector from the best score down."""
-        if self.backbone is None:
+        if self.backbone is None and not isinstance(self.detector, Owlv2Detector):
             assert self.detector is not None
             found = self.detector.detect(image, MAX_REGIONS)
             assert found.features is not None
             return PictureRegions(found.boxes, found.classes, found.scores, found.features.astype(np.float16))
         found_objects = None
         if self.detector is not None:
-            found_objects = select_objects(self.detector.detect(image, _CANDIDATES), MAX_REGIONS - 1)
+            found_objects = select_objects(self.detector.detect(image), MAX_REGIONS - 1)
         boxes, classes, scores = lay_out_regions(found_objects, self.classes)
-        return PictureRegions(boxes, classes, scores, self.backbone.pool(image, boxes).astype(np.float16))
+        if self.backbone is not None:
+            features = self.backbone.pool(image, boxes)
+        else:
+            assert found_objects is not None and found_objects.patches is not None
+            features = found_objects.patches.pool(boxes)
+            features[1 : 1 + len(found_objects.boxes)] = found_objects.features
+        return PictureRegions(boxes, classes, scores, features.astype(np.float16))
 
 
 _WHOLE = np.array([[0, 0, 1, 1]], np.float32)
@@ -203,11 +231,36 @@ def is_onnx_file(detector: str) -> bool:
     return detector.endswith(".onnx") or Path(detector).expanduser().is_file()
 
 
-def open_extractor(detector: str | Path | None, backbone: str = "", tower: bool = False) -> Extractor:
+def open_detector(name: str, classes: Sequence[str] = ()) -> CheckpointDetector:
+    """Open a detector of transformers; see `open_checkpoint`.
+
+    Raises:
+        DataError: it cannot be used, or `classes` are missing or superfluous.
+    """
+    checkpoint = open_checkpoint(name)
+    named: dict[str, type] = {"owlv2": Owlv2Detector, "grounding-dino": GroundingDetector}
+    chosen = choose_class(checkpoint, dict.fromkeys(QUERY_TYPES, QueryDetector) | named, "--detector")
+    if chosen is QueryDetector:
+        if classes:
+            raise DataError(f"--classes: {checkpoint.name} has classes of its own. {_NAMED}")
+        return QueryDetector(checkpoint)
+    if not classes:
+        raise DataError(
+            f"--detector {checkpoint.name}: detects what you name. Add --classes 'dog, red ball' or a file."
+        )
+    detector: CheckpointDetector = chosen(checkpoint, classes)
+    return detector
+
+
+def open_extractor(
+    detector: str | Path | None, backbone: str = "", tower: bool = False, classes: Sequence[str] = ()
+) -> Extractor:
     """Return the extractor of the options of `hire data import images`; see `CheckpointExtractor`."""
     name = str(detector or "")
+    if classes and (not name or is_onnx_file(name)):
+        raise DataError(f"--classes needs another --detector. {_NAMED}")
     if tower and not backbone:
         raise DataError("--tower needs --backbone with a checkpoint of CLIP or SigLIP.")
     if backbone or (name and not is_onnx_file(name)):
-        return CheckpointExtractor(name, backbone, tower)
+        return CheckpointExtractor(name, backbone, tower, classes)
     return DetectorExtractor(Path(name)) if name else GridExtractor()

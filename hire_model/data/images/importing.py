@@ -17,7 +17,7 @@ from hire_model.data.images.shards import ShardStore
 from hire_model.data.images.splits import Shares, assign_splits, group_near_duplicates
 from hire_model.data.importers.base import Notes, PictureFinder, Source, Target, write_dataset
 from hire_model.data.importers.captions import CaptionedImage
-from hire_model.data.schema import Manifest
+from hire_model.data.schema import Manifest, name_features
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
 from hire_model.files import write_text
@@ -35,6 +35,7 @@ class ImageImport:
     shares, seed     of the splits, if the captions file has none
     strict           refuse the import if a picture is missing or unusable, instead of leaving it out
     backbone, tower  checkpoint of the features, and whether to append its embedding; see `CheckpointExtractor`
+    classes          names that an open-vocabulary detector looks for
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class ImageImport:
     strict: bool = False
     backbone: str = ""
     tower: bool = False
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ def import_images(
     images = read_picture_captions(job.captions, job.captions_format, notes)
     files, skipped = _find_files(images, job.folder)
     _refuse_skipped(skipped, len(images), job)
-    make_extractor = make_extractor or functools.partial(open_extractor, job.detector, job.backbone, job.tower)
+    make_extractor = make_extractor or functools.partial(
+        open_extractor, job.detector, job.backbone, job.tower, job.classes
+    )
     extractor = make_extractor()
     store = ShardStore(_make_cache(target, extractor.digest))
     paths = {job.folder.expanduser() / path: name for name, path in files.items()}
@@ -100,7 +104,7 @@ def import_images(
         description, extractor.feature_dim, len(found), records, extractor.classes, notes=notes,
         extractor=describe_extractor(extractor), extractor_file=extractor.file,
     )  # fmt: skip
-    name = f"{extractor.name}, sha256 {extractor.digest[:16]}"
+    name = name_features(extractor.name, extractor.digest)
     full = Target(
         target.out, target.name, name, "float16", target.licence, pictures=job.folder, overwrite=target.overwrite
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,22 @@ class PatchBackbone:
 
 def _resize_to_square(side: int) -> dict[str, Any]:
     return {"size": {"height": side, "width": side}, "do_resize": True, "do_center_crop": False}
+
+
+@dataclass(frozen=True)
+class PatchMap:
+    """Features of the patches of a picture, to compute those of any box.
+
+    cells    [h, w, C]
+    covered  shares of the map's width and height that the picture covers, from the upper left; the rest is padding
+    """
+
+    cells: Tensor
+    covered: tuple[float, float]
+
+    def pool(self, boxes: np.ndarray) -> np.ndarray:
+        """Return the means [r, C] inside `boxes` [r, 4], fractions of the picture."""
+        return average_cells(self.cells, torch.from_numpy(boxes) * torch.tensor(self.covered * 2)).numpy()
 
 
 def average_cells(cells: Tensor, boxes: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from hire_model.data.images.extractors import CheckpointExtractor, DetectorExtractor, Extractor, GridExtractor
 from hire_model.data.schema import EXTRACTOR, ExtractorFacts
@@ -17,6 +17,7 @@ KINDS: Final[dict[str, Callable[[ExtractorFacts, Path], Extractor]]] = {
         str(folder / EXTRACTOR) if facts.file else str(facts.options["detector"]),
         str(facts.options["backbone"]),
         bool(facts.options["tower"]),
+        [str(name) for name in cast(list[str], facts.options.get("classes", []))],
     ),
 }
 """By `Extractor.kind`: a function of the recorded facts and the folder that has extractor.onnx."""

@@ -14,10 +14,15 @@ import transformers as hf
 from picture_files import encode, scene
 
 from hire_model.data.images.checkpoints import open_checkpoint
-from hire_model.data.images.extractors import MAX_REGIONS, WHOLE_IMAGE, CheckpointExtractor, open_extractor
+from hire_model.data.images.extractors import (
+    MAX_REGIONS,
+    WHOLE_IMAGE,
+    CheckpointExtractor,
+    open_detector,
+    open_extractor,
+)
 from hire_model.data.images.importing import ImageImport, import_images
 from hire_model.data.images.patches import PatchBackbone, average_cells
-from hire_model.data.images.queries import QueryDetector
 from hire_model.data.images.recorded import describe_extractor, open_recorded
 from hire_model.data.importers.base import Target
 from hire_model.data.schema import ExtractorFacts, Manifest
@@ -37,7 +42,7 @@ def test_the_best_queries_have_the_boxes_scores_and_states_of_the_library(
     tmp_path: Path, make: Make, model_class: type
 ) -> None:
     folder, picture = make(tmp_path / "detector"), scene()
-    found = QueryDetector(str(folder)).detect(picture, MAX_REGIONS)
+    found = open_detector(str(folder)).detect(picture, MAX_REGIONS)
     model, processor = model_class.from_pretrained(folder).eval(), hf.RTDetrImageProcessorPil.from_pretrained(folder)
     with torch.inference_mode():
         output = model(**processor(images=picture, return_tensors="pt"))

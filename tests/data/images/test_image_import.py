@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mean_extractor import count, maker
-from picture_files import DAMAGED, HEIGHT, READABLE, WIDTH, encode, rotated, scene
+from picture_files import DAMAGED, HEIGHT, READABLE, WIDTH, damage_pictures, encode, rotated, scene
 
 from hire_model.data.images.importing import ImageImport, import_images
 from hire_model.data.importers.base import Notes, Target
@@ -80,6 +80,18 @@ def test_good_and_odd_pictures_are_imported_and_damaged_ones_are_listed_with_the
     assert len(skipped) == len(DAMAGED) + 1
     assert "skipped 'bad 0.jpg': the file is empty" in notes.sentences()
     assert any("'missing.jpg': no such file" in line for line in notes.sentences())
+
+
+def test_300_hostile_pictures_are_imported_or_listed_with_a_reason(folder: Folder) -> None:
+    hostile = [make() for make, _ in DAMAGED.values()]
+    hostile += damage_pictures(300 - len(hostile))
+    for number, data in enumerate(hostile):
+        folder.add(f"{number}.jpg", data, f"picture {number}")
+    folder.run()
+    skipped = [line.split("\t") for line in (folder.path / "out.regions" / "skipped.tsv").read_text().splitlines()]
+    assert all(len(line) == 2 and line[1] for line in skipped) and len(skipped) > 100
+    assert set(folder.images()) | {name for name, _ in skipped} == {f"{number}.jpg" for number in range(300)}
+    assert verify(folder.path / "out") == []
 
 
 def test_strict_refuses_a_damaged_picture_and_writes_nothing(folder: Folder) -> None:
