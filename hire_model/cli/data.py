@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MANY_PHOTOGRAPHS = 2000  # flickr8k_mini was tuned on 700, flickr8k_regions on 5,856
 
 app = typer.Typer(
-    cls=make_ordered_group("synth", "import", "show", "verify", "validate", "profile", "contrasts"),
+    cls=make_ordered_group("synth", "import", "relations", "show", "verify", "validate", "profile", "contrasts"),
     help="Generate, import, check and show data sets.",
     no_args_is_help=True,
 )
@@ -159,6 +159,8 @@ def _make_count_table(manifest: Manifest) -> Table:
 def _make_fact_table(manifest: Manifest) -> Table:
     from rich.table import Table
 
+    from hire_model.evaluation.dataset_figures import describe_maker
+
     table = Table(show_header=False, box=None)
     features = f"{manifest.feature_dim} x {manifest.feature_dtype}, by {manifest.feature_extractor}"
     for name, value in (
@@ -166,6 +168,7 @@ def _make_fact_table(manifest: Manifest) -> Table:
         ("features", features),
         ("classes", _list_names(manifest.classes)),
         ("predicates", _list_names(manifest.predicates)),
+        *([("relations by", describe_maker(manifest.relation_maker))] if manifest.relation_maker else []),
         ("source", manifest.source or "unknown"),
         ("licence", manifest.licence or "unknown"),
         ("created", manifest.created),

@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from hire_model import __version__
-from hire_model.cli import ablate, bench, compare, config, contrasts, data, gallery, imports, registry, score, train
+from hire_model.cli import (
+    ablate,
+    bench,
+    compare,
+    config,
+    contrasts,
+    data,
+    gallery,
+    imports,
+    registry,
+    relations,
+    score,
+    train,
+)
 from hire_model.cli.options import Debug, make_ordered_group
 from hire_model.errors import HireError
 from hire_model.stopping import install_signal_handlers
@@ -29,6 +42,7 @@ app = typer.Typer(
 )
 data.app.add_typer(imports.app, name="import")
 data.app.command()(contrasts.contrasts)
+data.app.command()(relations.relations)
 for group in (data, config, registry, gallery, ablate):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for command in (

@@ -41,6 +41,7 @@ class DataFacts(BaseModel):
     source: str
     licence: str
     extractor: str
+    relations: str = ""  # what made them, if that is recorded
     splits: dict[str, SplitCounts]
 
 
@@ -74,6 +75,7 @@ def collect_card_facts(
         source=manifest.source,
         licence=manifest.licence,
         extractor=manifest.feature_extractor,
+        relations=describe_maker(manifest.relation_maker),
         splits=manifest.splits,
     )
     training = settings.train.model_dump(mode="json", exclude=_OMITTED)
