@@ -29,8 +29,8 @@ def relations(
         str,
         typer.Option(
             metavar="relations|captions|FILE",
-            help="With --from prior: what to learn from; FILE is Visual Genome's relationships.json. Default: relations "
-            "of the training split if there are any, else its captions.",
+            help="With --from prior: what to learn from; FILE is Visual Genome's relationships.json. Default: "
+            "relations of the training split if it has imported ones, else its captions.",
         ),
     ] = "",
     top: Annotated[int, typer.Option(min=1, help="Largest number of relations in which a region is the subject.")] = 2,

@@ -88,9 +88,9 @@ class Dataset:
     def open(cls, folder: str | Path) -> Dataset:
         """Open `folder`. Raise DataError if it is no data set, or a file is missing or has the wrong size.
 
-        This compares file sizes with the manifest, and the files that made regions and relations with their SHA-256. Tables and features
-        are compared with their SHA-256 when they are first read, which raises DataError. `hire data verify` reads every
-        byte.
+        This compares file sizes with the manifest, and the files that made regions and relations with their SHA-256.
+        Tables and features are compared with their SHA-256 when they are first read, which raises DataError.
+        `hire data verify` reads every byte.
         """
         folder = Path(folder).expanduser()
         manifest = Manifest.read(folder)

@@ -2,8 +2,8 @@
 
 The folder is complete: it includes the tokenizer and the configuration and weights of a pretrained encoder. Optional
 are the bank for hub correction, hubs.safetensors, and what reads pictures: the keys "extractor" and "relation_maker" of
-config.json, and the files of these two, extractor.onnx and relation_prior.safetensors. Loading is strict: a missing or unexpected weight is an
-error, because a partly loaded model scores like chance without a warning.
+config.json, and the files of these two, extractor.onnx and relation_prior.safetensors. Loading is strict: a missing or
+unexpected weight is an error, because a partly loaded model scores like chance without a warning.
 """
 
 from __future__ import annotations

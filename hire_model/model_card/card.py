@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hire_model.data.schema import Manifest, SplitCounts
 from hire_model.errors import HireError
+from hire_model.evaluation.dataset_figures import describe_maker
 from hire_model.evaluation.result import Result
 from hire_model.evaluation.slices import SliceTable
 from hire_model.gate import CONTRAST_TEXTS, Decision

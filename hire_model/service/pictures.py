@@ -25,7 +25,7 @@ _INSTEAD = 'Send the regions of the picture ({"features": ..., "boxes": ...}) or
 
 
 def open_reader(folder: Path) -> PictureReader | str:
-    """Open what reads pictures for the model in `folder`, or return the reason why pictures cannot be read, for clients."""
+    """Open what reads pictures for the model in `folder`, or return for clients why they cannot be read."""
     if artifact.read_extractor(folder) is None:
         return NO_EXTRACTOR
     try:

@@ -35,6 +35,7 @@ _PREPOSITIONS: Final = _make_set(
 )
 _RELATION_BREAKS: Final = _make_set("and or but while as that who which was were of")
 _BREAKS: Final = _make_set("and or but while as that who which is are was were")
+AUXILIARIES: Final = _make_set("is are was were")
 _SEPARATORS: Final = _BREAKS | {","}
 _CLOSED: Final = _PREPOSITIONS | _BREAKS
 _WORD: Final = re.compile(r"[\w'-]+|[^\w\s]")
@@ -200,6 +201,16 @@ def find_noun_phrases(words: list[str], lexicon: CaptionNegatives) -> list[NounP
 def find_relations(words: list[str], phrases: list[NounPhrase]) -> list[tuple[NounPhrase, NounPhrase]]:
     """Return the neighbouring phrases with words between them that can be a relation."""
     return [(one, two) for one, two in pairwise(phrases) if _is_relation(words[one.last + 1 : two.first])]
+
+
+def is_predicate(words: list[str]) -> bool:
+    """Return whether words between two phrases name a relation: a preposition or a form of a verb, no determiner.
+
+    Telegraphic captions also have adjectives there ("sun medium tree").
+    """
+    if any(word in _DETERMINERS for word in words):
+        return False
+    return any(word in _PREPOSITIONS or word.endswith(("ing", "ed", "s")) for word in words if word not in AUXILIARIES)
 
 
 def split_words(text: str) -> list[str]:

@@ -16,19 +16,21 @@ from hire_model.data.relations.geometry import GeometryRules
 from hire_model.data.relations.maker import PER_REGION, RegionBlock, RelationMaker
 from hire_model.data.relations.making import BLOCK, open_related, read_block
 from hire_model.data.relations.nouns import ClassFinder
-from hire_model.data.schema import PICTURES, Manifest, hash_file
+from hire_model.data.schema import FROM_FILE, PICTURES, Manifest, hash_file
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import DataError
+from hire_model.evaluation.dataset_figures import describe_maker
 from hire_model.progress import show_progress
 from hire_model.training.caption_negatives import (
+    AUXILIARIES,
     CaptionNegatives,
     find_noun_phrases,
     find_relations,
+    is_predicate,
     learn_words,
     split_words,
 )
 
-_AUXILIARIES = frozenset({"is", "are", "was", "were"})
 _FEW = 100  # relations that a prior should be fitted on
 
 
@@ -39,7 +41,7 @@ class RelationJob:
     maker  geometry rules or a learned prior
     top    relations in which a region is the subject
     fit    what the prior is fitted on: "relations" or "captions" of the training split, or the path of Visual Genome's
-           relationships.json; empty: relations if the split has any, else captions
+           relationships.json; empty: relations if the split has imported ones, else captions
     train  name of the training split
     """
 
@@ -91,7 +93,13 @@ def _fit_priors(train: Split, job: RelationJob, notes: Notes) -> Iterator[Relati
     manifest = train.dataset.manifest
     if not manifest.classes:
         raise DataError(f"{train.dataset.folder}: no class names. A prior needs them; use --from geometry.")
-    fit = job.fit or ("relations" if train.relation_counts.any() else "captions")
+    made = manifest.relation_maker is not None and manifest.relation_maker.kind != FROM_FILE
+    if made and job.fit == "relations":
+        raise DataError(
+            f"{train.dataset.folder}: its relations were made by '{describe_maker(manifest.relation_maker)}', so there "
+            "is nothing to learn from them. Use the data set that they were made from, or --fit captions."
+        )
+    fit = job.fit or ("relations" if train.relation_counts.any() and not made else "captions")
     evidence = Evidence(manifest.classes)
     if fit == "relations":
         count = _add_stored(evidence, train)
@@ -180,9 +188,9 @@ def find_named_relations(
     found = []
     for one, two in find_relations(words, find_noun_phrases(words, lexicon)):
         between = words[one.last + 1 : two.first]
-        predicate = " ".join(between[between[0] in _AUXILIARIES :])
+        predicate = " ".join(between[between[0] in AUXILIARIES :])
         subjects, objects = (finder.find(words[phrase.first : phrase.last + 1]) for phrase in (one, two))
-        if predicate and subjects and objects:
+        if subjects and objects and is_predicate(predicate.split()):
             found.append((subjects, predicate, objects))
     return found
 

@@ -17,6 +17,8 @@ from hire_model.data.images.shards import ShardStore
 from hire_model.data.images.splits import Shares, assign_splits, group_near_duplicates
 from hire_model.data.importers.base import Notes, PictureFinder, Source, Target, write_dataset
 from hire_model.data.importers.captions import CaptionedImage
+from hire_model.data.relations.geometry import GeometryRules
+from hire_model.data.relations.making import relate_source
 from hire_model.data.schema import Manifest
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
@@ -34,6 +36,7 @@ class ImageImport:
     shares, seed     of the splits, if the captions file has none
     strict           refuse the import if a picture is missing or unusable, instead of leaving it out
     backbone, tower  checkpoint of the features, and whether to append its embedding; see `CheckpointExtractor`
+    relations        relate the regions by geometry rules
     """
 
     folder: Path
@@ -46,6 +49,7 @@ class ImageImport:
     strict: bool = False
     backbone: str = ""
     tower: bool = False
+    relations: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ def import_images(
         description, extractor.feature_dim, len(found), records, extractor.classes, notes=notes,
         extractor=describe_extractor(extractor), extractor_file=extractor.file,
     )  # fmt: skip
+    if job.relations:
+        source = relate_source(source, GeometryRules())
     name = f"{extractor.name}, sha256 {extractor.digest[:16]}"
     full = Target(
         target.out, target.name, name, "float16", target.licence, pictures=job.folder, overwrite=target.overwrite

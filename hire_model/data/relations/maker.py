@@ -83,7 +83,7 @@ def make_block(images: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], size
     the image have one, such as the cells of a grid that fill up a detector's regions.
 
     Args:
-        images: boxes [r, 4] as fractions, NaN for none; classes [r], -1 unknown; scores [r], NaN unknown; of each image.
+        images: of each image boxes [r, 4] as fractions, NaN for none; classes [r], -1 unknown; scores [r], NaN unknown.
         sizes: [B, 2] width and height in pixels; 0 unknown, which is taken for a square.
     """
     shape = len(images), max(len(boxes) for boxes, _, _ in images)

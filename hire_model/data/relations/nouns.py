@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Final
 
 _IRREGULAR: Final = {"men": "man", "women": "woman", "children": "child", "people": "person", "buses": "bus"}
-_PERSON: Final = frozenset(
+_PEOPLE: Final = (
     "man woman boy girl child kid baby toddler infant lady guy gentleman adult teenager player rider skier surfer"
-    " snowboarder skateboarder biker cyclist climber runner swimmer dancer worker".split()
+    " snowboarder skateboarder biker cyclist climber runner swimmer dancer worker"
 )
+_PERSON: Final = frozenset(_PEOPLE.split())
 
 
 class ClassFinder:

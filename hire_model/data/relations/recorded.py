@@ -49,7 +49,7 @@ def open_maker(facts: MakerFacts, folder: Path) -> RelationMaker:
     maker = KINDS[facts.kind](facts, folder)
     if maker.digest != facts.digest:
         raise DataError(
-            f"{folder}: its relations were made by '{facts.name}' with digest {facts.digest[:16]}, but the one here has "
-            f"{maker.digest[:16]}: a changed file or other rules. Make the relations again, and train on them."
+            f"{folder}: its relations were made by '{facts.name}' with digest {facts.digest[:16]}, but the one here "
+            f"has {maker.digest[:16]}: a changed file or other rules. Make the relations again, and train on them."
         )
     return maker
