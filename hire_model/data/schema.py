@@ -142,7 +142,7 @@ class Manifest(BaseModel):
     blocks: dict[str, BlockDigests] = Field(default={}, exclude_if=lambda blocks: not blocks)
     # Only of data sets imported from pictures. Not part of the digest: `feature_extractor` has name and digest.
     extractor: ExtractorFacts | None = Field(default=None, exclude_if=lambda extractor: extractor is None)
-    # What made the relations, if that is known; part of the digest. `hire_model.data.relations.recorded` opens it again.
+    # What made the relations, if known; part of the digest. `hire_model.data.relations.recorded` opens it again.
     relation_maker: MakerFacts | None = Field(default=None, exclude_if=lambda maker: maker is None)
 
     @property

@@ -107,14 +107,8 @@ def _fit_priors(train: Split, job: RelationJob, notes: Notes) -> Iterator[Relati
         count = _add_captions(evidence, train)
     else:
         count = _add_visual_genome(evidence, Path(fit).expanduser())
-    outside = fit not in ("relations", "captions")
-    source = (
-        f"{Path(fit).name} ({hash_file(Path(fit).expanduser()).sha256[:16]})"
-        if outside
-        else (
-            f"{fit} of split {train.name} of {manifest.name}"  # without its digest, which depends on other splits
-        )
-    )
+    inside = fit in ("relations", "captions")
+    source = f"{fit} of split {train.name} of {manifest.name}" if inside else _name_file(Path(fit).expanduser())
     if not count:
         raise DataError(
             f"{source}: no relation between two of the {len(manifest.classes)} classes was found. Expected relations "
@@ -123,10 +117,14 @@ def _fit_priors(train: Split, job: RelationJob, notes: Notes) -> Iterator[Relati
     notes.add(f"The prior was fitted on {count:,} relations: {source}.")
     if count < _FEW:
         notes.add("That is little; expect rough relations.")
-    if not outside:
+    if inside:
         for fold in range(FOLDS):
             yield evidence.fit(source, job.top, without=fold)
     yield evidence.fit(source, job.top)
+
+
+def _name_file(path: Path) -> str:
+    return f"{path.name} ({hash_file(path).sha256[:16]})"
 
 
 def _divide(train: Split) -> np.ndarray:

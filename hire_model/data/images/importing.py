@@ -76,6 +76,8 @@ def import_images(
     if not job.folder.expanduser().is_dir():
         raise DataError(f"{job.folder}: no such folder. Expected one with pictures.")
     _check_target(target)
+    if job.relations and not job.detector:
+        raise DataError("--relations needs --detector: the cells of a grid are not related.")
     images = read_picture_captions(job.captions, job.captions_format, notes)
     files, skipped = _find_files(images, job.folder)
     _refuse_skipped(skipped, len(images), job)

@@ -107,7 +107,7 @@ def _fit(relations: np.ndarray, pairs: np.ndarray, facts: PriorFacts) -> dict[st
         probability = _smooth(counts, _normalize(general[:, None] * of_cell))
         related = counts.sum(axis=2)
         rate = (related.sum(axis=1) + _SMOOTHING * average) / (seen.sum(axis=1) + _SMOOTHING)
-        rate = np.minimum((related + _SMOOTHING * rate[:, None]) / (seen + _SMOOTHING), 1)
+        rate = (related + _SMOOTHING * rate[:, None]) / (seen + _SMOOTHING)
         parts.append((probability.argmax(axis=2), probability.max(axis=2), np.where(rate >= average, rate, 0)))
     empty = np.zeros((0, CELLS))
     columns = (np.concatenate([empty, *column]) for column in zip(*parts, strict=True)) if parts else (empty,) * 3

@@ -69,7 +69,10 @@ class RelationMaker(Protocol):
     options: dict[str, JsonValue]
     weights: bytes | None
     predicates: tuple[str, ...]
-    classes: tuple[str, ...] | None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:  # noqa: D102 - see the class
+        ...
 
     def relate(self, regions: RegionBlock) -> Triplets:
         """Return the relations of the images."""

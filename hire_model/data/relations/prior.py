@@ -6,7 +6,7 @@ related in the training data, and for each of the 15 cells of `geometry.number_c
     pairs      [n, 2] int32, classes of subject and object, sorted
     predicate  [n, 15] int32, the likeliest predicate
     score      [n, 15] float32, its probability if the two are related
-    related    [n, 15] float32, probability that they are related; 0 where it is below that of an average pair
+    related    [n, 15] float32, relations per pair of regions; 0 where they are fewer than those of an average pair
 
 and as metadata "facts": `PriorFacts` as JSON.
 """
