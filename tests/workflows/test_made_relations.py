@@ -205,7 +205,7 @@ def test_the_command_prints_what_it_did(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "fitted on 30 relations: relations of split train of rides" in result.output
-    assert "40 relations of" in result.output and "hire data validate" in result.output
+    assert "40 relations of" in result.output and "--set model.graphs=semantic" in result.output
     shown = CliRunner().invoke(app, ["data", "show", str(tmp_path / "made"), "--out", str(tmp_path / "sheet.html")])
     assert "prior from relations of split train of rides" in shown.output
 
