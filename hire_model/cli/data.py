@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MANY_PHOTOGRAPHS = 2000  # flickr8k_mini was tuned on 700, flickr8k_regions on 5,856
 
 app = typer.Typer(
-    cls=make_ordered_group("synth", "import", "show", "verify", "validate", "profile", "contrasts"),
+    cls=make_ordered_group("synth", "import", "relations", "show", "verify", "validate", "profile", "contrasts"),
     help="Generate, import, check and show data sets.",
     no_args_is_help=True,
 )
@@ -123,7 +123,10 @@ def suggest_training(manifest: Manifest, folder: Path) -> list[str]:
     data = resolve(recipe, environ={}).settings.data
     used = {"train": data.train, "dev": data.dev, "test": data.evaluation_split.name}
     wanted = {"train": train, "dev": dev, "test": test}
-    settings = [word for key in wanted if wanted[key] != used[key] for word in ("--set", f"data.{key}={wanted[key]}")]
+    values = [f"data.{key}={wanted[key]}" for key in wanted if wanted[key] != used[key]]
+    if _has_made_relations(manifest):
+        values += ["model.graphs=semantic", "model.predicate_vectors=true"]
+    settings = [word for value in values for word in ("--set", value)]
     return [*([] if recipe == "synthetic" else ["--recipe", recipe]), "--data", str(folder), *settings]
 
 
@@ -132,10 +135,16 @@ def _choose_recipe(manifest: Manifest, train: SplitCounts) -> str:
     from hire_model.data.synthetic import EXTRACTOR
     from hire_model.settings import list_recipes
 
-    if train.relations:
+    if train.relations and not _has_made_relations(manifest):
         photographs = manifest.feature_extractor != EXTRACTOR and "flickr8k_entities" in list_recipes()
         return "flickr8k_entities" if photographs else "synthetic"
     return "flickr8k_regions" if train.images >= _MANY_PHOTOGRAPHS else "flickr8k_mini"
+
+
+def _has_made_relations(manifest: Manifest) -> bool:
+    from hire_model.data.schema import FROM_FILE
+
+    return manifest.relation_maker is not None and manifest.relation_maker.kind != FROM_FILE
 
 
 def _pick_split(names: list[str], beginnings: tuple[str, ...]) -> str:
@@ -159,6 +168,8 @@ def _make_count_table(manifest: Manifest) -> Table:
 def _make_fact_table(manifest: Manifest) -> Table:
     from rich.table import Table
 
+    from hire_model.evaluation.dataset_figures import describe_maker
+
     table = Table(show_header=False, box=None)
     features = f"{manifest.feature_dim} x {manifest.feature_dtype}, by {manifest.feature_extractor}"
     for name, value in (
@@ -166,6 +177,7 @@ def _make_fact_table(manifest: Manifest) -> Table:
         ("features", features),
         ("classes", _list_names(manifest.classes)),
         ("predicates", _list_names(manifest.predicates)),
+        *([("relations by", describe_maker(manifest.relation_maker))] if manifest.relation_maker else []),
         ("source", manifest.source or "unknown"),
         ("licence", manifest.licence or "unknown"),
         ("created", manifest.created),

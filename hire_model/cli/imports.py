@@ -232,6 +232,12 @@ def images(
     tower: Annotated[
         bool, typer.Option("--tower", help="Append the embedding of --backbone, for model.text.kind=clip or siglip.")
     ] = False,
+    relations: Annotated[
+        bool,
+        typer.Option(
+            "--relations", help="Relate the objects of --detector by geometry rules; see 'hire data relations'."
+        ),
+    ] = False,
     shares: Annotated[
         str, typer.Option(metavar="TRAIN,DEV,TEST", help="Sizes of the splits, if --captions has none.")
     ] = "80,10,10",
@@ -266,6 +272,7 @@ def images(
         backbone,
         tower,
         read_classes(classes) if classes else (),
+        relations,
     )
     _, notes = import_images(job, Target(out, name, licence=licence, overwrite=overwrite))
     for sentence in notes.sentences():

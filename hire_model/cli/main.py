@@ -20,6 +20,7 @@ from hire_model.cli import (
     gallery,
     imports,
     registry,
+    relations,
     score,
     storage,
     train,
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 data.app.add_typer(imports.app, name="import")
 data.app.command()(contrasts.contrasts)
+data.app.command()(relations.relations)
 for group in (data, config, registry, gallery, ablate):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for command in (

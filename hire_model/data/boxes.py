@@ -13,11 +13,16 @@ from torch import Tensor
 SPATIAL_LABELS = ("inside", "covers", "overlap", *(f"direction {k}" for k in range(8)))
 
 
-def compute_iou(boxes: Tensor) -> Tensor:
-    """Return the intersection over union of each pair of boxes; 0 if both are empty."""
+def compute_intersection(boxes: Tensor) -> Tensor:
+    """Return the area that each pair of boxes has in common."""
     a, b = boxes[:, :, None], boxes[:, None]
     low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    both = (high - low).clamp(min=0).prod(dim=-1)
+    return (high - low).clamp(min=0).prod(dim=-1)
+
+
+def compute_iou(boxes: Tensor) -> Tensor:
+    """Return the intersection over union of each pair of boxes; 0 if both are empty."""
+    both = compute_intersection(boxes)
     area = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
     return both / (area[:, :, None] + area[:, None] - both).clamp(min=1e-9)
 
@@ -67,9 +72,7 @@ def describe_pairs(boxes: Tensor) -> Tensor:
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2
     offset = centres[:, None] - centres[:, :, None]  # [B, i, j, 2]
     own, other = size[:, :, None].expand_as(offset), size[:, None].expand_as(offset)
-    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    both = (high - low).clamp(min=0).prod(dim=-1)
+    both = compute_intersection(boxes)
     area_i, area_j = own.prod(dim=-1), other.prod(dim=-1)
     ratios = (other / own).log().clamp(-3, 3)
     shares = torch.stack([both / (area_i + area_j - both), both / area_i, both / area_j], dim=-1)

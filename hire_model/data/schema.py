@@ -7,6 +7,7 @@
     relations.parquet  one row per relation
     features.npy       [regions, F] float16 or float32, memory-mapped, never loaded as a whole
     extractor.onnx     optional: weights of the extractor, if it took them from a file
+    relation_prior.safetensors  optional: the learned prior that made the relations
     pictures/          optional: the pictures (a folder or a link to one); not part of the digest
 
 The rows of one image are contiguous in regions and relations. Images keep the order in which they were written.
@@ -34,6 +35,7 @@ FEATURES = "features.npy"
 PICTURES = "pictures"
 EXTRACTOR = "extractor.onnx"
 _DIGEST_DIGITS = 16
+RELATION_PRIOR = "relation_prior.safetensors"
 
 IMAGES = pa.schema(
     [
@@ -90,16 +92,14 @@ class FileFacts(BaseModel):
     sha256: str
 
 
-class ExtractorFacts(BaseModel):
-    """What extracted the regions of a data set or a model's training data, so that new pictures get the same ones.
-
-    `hire_model.data.images.recorded` opens it again.
+class MakerFacts(BaseModel):
+    """What made a part of a data set or of a model's training data, so that new pictures get the same.
 
     kind     names the class
     name     method and network, for people
     digest   SHA-256 of the weights and of all that changes the result
     options  further arguments of the class
-    file     whether its weights are in extractor.onnx beside this description
+    file     whether its weights are in a file beside this description
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,6 +109,14 @@ class ExtractorFacts(BaseModel):
     digest: str
     options: dict[str, JsonValue] = {}
     file: bool = False
+
+
+FROM_FILE = "file"
+"""Kind of relations that were imported, which nothing can make for a new picture."""
+
+
+class ExtractorFacts(MakerFacts):
+    """What extracted the regions; a file is extractor.onnx. `hire_model.data.images.recorded` opens it again."""
 
 
 class Manifest(BaseModel):
@@ -136,6 +144,8 @@ class Manifest(BaseModel):
     blocks: dict[str, BlockDigests] = Field(default={}, exclude_if=lambda blocks: not blocks)
     # Only of data sets imported from pictures. Not part of the digest: `feature_extractor` has name and digest.
     extractor: ExtractorFacts | None = Field(default=None, exclude_if=lambda extractor: extractor is None)
+    # What made the relations, if known; part of the digest. `hire_model.data.relations.recorded` opens it again.
+    relation_maker: MakerFacts | None = Field(default=None, exclude_if=lambda maker: maker is None)
 
     @property
     def digest(self) -> str:

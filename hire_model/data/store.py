@@ -12,7 +12,16 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hire_model.data.blocks import BlockChecker
-from hire_model.data.schema import EXTRACTOR, FEATURES, MANIFEST, PICTURES, TABLES, Manifest, hash_file
+from hire_model.data.schema import (
+    EXTRACTOR,
+    FEATURES,
+    MANIFEST,
+    PICTURES,
+    RELATION_PRIOR,
+    TABLES,
+    Manifest,
+    hash_file,
+)
 from hire_model.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -80,9 +89,9 @@ class Dataset:
     def open(cls, folder: str | Path) -> Dataset:
         """Open `folder`. Raise DataError if it is no data set, or a file is missing or has the wrong size.
 
-        This compares file sizes with the manifest, and the extractor's weights with their SHA-256. Tables and features
-        are compared with their SHA-256 when they are first read, which raises DataError. `hire data verify` reads every
-        byte.
+        This compares file sizes with the manifest, and the files that made regions and relations with their SHA-256.
+        Tables and features are compared with their SHA-256 when they are first read, which raises DataError.
+        `hire data verify` reads every byte.
         """
         folder = Path(folder).expanduser()
         manifest = Manifest.read(folder)
@@ -95,7 +104,9 @@ class Dataset:
                     f"{path}: {path.stat().st_size} bytes. Expected {facts.bytes}, as in the manifest: the file is "
                     "damaged or was changed. Generate or import the data set again."
                 )
-            if name == EXTRACTOR and hash_file(path) != facts:  # small, and copied into the trained model
+            if (
+                name in (EXTRACTOR, RELATION_PRIOR) and hash_file(path) != facts
+            ):  # small, and copied into the trained model
                 raise DataError(
                     f"{path}: its SHA-256 differs from the manifest: the file is damaged or was changed. Import the "
                     "data set again."
@@ -220,9 +231,13 @@ class Dataset:
         """[images, 2] int32, width and height in pixels, 0 if unknown."""
         return self._columns("images", "width", "height")
 
+    def picture_name(self, image: int) -> str | None:
+        """Return the path below pictures/ of the picture of image row `image`, None without one."""
+        return self._pictures[image]
+
     def picture(self, image: int) -> Path | None:
         """Return the picture file of image row `image`, None if it has no picture or the file does not exist."""
-        name = self._pictures[image]
+        name = self.picture_name(image)
         path = self.folder / PICTURES / name if name else None
         return path if path and path.is_file() else None
 

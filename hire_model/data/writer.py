@@ -21,9 +21,11 @@ from hire_model.data.schema import (
     FEATURES,
     MANIFEST,
     PICTURES,
+    RELATION_PRIOR,
     TABLES,
     ExtractorFacts,
     FileFacts,
+    MakerFacts,
     Manifest,
     SplitCounts,
     hash_file,
@@ -188,6 +190,12 @@ class DatasetWriter:
         if file is not None:
             shutil.copyfile(file, self.folder / EXTRACTOR)
 
+    def record_relation_maker(self, facts: MakerFacts, prior: bytes | None) -> None:
+        """Record in the manifest what made the relations, and write the content of relation_prior.safetensors."""
+        self.facts["relation_maker"] = facts
+        if prior is not None:
+            (self.folder / RELATION_PRIOR).write_bytes(prior)
+
     def add(self, record: ImageRecord) -> None:
         """Append one image. A DataError names the image and the field that is wrong."""
         features = self._check(record)
@@ -257,7 +265,7 @@ class DatasetWriter:
         if not self.image_ids:
             raise DataError(f"{self.out}: no image was written. Expected at least one.")
         self._write_header()
-        names = [*(f"{table}.parquet" for table in TABLES), EXTRACTOR]
+        names = [*(f"{table}.parquet" for table in TABLES), EXTRACTOR, RELATION_PRIOR]
         files = {name: hash_file(self.folder / name) for name in names if (self.folder / name).is_file()}
         features = self.folder / FEATURES
         sha256, blocks = hash_blocks(features)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from hire_model.data.schema import MakerFacts
     from hire_model.data.store import Split
 
 _LISTED = 20  # most frequent classes, predicates and words
@@ -35,6 +36,7 @@ def list_facts(split: Split) -> dict[str, str]:
         "features": f"{manifest.feature_dim} x {manifest.feature_dtype}, by {manifest.feature_extractor}",
         "regions per image": _describe_counts(split.region_counts),
         "relations per image": _describe_counts(split.relation_counts),
+        "relations by": describe_maker(manifest.relation_maker),
         "captions per image": _describe_counts(np.bincount(split.owner, minlength=len(split.images))),
         "words per caption": _describe_counts(np.array([len(text.split()) for text in split.texts])),
         "different words": f"{len(_count_words(split.texts)):,}",
@@ -43,6 +45,11 @@ def list_facts(split: Split) -> dict[str, str]:
         "created": manifest.created,
     }
     return {key: value for key, value in facts.items() if value}
+
+
+def describe_maker(maker: MakerFacts | None) -> str:
+    """Return name and digest of what made relations; empty if that is not recorded."""
+    return f"{maker.name}, sha256 {maker.digest[:16]}" if maker else ""
 
 
 def _describe_counts(counts: np.ndarray) -> str:

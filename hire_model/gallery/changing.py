@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hire_model.data.schema import Manifest
+from hire_model.data.schema import MakerFacts, Manifest
 from hire_model.data.store import Split
 from hire_model.errors import DataError, HireError
 from hire_model.gallery.building import check_captions, commit, lock_gallery, name_partial, name_segment
@@ -142,14 +142,19 @@ def _check_data(data: Manifest, manifest: GalleryManifest, folder: Path) -> None
         ("feature_dim", "feature size"),
         ("classes", "classes"),
         ("predicates", "predicates"),
+        ("relation_maker", "makers of relations"),
     ):
         mine, theirs = getattr(data, name), getattr(manifest.data, name)
         if mine != theirs:
-            details = "" if isinstance(mine, tuple) else f" ({mine}, expected {theirs})"
+            details = "" if isinstance(mine, tuple) else f" ({_describe(mine)}, expected {_describe(theirs)})"
             raise DataError(
                 f"The {what} of the data set differ from those of {folder}{details}. Extract its regions like those of "
                 "the gallery, or build a gallery of its own."
             )
+
+
+def _describe(value: object) -> object:
+    return f"{value.name}, {value.digest[:16]}" if isinstance(value, MakerFacts) else value
 
 
 def _remove_rows(gallery: Gallery, rows: np.ndarray) -> list[_Part]:

@@ -1,9 +1,9 @@
 """A trained model as a folder: config.json, model.safetensors, tokenizer.json and hubs.safetensors, without pickle.
 
 The folder is complete: it includes the tokenizer and the configuration and weights of a pretrained encoder. Optional
-are the bank for hub correction, hubs.safetensors, and what reads pictures: the key "extractor" of config.json, and
-extractor.onnx if the extractor has its weights in a file. Loading is strict: a missing or unexpected weight is an
-error, because a partly loaded model scores like chance without a warning.
+are the bank for hub correction, hubs.safetensors, and what reads pictures: the keys "extractor" and "relation_maker" of
+config.json, and the files of these two, extractor.onnx and relation_prior.safetensors. Loading is strict: a missing or
+unexpected weight is an error, because a partly loaded model scores like chance without a warning.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from hire_model.data.schema import EXTRACTOR, ExtractorFacts, hash_file, name_features
+from hire_model.data.schema import EXTRACTOR, RELATION_PRIOR, ExtractorFacts, MakerFacts, hash_file, name_features
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model.hire import Hire
@@ -29,7 +29,10 @@ from hire_model.model.vocabulary import Vocabulary
 from hire_model.settings import ModelSettings
 
 CONFIG, WEIGHTS, TOKENIZER, HUBS = "config.json", "model.safetensors", "tokenizer.json", "hubs.safetensors"
+MAKERS: Final = {"extractor": EXTRACTOR, "relation_maker": RELATION_PRIOR}
+"""Keys of the configuration, which a manifest has too, and the files that belong to them."""
 FORMAT = 1
+Facts = TypeVar("Facts", bound=MakerFacts)
 _MAX_REASON = 400  # characters of an error that are quoted
 
 
@@ -42,7 +45,8 @@ def save(
         model: the model to save.
         folder: is created if it does not exist.
         facts: any JSON to store with the model, such as run id, data digest and recalls.
-        trained_on: the data set; its extractor, if recorded, is stored with the model, so that it can read pictures.
+        trained_on: the data set; its extractor and what made its relations, if recorded, are stored with the model, so
+            that it can read pictures.
 
     Raises:
         HireError: the folder cannot be written.
@@ -65,11 +69,13 @@ def _write(model: Hire, folder: Path, facts: dict[str, Any], trained_on: Dataset
     (folder / HUBS).unlink(missing_ok=True)
     if model.hubs is not None:
         model.hubs.save(folder / HUBS)
-    (folder / EXTRACTOR).unlink(missing_ok=True)
-    extractor = trained_on.manifest.extractor if trained_on else None
-    if trained_on and extractor and extractor.file:
-        shutil.copyfile(trained_on.folder / EXTRACTOR, folder / EXTRACTOR)
-    names = [name for name in (WEIGHTS, TOKENIZER, HUBS, EXTRACTOR) if (folder / name).is_file()]
+    makers: dict[str, MakerFacts | None] = {}
+    for key, file in MAKERS.items():
+        makers[key] = getattr(trained_on.manifest, key) if trained_on else None
+        (folder / file).unlink(missing_ok=True)
+        if trained_on and (maker := makers[key]) and maker.file:
+            shutil.copyfile(trained_on.folder / file, folder / file)
+    names = [name for name in (WEIGHTS, TOKENIZER, HUBS, *MAKERS.values()) if (folder / name).is_file()]
     config = {
         "format": FORMAT,
         "model": model.settings.model_dump(mode="json"),
@@ -81,8 +87,7 @@ def _write(model: Hire, folder: Path, facts: dict[str, Any], trained_on: Dataset
         "sha256": {name: hash_file(folder / name).sha256 for name in names},
         "facts": facts,
     }
-    if extractor:
-        config["extractor"] = extractor.model_dump(mode="json")
+    config |= {key: maker.model_dump(mode="json") for key, maker in makers.items() if maker}
     (folder / CONFIG).write_text(json.dumps(config, indent=1, default=str) + "\n", "utf-8")
 
 
@@ -104,11 +109,20 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 def read_extractor(folder: str | Path) -> ExtractorFacts | None:
     """Read which extractor made the regions that the model was trained on, or None if that is not recorded."""
-    recorded = read_config(folder).get("extractor")
+    return _read_maker(folder, "extractor", ExtractorFacts)
+
+
+def read_relation_maker(folder: str | Path) -> MakerFacts | None:
+    """Read what made the relations that the model was trained on, or None if that is not recorded."""
+    return _read_maker(folder, "relation_maker", MakerFacts)
+
+
+def _read_maker(folder: str | Path, key: str, kind: type[Facts]) -> Facts | None:
+    recorded = read_config(folder).get(key)
     try:
-        return ExtractorFacts.model_validate(recorded) if recorded else None
+        return kind.model_validate(recorded) if recorded else None
     except ValidationError as error:
-        raise HireError(f"{folder}: {CONFIG}: the extractor cannot be read: {error.errors()[0]['msg']}.") from error
+        raise HireError(f"{folder}: {CONFIG}: {key} cannot be read: {error.errors()[0]['msg']}.") from error
 
 
 def _read_feature_extractor(config: dict[str, Any]) -> str:
@@ -158,7 +172,7 @@ def load(folder: str | Path) -> Hire:
     folder = Path(folder)
     config = read_config(folder)
     digests = config.get("sha256")
-    optional = [name for name in (HUBS, EXTRACTOR) if isinstance(digests, dict) and name in digests]
+    optional = [name for name in (HUBS, *MAKERS.values()) if isinstance(digests, dict) and name in digests]
     for name in (WEIGHTS, TOKENIZER, *optional):
         if not (folder / name).is_file():
             raise HireError(f"{folder / name}: missing from the model. Save or download the model again.")

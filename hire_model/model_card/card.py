@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hire_model.data.schema import Manifest, SplitCounts
 from hire_model.errors import HireError
+from hire_model.evaluation.dataset_figures import describe_maker
 from hire_model.evaluation.result import Result
 from hire_model.evaluation.slices import SliceTable
 from hire_model.gate import CONTRAST_TEXTS, Decision
@@ -41,6 +42,7 @@ class DataFacts(BaseModel):
     source: str
     licence: str
     extractor: str
+    relations: str = ""  # what made them, if that is recorded
     splits: dict[str, SplitCounts]
 
 
@@ -74,6 +76,7 @@ def collect_card_facts(
         source=manifest.source,
         licence=manifest.licence,
         extractor=manifest.feature_extractor,
+        relations=describe_maker(manifest.relation_maker),
         splits=manifest.splits,
     )
     training = settings.train.model_dump(mode="json", exclude=_OMITTED)

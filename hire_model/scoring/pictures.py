@@ -1,8 +1,8 @@
-"""Read picture files as regions for a model, with the extractor that made the regions it was trained on."""
+"""Read picture files as regions for a model, with the extractor and the relation maker of its training data."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +12,9 @@ from hire_model.data.images.extractors import Extractor
 from hire_model.data.images.pictures import DecodeLimits, PictureError, decode_picture
 from hire_model.data.images.recorded import open_recorded
 from hire_model.data.loading import renumber_classes
+from hire_model.data.relations.maker import RelationMaker
+from hire_model.data.relations.making import relate_image
+from hire_model.data.relations.recorded import open_maker
 from hire_model.data.schema import ExtractorFacts
 from hire_model.data.store import ImageRegions
 from hire_model.errors import DataError
@@ -44,16 +47,23 @@ class PictureReader:
         extractor: makes the regions.
         facts: its description.
         classes: the model's class names; empty if it has no class vectors, and the ids then stay as they are.
+        maker: makes the relations; None for a model without relations.
     """
 
-    def __init__(self, extractor: Extractor, facts: ExtractorFacts, classes: tuple[str, ...]) -> None:
-        self.extractor, self.facts = extractor, facts
+    def __init__(
+        self,
+        extractor: Extractor,
+        facts: ExtractorFacts,
+        classes: tuple[str, ...],
+        maker: RelationMaker | None = None,
+    ) -> None:
+        self.extractor, self.facts, self.maker = extractor, facts, maker
         self.classes = classes or extractor.classes
         self._map = map_classes(classes, extractor.classes) if classes else None
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Open the extractor of the model in `folder`.
+        """Open the extractor and the relation maker of the model in `folder`.
 
         Raises:
             HireError: the model has none, a package is missing, or its weights are not those of the training.
@@ -64,7 +74,9 @@ class PictureReader:
                 f"{folder}: {NO_EXTRACTOR}. Import pictures with 'hire data import images' and train on them."
             )
         classes = artifact.read_config(folder).get("classes", ())
-        return cls(open_recorded(facts, Path(folder)), facts, tuple(classes))
+        made_by = artifact.read_relation_maker(folder)
+        maker = open_maker(made_by, Path(folder)) if made_by else None
+        return cls(open_recorded(facts, Path(folder)), facts, tuple(classes), maker)
 
     def read(self, data: bytes, limits: DecodeLimits = NO_MORE_THAN_IMPORT) -> ReadPicture:
         """Return the regions of a picture file with this content. Raises PictureError if it cannot be used."""
@@ -73,12 +85,15 @@ class PictureReader:
         regions = ImageRegions(
             features=found.features,
             boxes=found.boxes,
-            classes=renumber_classes(found.classes, self._map).astype(np.int32),
+            classes=found.classes,
             scores=found.scores,
             relations=np.zeros((0, 3), np.int32),
             relation_scores=np.zeros(0, np.float32),
         )
-        return ReadPicture(regions, picture.width, picture.height)
+        if self.maker is not None:  # it expects the extractor's class numbers
+            regions = relate_image(self.maker, regions, picture.width, picture.height)
+        classes = renumber_classes(regions.classes, self._map).astype(np.int32)
+        return ReadPicture(replace(regions, classes=classes), picture.width, picture.height)
 
     def read_file(self, path: str | Path) -> ReadPicture:
         """Return the regions of a picture file. Raises DataError that names the file if it cannot be used."""

@@ -25,14 +25,14 @@ _INSTEAD = 'Send the regions of the picture ({"features": ..., "boxes": ...}) or
 
 
 def open_reader(folder: Path) -> PictureReader | str:
-    """Open the extractor of the model in `folder`, or return the reason why pictures cannot be read, for clients."""
+    """Open what reads pictures for the model in `folder`, or return for clients why they cannot be read."""
     if artifact.read_extractor(folder) is None:
         return NO_EXTRACTOR
     try:
         return PictureReader.load(folder)
     except HireError as error:
         log.warning("Requests with pictures are refused: %s", error)
-        return "this server cannot extract the regions of pictures; its log has the reason"
+        return "this server cannot make the regions and relations of pictures; its log has the reason"
 
 
 class Pictures:

@@ -35,6 +35,7 @@ _PREPOSITIONS: Final = _make_set(
 )
 _RELATION_BREAKS: Final = _make_set("and or but while as that who which was were of")
 _BREAKS: Final = _make_set("and or but while as that who which is are was were")
+AUXILIARIES: Final = _make_set("is are was were")
 _SEPARATORS: Final = _BREAKS | {","}
 _CLOSED: Final = _PREPOSITIONS | _BREAKS
 _WORD: Final = re.compile(r"[\w'-]+|[^\w\s]")
@@ -76,7 +77,7 @@ class CaptionNegatives:
 
     def make(self, text: str, rng: Rng) -> str | None:
         """Return a false caption made from `text` by a rule that is drawn with `rng`; None if no rule applies."""
-        words = _WORD.findall(text)
+        words = split_words(text)
         phrases = find_noun_phrases(words, self)
         rules = {"exchange": self._exchange, "relation": self._replace_relation, "attribute": self._move_modifier}
         order = rng.choice(list(_ODDS), len(_ODDS), replace=False, p=list(_ODDS.values()))
@@ -103,9 +104,7 @@ class CaptionNegatives:
 
     def _replace_relation(self, words: list[str], phrases: list[NounPhrase], rng: Rng) -> list[str] | None:
         """Replace the words between two neighbouring phrases by another relation of the training captions."""
-        places = [
-            (one.last + 1, two.first) for one, two in pairwise(phrases) if _is_relation(words[one.last + 1 : two.first])
-        ]
+        places = [(one.last + 1, two.first) for one, two in find_relations(words, phrases)]
         if not places or len(self.relations) < 2:
             return None
         start, end = places[int(rng.integers(len(places)))]
@@ -149,7 +148,7 @@ def learn_words(texts: Iterable[str]) -> CaptionNegatives:
     A noun follows a determiner, with at most two words between, and precedes a preposition, a break or the end. A word
     whose form in -ing is frequent is a verb ("runs", "running"). A modifier stands between a determiner and a noun.
     """
-    captions = [[word.lower() for word in _WORD.findall(text)] for text in texts]
+    captions = [[word.lower() for word in split_words(text)] for text in texts]
     counts = Counter(word for words in captions for word in words)
     ends: Counter[str] = Counter()
     for words in captions:
@@ -176,9 +175,7 @@ def learn_words(texts: Iterable[str]) -> CaptionNegatives:
     relations: Counter[tuple[str, ...]] = Counter()
     for words in captions:
         phrases = find_noun_phrases(words, lexicon)
-        for one_phrase, two_phrase in pairwise(phrases):
-            between = words[one_phrase.last + 1 : two_phrase.first]
-            relations[tuple(between)] += _is_relation(between)
+        relations.update(tuple(words[one.last + 1 : two.first]) for one, two in find_relations(words, phrases))
     frequent = [(relation, count) for relation, count in relations.most_common() if count >= _LEAST]
     odds = np.sqrt([float(count) for _, count in frequent])
     return CaptionNegatives(nouns, modifiers, tuple(relation for relation, _ in frequent), odds / max(odds.sum(), 1))
@@ -199,6 +196,26 @@ def find_noun_phrases(words: list[str], lexicon: CaptionNegatives) -> list[NounP
             phrases.append(NounPhrase(position, first_noun, last))
         position = max(last + 1, position + 1)
     return phrases
+
+
+def find_relations(words: list[str], phrases: list[NounPhrase]) -> list[tuple[NounPhrase, NounPhrase]]:
+    """Return the neighbouring phrases with words between them that can be a relation."""
+    return [(one, two) for one, two in pairwise(phrases) if _is_relation(words[one.last + 1 : two.first])]
+
+
+def is_predicate(words: list[str]) -> bool:
+    """Return whether words between two phrases name a relation: a preposition or a form of a verb, no determiner.
+
+    Telegraphic captions also have adjectives there ("sun medium tree").
+    """
+    if any(word in _DETERMINERS for word in words):
+        return False
+    return any(word in _PREPOSITIONS or word.endswith(("ing", "ed", "s")) for word in words if word not in AUXILIARIES)
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words and punctuation marks of a caption."""
+    return _WORD.findall(text)
 
 
 def _follows_determiner(words: list[str], position: int) -> bool:

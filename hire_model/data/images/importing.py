@@ -17,6 +17,8 @@ from hire_model.data.images.shards import ShardStore
 from hire_model.data.images.splits import Shares, assign_splits, group_near_duplicates
 from hire_model.data.importers.base import Notes, PictureFinder, Source, Target, write_dataset
 from hire_model.data.importers.captions import CaptionedImage
+from hire_model.data.relations.geometry import GeometryRules
+from hire_model.data.relations.making import relate_source
 from hire_model.data.schema import Manifest, name_features
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
@@ -36,6 +38,7 @@ class ImageImport:
     strict           refuse the import if a picture is missing or unusable, instead of leaving it out
     backbone, tower  checkpoint of the features, and whether to append its embedding; see `CheckpointExtractor`
     classes          names that an open-vocabulary detector looks for
+    relations        relate the regions by geometry rules
     """
 
     folder: Path
@@ -49,6 +52,7 @@ class ImageImport:
     backbone: str = ""
     tower: bool = False
     classes: tuple[str, ...] = ()
+    relations: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def import_images(
     if not job.folder.expanduser().is_dir():
         raise DataError(f"{job.folder}: no such folder. Expected one with pictures.")
     _check_target(target)
+    if job.relations and not job.detector:
+        raise DataError("--relations needs --detector: the cells of a grid are not related.")
     images = read_picture_captions(job.captions, job.captions_format, notes)
     files, skipped = _find_files(images, job.folder)
     _refuse_skipped(skipped, len(images), job)
@@ -104,6 +110,8 @@ def import_images(
         description, extractor.feature_dim, len(found), records, extractor.classes, notes=notes,
         extractor=describe_extractor(extractor), extractor_file=extractor.file,
     )  # fmt: skip
+    if job.relations:
+        source = relate_source(source, GeometryRules())
     name = name_features(extractor.name, extractor.digest)
     full = Target(
         target.out, target.name, name, "float16", target.licence, pictures=job.folder, overwrite=target.overwrite

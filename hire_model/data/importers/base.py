@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hire_model.data.schema import ExtractorFacts, Manifest
+from hire_model.data.schema import ExtractorFacts, MakerFacts, Manifest
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
 from hire_model.progress import show_progress
@@ -47,6 +47,7 @@ class Source:
     predicates   empty if the source has no relations
     named        whether the images have names; if not, they have only numbers
     extractor    what extracted the regions, if this can be repeated; extractor_file: its weights, to be copied
+    relation_maker  what made the relations, if known; relation_prior: content of its file
     """
 
     description: str
@@ -59,6 +60,8 @@ class Source:
     named: bool = True
     extractor: ExtractorFacts | None = None
     extractor_file: Path | None = None
+    relation_maker: MakerFacts | None = None
+    relation_prior: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ def write_dataset(source: Source, target: Target) -> Manifest:
     with writer:
         if source.extractor:
             writer.record_extractor(source.extractor, source.extractor_file)
+        if source.relation_maker:
+            writer.record_relation_maker(source.relation_maker, source.relation_prior)
         records = source.records(source.notes)
         if pictures:
             writer.link_pictures(pictures.folder)

@@ -23,10 +23,12 @@ from hire_model.data.importers.base import Notes, Source
 from hire_model.data.importers.captions import derive_image_keys
 from hire_model.data.importers.checks import Relation, check_within, read_numbers
 from hire_model.data.importers.files import check_unique, iterate_json, parse_json, read_bytes
+from hire_model.data.schema import FROM_FILE, MakerFacts, hash_file
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
 
 _SHORT, _LONG = 600, 1000  # sides of a picture after the resize of Scene-Graph-Benchmark
+Box = tuple[float, float, float, float]
 _BACKGROUND = "__background__"
 _ROUNDING = 1e-3  # a score may be outside 0-1 by this much
 _SPARE = 4  # factor of relations kept before matching, because some boxes match no region
@@ -71,6 +73,7 @@ class ImageGraph:
 class Graphs:
     """The graphs of a file by image name. `resized`: boxes are in pixels of the resized picture (600/1000)."""
 
+    layout: str
     path: Path
     predicates: tuple[str, ...]
     images: dict[str, ImageGraph]
@@ -108,7 +111,13 @@ def add_graphs(source: Source, graphs: Graphs) -> Source:
         )
     if source.predicates:
         source.notes.add(f"The relations of the source are replaced by those of {graphs.path.name}.")
-    return dataclasses.replace(source, predicates=graphs.predicates, records=records)
+    facts = MakerFacts(
+        kind=FROM_FILE,
+        name=f"{graphs.layout}, {graphs.path.name}",
+        digest=hash_file(graphs.path).sha256,
+        options=dataclasses.asdict(graphs.options) | {"images": graphs.options.images and graphs.options.images.name},
+    )
+    return dataclasses.replace(source, predicates=graphs.predicates, records=records, relation_maker=facts)
 
 
 def match_relations(record: ImageRecord, graphs: Graphs, notes: Notes) -> list[Relation]:
@@ -184,7 +193,7 @@ def read_sgb(path: Path, options: GraphOptions) -> Graphs:
             )
         graph = _read_sgb_image(value, first, len(names), options.top * _SPARE, where)
         images.update(dict.fromkeys(derive_image_keys(str(files[int(key)])), graph))
-    return Graphs(path, predicates, images, options, options.frame == "resized")
+    return Graphs("Scene-Graph-Benchmark", path, predicates, images, options, options.frame == "resized")
 
 
 def _read_sgb_image(value: Any, first: int, names: int, keep: int, where: str) -> ImageGraph:
@@ -211,10 +220,7 @@ def read_vg(path: Path, options: GraphOptions) -> Graphs:
     predicate_counts: Counter[str] = Counter()
     indices: dict[str, int] = {}
     graphs: dict[str, ImageGraph] = {}
-    for key, value in iterate_json(path):
-        where = f"{path}: entry {key}"
-        if not isinstance(value, dict) or "image_id" not in value or not isinstance(value.get("relationships"), list):
-            raise DataError(f"{where}: wrong layout. Expected an object with image_id and the list relationships.")
+    for value, where in iterate_vg(path):
         image_id = str(value["image_id"])
         name, size = coco_images.get(image_id, ("", None)) if coco_images else (image_id, None)
         if name:
@@ -223,7 +229,16 @@ def read_vg(path: Path, options: GraphOptions) -> Graphs:
     new_indices = np.full(len(indices), -1, np.int32)
     new_indices[[indices[predicate] for predicate in predicates]] = np.arange(len(predicates))
     graphs = {name: _renumber_predicates(graph, new_indices) for name, graph in graphs.items()}
-    return Graphs(path, tuple(predicates), graphs, options)
+    return Graphs("Visual Genome", path, tuple(predicates), graphs, options)
+
+
+def iterate_vg(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the entries of relationships.json, which have image_id and relationships, and the place of each."""
+    for key, value in iterate_json(path):
+        where = f"{path}: entry {key}"
+        if not isinstance(value, dict) or "image_id" not in value or not isinstance(value.get("relationships"), list):
+            raise DataError(f"{where}: wrong layout. Expected an object with image_id and the list relationships.")
+        yield value, where
 
 
 def _read_vg_images(path: Path) -> dict[str, tuple[str, tuple[int, int]]]:
@@ -248,27 +263,48 @@ def _read_vg_image(
     where: str,
 ) -> ImageGraph:
     """Read one entry. Count its predicates in `predicate_counts`, and assign an index to each new one in `indices`."""
-    boxes: list[tuple[float, float, float, float]] = []
+    boxes: list[Box] = []
     edges: list[tuple[int, int, int]] = []
-    for number, relation in enumerate(relationships):
-        try:
-            predicate = " ".join(relation["predicate"].lower().split())
-            ends = [[float(relation[end][key]) for key in "xywh"] for end in ("subject", "object")]
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise DataError(
-                f"{where}, relationship {number}: wrong layout. Expected predicate, and subject and object with "
-                "x, y, w, h."
-            ) from error
-        if predicate and all(w > 0 and h > 0 for _, _, w, h in ends):
-            predicate_counts[predicate] += 1
-            edges.append((len(boxes), indices.setdefault(predicate, len(indices)), len(boxes) + 1))
-            boxes += [(x, y, x + w, y + h) for x, y, w, h in ends]
+    for relation in parse_relationships(relationships, where):
+        predicate_counts[relation.predicate] += 1
+        edges.append((len(boxes), indices.setdefault(relation.predicate, len(indices)), len(boxes) + 1))
+        boxes += relation.boxes
     return ImageGraph(
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(edges, np.int32).reshape(-1, 3),
         np.ones(len(edges), np.float32),
         size,
     )
+
+
+@dataclass(frozen=True)
+class Relationship:
+    """One relationship of Visual Genome. boxes: x1 y1 x2 y2 in pixels; names and boxes of subject and object."""
+
+    predicate: str
+    names: tuple[str, str]
+    boxes: tuple[Box, Box]
+
+
+def parse_relationships(relationships: list[Any], where: str) -> Iterator[Relationship]:
+    """Yield the relationships of one image that have a predicate and boxes with an area.
+
+    An object is named by "name", or by the first of "names" as in the first release; "" without either.
+    """
+    for number, relation in enumerate(relationships):
+        try:
+            predicate = " ".join(relation["predicate"].lower().split())
+            ends = [relation[end] for end in ("subject", "object")]
+            subject, object_ = ([float(end[key]) for key in "xywh"] for end in ends)
+            names = [str(end.get("name") or next(iter(end.get("names") or []), "")) for end in ends]
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise DataError(
+                f"{where}, relationship {number}: wrong layout. Expected predicate, and subject and object with "
+                "x, y, w, h."
+            ) from error
+        if predicate and min(*subject[2:], *object_[2:]) > 0:
+            first, second = ((x, y, x + w, y + h) for x, y, w, h in (subject, object_))
+            yield Relationship(predicate, (names[0], names[1]), (first, second))
 
 
 def _renumber_predicates(graph: ImageGraph, new_indices: np.ndarray) -> ImageGraph:
