@@ -14,8 +14,8 @@ differs by more than 1e-5, if it is from a version or a content of the gallery t
 was open, or if it has another status.
 
 Memory is the proportional set size of the server, its workers and the front, without files in memory, every five
-seconds while one server with all its workers runs. From the second quarter of the run to the last, its 90th percentile
-(a worker that is still loading is small) may grow by 10 % and 10 MB.
+seconds while one server with all its workers runs. In the last quarter of the run, its 90th percentile (a worker that
+is still loading is small) may be above that of every earlier quarter by 10 % and 10 MB.
 
 Exits with 1 if a request is lost, an answer is wrong, a command fails or memory grows. Writes soak.json, soak.md and
 soak.png.
