@@ -44,7 +44,7 @@ def score(
     image_side, text_side = _describe(x, images.mask, images.edges), _describe(t, texts.mask, texts.roles)
     count, pointers = -1, list[int | None]([None, None])
     if index is None:
-        out = torch.empty(len(x), len(t))
+        out = torch.empty(x.shape[0], t.shape[0])
     else:
         index = index[0].long().contiguous(), index[1].long().contiguous()
         out = torch.empty(len(index[0]))
@@ -98,7 +98,7 @@ def _describe(x: Tensor, mask: Tensor, related: Tensor | None) -> tuple[Items, l
     """Return the addresses of a side, and the tensors that must live as long as they are used."""
     x, mask, related = x.contiguous(), mask.contiguous(), None if related is None else related.contiguous()
     addresses = x.data_ptr(), mask.data_ptr(), None if related is None else related.data_ptr()
-    return Items(*addresses, len(x), x.shape[1]), [x, mask, related]
+    return Items(*addresses, *x.shape[:2]), [x, mask, related]
 
 
 class _Source:
@@ -108,7 +108,8 @@ class _Source:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._owners = [owner for each in module.modules() for owner in (each._modules, each._parameters)]
+        owners = [owner for each in module.modules() for owner in (each._modules, each._parameters)]
+        self._owners = [owner for owner in owners if owner]
         self._parts = self._list_parts()
         self._weights = [(weight, weight.is_inference()) for weight in module.parameters()]
         self._versions = self._read_versions()
