@@ -48,7 +48,7 @@ from hire_model.service.payload import serialize_image
 from hire_model.service.service import Service
 from hire_model.settings import resolve
 from hire_model.tracking.versions import Archive, find_archive
-from serving import gunicorn_server, process, server, torchserve
+from serving import gunicorn_server, probe, process, server, torchserve
 from serving.contract import PREDICTIONS
 from serving.process import Deployment, Kind, Server
 
@@ -251,7 +251,7 @@ def start_server(options: Options, archive: Path, sha256: str, folder: Path, gal
         running = server.STARTS[options.server](deployment, folder / "server")
     try:
         if sha256:
-            server.wait_until_ready(running)
+            probe.wait_until_ready(running)
         else:
             _wait(running)
         yield running
@@ -260,10 +260,10 @@ def start_server(options: Options, archive: Path, sha256: str, folder: Path, gal
 
 
 def _wait(running: Server) -> None:
-    end = time.monotonic() + server.START_S
+    end = time.monotonic() + probe.START_S
     while time.monotonic() < end:
         try:
-            if server.send_request(running, {}).status_code == 200:
+            if probe.send_request(running, {}).status_code == 200:
                 return
         except Exception:
             time.sleep(0.5)
