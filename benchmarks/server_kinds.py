@@ -19,8 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
-from serving_load import Body, draw_pairs, make_body, send_load
+from serving_load import Body, draw_pairs, list_family, make_body, measure_cpu, send_load
 
 from hire_model.data.store import Dataset, Split
 from hire_model.gallery.building import build
@@ -30,21 +29,10 @@ from hire_model.settings import resolve
 from hire_model.tracking.versions import Archive, find_archive
 from serving import server
 from serving.address import find_front
-from serving.process import Kind, Server, find_free_ports
+from serving.process import Kind, find_free_ports
 
 KINDS: tuple[Kind, ...] = ("torchserve", "gunicorn")
 CLIENTS, KILLS = 8, 5
-
-
-def list_family(running: Server) -> list[psutil.Process]:
-    """Return the server's process and its workers."""
-    process = running.find_process()
-    return [process, *process.children(recursive=True)] if process else []
-
-
-def measure_cpu(running: Server) -> float:
-    """Return the seconds of CPU time that the server has used."""
-    return sum(sum(process.cpu_times()[:2]) for process in list_family(running))
 
 
 def disturb(folder: Path, body: Body, action: Callable[[], object]) -> str:

@@ -20,14 +20,12 @@ import shutil
 import signal
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-import httpx
 import psutil
 from filelock import FileLock, Timeout
 
@@ -36,14 +34,13 @@ from hire_model.data.schema import MANIFEST
 from hire_model.files import remove_leftovers, write_text
 from hire_model.gallery.format import format_rebuild_command
 from hire_model.monitoring.journal import JournalSettings
-from hire_model.packaging.verify import GOLDEN, Golden, verify
-from hire_model.service.contract import PROBE
+from hire_model.packaging.verify import verify
 from hire_model.tracking.versions import Archive
 from serving import gunicorn_server, torchserve
 from serving.address import PORT, STATE, ServeState, find_front, read_state, record_front, start_front, write_state
-from serving.contract import PREDICTIONS
 from serving.front import FRONT
-from serving.process import ARCHIVE, RECORD, Deployment, Kind, ServeError, Server
+from serving.probe import is_healthy, read_golden, send_request, wait_until_ready
+from serving.process import RECORD, Deployment, Kind, ServeError, Server
 
 log = logging.getLogger(__name__)
 EXAMPLE = "example.json"  # a request body to try with curl
@@ -54,7 +51,6 @@ STARTS: dict[Kind, Callable[[Deployment, Path], Server]] = {
     "gunicorn": gunicorn_server.start,
 }
 
-START_S = 180.0
 DRAIN_S = 16.0  # the server answers a request within 15 s or fails it
 
 
@@ -216,42 +212,6 @@ def _read_record(server_folder: Path) -> Server | None:
     return server if server.find_process() else None
 
 
-def wait_until_ready(server: Server, seconds: float = START_S) -> float:
-    """Send the golden pairs until the server answers. Return the largest difference to their known scores.
-
-    Raises ServeError if a score is wrong, the server ends, or there is no answer within `seconds`.
-    """
-    golden = read_golden(server)
-    end, last = time.monotonic() + seconds, "no answer yet"
-    while time.monotonic() < end:
-        if server.find_process() is None:
-            raise ServeError(f"The server ended while starting. The end of its logs:\n{server.read_log_tail()}")
-        try:
-            answer = send_request(server, golden.request, probe=True)
-        except (httpx.TransportError, ServeError) as error:  # it does not listen yet, or has no tokens yet
-            last = str(error)
-        else:
-            if answer.status_code == 200:
-                difference = golden.measure_difference(answer.json()["scores"])
-                if difference <= Golden.TOLERANCE:
-                    return difference
-                message = f"Wrong scores for the golden pairs: the difference is {difference:.1e}."
-                raise ServeError(f"{message} The server was stopped.")
-            last = f"{answer.status_code} {answer.text[:300]}"
-        time.sleep(0.2)
-    message = f"The server did not score its golden pairs within {seconds:.0f} s. The last answer: {last}"
-    raise ServeError(f"{message}\n{server.read_log_tail()}")
-
-
-def send_request(
-    server: Server, request: object, path: str = PREDICTIONS, timeout: float = 20.0, probe: bool = False
-) -> httpx.Response:
-    """Send one request with a token. The server does not record a probe in its journal."""
-    headers = {"Authorization": f"Bearer {server.get_token()}"} | ({PROBE: "1"} if probe else {})
-    with server.open_client(timeout) as client:
-        return client.post(path, json=request, headers=headers)
-
-
 def _warn_of_unusable_galleries(new: Server, galleries: Path | None, model: str) -> None:
     """Log each gallery that the server `new` cannot use, with the command that builds it again.
 
@@ -269,22 +229,6 @@ def _warn_of_unusable_galleries(new: Server, galleries: Path | None, model: str)
                 new.version,
                 format_rebuild_command(gallery, model),
             )
-
-
-def is_healthy(server: Server) -> bool:
-    """Return whether the server scores its golden pairs correctly at the moment."""
-    golden = read_golden(server)
-    try:
-        answer = send_request(server, golden.request, probe=True)
-    except (httpx.HTTPError, ServeError):
-        return False
-    return answer.status_code == 200 and golden.measure_difference(answer.json()["scores"]) <= Golden.TOLERANCE
-
-
-def read_golden(server: Server) -> Golden:
-    """Return the golden request of the served archive, with its scores."""
-    with zipfile.ZipFile(server.folder / ARCHIVE) as archive:
-        return Golden.model_validate_json(archive.read(GOLDEN))
 
 
 def _write_access_files(server: Server) -> None:

@@ -16,7 +16,6 @@ of a list stops there (fail_fast): a body of 16 MB can contain eight million fau
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
@@ -54,7 +53,7 @@ class PictureImage(_Message):
 
 def _classify_image(value: Any) -> str | None:
     """Return the tag of an image's kind, or None if it is of no kind; pydantic reports None as a fault."""
-    keys = value if isinstance(value, Mapping) else value.__dict__ if isinstance(value, BaseModel) else {}
+    keys = value if isinstance(value, dict) else value.__dict__ if isinstance(value, BaseModel) else {}
     for key, kind in (("features", "#regions"), ("picture", "#picture"), ("gallery", "#stored"), ("id", "#stored")):
         if key in keys:
             return kind
@@ -154,11 +153,15 @@ class RerankRequest(_Message):
 RequestBody = PairsRequest | MatrixRequest | SearchRequest | RerankRequest
 
 
+_KINDS = {
+    "gallery": "#search", "pairs": "#pairs", "images": "#matrix", "texts": "#matrix", "query": "#rerank",
+    "documents": "#rerank",
+}  # fmt: skip
+
+
 def _classify_body(value: Any) -> str | None:
-    keys = value if isinstance(value, Mapping) else {}
-    kinds = {"gallery": "#search", "pairs": "#pairs", "images": "#matrix", "texts": "#matrix"}
-    kinds |= {"query": "#rerank", "documents": "#rerank"}
-    return next((kind for key, kind in kinds.items() if key in keys), None)
+    keys = value if isinstance(value, dict) else {}
+    return next((kind for key, kind in _KINDS.items() if key in keys), None)
 
 
 PREDICTION_BODY: TypeAdapter[RequestBody] = TypeAdapter(

@@ -180,7 +180,7 @@ class Service:
 
     def _encode_images(self, parsed: ParsedRequest, timings: Timings) -> list[EncodedImages]:
         sent = [image.content for image in parsed.images if isinstance(image.content, ImageRegions)]
-        encoded = iter(self.encoder.encode_images(sent, timings.images))
+        encoded = iter(self.encoder.encode_images(sent, timings.images) if sent else ())
         contents = [image.content for image in parsed.images]
         return [content if isinstance(content, EncodedImages) else next(encoded) for content in contents]
 

@@ -152,6 +152,12 @@ def test_changed_weights_are_packed_again():
         after = scoring.score(model.interaction, images, texts)
     assert (before - after).abs() > 1e-4
     torch.testing.assert_close(after, score_with_torch(model, images, texts), atol=1e-5, rtol=1e-5)
+    refine = model.interaction.on_words
+    refine.second = torch.nn.Linear(refine.second.in_features, refine.second.out_features)
+    with torch.inference_mode():
+        replaced = scoring.score(model.interaction, images, texts)
+    assert (replaced - after).abs() > 1e-4
+    torch.testing.assert_close(replaced, score_with_torch(model, images, texts), atol=1e-5, rtol=1e-5)
 
 
 @needs_kernel

@@ -45,7 +45,7 @@ def score(
     text_side = _describe(t, texts.mask, texts.roles, None)
     count, pointers = -1, list[int | None]([None, None])
     if index is None:
-        out = torch.empty(len(x), len(t))
+        out = torch.empty(x.shape[0], t.shape[0])
     else:
         index = index[0].long().contiguous(), index[1].long().contiguous()
         out = torch.empty(len(index[0]))
@@ -102,7 +102,7 @@ def _describe(
     """Return the addresses of a side, and the tensors that must live as long as they are used."""
     tensors = [None if tensor is None else tensor.contiguous() for tensor in (x, mask, related, shares)]
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
-    return Items(*addresses, len(x), x.shape[1]), tensors
+    return Items(*addresses, *x.shape[:2]), tensors
 
 
 class _Source:
@@ -112,7 +112,8 @@ class _Source:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._owners = [owner for each in module.modules() for owner in (each._modules, each._parameters)]
+        owners = [owner for each in module.modules() for owner in (each._modules, each._parameters)]
+        self._owners = [owner for owner in owners if owner]
         self._parts = self._list_parts()
         self._weights = [(weight, weight.is_inference()) for weight in module.parameters()]
         self._versions = self._read_versions()
