@@ -20,6 +20,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,8 @@ def build(args: argparse.Namespace) -> None:
     with lock_gallery(out):
         work, name = name_partial(out), name_segment(1)
         open_partial(work, {"made up": str(args.images)})
-        source = StoreSource(IMAGES, args.images, get_sizes(model, IMAGES), lambda blocks: make_blocks(real, blocks))
+        encode, sizes = partial(make_blocks, real), get_sizes(model, IMAGES)
+        source = StoreSource(IMAGES, args.images, sizes, encode, reopen=lambda: source)
         folder, facts, _ = write_segment(work, name, [source], tables, [], metadata)
         manifest = GalleryManifest(
             model=artifact.digest(model), address=str(args.model), data=split.dataset.manifest, split="",

@@ -85,7 +85,9 @@ def report(
         "p50, p95, p99, slowest": f"{p50:.0f}, {p95:.0f}, {p99:.0f}, {times.max():.0f} ms",
         "workers killed": f"{len(facts['kills'])}; ended otherwise: {facts['unplanned']}",
         "changes of version, of gallery": f"{len(facts['versions'])}, {len(facts['galleries'])}",
-        "memory, largest earlier and last quarter": "; ".join(_format_growth(part, found) for part, found in growth.items()),
+        "memory, largest earlier and last quarter": "; ".join(
+            _format_growth(part, found) for part, found in growth.items()
+        ),
         "open files of the front, first and last": f"{files[0]} and {files[-1]}",
         "lines in the journal": f"{facts['journal']:,}",
     }

@@ -32,7 +32,7 @@ from hire_model.progress import show_progress
 
 LISTING, FILES = "folder.json", "files"
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.]+):/{1,2}(?=[^/])")  # one slash: pathlib joins two of them
-_THREADS = 8
+_THREADS = 4  # s3fs takes up to 0.5 GB for each large file that it sends
 _CREDENTIALS = (
     "For S3 set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for another server than Amazon's also "
     "AWS_ENDPOINT_URL."
@@ -134,7 +134,10 @@ def publish(folder: Path, address: str) -> Published:
     with _translate_errors(address):
         system, root = _open(address)
         known = _list_objects(system, root)
-        files = [_describe(path, folder) for path in show_progress(paths, "reading files")]
+        files = [
+            StoredFile(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=_hash(path))
+            for path in show_progress(paths, "reading files")
+        ]
         missing = {file.sha256: file for file in files if known.get(file.sha256) != file.bytes}
 
         def send(file: StoredFile) -> None:
@@ -200,20 +203,11 @@ def _list_objects(system: Any, root: str) -> dict[str, int]:
 def _list_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise HireError(f"{folder}: no such folder. Expected a data set, a gallery or a folder with an archive.")
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_left_out(path, folder)]
+    visible = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
+    paths = [path for path in visible if not any(part[0] == "." for part in path.relative_to(folder).parts)]
     if not paths:
         raise HireError(f"{folder}: contains no files. Expected a data set, a gallery or a folder with an archive.")
     return paths
-
-
-def _is_left_out(path: Path, folder: Path) -> bool:
-    parts = path.relative_to(folder).parts
-    return any(part.startswith(".") for part in parts) or path.is_symlink()  # rglob does not follow linked folders
-
-
-def _describe(path: Path, folder: Path) -> StoredFile:
-    relative = path.relative_to(folder).as_posix()
-    return StoredFile(path=relative, bytes=path.stat().st_size, sha256=_hash(path))
 
 
 def _fetch_files(system: Any, root: str, listing: Listing, cache: Path) -> None:

@@ -176,6 +176,7 @@ def _connect(address: str) -> Any:
         import ray
     except ImportError as error:
         raise HireError(f"--ray {address}: Ray is not installed: pip install 'hire-model[ray]'.") from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that this process starts
     if not ray.is_initialized():
         try:
             ray.init(address, log_to_driver=False, configure_logging=False)

@@ -49,6 +49,7 @@ def cluster() -> Iterator[Workers]:
     node = {"num_cpus": 2, "object_store_memory": 100 << 20, "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the workers import modules of the tests
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         started = Cluster(initialize_head=True, head_node_args=node)
         try:
             yield Workers(ray=started.address)

@@ -22,6 +22,7 @@ from hire_model.data.synthetic import generate
 from hire_model.errors import DataError
 from hire_model.scoring.matrix import encode_image_blocks, encode_text_blocks, split_into_blocks
 from hire_model.settings import Settings
+from hire_model.storage import localize
 
 _FULL = {"scenes": 2000, "images": 200, "captions": 500, "runs": 5, "steps": 15, "queries": 300}
 _SHORT = {"scenes": 400, "images": 60, "captions": 120, "runs": 2, "steps": 4, "queries": 100}
@@ -118,7 +119,7 @@ def describe_machine() -> Figures:
 def _open_split(data: str, scenes: int, settings: Settings, folder: Path) -> Split:
     if not data:
         generate(folder, train=scenes, dev=0, test=0, seed=0)
-    split = Dataset.open(data or folder).split(settings.data.train if data else "train")
+    split = Dataset.open(localize(data) if data else folder).split(settings.data.train if data else "train")
     if len(split.images) < settings.train.batch:
         raise DataError(f"{data}: {len(split.images)} training images; a batch needs {settings.train.batch}.")
     return split

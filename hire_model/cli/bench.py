@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from hire_model.cli.options import Recipe, Set, collect_overrides
+from hire_model.cli.options import OR_ADDRESS, Recipe, Set, collect_overrides
 
 
 def bench(
     recipe: Recipe = "synthetic",
     data: Annotated[
-        str, typer.Option(metavar="DATASET", help="Data set folder. Default: scenes generated for this run.")
+        str,
+        typer.Option(metavar="DATASET", help=f"Data set folder{OR_ADDRESS}. Default: scenes generated for this run."),
     ] = "",
     short: Annotated[bool, typer.Option("--short", help="Fewer items and runs: under three minutes.")] = False,
     json: Annotated[

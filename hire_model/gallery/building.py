@@ -25,6 +25,7 @@ from hire_model.gallery.metadata import hash_metadata, load_metadata
 from hire_model.gallery.writing import SHARD, list_sources, open_partial, take_split, write_segment
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
+from hire_model.scoring.matrix import copy_to_cpu
 from hire_model.workers import THIS_PROCESS, Workers
 
 
@@ -84,7 +85,7 @@ def build(
             if metadata
             else [None] * len(split.images)
         )
-        sources = list_sources(model, split, captions)
+        sources = list_sources(copy_to_cpu(model) if workers.parallel else model, split, captions)
         folder, segment, encoded = write_segment(work, name, sources, tables, pictures, texts, shard, workers)
         manifest = GalleryManifest(
             generation=generation, model=digest, address=address, data=data, split=split.name,

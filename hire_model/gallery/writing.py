@@ -33,7 +33,7 @@ from hire_model.gallery.metadata import write_metadata
 from hire_model.gallery.segment import count_numbers, get_sizes
 from hire_model.model.hire import Hire
 from hire_model.progress import show_progress
-from hire_model.scoring.matrix import copy_to_cpu, encode_image_blocks, encode_text_blocks, split_into_blocks
+from hire_model.scoring.matrix import encode_image_blocks, encode_text_blocks, map_names, split_into_blocks
 from hire_model.workers import THIS_PROCESS, Workers
 
 log = logging.getLogger(__name__)
@@ -64,15 +64,15 @@ def list_sources(model: Hire, split: Split, captions: bool) -> list[StoreSource]
 
 
 def _open_images(model: Hire, split: Split) -> StoreSource:
-    encode = partial(encode_image_blocks, model, split)
-    reopen = partial(_open_images, copy_to_cpu(model), split)
+    encode = partial(encode_image_blocks, model, split, maps=map_names(model, split))
+    reopen = partial(_open_images, model, split)
     return StoreSource(IMAGES, len(split.images), get_sizes(model, IMAGES), encode, reopen)
 
 
 def _open_captions(model: Hire, split: Split) -> StoreSource:
     bank = CaptionBank.from_lists(model.vocabulary.encode(split.texts))
     encode = partial(encode_text_blocks, model, bank)
-    reopen = partial(_open_captions, copy_to_cpu(model), split)
+    reopen = partial(_open_captions, model, split)
     return StoreSource(CAPTIONS, len(split.captions), get_sizes(model, CAPTIONS), encode, reopen)
 
 

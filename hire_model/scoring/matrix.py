@@ -113,15 +113,27 @@ def encode_images(model: Hire, split: Split) -> EncodedImages:
     return encoded
 
 
-def encode_image_blocks(model: Hire, split: Split, blocks: Iterable[range]) -> Iterator[EncodedImages]:
-    """Encode the images of a split block by block, on the model's device.
+def map_names(model: Hire, split: Split) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return `map_predicates` and `map_classes` of the model and a split. Logs warnings for unknown names.
 
     Raises DataError if the features of the data set are not those that the model was trained on.
     """
     check_features(model, split)
     manifest = split.dataset.manifest
-    device = _get_device(model)
-    maps = map_predicates(model.predicates, manifest.predicates), map_classes(model.classes, manifest.classes)
+    return map_predicates(model.predicates, manifest.predicates), map_classes(model.classes, manifest.classes)
+
+
+def encode_image_blocks(
+    model: Hire,
+    split: Split,
+    blocks: Iterable[range],
+    maps: tuple[np.ndarray | None, np.ndarray | None] | None = None,
+) -> Iterator[EncodedImages]:
+    """Encode the images of a split block by block, on the model's device.
+
+    maps: from `map_names`, for a caller that calls this function more than once.
+    """
+    device, maps = _get_device(model), maps or map_names(model, split)
     for rows in blocks:
         yield model.encode_image(collate_regions([split.regions(i) for i in rows], *maps).to(device))
 
