@@ -124,7 +124,7 @@ def suggest_training(manifest: Manifest, folder: Path) -> list[str]:
     used = {"train": data.train, "dev": data.dev, "test": data.evaluation_split.name}
     wanted = {"train": train, "dev": dev, "test": test}
     values = [f"data.{key}={wanted[key]}" for key in wanted if wanted[key] != used[key]]
-    if _has_made_relations(manifest):
+    if manifest.has_made_relations:
         values += ["model.graphs=semantic", "model.predicate_vectors=true"]
     settings = [word for value in values for word in ("--set", value)]
     return [*([] if recipe == "synthetic" else ["--recipe", recipe]), "--data", str(folder), *settings]
@@ -135,16 +135,10 @@ def _choose_recipe(manifest: Manifest, train: SplitCounts) -> str:
     from hire_model.data.synthetic import EXTRACTOR
     from hire_model.settings import list_recipes
 
-    if train.relations and not _has_made_relations(manifest):
+    if train.relations and not manifest.has_made_relations:
         photographs = manifest.feature_extractor != EXTRACTOR and "flickr8k_entities" in list_recipes()
         return "flickr8k_entities" if photographs else "synthetic"
     return "flickr8k_regions" if train.images >= _MANY_PHOTOGRAPHS else "flickr8k_mini"
-
-
-def _has_made_relations(manifest: Manifest) -> bool:
-    from hire_model.data.schema import FROM_FILE
-
-    return manifest.relation_maker is not None and manifest.relation_maker.kind != FROM_FILE
 
 
 def _pick_split(names: list[str], beginnings: tuple[str, ...]) -> str:

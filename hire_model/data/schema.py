@@ -148,6 +148,11 @@ class Manifest(BaseModel):
     relation_maker: MakerFacts | None = Field(default=None, exclude_if=lambda maker: maker is None)
 
     @property
+    def has_made_relations(self) -> bool:
+        """Whether rules or a prior made the relations, not people or another program."""
+        return self.relation_maker is not None and self.relation_maker.kind != FROM_FILE
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the manifest without name, time, source, licence, blocks and extractor, as canonical JSON."""
         facts = self.model_dump(exclude={"name", "created", "source", "licence", "blocks", "extractor"})

@@ -16,7 +16,7 @@ from hire_model.data.relations.geometry import GeometryRules
 from hire_model.data.relations.maker import PER_REGION, RegionBlock, RelationMaker
 from hire_model.data.relations.making import BLOCK, open_related, read_block
 from hire_model.data.relations.nouns import ClassFinder
-from hire_model.data.schema import FROM_FILE, PICTURES, Manifest, hash_file
+from hire_model.data.schema import PICTURES, Manifest, hash_file
 from hire_model.data.store import Dataset, Split
 from hire_model.errors import DataError
 from hire_model.evaluation.dataset_figures import describe_maker
@@ -60,6 +60,8 @@ def make_relations(dataset: Dataset, job: RelationJob, target: Target) -> tuple[
     Raises:
         DataError: `fit` does not fit the data set, nothing could be learned, or no relation was made.
     """
+    if target.out.expanduser().resolve() == dataset.folder.resolve():
+        raise DataError(f"{target.out}: is the data set itself. Choose another --out.")
     notes = Notes()
     choice = np.zeros(len(dataset.image_ids), np.int64)
     makers: list[RelationMaker] = [GeometryRules(job.top)]
@@ -93,21 +95,9 @@ def _fit_priors(train: Split, job: RelationJob, notes: Notes) -> Iterator[Relati
     manifest = train.dataset.manifest
     if not manifest.classes:
         raise DataError(f"{train.dataset.folder}: no class names. A prior needs them; use --from geometry.")
-    made = manifest.relation_maker is not None and manifest.relation_maker.kind != FROM_FILE
-    if made and job.fit == "relations":
-        raise DataError(
-            f"{train.dataset.folder}: its relations were made by '{describe_maker(manifest.relation_maker)}', so there "
-            "is nothing to learn from them. Use the data set that they were made from, or --fit captions."
-        )
-    fit = job.fit or ("relations" if train.relation_counts.any() and not made else "captions")
-    evidence = Evidence(manifest.classes)
-    if fit == "relations":
-        count = _add_stored(evidence, train)
-    elif fit == "captions":
-        count = _add_captions(evidence, train)
-    else:
-        count = _add_visual_genome(evidence, Path(fit).expanduser())
-    inside = fit in ("relations", "captions")
+    inside = job.fit in ("", "relations", "captions")
+    fit = job.fit or ("relations" if train.relation_counts.any() and not manifest.has_made_relations else "captions")
+    evidence, count = _collect_evidence(train, fit)
     source = f"{fit} of split {train.name} of {manifest.name}" if inside else _name_file(Path(fit).expanduser())
     if not count:
         raise DataError(
@@ -121,6 +111,22 @@ def _fit_priors(train: Split, job: RelationJob, notes: Notes) -> Iterator[Relati
         for fold in range(FOLDS):
             yield evidence.fit(source, job.top, without=fold)
     yield evidence.fit(source, job.top)
+
+
+def _collect_evidence(train: Split, fit: str) -> tuple[Evidence, int]:
+    """Return what a prior is fitted on, and the number of relations in it."""
+    manifest = train.dataset.manifest
+    if fit == "relations" and manifest.has_made_relations:
+        raise DataError(
+            f"{train.dataset.folder}: its relations were made by '{describe_maker(manifest.relation_maker)}', so there "
+            "is nothing to learn from them. Use the data set that they were made from, or --fit captions."
+        )
+    evidence = Evidence(manifest.classes)
+    if fit == "relations":
+        return evidence, _add_stored(evidence, train)
+    if fit == "captions":
+        return evidence, _add_captions(evidence, train)
+    return evidence, _add_visual_genome(evidence, Path(fit).expanduser())
 
 
 def _name_file(path: Path) -> str:

@@ -25,6 +25,7 @@ from hire_model.data.importers.graph import (
     read_sgb,
     read_vg,
 )
+from hire_model.data.schema import hash_file
 from hire_model.data.store import Dataset
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
@@ -187,6 +188,13 @@ def test_relations_of_visual_genome_are_matched_with_regions(tmp_path: Path) -> 
     assert data.split("dev").regions(0).relations.tolist() == [[0, 0, 1], [2, 0, 1], [1, 1, 0]]
     data, _ = import_graphs(read_vg(write_vg(tmp_path), GraphOptions(vocabulary=1)), tmp_path / "small")
     assert data.manifest.predicates == ("on",) and len(data.relations) == 2
+
+
+def test_the_file_of_imported_relations_is_recorded(tmp_path: Path) -> None:
+    path = write_sgb(tmp_path)
+    facts = import_graphs(read_sgb(path, GraphOptions()), tmp_path / "out")[0].manifest.relation_maker
+    assert facts is not None and (facts.kind, facts.name) == ("file", f"Scene-Graph-Benchmark, {path.name}")
+    assert facts.digest == hash_file(path).sha256 and facts.options["top"] == 50
 
 
 def test_visual_genome_images_are_found_by_coco_id_and_use_their_own_picture_size(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hire_model.data.schema import Manifest
+from hire_model.data.schema import MakerFacts, Manifest
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.evaluation.behaviour import Behaviour
@@ -32,7 +32,9 @@ def folder(tiny_dataset: Path, settings: Settings, tmp_path_factory: pytest.Temp
     """An untrained model with the facts of a training; the name of its data set contains markup."""
     torch.manual_seed(0)
     test = Dataset.open(tiny_dataset).split("test")
-    manifest: Manifest = test.dataset.manifest.model_copy(update={"name": "odd | name\n# <b>heading</b>"})
+    maker = MakerFacts(kind="geometry", name="geometry rules", digest="ab" * 32)
+    changed = {"name": "odd | name\n# <b>heading</b>", "relation_maker": maker}
+    manifest: Manifest = test.dataset.manifest.model_copy(update=changed)
     model = build_model(settings.model, Dataset.open(tiny_dataset).split("train"))
     matrix = score_split(model, test, settings.evaluate)
     ranks = rank_under_protocol(matrix, test.owner, "full")
@@ -61,6 +63,7 @@ def test_the_card_contains_the_recorded_facts(folder: Path) -> None:
         "8 images are a small test set",
         "has not checked this model yet",
         "Data: Apache-2.0",
+        "numbers per region. Relations: geometry rules, sha256 abababababababab.\n\n| split |",
     ):
         assert part in text, part
     assert f"| train | {facts.data.splits['train'].images} |" in text

@@ -20,7 +20,7 @@ from hire_model.data.images.importing import ImageImport, import_images
 from hire_model.data.importers.base import Target
 from hire_model.data.relations.fitting import FOLDS
 from hire_model.data.relations.nouns import ClassFinder
-from hire_model.data.schema import FROM_FILE, RELATION_PRIOR
+from hire_model.data.schema import FROM_FILE, RELATION_PRIOR, ExtractorFacts
 from hire_model.data.store import Dataset
 from hire_model.data.verify import verify
 from hire_model.data.writer import DatasetWriter, ImageRecord
@@ -44,12 +44,14 @@ def keep(record: ImageRecord) -> ImageRecord:
     return record
 
 
-def write(out: Path, change: Change = keep, relations: bool = True) -> Dataset:
+def write(out: Path, change: Change = keep, relations: bool = True, detector: Path | None = None) -> Dataset:
     """Write 30 training and 10 dev images: people who ride a bicycle, and dogs that chase one."""
     rng = np.random.default_rng(0)
     with DatasetWriter(
         out, name="rides", feature_dim=3, feature_extractor="x", classes=CLASSES, predicates=PREDICATES, licence="mine"
     ) as writer:
+        if detector:
+            writer.record_extractor(ExtractorFacts(kind="yolox", name="x", digest="0", file=True), detector)
         for index in range(40):
             kind = index % 2
             record = ImageRecord(
@@ -127,8 +129,11 @@ def test_the_relations_of_a_training_image_do_not_come_from_itself(tmp_path: Pat
 
 
 def test_everything_but_the_relations_is_copied(tmp_path: Path) -> None:
-    data = write(tmp_path / "data")
+    (tmp_path / "detector.onnx").write_bytes(b"weights")
+    data = write(tmp_path / "data", detector=tmp_path / "detector.onnx")
     made = make(data, tmp_path / "made", RelationJob("geometry"))
+    assert made.manifest.extractor == data.manifest.extractor
+    assert (made.folder / "extractor.onnx").read_bytes() == b"weights"
     assert verify(made.folder) == [] and made.manifest.licence == "mine" and made.manifest.classes == CLASSES
     assert made.manifest.files["features.npy"] == data.manifest.files["features.npy"]
     for name in ("image_ids", "image_splits", "image_sizes", "boxes", "classes", "caption_texts", "caption_ids"):
@@ -176,6 +181,12 @@ def test_a_wrong_request_is_refused_and_nothing_is_written(tmp_path: Path, job: 
     with pytest.raises(DataError, match=message):
         make(write(tmp_path / "data", relations=False), tmp_path / "made", job)
     assert not (tmp_path / "made").exists()
+
+
+def test_a_data_set_is_not_replaced_by_its_own_copy(tmp_path: Path) -> None:
+    data = write(tmp_path / "data")
+    with pytest.raises(DataError, match="the data set itself"):
+        make_relations(data, RelationJob("geometry"), Target(tmp_path / "data", overwrite=True))
 
 
 def test_captions_that_name_no_class_are_refused(tmp_path: Path) -> None:

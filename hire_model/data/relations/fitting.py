@@ -89,13 +89,11 @@ def _fit(relations: np.ndarray, pairs: np.ndarray, facts: PriorFacts) -> dict[st
     weight = relations[:, 5]
     keys = subject * classes + object_
     unique, inverse = np.unique(keys, return_inverse=True)
-    common = np.bincount(inverse, weight, len(unique)) >= _LEAST if len(unique) else np.zeros(0, bool)
-    unique = unique[common]
+    unique = unique[np.bincount(inverse, weight, len(unique)) >= _LEAST]
     overall = np.bincount(predicate, weight, size) / max(weight.sum(), 1e-12)
     by_subject = _smooth(_sum((classes, size), (subject, predicate), weight), overall)
     by_object = _smooth(_sum((classes, size), (object_, predicate), weight), overall)
     of_cell = _smooth(_sum((size, CELLS), (predicate, cell), weight), np.full(CELLS, 1 / CELLS)).T  # [cells, size]
-    average = weight.sum() / max(pairs[:, 4].sum(), 1)
     pair_keys = pairs[:, 1].astype(np.int64) * classes + pairs[:, 2].astype(np.int64)
     parts = []
     for start in range(0, len(unique), _CHUNK):
@@ -105,14 +103,19 @@ def _fit(relations: np.ndarray, pairs: np.ndarray, facts: PriorFacts) -> dict[st
         general = _normalize(by_subject[chunk // classes] * by_object[chunk % classes] / np.maximum(overall, 1e-12))
         general = _smooth(counts.sum(axis=1), general)
         probability = _smooth(counts, _normalize(general[:, None] * of_cell))
-        related = counts.sum(axis=2)
-        rate = (related.sum(axis=1) + _SMOOTHING * average) / (seen.sum(axis=1) + _SMOOTHING)
-        rate = (related + _SMOOTHING * rate[:, None]) / (seen + _SMOOTHING)
-        parts.append((probability.argmax(axis=2), probability.max(axis=2), np.where(rate >= average, rate, 0)))
+        rates = _rate_pairs(counts.sum(axis=2), seen, weight.sum() / max(pairs[:, 4].sum(), 1))
+        parts.append((probability.argmax(axis=2), probability.max(axis=2), rates))
     empty = np.zeros((0, CELLS))
     columns = (np.concatenate([empty, *column]) for column in zip(*parts, strict=True)) if parts else (empty,) * 3
     tables = dict(zip(("predicate", "score", "related"), columns, strict=True))
     return {"pairs": np.stack([unique // classes, unique % classes], axis=1), **tables}
+
+
+def _rate_pairs(related: np.ndarray, seen: np.ndarray, average: float) -> np.ndarray:
+    """Return relations per pair of regions [n, cells]; 0 where they are fewer than on average."""
+    general = (related.sum(axis=1) + _SMOOTHING * average) / (seen.sum(axis=1) + _SMOOTHING)
+    rates = (related + _SMOOTHING * general[:, None]) / (seen + _SMOOTHING)
+    return np.where(rates >= average, rates, 0)
 
 
 def _sum(shape: tuple[int, ...], places: tuple[np.ndarray, ...], weights: np.ndarray) -> np.ndarray:

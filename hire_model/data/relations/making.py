@@ -11,6 +11,7 @@ from hire_model.data.importers.base import Notes, Source
 from hire_model.data.importers.checks import Relation
 from hire_model.data.relations.maker import RegionBlock, RelationMaker, make_block
 from hire_model.data.relations.recorded import describe_maker
+from hire_model.data.schema import EXTRACTOR
 from hire_model.data.store import Dataset, ImageRegions
 from hire_model.data.writer import ImageRecord
 from hire_model.errors import DataError
@@ -57,9 +58,11 @@ def open_related(dataset: Dataset, makers: Sequence[RelationMaker], choice: np.n
         for row, relations in enumerate(related):
             yield dataclasses.replace(_read_record(dataset, row, captions[row]), relations=relations)
 
+    extractor = manifest.extractor
     source = Source(
-        manifest.source, manifest.feature_dim, len(related), records, manifest.classes, extractor=manifest.extractor
-    )
+        manifest.source, manifest.feature_dim, len(related), records, manifest.classes, extractor=extractor,
+        extractor_file=dataset.folder / EXTRACTOR if extractor and extractor.file else None,
+    )  # fmt: skip
     return _record_maker(source, makers[-1])
 
 
