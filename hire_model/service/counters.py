@@ -56,4 +56,7 @@ class Counters:
         atexit.register(self.flush)
         self._timer = Timer(self._seconds, self.flush)
         self._timer.daemon = True
-        self._timer.start()
+        try:
+            self._timer.start()
+        except RuntimeError:  # no more threads: the next call tries again, so that no request fails
+            self._timer = None

@@ -19,10 +19,10 @@ FLOW = """
 from prefect import flow, task
 import flows.prefect_support
 
-@task
+@task(task_run_name="step")
 def step(): ...
 
-@flow(name="retrain-of-a-test")
+@flow(flow_run_name="retrain-of-a-test")
 def run(): step()
 
 run()

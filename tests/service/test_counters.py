@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from hire_model.service.counters import Counters
 from hire_model.service.encoding import CacheCounts
 from hire_model.service.timings import Stage, Timings
@@ -33,7 +35,7 @@ def test_the_sums_of_several_requests_are_passed_on_together_and_only_once() -> 
     assert arrived.wait(60) and sent[1]["HirePairs"] == 2
 
 
-def test_metrics_that_cannot_be_written_are_logged_and_counting_goes_on(caplog) -> None:
+def test_metrics_that_cannot_be_written_are_logged_and_counting_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     failed = threading.Event()
 
     def send(sums: dict[str, float]) -> None:
@@ -49,3 +51,16 @@ def test_metrics_that_cannot_be_written_are_logged_and_counting_goes_on(caplog) 
     while caplog.text.count("no space") < 2 and time.monotonic() < end:
         time.sleep(0.01)
     assert "Cannot write the metrics" in caplog.text
+
+
+def test_a_request_does_not_fail_when_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = list[dict[str, float]]()
+    counters = Counters(sent.append, seconds=3600)
+
+    def fail(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    counters.add(make_timings())
+    counters.flush()
+    assert sent[0]["HirePairs"] == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gallery_examples
 import pytest
+from collectors import Collector, run_collector
 from processes import Endpoint, run_server
 from registered import RegisteredModel
 
@@ -69,6 +70,15 @@ def gunicorn(archived: Archive, galleries: Path, tmp_path_factory: pytest.TempPa
         yield server.serve(archived, folder, kind="gunicorn", port=port, workers=2, galleries=galleries)
     finally:
         server.stop(folder)
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """A collector to which the servers that a test starts send their spans at once."""
+    with run_collector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        yield collector
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from collectors import Collector, run_collector
+from collectors import Collector
 from processes import find_endpoint
 
 from hire_model.monitoring.journal import JournalSettings, read_lines
@@ -154,15 +153,6 @@ def test_requests_beyond_the_queue_get_503_at_once_and_the_others_an_answer(guni
     client.close()
     assert len(refused) == 20 and {answer.status_code for answer in refused} == {503}
     assert sum(answer.status_code == 200 for answer in answers) == limit
-
-
-@pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """A collector to which the servers that a test starts send their spans at once."""
-    with run_collector() as collector:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
-        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-        yield collector
 
 
 @pytest.mark.live

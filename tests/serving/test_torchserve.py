@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from collectors import Collector
 from processes import read_metrics
 from registered import RegisteredModel
 
@@ -261,8 +262,8 @@ def test_no_request_is_lost_while_the_server_is_replaced(
     assert (folder / "run" / "upstream.conf").read_text() == f"server {new.upstream};\n"
 
 
-def test_a_killed_server_is_started_again_with_its_galleries_workers_and_address(
-    running: Server, archive: Archive, folder: Path, tmp_path: Path
+def test_a_killed_server_is_started_again_with_its_galleries_workers_and_address_and_traces_its_requests(
+    running: Server, archive: Archive, folder: Path, tmp_path: Path, collector: Collector
 ) -> None:
     front, run = find_front(folder / "run"), folder / "run"
     journal = JournalSettings(tmp_path / "journal", 0.5, False)
@@ -281,9 +282,11 @@ def test_a_killed_server_is_started_again_with_its_galleries_workers_and_address
     new = server.serve(archive, run, version=server.find_crashed_version(run))
     assert (new.workers, new.galleries, new.journal) == (2, running.galleries, journal)
     assert find_front(run) == front and not old.scratch.exists()
-    headers = {"Authorization": f"Bearer {front.get_token()}"}
+    headers = {"Authorization": f"Bearer {front.get_token()}", "traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
     search = {"gallery": "scenes", "texts": ["a dog"]}
     assert httpx.post(front.address + PREDICTIONS, json=search, headers=headers, timeout=60).status_code == 200
+    span = collector.wait_for("predict")
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == ("1" * 32, "2" * 16), "health checks are no spans"
 
 
 def test_status_curl_and_stop_work_as_commands(running: Server, folder: Path) -> None:
