@@ -43,16 +43,16 @@ def keep_threads() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Workers]:
     """Start a cluster with two workers."""
-    ray = pytest.importorskip("ray", reason=HINT)
-    from ray.cluster_utils import Cluster
-
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    node = {"num_cpus": 2, "object_store_memory": 100 << 20, "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the workers import modules of the tests
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_MODE", "token")  # read when ray is imported
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        ray = pytest.importorskip("ray", reason=HINT)
+        from ray.cluster_utils import Cluster
+
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        node = {"num_cpus": 2, "object_store_memory": 100 << 20, "include_dashboard": False}
         started = Cluster(initialize_head=True, head_node_args=node)
         try:
             yield Workers(ray=started.address)
