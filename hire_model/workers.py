@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -179,14 +181,21 @@ def _connect(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that this process starts
     if not ray.is_initialized():
         try:
+            _check_port(address)
             ray.init(address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise HireError(
                 f"--ray {address}: no cluster answers: {reason}. Start one with 'ray start --head', or give the "
-                "address of a running one; see docs/scale.md."
+                "address of a running one, with its RAY_AUTH_MODE and token; see docs/scale.md."
             ) from error
     return ray
+
+
+def _check_port(address: str) -> None:
+    """Raise OSError if nothing listens at an address with a port: Ray would try for minutes."""
+    if match := re.fullmatch(r"(?:ray://)?(.+):([0-9]+)", address):
+        socket.create_connection((match[1], int(match[2])), timeout=10).close()
 
 
 def _take(ray: Any, reference: Any) -> Any:

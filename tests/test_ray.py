@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Iterator
@@ -42,14 +43,16 @@ def keep_threads() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Workers]:
     """Start a cluster with two workers."""
-    ray = pytest.importorskip("ray", reason=HINT)
-    from ray.cluster_utils import Cluster
-
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    node = {"num_cpus": 2, "object_store_memory": 100 << 20, "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the workers import modules of the tests
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "token")  # read when ray is imported
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        ray = pytest.importorskip("ray", reason=HINT)
+        from ray.cluster_utils import Cluster
+
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        node = {"num_cpus": 2, "object_store_memory": 100 << 20, "include_dashboard": False}
         started = Cluster(initialize_head=True, head_node_args=node)
         try:
             yield Workers(ray=started.address)
@@ -138,7 +141,10 @@ def test_a_shard_that_kills_its_worker_again_and_again_is_given_up() -> None:
         _take(SimpleNamespace(get=get, exceptions=ray.exceptions), None)
 
 
-def test_without_a_cluster_or_ray_an_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tiny_dataset: Path) -> None:
+def test_without_a_cluster_or_ray_an_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
+    with pytest.raises(HireError, match=r"--ray localhost:1: no cluster answers: .*refused.*ray start --head"):
+        list(Workers(ray="localhost:1").run(dict, fail, [1]))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(HireError, match=r"Ray is not installed.*hire-model\[ray\]"):
         list(Workers(ray="auto").run(dict, fail, [1]))
