@@ -55,6 +55,7 @@ def test_features_of_another_recorded_extractor_are_refused_although_they_have_t
         compare(model, model, settings, "dev")
     with pytest.raises(DataError, match=message):
         build(artifact.load(model), open_split(other), tmp_path / "gallery")
+    assert not [path.name for path in tmp_path.iterdir() if "gallery" in path.name]
     assert evaluate([model], _make_settings(trained), "dev").result.metrics()
 
 
