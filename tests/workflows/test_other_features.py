@@ -67,6 +67,7 @@ def test_features_of_another_recorded_extractor_are_refused_although_they_have_t
         ("bottom-up attention", "unknown", False),
         ("unknown", GRID, False),
         ("bottom-up attention", "bottom-up attention", False),
+        (GRID, GRID.replace("grid", "the same grid"), False),
     ],
 )
 def test_another_free_text_is_a_warning_once_and_an_unknown_extractor_is_none(

@@ -14,7 +14,8 @@ from picture_files import scene
 from typer.testing import CliRunner
 
 from hire_model.cli.main import app
-from hire_model.data.images.extractors import MAX_REGIONS, WHOLE_IMAGE, CheckpointExtractor, open_detector
+from hire_model.data.images.checkpoint_detectors import open_detector
+from hire_model.data.images.extractors import MAX_REGIONS, WHOLE_IMAGE, CheckpointExtractor
 from hire_model.data.images.open_vocabulary import read_classes
 from hire_model.data.images.recorded import describe_extractor, open_recorded
 from hire_model.data.schema import ExtractorFacts
