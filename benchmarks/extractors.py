@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, help="folder of JPEG files")
     parser.add_argument("--detector", default="", help="ONNX file of a YOLOX detector")
     parser.add_argument("--limit", type=int, default=41, help="number of pictures, the first ones")
+    parser.add_argument("--only", default="", help="measure the extractors whose name contains this")
     arguments = parser.parse_args()
     pictures = sorted(arguments.pictures.glob("*.jpg"))[: arguments.limit]
     with tempfile.TemporaryDirectory() as scratch:
@@ -99,7 +100,7 @@ def main() -> None:
         print("| Extractor | Features | CPU seconds per picture | Pictures per CPU second | Memory |")
         print("|---|---|---|---|---|")
         for name, options in choices.items():
-            if name.startswith("YOLOX") and not arguments.detector:
+            if arguments.only not in name or (name.startswith("YOLOX") and not arguments.detector):
                 continue
             process = multiprocessing.get_context("spawn").Process(target=measure, args=(name, options, pictures))
             process.start()

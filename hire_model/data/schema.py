@@ -183,9 +183,10 @@ def name_features(name: str, digest: str) -> str:
     return f"{name}, sha256 {digest[:_DIGEST_DIGITS]}"
 
 
-def has_digest(feature_extractor: str) -> bool:
-    """Return whether `name_features` made this name; else it is free text."""
-    return re.search(rf", sha256 [0-9a-f]{{{_DIGEST_DIGITS}}}$", feature_extractor) is not None
+def find_digest(feature_extractor: str) -> str:
+    """Return the digest in a name that `name_features` made, empty for free text."""
+    match = re.search(rf", sha256 ([0-9a-f]{{{_DIGEST_DIGITS}}})$", feature_extractor)
+    return match[1] if match else ""
 
 
 def hash_file(path: Path) -> FileFacts:

@@ -25,7 +25,7 @@ from hire_model.gallery.metadata import hash_metadata, load_metadata
 from hire_model.gallery.writing import SHARD, list_sources, open_partial, take_split, write_segment
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
-from hire_model.scoring.matrix import copy_to_cpu
+from hire_model.scoring.matrix import check_features, copy_to_cpu
 from hire_model.workers import THIS_PROCESS, Workers
 
 
@@ -64,10 +64,12 @@ def build(
         workers: where items are encoded.
 
     Raises:
-        HireError: if `out` is not a gallery, or is another gallery and `overwrite` is False.
+        HireError: if `out` is not a gallery, or is another gallery and `overwrite` is False, or the features are not
+            those that the model was trained on.
     """
     out = Path(out).expanduser()
     check_captions(split, captions)
+    check_features(model, split)
     data = split.dataset.manifest.model_copy(update={"blocks": {}})  # a gallery has no features.npy
     digest = artifact.digest(model)
     key = make_key(digest, data, split.name, captions, hash_metadata(metadata))

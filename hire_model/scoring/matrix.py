@@ -13,7 +13,7 @@ import torch
 
 from hire_model.batch import EncodedImages, EncodedTexts, Tokens
 from hire_model.data.loading import CaptionBank, collate_regions
-from hire_model.data.schema import has_digest
+from hire_model.data.schema import find_digest
 from hire_model.data.store import Split
 from hire_model.errors import DataError
 from hire_model.model.fused import scoring as fused
@@ -141,8 +141,8 @@ def encode_image_blocks(
 def check_features(model: Hire, split: Split) -> None:
     """Raise DataError if the features are of another size or extractor than the model was trained on.
 
-    The name of an extractor of pictures ends with its digest, so two such names must be equal. Other names are free
-    text; a difference is a warning.
+    The name of an extractor of pictures ends with its digest, which must be equal. Other names are free text; a
+    difference is a warning.
     """
     manifest, folder = split.dataset.manifest, split.dataset.folder
     theirs, ours = manifest.feature_extractor, model.feature_extractor
@@ -153,7 +153,10 @@ def check_features(model: Hire, split: Split) -> None:
         )
     if theirs == ours or not ours or "unknown" in (theirs, ours):
         return
-    if has_digest(theirs) and has_digest(ours):
+    digests = find_digest(theirs), find_digest(ours)
+    if all(digests):
+        if digests[0] == digests[1]:  # a checkpoint in a folder of another name
+            return
         raise DataError(
             f"{folder}: the features are by another extractor ({theirs}) than those that the model was trained on "
             f"({ours}). {_SAME_FEATURES}"

@@ -55,6 +55,7 @@ def test_features_of_another_recorded_extractor_are_refused_although_they_have_t
         compare(model, model, settings, "dev")
     with pytest.raises(DataError, match=message):
         build(artifact.load(model), open_split(other), tmp_path / "gallery")
+    assert not [path.name for path in tmp_path.iterdir() if "gallery" in path.name]
     assert evaluate([model], _make_settings(trained), "dev").result.metrics()
 
 
@@ -66,6 +67,7 @@ def test_features_of_another_recorded_extractor_are_refused_although_they_have_t
         ("bottom-up attention", "unknown", False),
         ("unknown", GRID, False),
         ("bottom-up attention", "bottom-up attention", False),
+        (GRID, GRID.replace("grid", "the same grid"), False),
     ],
 )
 def test_another_free_text_is_a_warning_once_and_an_unknown_extractor_is_none(

@@ -17,17 +17,16 @@ from PIL import Image
 from pydantic import JsonValue
 
 from hire_model.data.images.backbone import FEATURE_DIM, Backbone
-from hire_model.data.images.checkpoints import choose_class, locate, name_tower, open_checkpoint
+from hire_model.data.images.checkpoint_detectors import NEEDS_NAMES, CheckpointDetector, open_detector
+from hire_model.data.images.checkpoints import locate, name_tower
 from hire_model.data.images.detector import WHOLE_IMAGE, Found, YoloxDetector, select_objects
-from hire_model.data.images.open_vocabulary import GroundingDetector, Owlv2Detector
+from hire_model.data.images.open_vocabulary import Owlv2Detector
 from hire_model.data.images.patches import PatchBackbone
-from hire_model.data.images.queries import QUERY_TYPES, QueryDetector
 from hire_model.errors import DataError
 
 MAX_REGIONS = 36
 _LEVELS = (2, 3, 4)  # grids of 2 x 2, 3 x 3 and 4 x 4 cells
 _SIDE = 448  # pixels; with it the features agree best with published RoIAlign features of the same network
-_NAMED = "Expected --classes with a checkpoint of OWLv2 or Grounding DINO as --detector."
 _VERSION = 1  # raise it when the same picture and weights give other regions
 
 
@@ -113,19 +112,6 @@ class DetectorExtractor:
         found = self.detector.detect(image, MAX_REGIONS - 1)
         boxes, classes, scores = lay_out_regions(found, self.classes)
         return PictureRegions(boxes, classes, scores, self.backbone.pool(image, boxes).astype(np.float16))
-
-
-class CheckpointDetector(Protocol):
-    """What `CheckpointExtractor` needs of a detector; see `QueryDetector`."""
-
-    name: str
-    digest: str
-    classes: tuple[str, ...]
-    feature_dim: int
-
-    def detect(self, image: Image.Image, limit: int | None = None) -> Found:
-        """Return the `limit` best detections with their features, best first."""
-        ...
 
 
 class CheckpointExtractor:
@@ -231,34 +217,13 @@ def is_onnx_file(detector: str) -> bool:
     return detector.endswith(".onnx") or Path(detector).expanduser().is_file()
 
 
-def open_detector(name: str, classes: Sequence[str] = ()) -> CheckpointDetector:
-    """Open a detector of transformers; see `open_checkpoint`.
-
-    Raises:
-        DataError: it cannot be used, or `classes` are missing or superfluous.
-    """
-    checkpoint = open_checkpoint(name)
-    named: dict[str, type] = {"owlv2": Owlv2Detector, "grounding-dino": GroundingDetector}
-    chosen = choose_class(checkpoint, dict.fromkeys(QUERY_TYPES, QueryDetector) | named, "--detector")
-    if chosen is QueryDetector:
-        if classes:
-            raise DataError(f"--classes: {checkpoint.name} has classes of its own. {_NAMED}")
-        return QueryDetector(checkpoint)
-    if not classes:
-        raise DataError(
-            f"--detector {checkpoint.name}: detects what you name. Add --classes 'dog, red ball' or a file."
-        )
-    detector: CheckpointDetector = chosen(checkpoint, classes)
-    return detector
-
-
 def open_extractor(
     detector: str | Path | None, backbone: str = "", tower: bool = False, classes: Sequence[str] = ()
 ) -> Extractor:
     """Return the extractor of the options of `hire data import images`; see `CheckpointExtractor`."""
     name = str(detector or "")
     if classes and (not name or is_onnx_file(name)):
-        raise DataError(f"--classes needs another --detector. {_NAMED}")
+        raise DataError(f"--classes needs another --detector. {NEEDS_NAMES}")
     if tower and not backbone:
         raise DataError("--tower needs --backbone with a checkpoint of CLIP or SigLIP.")
     if backbone or (name and not is_onnx_file(name)):

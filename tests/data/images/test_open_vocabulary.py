@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 import transformers as hf
 from picture_examples import save_model, write_pictures
 from picture_files import scene
+from PIL import Image
 from typer.testing import CliRunner
 
 from hire_model.cli.main import app
-from hire_model.data.images.extractors import MAX_REGIONS, WHOLE_IMAGE, CheckpointExtractor, open_detector
+from hire_model.data.images.checkpoint_detectors import open_detector
+from hire_model.data.images.extractors import MAX_REGIONS, WHOLE_IMAGE, CheckpointExtractor
 from hire_model.data.images.open_vocabulary import read_classes
 from hire_model.data.images.recorded import describe_extractor, open_recorded
 from hire_model.data.schema import ExtractorFacts
@@ -87,10 +90,14 @@ def test_owlv2_alone_gives_the_whole_image_its_objects_and_cells_of_mean_embeddi
 
 
 def test_a_large_picture_is_reduced_before_the_library_blurs_it(owlv2: Path) -> None:
-    detector = open_detector(str(owlv2), NAMES)
-    seen = []
-    process = detector.processor  # type: ignore[attr-defined]
-    detector.processor = lambda images, **options: (seen.append(images.size), process(images=images, **options))[1]  # type: ignore[attr-defined]
+    detector: Any = open_detector(str(owlv2), NAMES)
+    seen, process = [], detector.processor
+
+    def record(images: Image.Image, **options: Any) -> Any:
+        seen.append(images.size)
+        return process(images=images, **options)
+
+    detector.processor = record
     found = detector.detect(scene(width=600, height=200))
     assert seen == [(128, 43)] and found.patches is not None
     assert found.boxes.min() == 0 and found.boxes.max() == 1
