@@ -45,8 +45,11 @@ class Counters:
         with self._lock:
             sums, self._sums, self._timer = self._sums | self._work.to_counters(), {}, None
             self._work = Timings()
+        sums = {name: value for name, value in sums.items() if value}
+        if not sums:
+            return
         try:
-            self._send({name: value for name, value in sums.items() if value})
+            self._send(sums)
         except Exception:
             log.exception("Cannot write the metrics")
 
