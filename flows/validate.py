@@ -45,9 +45,10 @@ def validate(recipe: Recipe = "", data: Data = "", overrides: Overrides = ()) ->
 def find_dataset(recipe: str, data: str, overrides: Sequence[str]) -> Path:
     """Return the folder of the data set. If none is set, generate relational scenes unless they exist."""
     from hire_model.data.splits import open_dataset
+    from hire_model.storage import localize
 
     settings = resolve_settings(recipe, data, overrides).settings.data
-    return settings.path or open_dataset(settings).folder
+    return Path(localize(settings.path)) if settings.path else open_dataset(settings).folder
 
 
 def _make_cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:

@@ -131,7 +131,7 @@ def test_an_error_in_a_worker_ends_the_work(cluster: Workers) -> None:
         list(cluster.run(dict, fail, [7]))
 
 
-def test_a_shard_that_kills_its_worker_again_and_again_is_given_up() -> None:
+def test_the_error_for_a_lost_worker_says_how_to_continue() -> None:
     ray = pytest.importorskip("ray", reason=HINT)
 
     def get(reference: object) -> None:

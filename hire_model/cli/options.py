@@ -74,7 +74,9 @@ GalleryFolder = Annotated[
 ]
 Ray = Annotated[
     str,
-    typer.Option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto, HOST:6379 or ray://HOST:10001."),
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto, local, HOST:6379 or ray://HOST:10001."
+    ),
 ]
 HubCorrection = Annotated[
     bool,

@@ -51,7 +51,9 @@ class DataSettings(_Group):
     """The data set, its splits and their sizes."""
 
     path: Folder | None = Field(
-        None, json_schema_extra=AFFECTS_NOTHING, description="data set folder; without it, synthetic scenes are made"
+        None,
+        json_schema_extra=AFFECTS_NOTHING,
+        description="data set folder or address; without it, synthetic scenes are made",
     )
     train: str = Field("train", min_length=1, description="split to train on")
     dev: str = Field("dev", min_length=1, description="split that selects the best epoch")
@@ -115,7 +117,7 @@ class ModelSettings(_Group):
     )
     region_weights: Literal["equal", "area"] = Field(
         "equal",
-        description="stage 5: weights of the regions in the mean that is g_I; area: the area of each box (ours)",
+        description="weights of the regions in means over an image (stages 5, 7, 8); area: the area of each box (ours)",
     )
     residual: bool = Field(
         True,

@@ -53,6 +53,7 @@ def test_a_killed_process_changes_no_figure(tiny_dataset: Path, tmp_path: Path) 
     codes = [node.wait(timeout=200) for node in nodes]
     outputs = [file.read_text() for file in files]
     assert codes == [0, 0], "\n".join(outputs)
+    assert (tmp_path / "killed").exists(), "no process was killed"
     out = tmp_path / "runs" / "latest"
     assert sum(output.count("epoch 1/2: loss") for output in outputs) == 1, "the first epoch was not repeated"
     assert sum(output.count("epoch 2/2: loss") for output in outputs) == 1, "only the first process reports"
