@@ -193,7 +193,7 @@ def test_errors_of_s3_say_what_to_do(s3: str, folder: Path, monkeypatch: pytest.
         monkeypatch.delenv(f"AWS_{name}")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    with pytest.raises(HireError, match=r"credentials.*Set AWS_ACCESS_KEY_ID|For S3 set AWS_ACCESS_KEY_ID"):
+    with pytest.raises(HireError, match="For S3 set AWS_ACCESS_KEY_ID"):
         publish(folder, f"{s3}/things")
 
 
