@@ -65,7 +65,8 @@ def make_blocks(real: EncodedImages, blocks: Iterable[range]) -> Iterator[Encode
         regions = regions + made[:, None, None] * deviation * torch.randn(regions.shape, generator=random)
         regions = regions * mask[..., None]
         edges = None if real.edges is None else real.edges[base]
-        yield EncodedImages(regions, mask, normalize(masked_mean(regions, mask)), edges)
+        shares = None if real.shares is None else real.shares[base]
+        yield EncodedImages(regions, mask, normalize(masked_mean(regions, mask, shares)), edges, shares)
 
 
 def make_tables(real: EncodedImages, images: int) -> tuple[dict[str, pa.Table], list[str]]:

@@ -40,12 +40,12 @@ def package(
     recipe: Recipe = "",
     overrides: Overrides = (),
     out: Out = Path("runs/archives"),
-) -> Path:
-    """Build and verify the archive of a version. Return its path. Artifact: path and SHA-256."""
-    path, digest = build_archive(resolve_settings(recipe, overrides=overrides).settings, version, out)
-    show_markdown("package", f"`{path}`\n\nSHA-256 `{digest}`")
-    print(f"{path}, SHA-256 {digest}")
-    return path
+) -> str:
+    """Build and verify the archive of a version. Return its path or address. Artifact: the same, and its SHA-256."""
+    place, digest = build_archive(resolve_settings(recipe, overrides=overrides).settings, version, out)
+    show_markdown("package", f"`{place}`\n\nSHA-256 `{digest}`")
+    print(f"{place}, SHA-256 {digest}")
+    return place
 
 
 @task(name="move aliases", timeout_seconds=600, **RETRY_IO)
@@ -58,11 +58,12 @@ def move_aliases(settings: TrackingSettings, version: str) -> tuple[str, str]:
 
 
 @task(name="build the archive", log_prints=True, timeout_seconds=3600, **RETRY_IO)
-def build_archive(settings: Settings, version: str, out: Path) -> tuple[Path, str]:
-    """Build the archive; return its path and SHA-256."""
+def build_archive(settings: Settings, version: str, out: Path) -> tuple[str, str]:
+    """Build the archive; return its place and SHA-256."""
     import serving
     from hire_model.packaging import archive
+    from hire_model.storage import is_address
 
     handler = Path(str(serving.__file__)).with_name("handler.py")
-    built = archive.package(version, settings, handler, out.resolve())
-    return built.path, built.sha256
+    built = archive.package(version, settings, handler, out if is_address(out) else out.resolve())
+    return built.place, built.sha256

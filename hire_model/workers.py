@@ -208,6 +208,6 @@ def _take(ray: Any, reference: Any) -> Any:
         raise
     except ray.exceptions.RayError as error:
         raise HireError(
-            f"A shard was given up after {_RETRIES + 1} tries: {str(error).partition(chr(10))[0]} Finished shards are "
-            "kept: run the same command again."
+            f"A shard was given up after {_RETRIES + 1} tries: {str(error).partition(chr(10))[0]} Run the same "
+            "command again; an import or a gallery continues where it stopped."
         ) from error

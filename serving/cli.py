@@ -41,7 +41,7 @@ def package(
     settings = resolve(None).settings
     archive = build_archive(version, settings, HANDLER, out)
     size = archive.path.stat().st_size / 1e6
-    print(f"{archive.path}  {size:.1f} MB  version {archive.version}  SHA-256 {archive.sha256}")
+    print(f"{archive.place}  {size:.1f} MB  version {archive.version}  SHA-256 {archive.sha256}")
     is_champion = versions.CHAMPION in versions.find(settings.tracking, archive.version).aliases
     print_next(["hire", "serve", *([] if is_champion else ["--version", archive.version])])
 

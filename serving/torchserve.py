@@ -37,7 +37,7 @@ def start(deployment: Deployment, folder: Path) -> Server:
     ports = dict(zip(_PORTS, find_free_ports(len(_PORTS)), strict=True))
     values = {
         "store": folder.resolve() / "store", "workflows": folder.resolve() / "workflows",
-        "version": deployment.version, "workers": deployment.workers, "queue": QUEUE * deployment.workers, 
+        "version": deployment.version, "workers": deployment.workers, "queue": QUEUE * deployment.workers,
         "metrics": CONFIG / "metrics.yaml", **ports,
     }  # fmt: skip
     write_text(Template((CONFIG / PROPERTIES).read_text("utf-8")).substitute(values), folder / PROPERTIES)

@@ -104,12 +104,11 @@ class Dataset:
                     f"{path}: {path.stat().st_size} bytes. Expected {facts.bytes}, as in the manifest: the file is "
                     "damaged or was changed. Generate or import the data set again."
                 )
-            if (
-                name in (EXTRACTOR, RELATION_PRIOR) and hash_file(path) != facts
-            ):  # small, and copied into the trained model
+            # Both are small, and copied into the trained model.
+            if name in (EXTRACTOR, RELATION_PRIOR) and hash_file(path) != facts:
                 raise DataError(
                     f"{path}: its SHA-256 differs from the manifest: the file is damaged or was changed. Import the "
-                    "data set again."
+                    "data set, or make its relations, again."
                 )
         return cls(folder, manifest, checked=True)
 

@@ -145,6 +145,8 @@ def _check_data(data: Manifest, manifest: GalleryManifest, folder: Path) -> None
         ("relation_maker", "makers of relations"),
     ):
         mine, theirs = getattr(data, name), getattr(manifest.data, name)
+        if name == "relation_maker":  # a batch with relations from a file always has a file of its own
+            mine, theirs = (x.relation_maker if x.has_made_relations else None for x in (data, manifest.data))
         if mine != theirs:
             details = "" if isinstance(mine, tuple) else f" ({_describe(mine)}, expected {_describe(theirs)})"
             raise DataError(

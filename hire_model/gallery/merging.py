@@ -37,7 +37,7 @@ def merge_segments(
     for table, merged in _concatenate(tables).items():
         pq.write_table(merged, folder / f"{table}.parquet", compression="zstd")
     write_metadata(folder, metadata)
-    link_pictures(folder, [link.resolve() for segment, _ in parts for link in (segment.folder / PICTURES).iterdir()])
+    link_pictures(folder, [link.resolve() for segment, _ in parts for link in (segment.folder / PICTURES).glob("*")])
     images = _merge_stores(folder, IMAGES, [(segment.images, rows) for segment, rows in parts])
     files = [(segment.captions, rows) for (segment, _), rows in zip(parts, captions, strict=True) if segment.captions]
     return describe_segment(folder, name, images, _merge_stores(folder, CAPTIONS, files) if files else None)

@@ -131,17 +131,18 @@ def _read_feature_extractor(config: dict[str, Any]) -> str:
     return str(config.get("feature_extractor") or (name_features(older["name"], older["digest"]) if older else ""))
 
 
+# Settings that a release has added, with the value that changes nothing: galleries of earlier models stay valid.
+_ADDED = {"implicit_edges": False, "predicate_vectors": False, "class_vectors": False, "region_weights": "equal"}
+
+
 def digest(model: Hire) -> str:
     """Compute the SHA-256 of settings, names, tokenizer and weights; saving and loading does not change it.
 
     Results computed with a model store this digest, so that they are never used with another model.
     """
     settings = model.settings.model_dump(mode="json")
-    for newer in ("implicit_edges", "predicate_vectors", "class_vectors"):
-        if not settings[newer]:
-            del settings[newer]  # galleries of models without it stay valid
     facts = [
-        settings,
+        {name: value for name, value in settings.items() if name not in _ADDED or value != _ADDED[name]},
         model.predicates,
         model.vocabulary.tokenizer.to_str(),
         *([model.classes] if model.classes else []),

@@ -45,11 +45,12 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class PackagedArchive:
-    """A published archive: its path, its SHA-256, and its registry version."""
+    """A published archive: its file here, its SHA-256, its registry version, and its place: that file or an address."""
 
     path: Path
     sha256: str
     version: str
+    place: str
 
 
 def package(version: str, settings: Settings, handler: Path, out: Path) -> PackagedArchive:
@@ -71,8 +72,13 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
     registered = versions.find(settings.tracking, version)
     model = registry.fetch(registered.uri, settings.tracking)
     address = f"{normalize(out)}/{registered.number}" if is_address(out) else ""
-    parent = find_cache_folder() / "archives" if address else out.expanduser()
-    target = parent / registered.number / f"{NAME}.mar"
+    # Versions of other registries have the same numbers, so the folder in the cache is named by the place.
+    folder = (
+        find_cache_folder() / "archives" / hashlib.sha256(address.encode()).hexdigest()[:16]
+        if address
+        else out.expanduser()
+    )
+    target = folder / registered.number / f"{NAME}.mar"
     try:
         _build(registered, model, settings, handler, target)
     except (OSError, ArchiveError) as error:
@@ -92,7 +98,7 @@ def package(version: str, settings: Settings, handler: Path, out: Path) -> Packa
         publish(target.parent, address)
     place = f"{address}/{target.name}" if address else str(target.resolve())
     versions.record_archive(registered, settings.tracking, place, digest)
-    return PackagedArchive(target, digest, registered.number)
+    return PackagedArchive(target, digest, registered.number, place)
 
 
 def _build(registered: Version, model: Path, settings: Settings, handler: Path, target: Path) -> None:

@@ -27,6 +27,7 @@ from hire_model.files import write_text
 from hire_model.gate import Comparison, Conditions, Decision, Evidence, decide
 from hire_model.model import artifact
 from hire_model.model_card import card
+from hire_model.scoring.matrix import check_features
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import Settings
 from hire_model.tracking import registry, trust, versions
@@ -172,12 +173,13 @@ def _compare(evidence: Evidence, ranks: Ranks, champion: Version, split: Split, 
         log.info("Scoring the champion, version %s, on the same data", champion.number)
         model = load_model(registry.fetch(champion.uri, settings.tracking), settings)
         try:
-            matrix = score_split(model, split, settings.evaluate)
+            check_features(model, split)
         except DataError as error:
             raise DataError(
                 f"The champion, version {champion.number}, cannot be compared on this data. {error} To replace it "
                 f"without a comparison: hire promote --version {evidence.version} --force REASON."
             ) from error
+        matrix = score_split(model, split, settings.evaluate)
         theirs = protocols.rank_under_protocol(matrix, split.owner, evidence.ground.protocol)
     draws = settings.evaluate.bootstrap or _DRAWS
     return Comparison(

@@ -167,7 +167,9 @@ def _add_captions(evidence: Evidence, train: Split) -> int:
     A relation between two classes with several regions counts once, divided over all their pairs.
     """
     lexicon, finder = learn_words(train.texts), ClassFinder(evidence.classes)
-    captions = np.split(np.argsort(train.owner, kind="stable"), np.cumsum(np.bincount(train.owner))[:-1])
+    captions = np.split(
+        np.argsort(train.owner, kind="stable"), np.cumsum(np.bincount(train.owner, minlength=len(train.images)))[:-1]
+    )
     count = 0
     for indices, block, folds in _iterate_blocks(train, "fit the prior"):
         rows: list[tuple[int, int, int]] = []

@@ -101,7 +101,7 @@ def train(
     splits = open_splits(dataset, settings.data)
     protocols.check_fit(splits.test.owner, len(splits.test.images), settings.evaluate.protocol)
     job = read_job_id()
-    if job and is_first_process():
+    if job:
         resume = resume or _has_checkpoint_of_job(find_run_folder(settings.train.out), job)
     if resume:  # before the run is joined: an error here must not mark the earlier run as failed
         last = settings.train.out / LAST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import model_examples
 import numpy as np
@@ -46,6 +47,19 @@ def test_a_flipped_bit_in_a_file_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(HireError, match=rf"{name}.*SHA-256"):
         artifact.load(tmp_path)
+
+
+def test_a_setting_that_a_later_release_added_does_not_change_the_digest_unless_it_is_used(monkeypatch):
+    model = model_examples.make_model()
+    digest, settings = artifact.digest(model), model.settings.model_dump(mode="json")
+    added = ("implicit_edges", "predicate_vectors", "class_vectors", "region_weights")
+    earlier = {name: value for name, value in settings.items() if name not in added}
+    monkeypatch.setattr(model, "settings", SimpleNamespace(model_dump=lambda mode: earlier))
+    assert artifact.digest(model) == digest
+    monkeypatch.setattr(
+        model, "settings", SimpleNamespace(model_dump=lambda mode: settings | {"region_weights": "area"})
+    )
+    assert artifact.digest(model) != digest
 
 
 def test_the_digest_of_a_folder_covers_names_and_contents_of_all_files(tmp_path):

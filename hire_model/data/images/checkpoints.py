@@ -133,7 +133,7 @@ def load_processor(checkpoint: Checkpoint, processor_class: Any, **changes: Any)
     """Load an image processor; `changes` replace its settings. Raises DataError if they are missing or wrong."""
     try:
         return processor_class.from_pretrained(checkpoint.folder, local_files_only=True, **changes)
-    except Exception as error:  # as above
+    except Exception as error:  # the library raises what its parsers raise
         reason = " ".join(str(error).split())[:300]
         raise DataError(
             f"{checkpoint.folder}: the image processor's settings cannot be read: {reason}. Expected "
@@ -151,8 +151,8 @@ def load_tokenizer(folder: Path, option: str) -> Any:
         tokenizer = None
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise DataError(
-            f"{option}: {folder} has no tokenizer that can be read. Expected tokenizer.json, as CLIP and SigLIP 2 "
-            "have; a SentencePiece file alone is not enough."
+            f"{option}: {folder} has no tokenizer that can be read. Expected tokenizer.json; a SentencePiece "
+            "file alone is not enough."
         )
     return tokenizer
 
