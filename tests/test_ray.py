@@ -137,7 +137,7 @@ def test_the_error_for_a_lost_worker_says_how_to_continue() -> None:
     def get(reference: object) -> None:
         raise ray.exceptions.WorkerCrashedError
 
-    with pytest.raises(HireError, match=r"given up after 4 tries.*run the same command again"):
+    with pytest.raises(HireError, match=r"given up after 4 tries.*Run the same command again"):
         _take(SimpleNamespace(get=get, exceptions=ray.exceptions), None)
 
 

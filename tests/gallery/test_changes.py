@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -99,6 +100,15 @@ def test_any_order_of_changes_leaves_the_images_that_it_should(model, splits, tm
         assert len(list((folder / "segments").iterdir())) <= len(gallery.segments) + 1
         sizes = [segment.kept for segment in gallery.manifest.segments]
         assert all(sum(sizes[i + 1 :]) * 2 <= sizes[i] for i in range(len(sizes) - 1))
+
+
+def test_a_gallery_without_picture_folders_as_after_a_download_can_be_changed(model, splits, tmp_path):
+    build(model, splits["dev"], tmp_path / "g")
+    for pictures in (tmp_path / "g" / "segments").glob("*/pictures"):
+        shutil.rmtree(pictures)
+    add(model, splits["test"], tmp_path / "g")  # as large as the gallery, so the segments are merged
+    remove(tmp_path / "g", list_ids(splits["dev"])[:3])
+    assert sorted(Gallery.open(tmp_path / "g").ids) == sorted(list_ids(splits["dev"])[3:] + list_ids(splits["test"]))
 
 
 def test_an_existing_id_an_unknown_id_and_the_last_image_are_refused(model, splits, tmp_path):

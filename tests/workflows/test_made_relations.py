@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from hire_model.data.images.importing import ImageImport, import_images
 from hire_model.data.importers.base import Target
 from hire_model.data.relations.fitting import FOLDS
 from hire_model.data.relations.nouns import ClassFinder
-from hire_model.data.schema import FROM_FILE, RELATION_PRIOR, ExtractorFacts
+from hire_model.data.schema import FROM_FILE, RELATION_PRIOR, ExtractorFacts, MakerFacts
 from hire_model.data.store import Dataset
 from hire_model.data.verify import verify
 from hire_model.data.writer import DatasetWriter, ImageRecord
@@ -316,3 +317,12 @@ def test_the_maker_of_given_relations_is_unknown(tmp_path: Path) -> None:
     data = write(tmp_path / "data")
     assert data.manifest.relation_maker is None
     assert "relation_maker" not in (data.folder / "manifest.json").read_text()
+
+
+def test_a_gallery_takes_images_whose_relations_came_from_another_file(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "data").manifest
+    one, other = (
+        manifest.model_copy(update={"relation_maker": MakerFacts(kind=FROM_FILE, name=name, digest=name[0] * 64)})
+        for name in ("a.json", "b.json")
+    )
+    changing._check_data(one, SimpleNamespace(data=other), tmp_path)  # type: ignore[arg-type]

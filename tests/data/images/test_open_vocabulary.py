@@ -174,6 +174,8 @@ def test_names_come_from_a_file_or_from_the_option(tmp_path: Path) -> None:
     file.write_text("dog\n  red   ball\nstop, or yield sign\n")
     assert read_classes(str(file)) == ("dog", "red ball", "stop, or yield sign")
     assert read_classes("dog, red ball") == ("dog", "red ball") and read_classes("dog") == ("dog",)
+    many = tuple(f"object number {number}" for number in range(80))  # longer than a file name may be
+    assert read_classes(", ".join(many)) == many
     for option, message in (
         ("nams.txt", "no such file"),
         ("dog,,cat", "'' is empty"),
