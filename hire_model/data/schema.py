@@ -20,7 +20,7 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol, Self
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -92,6 +92,15 @@ class FileFacts(BaseModel):
     sha256: str
 
 
+class Maker(Protocol):
+    """What `MakerFacts` record of an extractor or a relation maker."""
+
+    kind: str
+    name: str
+    digest: str
+    options: dict[str, JsonValue]
+
+
 class MakerFacts(BaseModel):
     """What made a part of a data set or of a model's training data, so that new pictures get the same.
 
@@ -109,6 +118,11 @@ class MakerFacts(BaseModel):
     digest: str
     options: dict[str, JsonValue] = {}
     file: bool = False
+
+    @classmethod
+    def record(cls, maker: Maker, file: bool) -> Self:
+        """Record what is needed to open `maker` again."""
+        return cls(kind=maker.kind, name=maker.name, digest=maker.digest, options=maker.options, file=file)
 
 
 FROM_FILE = "file"
@@ -178,13 +192,13 @@ class Manifest(BaseModel):
             raise DataError(f"{path}: not a manifest of format {FORMAT}: {where}: {fault['msg']}.") from error
 
 
-def name_features(name: str, digest: str) -> str:
-    """Return the name of an extractor of pictures for `Manifest.feature_extractor`."""
+def name_with_digest(name: str, digest: str) -> str:
+    """Return name and digest of what made a part of a data set; an extractor's for `Manifest.feature_extractor`."""
     return f"{name}, sha256 {digest[:_DIGEST_DIGITS]}"
 
 
 def find_digest(feature_extractor: str) -> str:
-    """Return the digest in a name that `name_features` made, empty for free text."""
+    """Return the digest in a name that `name_with_digest` made, empty for free text."""
     match = re.search(rf", sha256 ([0-9a-f]{{{_DIGEST_DIGITS}}})$", feature_extractor)
     return match[1] if match else ""
 

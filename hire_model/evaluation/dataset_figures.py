@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hire_model.data.schema import name_with_digest
+
 if TYPE_CHECKING:
     from hire_model.data.schema import MakerFacts
     from hire_model.data.store import Split
@@ -49,7 +51,7 @@ def list_facts(split: Split) -> dict[str, str]:
 
 def describe_maker(maker: MakerFacts | None) -> str:
     """Return name and digest of what made relations; empty if that is not recorded."""
-    return f"{maker.name}, sha256 {maker.digest[:16]}" if maker else ""
+    return name_with_digest(maker.name, maker.digest) if maker else ""
 
 
 def _describe_counts(counts: np.ndarray) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hire_model.data.schema import MakerFacts, Manifest
+from hire_model.data.schema import MakerFacts, Manifest, name_with_digest
 from hire_model.data.store import Split
 from hire_model.errors import DataError, HireError
 from hire_model.gallery.building import check_captions, commit, lock_gallery, name_partial, name_segment
@@ -156,7 +156,7 @@ def _check_data(data: Manifest, manifest: GalleryManifest, folder: Path) -> None
 
 
 def _describe(value: object) -> object:
-    return f"{value.name}, {value.digest[:16]}" if isinstance(value, MakerFacts) else value
+    return name_with_digest(value.name, value.digest) if isinstance(value, MakerFacts) else value
 
 
 def _remove_rows(gallery: Gallery, rows: np.ndarray) -> list[_Part]:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from hire_model.data.schema import EXTRACTOR, RELATION_PRIOR, ExtractorFacts, MakerFacts, hash_file, name_features
+from hire_model.data.schema import EXTRACTOR, RELATION_PRIOR, ExtractorFacts, MakerFacts, hash_file, name_with_digest
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.model.hire import Hire
@@ -128,7 +128,7 @@ def _read_maker(folder: str | Path, key: str, kind: type[Facts]) -> Facts | None
 def _read_feature_extractor(config: dict[str, Any]) -> str:
     """Return what extracted the training regions. Models of earlier releases have it only if it can read pictures."""
     older = config.get("extractor")
-    return str(config.get("feature_extractor") or (name_features(older["name"], older["digest"]) if older else ""))
+    return str(config.get("feature_extractor") or (name_with_digest(older["name"], older["digest"]) if older else ""))
 
 
 # Settings that a release has added, with the value that changes nothing: galleries of earlier models stay valid.

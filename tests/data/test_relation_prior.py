@@ -14,7 +14,7 @@ from hire_model.data.relations.geometry import CELLS, measure_pairs, number_cell
 from hire_model.data.relations.maker import RegionBlock, make_block
 from hire_model.data.relations.nouns import ClassFinder, make_singular
 from hire_model.data.relations.prior import RelationPrior
-from hire_model.data.relations.recorded import describe_maker, open_maker
+from hire_model.data.relations.recorded import open_maker, record_maker
 from hire_model.data.schema import RELATION_PRIOR, MakerFacts
 from hire_model.errors import DataError
 
@@ -96,7 +96,7 @@ def test_a_prior_is_the_same_after_saving_and_a_damaged_file_is_refused(tmp_path
     prior = make_evidence().fit("captions of split train")
     path = tmp_path / RELATION_PRIOR
     path.write_bytes(prior.weights or b"")
-    facts = MakerFacts.model_validate_json(describe_maker(prior).model_dump_json())
+    facts = MakerFacts.model_validate_json(record_maker(prior).model_dump_json())
     again = open_maker(facts, tmp_path)
     assert again.digest == prior.digest == make_evidence().fit("captions of split train").digest
     assert relate(prior, block((ON, [0, 1]))) == relate(again, block((ON, [0, 1])))  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from hire_model.data.importers.base import Notes, PictureFinder, Source, Target,
 from hire_model.data.importers.captions import CaptionedImage
 from hire_model.data.relations.geometry import GeometryRules
 from hire_model.data.relations.making import relate_source
-from hire_model.data.schema import Manifest, name_features
+from hire_model.data.schema import Manifest, name_with_digest
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import DataError
 from hire_model.files import write_text
@@ -112,7 +112,7 @@ def import_images(
     )  # fmt: skip
     if job.relations:
         source = relate_source(source, GeometryRules())
-    name = name_features(extractor.name, extractor.digest)
+    name = name_with_digest(extractor.name, extractor.digest)
     full = Target(
         target.out, target.name, name, "float16", target.licence, pictures=job.folder, overwrite=target.overwrite
     )

@@ -27,13 +27,7 @@ def describe_extractor(extractor: Extractor) -> ExtractorFacts | None:
     """Return what `open_recorded` needs to open the extractor again, or None if it cannot."""
     if extractor.kind not in KINDS:
         return None
-    return ExtractorFacts(
-        kind=extractor.kind,
-        name=extractor.name,
-        digest=extractor.digest,
-        options=extractor.options,
-        file=extractor.file is not None,
-    )
+    return ExtractorFacts.record(extractor, extractor.file is not None)
 
 
 def open_recorded(facts: ExtractorFacts, folder: Path) -> Extractor:

@@ -10,7 +10,7 @@ import numpy as np
 from hire_model.data.importers.base import Notes, Source
 from hire_model.data.importers.checks import Relation
 from hire_model.data.relations.maker import RegionBlock, RelationMaker, make_block
-from hire_model.data.relations.recorded import describe_maker
+from hire_model.data.relations.recorded import record_maker
 from hire_model.data.schema import EXTRACTOR
 from hire_model.data.store import Dataset, ImageRegions
 from hire_model.data.writer import ImageRecord
@@ -81,7 +81,7 @@ def relate_image(maker: RelationMaker, regions: ImageRegions, width: int, height
 
 def _record_maker(source: Source, maker: RelationMaker) -> Source:
     return dataclasses.replace(
-        source, predicates=maker.predicates, relation_maker=describe_maker(maker), relation_prior=maker.weights
+        source, predicates=maker.predicates, relation_maker=record_maker(maker), relation_prior=maker.weights
     )
 
 

@@ -19,15 +19,9 @@ KINDS: Final[dict[str, Callable[[MakerFacts, Path], RelationMaker]]] = {
 """By `RelationMaker.kind`: a function of the recorded facts and the folder that has relation_prior.safetensors."""
 
 
-def describe_maker(maker: RelationMaker) -> MakerFacts:
+def record_maker(maker: RelationMaker) -> MakerFacts:
     """Return what `open_maker` needs to open the maker again."""
-    return MakerFacts(
-        kind=maker.kind,
-        name=maker.name,
-        digest=maker.digest,
-        options=maker.options,
-        file=maker.weights is not None,
-    )
+    return MakerFacts.record(maker, maker.weights is not None)
 
 
 def open_maker(facts: MakerFacts, folder: Path) -> RelationMaker:
