@@ -1,10 +1,11 @@
 """Make the whole table of fault tolerance: `hire ablate edges` on large scenes and, if given, on a second data set.
 
-    python benchmarks/fault_tolerance.py --out runs/faults [--scene-seeds 0,1,2,3,4] [--data DATASET --recipe RECIPE]
+    python benchmarks/fault_tolerance.py --out runs/faults [--scene-seeds 0,1,2,3,4] [--scenes 1200 200 1000]
+        [--data DATASET --recipe RECIPE]
 
-The large scenes (1,200 for training, 1,000 for test) are generated into the folder first. Each data set is one call of
-`hire ablate edges`, with one thread; the seeds are shared among two processes. Run the same line again to continue. To
-stay within three hours of two cores, the pair stages 6 and 7 are off, as they read no edges.
+The large scenes are generated into the folder first. Each data set is one call of `hire ablate edges`, with one thread;
+the seeds are shared among two processes. Run the same line again to continue. To stay within three hours of two cores,
+the pair stages 6 and 7 are off, as they read no edges.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     parser.add_argument("--scene-seeds", default="0,1,2,3,4", help="seeds on the large scenes; empty: skip them")
+    parser.add_argument("--scenes", nargs=3, default=["1200", "200", "1000"], help="for training, dev and test")
     parser.add_argument("--data", type=Path, help="a second data set with boxes and relations")
     parser.add_argument("--recipe", default="flickr8k_mini", help="its recipe")
     parser.add_argument("--seeds", default="0,1,2", help="seeds on the second data set")
@@ -49,8 +51,9 @@ def main() -> None:
     if arguments.scene_seeds:
         scenes = arguments.out / "large-scenes"
         if not (scenes / "manifest.json").is_file():
-            sizes = ["--train", "1200", "--dev", "200", "--test", "1000"]
-            subprocess.run([*HIRE, "data", "synth", "--large", "--out", str(scenes), *sizes], check=True)
+            sizes = zip(("--train", "--dev", "--test"), arguments.scenes, strict=True)
+            options = [part for size in sizes for part in size]
+            subprocess.run([*HIRE, "data", "synth", "--large", "--out", str(scenes), *options], check=True)
         run_seeds(scenes, "synthetic", SETTINGS, arguments.scene_seeds.split(","), arguments.out / "scenes")
     if arguments.data:
         settings = f"{SETTINGS} model.graphs=both model.relation_match=true {arguments.set}"

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hire_model.data.schema import name_with_digest
 from hire_model.data.store import Dataset
 from hire_model.errors import DataError, HireError
 from hire_model.gallery import changing, search
@@ -137,6 +138,17 @@ def test_a_data_set_with_other_regions_is_refused(model, splits, tiny_dataset, t
         other = Dataset(data.folder, data.manifest.model_copy(update=change)).split("test")
         with pytest.raises(DataError, match=f"The {message}"):
             add(model, other, tmp_path / "g")
+
+
+def test_an_extractor_with_the_same_digest_and_another_name_is_the_same(model, tiny_dataset, tmp_path):
+    data = Dataset.open(tiny_dataset)
+    first, second = (
+        Dataset(data.folder, data.manifest.model_copy(update={"feature_extractor": name_with_digest(name, "ab" * 32)}))
+        for name in ("owl", "copy of owl")
+    )
+    build(model, first.split("dev"), tmp_path / "g")
+    split = second.split("test")
+    assert add(model, split, tmp_path / "g").added == len(split.images)
 
 
 def test_a_changed_gallery_is_not_taken_for_a_built_one(model, splits, tmp_path):
