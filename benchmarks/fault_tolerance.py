@@ -19,7 +19,7 @@ from pathlib import Path
 HIRE = [sys.executable, "-m", "hire_model"]
 SETTINGS = "model.object_word=false model.word_image=false train.batch=32 train.epochs=3 train.threads=1"
 VARIANTS = (
-    "no-graphs,match,match+stage,match+edges,match+stage+edges,match+damage,match+stage+damage,match+edges+damage"
+    "no-graphs,graphs,graphs+stage,match,match+stage,match+edges,match+damage,match+stage+damage,match+edges+damage"
 )
 DAMAGES = "relations dropped,relations shuffled,edges dropped,boxes dropped,objects dropped"
 PROCESSES = 2
