@@ -12,6 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -100,7 +101,7 @@ class KeptScores:
         if kind is None:
             for folder in self._opened:
                 shutil.rmtree(folder, ignore_errors=True)
-        elif self._opened:
+        elif any(folder.is_dir() for folder in self._opened):
             log.info("Finished scores are kept in %s. A repeated evaluation continues from them.", self._cache)
 
     def open(self, model: Hire, split: Split, bank: CaptionBank, block: int) -> ScoreBlocks | None:
@@ -124,10 +125,11 @@ class KeptScores:
         """Return the folders of other matrices, without those of forgotten evaluations, which are deleted."""
         found = []
         for folder in set(self._cache.glob("*/")) - set(self._opened):
-            if time.time() - folder.stat().st_mtime > _WEEK_S:
-                shutil.rmtree(folder, ignore_errors=True)
-            else:
-                found.append(folder)
+            with suppress(FileNotFoundError):  # the end of its evaluation has deleted it
+                if time.time() - folder.stat().st_mtime > _WEEK_S:
+                    shutil.rmtree(folder, ignore_errors=True)
+                else:
+                    found.append(folder)
         return found
 
 
