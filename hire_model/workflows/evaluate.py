@@ -114,13 +114,13 @@ def evaluate(
         result, matrix = _measure(loaded, chosen, settings, more, hub_correction, kept)
         explained = next(iter(loaded.values())) if len(loaded) == 1 else None  # an ensemble has no attention to show
         with tempfile.TemporaryDirectory() as temporary:  # a run gets both files, also if the user names none
-            kept = (figures, page)
+            files = (figures, page)
             if run.enabled:
-                kept = (figures or Path(temporary, "figures.json"), page or Path(temporary, "report.html"))
-            if kept[0]:
-                run.log_artifact(write_json(result, kept[0]), "evaluation")
-            if kept[1]:
-                report_file = write_report(kept[1], result, matrix, chosen, settings.evaluate, explained)
+                files = (figures or Path(temporary, "figures.json"), page or Path(temporary, "report.html"))
+            if files[0]:
+                run.log_artifact(write_json(result, files[0]), "evaluation")
+            if files[1]:
+                report_file = write_report(files[1], result, matrix, chosen, settings.evaluate, explained)
                 run.log_artifact(report_file, "evaluation")
         model_id = found[0].model_id if len(found) == 1 and found[0] is not None else ""
         name = f"{manifest.name}: {split}"
