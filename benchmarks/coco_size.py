@@ -7,8 +7,7 @@
 `make` writes the data set, about 18 GB: random features (2048 numbers; 10 to 100 regions per image, 36 on average),
 boxes, 50 relations and five captions per image. `measure` trains `--steps` steps in a separate process, including all
 preparation, and then scores `--images` images of the dev split against its 25,000 captions, as after an epoch. With
-`--whole` another process runs `hire evaluate --protocol coco-5k` with a report. Its 125 million pairs take hours on two
-cores with all stages, so disable the pair stages.
+`--whole` another process runs `hire evaluate --protocol coco-5k` with a report; `coco_evaluation.py` measures its time.
 
 Prints for each process the peak of resident memory, and the peak without file-backed pages, which the system can drop
 when memory is short. The states of a frozen text encoder are computed as the recipe states, which takes half an hour on
@@ -18,11 +17,12 @@ two cores; `--made-up-states` writes a random file of the same size instead.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,17 @@ SAMPLE_SECONDS = 0.05
 TIMED_CAPTIONS = 256
 
 
-def make(out: Path, share: float) -> None:
+def make(out: Path, images: dict[str, int]) -> None:
+    """Write a data set with this number of images in each split."""
     from hire_model.data.writer import DatasetWriter
     from hire_model.progress import show_progress
 
     random = np.random.default_rng(0)
     pool = np.abs(random.standard_normal((POOL, FEATURES), np.float32)).astype(np.float16)
     words, names = _load_words(), [f"thing {i}" for i in range(CLASSES)]
-    total = sum(int(count * share) for count in IMAGES.values())
     facts: dict[str, Any] = {"feature_dim": FEATURES, "feature_extractor": "random", "classes": names}
     with DatasetWriter(out, name="coco-size", predicates=[f"does {i}" for i in range(PREDICATES)], **facts) as writer:
-        for record in show_progress(_draw_records(random, pool, words, share), "images", total):
+        for record in show_progress(_draw_records(random, pool, words, images), "images", sum(images.values())):
             writer.add(record)
 
 
@@ -59,13 +59,15 @@ def _load_words() -> list[str]:
     return sorted(word for word in vocabulary if word.isascii() and word.isalpha())[:WORDS]
 
 
-def _draw_records(random: np.random.Generator, pool: np.ndarray, words: list[str], share: float) -> Iterator[Any]:
+def _draw_records(
+    random: np.random.Generator, pool: np.ndarray, words: list[str], images: dict[str, int]
+) -> Iterator[Any]:
     from hire_model.data.writer import ImageRecord
 
     frequency = 1 / np.arange(10, len(words) + 10)
     frequency /= frequency.sum()
-    for split, count in IMAGES.items():
-        for index in range(int(count * share)):
+    for split, count in images.items():
+        for index in range(count):
             regions = int(np.clip(random.gamma(6, 6), 10, 100))
             lengths = np.minimum(7 + random.geometric(0.25, CAPTIONS), 49)
             drawn = random.choice(len(words), lengths.sum(), p=frequency)
@@ -168,9 +170,9 @@ def read_memory(process: int | str) -> dict[str, float]:
             if value.strip().endswith(" kB")}  # fmt: skip
 
 
-def run_and_watch(name: str, command: list[str]) -> None:
-    """Run `command` and print its memory peaks."""
-    start, process = time.monotonic(), subprocess.Popen(command)
+def run_and_watch(name: str, command: list[str], stop: Callable[[], bool] = lambda: False) -> float:
+    """Run `command`, print its time and memory peaks, and return its CPU seconds. If `stop` returns True, kill it."""
+    start, before, process = time.monotonic(), os.times(), subprocess.Popen(command)
     peaks = {"VmRSS": 0.0, "RssAnon": 0.0}
     while process.poll() is None:
         try:
@@ -178,9 +180,14 @@ def run_and_watch(name: str, command: list[str]) -> None:
         except (FileNotFoundError, ProcessLookupError):
             break
         peaks = {key: max(peak, now.get(key, 0.0)) for key, peak in peaks.items()}
+        if stop():
+            process.kill()
         time.sleep(SAMPLE_SECONDS)
+    status, after = process.wait(), os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
     peak = f"peak resident {peaks['VmRSS']:.2f} GB, without files {peaks['RssAnon']:.2f} GB"
-    print(f"{name}: exit status {process.wait()}, {time.monotonic() - start:.0f} s, {peak}", flush=True)
+    print(f"{name}: exit status {status}, {time.monotonic() - start:.0f} s, {seconds:.0f} CPU s, {peak}", flush=True)
+    return seconds
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -209,7 +216,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.what == "make":
-        make(args.data, args.share)
+        make(args.data, {split: int(count * args.share) for split, count in IMAGES.items()})
     elif args.what == "train":
         train(args)
     else:

@@ -209,5 +209,5 @@ def _take(ray: Any, reference: Any) -> Any:
     except ray.exceptions.RayError as error:
         raise HireError(
             f"A shard was given up after {_RETRIES + 1} tries: {str(error).partition(chr(10))[0]} Run the same "
-            "command again; an import or a gallery continues where it stopped."
+            "command again; it continues where it stopped."
         ) from error

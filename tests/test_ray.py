@@ -26,6 +26,8 @@ from hire_model.data.importers.base import Target
 from hire_model.errors import HireError
 from hire_model.gallery.building import build
 from hire_model.model.captions import build_caption_bank
+from hire_model.scoring import kept_scores
+from hire_model.scoring.kept_scores import KeptScores
 from hire_model.scoring.matrix import compute_similarity
 from hire_model.workers import THIS_PROCESS, Workers, _take
 
@@ -111,15 +113,20 @@ def test_a_gallery_is_built_though_a_worker_is_killed(cluster: Workers, tmp_path
     assert count(tmp_path / "log") == 5 + 1, "five shards of images, one of them twice"
 
 
-def test_pairs_are_scored_though_a_worker_is_killed(cluster: Workers, tmp_path: Path, tiny_dataset: Path) -> None:
+def test_pairs_are_scored_though_a_worker_is_killed_and_kept_until_the_end(
+    cluster: Workers, tmp_path: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_scores, "MIN_PAIRS", 1)
     split = gallery_examples.open_split(tiny_dataset)
     model = gallery_examples.make_model(split)
     bank = build_caption_bank(model, split.texts)
     expected = compute_similarity(model, split, bank)
     model.text.register_forward_pre_hook(Killer(tmp_path, at=2))
-    scores = compute_similarity(model, split, bank, workers=cluster)
-    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
-    assert count(tmp_path / "log") == 2 + 1
+    with KeptScores(tmp_path / "cache") as kept:
+        for _ in range(2):
+            scores = compute_similarity(model, split, bank, workers=cluster, kept=kept)
+            np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+    assert count(tmp_path / "log") == 2 + 1, "two blocks, one of them twice, and none in the second call"
 
 
 def fail(state: object, shard: int) -> None:

@@ -19,6 +19,7 @@ from hire_model.errors import DataError
 from hire_model.model.fused import scoring as fused
 from hire_model.model.hire import Hire
 from hire_model.progress import show_progress
+from hire_model.scoring.kept_scores import KeptScores
 from hire_model.workers import THIS_PROCESS, Workers
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def compute_similarity(
     budget_bytes: int = 512 << 20,
     out: np.ndarray | None = None,
     workers: Workers = THIS_PROCESS,
+    kept: KeptScores | None = None,
 ) -> np.ndarray:
     """Score each image of a split against each of its captions.
 
@@ -49,6 +51,7 @@ def compute_similarity(
         budget_bytes: maximum memory for a block of pairs.
         out: array [N, M] to fill, for example a memory map.
         workers: where captions are encoded and pairs are scored. Images are encoded here.
+        kept: keeps finished blocks of a large matrix, and has those of an interrupted call. None keeps nothing.
 
     Returns:
         Scores [N, M] float32.
@@ -57,7 +60,7 @@ def compute_similarity(
     model.eval()
     try:
         with torch.inference_mode():
-            return _fill_matrix(model, encode_images(model, split), bank, budget_bytes, out, workers)
+            return _fill_matrix(model, split, bank, budget_bytes, out, workers, kept)
     finally:
         model.train(was_training)
 
@@ -198,23 +201,36 @@ def _allocate(shape: tuple[int, int], block: EncodedImages) -> EncodedImages:
 
 
 def _fill_matrix(
-    model: Hire, images: EncodedImages, bank: CaptionBank, budget_bytes: int, out: np.ndarray | None, workers: Workers
-) -> np.ndarray:
+    model: Hire, split: Split, bank: CaptionBank, budget_bytes: int, out: np.ndarray | None, workers: Workers,
+    kept: KeptScores | None,
+) -> np.ndarray:  # fmt: skip
     """Return the scores [N, M]. Captions are encoded by length, one block at a time.
 
     COCO's 25,000 encoded captions would take 5 GB at P = 1024.
     """
     if out is None:
-        out = np.empty((len(images), len(bank)), np.float32)
-    order = np.argsort(bank.lengths, kind="stable")
-    blocks = np.split(order, range(_ENCODE_BLOCK, len(order), _ENCODE_BLOCK))
+        out = np.empty((len(split.images), len(bank)), np.float32)
+    blocks = split_captions(bank)
+    store = kept.open(model, split, bank, _ENCODE_BLOCK) if kept else None
+    missing = store.fill(out, blocks) if store else range(len(blocks))
+    if not missing:
+        return out
+    images = encode_images(model, split)
     if workers.parallel:
         model, images = copy_to_cpu(model), images.to(torch.device("cpu"))
-    shards = ((rows, bank.tokens(rows)) for rows in blocks)
+    shards = ((number, bank.tokens(blocks[number])) for number in missing)
     done = workers.run(partial(_ImageScorer, model, images, budget_bytes), _ImageScorer.score, shards)
-    for (rows, _), scores in show_progress(done, "score pairs", len(blocks)):
-        out[:, rows] = scores
+    for (number, _), scores in show_progress(done, "score pairs", len(missing)):
+        out[:, blocks[number]] = scores
+        if store:
+            store.write(number, scores)
     return out
+
+
+def split_captions(bank: CaptionBank) -> list[np.ndarray]:
+    """Return the rows of a bank in blocks of captions of similar length."""
+    order = np.argsort(bank.lengths, kind="stable")
+    return np.split(order, range(_ENCODE_BLOCK, len(order), _ENCODE_BLOCK))
 
 
 @dataclass(frozen=True)
@@ -226,8 +242,8 @@ class _ImageScorer:
     budget_bytes: int
 
     @torch.inference_mode()
-    def score(self, shard: tuple[np.ndarray, Tokens]) -> np.ndarray:
-        """Return the scores [N, C] of C captions, given as (rows of the matrix, tokens)."""
+    def score(self, shard: tuple[int, Tokens]) -> np.ndarray:
+        """Return the scores [N, C] of C captions, given as (number of the block, tokens)."""
         texts = self.model.encode_text(shard[1].to(_get_device(self.model)))
         return score_matrix(self.model, self.images, texts, self.budget_bytes)
 

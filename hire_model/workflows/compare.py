@@ -17,6 +17,7 @@ from hire_model.evaluation.protocols import Ranks
 from hire_model.evaluation.provenance import collect_facts
 from hire_model.evaluation.result import Interval, Result
 from hire_model.files import write_text
+from hire_model.scoring.kept_scores import KeptScores
 from hire_model.settings import Settings
 from hire_model.tracking import registry, versions
 from hire_model.workflows.evaluate import load_model, score_split
@@ -104,7 +105,10 @@ def compare(
     folders = [registry.fetch(model, settings.tracking) for model in (first, second)]
     names = [name_model(*each) for each in zip((first, second), found, strict=True)]
     announce(describe_evaluation(" and ".join(names), chosen, found))
-    (ranks_first, result_first), (ranks_second, result_second) = (_measure(f, chosen, settings) for f in folders)
+    with KeptScores() as kept:
+        (ranks_first, result_first), (ranks_second, result_second) = (
+            _measure(folder, chosen, settings, kept) for folder in folders
+        )
     manifest = chosen.dataset.manifest
     draws = settings.evaluate.bootstrap or _DRAWS
     intervals = bootstrap_differences(
@@ -132,9 +136,9 @@ def compare(
     return comparison
 
 
-def _measure(folder: Path, split: Split, settings: Settings) -> tuple[Ranks, Result]:
+def _measure(folder: Path, split: Split, settings: Settings, kept: KeptScores) -> tuple[Ranks, Result]:
     """Score the split with the model in `folder`; the similarity matrix is not kept."""
-    matrix = score_split(load_model(folder, settings), split, settings.evaluate)
+    matrix = score_split(load_model(folder, settings), split, settings.evaluate, kept)
     ranks = protocols.rank_under_protocol(matrix, split.owner, settings.evaluate.protocol)
     return ranks, protocols.evaluate_matrix(matrix, split.owner, settings.evaluate.protocol, bootstrap=0, ranks=ranks)
 

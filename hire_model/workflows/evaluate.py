@@ -32,6 +32,7 @@ from hire_model.model.hire import Hire
 from hire_model.model.hubs import find_bank
 from hire_model.scoring.explain import Explanation, explain
 from hire_model.scoring.hub_correction import correct_matrix
+from hire_model.scoring.kept_scores import KeptScores
 from hire_model.scoring.matrix import check_features, compute_similarity, map_classes, map_predicates
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import EvaluateSettings, Settings, flatten
@@ -85,6 +86,8 @@ def evaluate(
             judgements are measured without it.
         eccv: also compute ECCV Caption and CxC; the split must be COCO's 5,000 test images.
 
+    If it is interrupted, the same call continues: see `KeptScores`.
+
     Raises:
         HireError: no such model, split or protocol, or the features are not those that the model was trained on.
     """
@@ -99,7 +102,7 @@ def evaluate(
     names = [name_model(*each) for each in zip(models, found, strict=True)]
     announce(describe_evaluation(", ".join(names), chosen, found))
     tracking = settings.tracking.model_copy(update={"enabled": settings.tracking.enabled and inside_mlflow_run()})
-    with start_run(tracking, "evaluate") as run:
+    with KeptScores() as kept, start_run(tracking, "evaluate") as run:
         manifest = chosen.dataset.manifest
         run.log_dataset(chosen.dataset.folder, f"{manifest.name}: {split}", manifest.digest, split)
         run.log_params(
@@ -108,16 +111,16 @@ def evaluate(
         run.log_params(flatten(settings.model_dump(mode="json", include={"evaluate"})))
         run.set_tags(collect_facts())
         loaded = dict(zip(names, (load_model(folder, settings) for folder in folders), strict=True))
-        result, matrix = _measure(loaded, chosen, settings, more, hub_correction)
+        result, matrix = _measure(loaded, chosen, settings, more, hub_correction, kept)
         explained = next(iter(loaded.values())) if len(loaded) == 1 else None  # an ensemble has no attention to show
         with tempfile.TemporaryDirectory() as temporary:  # a run gets both files, also if the user names none
-            kept = (figures, page)
+            files = (figures, page)
             if run.enabled:
-                kept = (figures or Path(temporary, "figures.json"), page or Path(temporary, "report.html"))
-            if kept[0]:
-                run.log_artifact(write_json(result, kept[0]), "evaluation")
-            if kept[1]:
-                report_file = write_report(kept[1], result, matrix, chosen, settings.evaluate, explained)
+                files = (figures or Path(temporary, "figures.json"), page or Path(temporary, "report.html"))
+            if files[0]:
+                run.log_artifact(write_json(result, files[0]), "evaluation")
+            if files[1]:
+                report_file = write_report(files[1], result, matrix, chosen, settings.evaluate, explained)
                 run.log_artifact(report_file, "evaluation")
         model_id = found[0].model_id if len(found) == 1 and found[0] is not None else ""
         name = f"{manifest.name}: {split}"
@@ -126,14 +129,19 @@ def evaluate(
 
 
 def _measure(
-    models: Mapping[str, Hire], split: Split, settings: Settings, more: _MoreProtocols, hub_correction: bool
+    models: Mapping[str, Hire],
+    split: Split,
+    settings: Settings,
+    more: _MoreProtocols,
+    hub_correction: bool,
+    kept: KeptScores,
 ) -> tuple[Result, np.ndarray | Ensemble]:
     """Compute the similarity matrix of the models by name, averaged over them, and all figures."""
     facts = {"model": ", ".join(models), "hub correction": "off"}
     if hub_correction:  # before scoring: a model without a bank is refused
         banks = [find_bank(model.hubs, model.settings, name) for name, model in models.items()]
         facts["hub correction"] = "; ".join(dict.fromkeys(bank.describe() for bank in banks))
-    matrices = [score_split(model, split, settings.evaluate, hub_correction) for model in models.values()]
+    matrices = [score_split(model, split, settings.evaluate, kept, hub_correction) for model in models.values()]
     matrix = matrices[0] if len(matrices) == 1 else protocols.average_matrices(*matrices)
     manifest = split.dataset.manifest
     device = pick_device(settings.train)
@@ -189,11 +197,21 @@ def load_model(folder: Path, settings: Settings) -> Hire:
     return artifact.load(folder).to(torch.device(pick_device(settings.train)))
 
 
-def score_split(model: Hire, split: Split, settings: EvaluateSettings, hub_correction: bool = False) -> np.ndarray:
-    """Compute the similarity matrix [N, M] of the images and captions of `split`, corrected for hubs or not."""
+def score_split(
+    model: Hire,
+    split: Split,
+    settings: EvaluateSettings,
+    kept: KeptScores | None = None,
+    hub_correction: bool = False,
+) -> np.ndarray:
+    """Compute the similarity matrix [N, M] of the images and captions of `split`, corrected for hubs or not.
+
+    kept: keeps the scores of a large matrix, so that an interrupted evaluation can continue.
+    """
     check_features(model, split)  # before the captions, whose states take minutes
     bank = build_caption_bank(model, split.texts)
-    matrix = compute_similarity(model, split, bank, settings.budget_mb << 20, workers=Workers(ray=settings.ray))
+    workers = Workers(ray=settings.ray)
+    matrix = compute_similarity(model, split, bank, settings.budget_mb << 20, workers=workers, kept=kept)
     return correct_matrix(model, split, bank, matrix) if hub_correction else matrix
 
 

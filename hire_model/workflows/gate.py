@@ -27,6 +27,7 @@ from hire_model.files import write_text
 from hire_model.gate import Comparison, Conditions, Decision, Evidence, decide
 from hire_model.model import artifact
 from hire_model.model_card import card
+from hire_model.scoring.kept_scores import KeptScores
 from hire_model.scoring.matrix import check_features
 from hire_model.scoring.scorer import Scorer
 from hire_model.settings import Settings
@@ -128,21 +129,22 @@ def _run_gate(
     """Measure, compare, decide, and record the decision."""
     folder = registry.fetch(challenger.uri, settings.tracking)
     trust.record(folder, challenger, settings.tracking)
-    evidence, ranks = _measure(challenger, folder, split, used, settings)
-    comparison = None
-    if champion is not None:
-        comparison = _compare(evidence, ranks, champion, split, settings)
-    decision = decide(evidence, comparison, settings.gate)
-    _record(decision, ranks, challenger, folder, settings)
+    with KeptScores() as kept:
+        evidence, ranks = _measure(challenger, folder, split, used, settings, kept)
+        comparison = None
+        if champion is not None:
+            comparison = _compare(evidence, ranks, champion, split, settings, kept)
+        decision = decide(evidence, comparison, settings.gate)
+        _record(decision, ranks, challenger, folder, settings)
     return decision
 
 
 def _measure(
-    version: Version, folder: Path, split: Split, used: Sequence[Protocol], settings: Settings
+    version: Version, folder: Path, split: Split, used: Sequence[Protocol], settings: Settings, kept: KeptScores
 ) -> tuple[Evidence, Ranks]:
     """Measure all figures that the rules need. Return them, and the ranks under the first protocol of `used`."""
     model, manifest = load_model(folder, settings), split.dataset.manifest
-    matrix = score_split(model, split, settings.evaluate)
+    matrix = score_split(model, split, settings.evaluate, kept)
     ranks = protocols.rank_under_protocol(matrix, split.owner, used[0])
     results = [protocols.evaluate_matrix(matrix, split.owner, protocol, bootstrap=0) for protocol in used]
     scorer = Scorer(model, pick_device(settings.train), manifest.predicates, manifest.classes)
@@ -165,7 +167,9 @@ def _measure(
     return evidence, ranks
 
 
-def _compare(evidence: Evidence, ranks: Ranks, champion: Version, split: Split, settings: Settings) -> Comparison:
+def _compare(
+    evidence: Evidence, ranks: Ranks, champion: Version, split: Split, settings: Settings, kept: KeptScores
+) -> Comparison:
     """Compare with the champion. Its ranks were stored by an earlier gate, or are computed now."""
     theirs = _load_ranks(champion, evidence.ground, ranks.fold, settings)
     champion_scored = theirs is None
@@ -179,7 +183,7 @@ def _compare(evidence: Evidence, ranks: Ranks, champion: Version, split: Split, 
                 f"The champion, version {champion.number}, cannot be compared on this data. {error} To replace it "
                 f"without a comparison: hire promote --version {evidence.version} --force REASON."
             ) from error
-        matrix = score_split(model, split, settings.evaluate)
+        matrix = score_split(model, split, settings.evaluate, kept)
         theirs = protocols.rank_under_protocol(matrix, split.owner, evidence.ground.protocol)
     draws = settings.evaluate.bootstrap or _DRAWS
     return Comparison(

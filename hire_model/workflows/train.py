@@ -26,6 +26,7 @@ from hire_model.model.hire import Hire
 from hire_model.model.warm_start import warm_start
 from hire_model.model_card import card
 from hire_model.scoring.hub_correction import collect_bank
+from hire_model.scoring.kept_scores import KeptScores
 from hire_model.scoring.matrix import compute_similarity
 from hire_model.settings import ResolvedSettings, Settings, flatten
 from hire_model.tracking import registry
@@ -125,7 +126,8 @@ def train(
         train = settings.train
         model.hubs = collect_bank(model, splits.train, train.hub_bank, train.temperature, train.seed)
         try:
-            outcome = _finish(model, fitted, splits, settings, run, uri)
+            with KeptScores() as kept:
+                outcome = _finish(model, fitted, splits, settings, run, uri, kept)
             (out / JOB_FILE).unlink(missing_ok=True)
             return outcome
         except KeyboardInterrupt as stopped:
@@ -226,12 +228,18 @@ def _make_epoch_logger(run: TrackedRun, on_epoch: Callable[[EpochRecord], None])
 
 
 def _finish(
-    model: Hire, fitted: FitResult, splits: Splits, settings: Settings, run: TrackedRun, uri: str
+    model: Hire,
+    fitted: FitResult,
+    splits: Splits,
+    settings: Settings,
+    run: TrackedRun,
+    uri: str,
+    kept: KeptScores,
 ) -> TrainOutcome:
     """Evaluate on data.test (else on dev), write figures, report and model folder, and log and register them."""
     out, test = settings.train.out, splits.test
     history = [asdict(record) for record in fitted.history]
-    matrix = score_split(model, test, settings.evaluate)
+    matrix = score_split(model, test, settings.evaluate, kept)
     ranks = protocols.rank_under_protocol(matrix, test.owner, settings.evaluate.protocol)
     origin = {"seed": str(settings.train.seed)} | ({"mlflow run": run.run_id} if run.enabled else {})
     result = make_result(matrix, test, settings.evaluate, origin, ranks)

@@ -17,11 +17,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # forked processes must not inherit a thread pool
 
 import mlflow
+import numpy as np
 import psutil
 import torch
 from killing import Scenario, main
 
 import hire_model  # noqa: F401
+from hire_model.batch import Tokens
 from hire_model.data.store import Dataset
 from hire_model.data.writer import DatasetWriter, ImageRecord
 from hire_model.errors import HireError
@@ -31,10 +33,12 @@ from hire_model.gallery.store import Gallery
 from hire_model.model import artifact
 from hire_model.packaging.archive import package
 from hire_model.packaging.verify import verify
+from hire_model.scoring import kept_scores, matrix
 from hire_model.settings import Settings, resolve
 from hire_model.tracking import versions
 from hire_model.tracking.promotion import promote
 from hire_model.tracking.registry import fetch
+from hire_model.workflows.evaluate import evaluate
 from hire_model.workflows.gate import gate
 from hire_model.workflows.train import train
 from serving import HANDLER, server
@@ -231,6 +235,38 @@ def check_registered(folder: Path) -> None:
     check_registration(folder)
 
 
+# An evaluation: its blocks of scores are kept until it ends.
+
+
+def run_evaluation(folder: Path) -> None:
+    """Evaluate with blocks of 8 captions; write a line to `scored` for each one that is scored."""
+    score = matrix._ImageScorer.score
+
+    def count(scorer: matrix._ImageScorer, shard: tuple[int, Tokens]) -> np.ndarray:
+        with (folder / "scored").open("a") as file:
+            file.write(f"{shard[0]}\n")
+        return score(scorer, shard)
+
+    kept_scores.MIN_PAIRS, matrix._ENCODE_BLOCK, matrix._ImageScorer.score = 1, 8, count
+    os.environ["HIRE_CACHE"] = str(folder)
+    evaluate([str(RUN / "model")], make_settings(folder), "test", folder / "figures.json")
+
+
+def check_blocks(folder: Path) -> None:
+    """Each block that was finished before the last one is there, unless the evaluation has ended."""
+    blocks = sorted(folder.glob("scores/*/[0-9]*.npy"))
+    assert all(np.load(path).shape == (8, 8) for path in blocks)
+    scored = (folder / "scored").read_text().split()
+    assert (folder / "figures.json").exists() or len(blocks) >= len(scored) - 1
+
+
+def check_evaluated(folder: Path) -> None:
+    assert 5 <= len((folder / "scored").read_text().split()) <= 5 + 1, "at most the block of the kill is scored twice"
+    assert not list((folder / "scores").iterdir())
+    expected = json.loads((RUN / "figures.json").read_text())
+    assert json.loads((folder / "figures.json").read_text())["rsum"] == expected["rsum"]
+
+
 # The server: processes are replaced by this one, so that only the files matter.
 
 
@@ -293,6 +329,7 @@ SCENARIOS = {
     "gate": Scenario(copy_store, run_gate, check_undecided, check_decided, stride=10),
     "promote": Scenario(pass_gate, promote_first, check_champion, check_promoted, promote_again, stride=4),
     "package": Scenario(copy_store, make_archive, check_archive, check_packaged, stride=4),
+    "evaluate": Scenario(lambda f: None, run_evaluation, check_blocks, check_evaluated),
     "serve": Scenario(serve_version("1"), serve_version("2"), check_served, check_second_served),
 }  # fmt: skip
 
