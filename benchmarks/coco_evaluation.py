@@ -58,7 +58,7 @@ class Watch:
         self.cache, self.kept, self.kill_at = cache, kept, 0
 
     def __call__(self) -> bool:
-        for path in self.cache.glob("scores/*/[0-9]*.npy"):
+        for path in self.cache.glob("scores/*/[0-9]*.npz"):
             link = self.kept / path.name
             with suppress(FileNotFoundError):  # the evaluation has ended
                 if not link.exists():
@@ -74,7 +74,7 @@ def check(model: Hire, split: Split, kept: Path, killed_at: int, figures: Path) 
     blocks = split_captions(bank)
     scores = np.empty((len(split.images), len(bank)), np.float32)
     for number, rows in enumerate(blocks):
-        scores[:, rows] = np.load(kept / f"{number:06d}.npy")
+        scores[:, rows] = np.load(kept / f"{number:06d}.npz")["scores"]
     stored = json.loads(figures.read_text("utf-8"))
     result = evaluate_matrix(scores, split.owner, stored["protocol"], bootstrap=0)
     assert (result.rsum, result.t2i.mean) == (stored["rsum"], stored["t2i"]["mean"]), "other figures"

@@ -1,7 +1,8 @@
 """Keep the scores of a long evaluation on disk until it ends: a repeated evaluation continues where it stopped.
 
 Each finished block of captions is a file. Files are written atomically, so that a killed process leaves complete ones.
-Their folder is named by a digest of all that the scores depend on, so they are never used for another model or data.
+They have a checksum, that of npz, so that a damaged one is not believed. Their folder is named by a digest of all that
+the scores depend on, so they are never used for another model or data.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -54,10 +56,11 @@ class ScoreBlocks:
 
     def _read(self, number: int) -> np.ndarray | None:
         try:
-            return np.load(self._name(number), allow_pickle=False)
+            with np.load(self._name(number), allow_pickle=False) as archive:
+                return archive["scores"]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
             log.warning("%s: damaged (%s). This block is scored again.", self._name(number), error)
             return None
 
@@ -67,7 +70,7 @@ class ScoreBlocks:
             return
         try:
             with atomic_write(self._name(number)) as partial:
-                np.save(partial, scores)
+                np.savez(partial, scores=scores)
         except OSError as error:
             self._writable = False
             log.warning(
@@ -78,7 +81,7 @@ class ScoreBlocks:
             )
 
     def _name(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.npy"
+        return self.folder / f"{number:06d}.npz"
 
 
 class KeptScores:
@@ -114,7 +117,7 @@ class KeptScores:
         folder = self._cache / _make_key(model, split, bank, block)
         self._opened.append(folder)
         others = self._find_others()
-        if done := len(list(folder.glob("[0-9]*.npy"))):
+        if done := len(list(folder.glob("[0-9]*.npz"))):
             log.info("Continuing an interrupted evaluation: %d blocks of captions are scored in %s.", done, folder)
         else:
             note = " What is there belongs to another model, data set or split." if others else ""

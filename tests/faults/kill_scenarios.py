@@ -254,8 +254,8 @@ def run_evaluation(folder: Path) -> None:
 
 def check_blocks(folder: Path) -> None:
     """Each block that was finished before the last one is there, unless the evaluation has ended."""
-    blocks = sorted(folder.glob("scores/*/[0-9]*.npy"))
-    assert all(np.load(path).shape == (8, 8) for path in blocks)
+    blocks = sorted(folder.glob("scores/*/[0-9]*.npz"))
+    assert all(np.load(path)["scores"].shape == (8, 8) for path in blocks)
     scored = (folder / "scored").read_text().split()
     assert (folder / "figures.json").exists() or len(blocks) >= len(scored) - 1
 

@@ -23,7 +23,7 @@ EXPECTED = {  # a point that must be among those of each command
     "gate": "commit",
     "promote": "commit",
     "package": "rename to hire.mar",
-    "evaluate": "rename to 000004.npy",
+    "evaluate": "rename to 000004.npz",
     "serve": "rename to current",
 }
 

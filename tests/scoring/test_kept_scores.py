@@ -115,17 +115,19 @@ def test_another_model_data_set_or_split_starts_from_the_beginning(
     assert score(model, split)[1] == BLOCKS - 3, "the first evaluation has lost nothing"
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "other shape", "text"])
+@pytest.mark.parametrize("damage", ["one bit", "truncated", "empty", "other shape", "text"])
 def test_a_damaged_block_is_scored_again(score, model, split, tmp_path, damage):
     expected = compute_similarity(model, split, build_bank(model, split))
     with pytest.raises(KeyboardInterrupt):
         score(model, split, stop_at=2)
     path = list_files(tmp_path)[0]
     if damage == "other shape":
-        np.save(path, np.zeros((8, 7), np.float32))
+        np.savez(path, scores=np.zeros((8, 7), np.float32))
     else:
         content = path.read_bytes()
-        path.write_bytes({"truncated": content[:-5], "empty": b"", "text": b"scores"}[damage])
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        path.write_bytes({"one bit": flipped, "truncated": content[:-5], "empty": b"", "text": b"scores"}[damage])
     result, scored = score(model, split)
     assert scored == BLOCKS - 1
     assert np.array_equal(result, expected)
