@@ -137,8 +137,8 @@ HIRE_INLINE void transpose_step(Vec* rows) {
         if (!(i & STEP)) exchange<STEP>(rows[i], rows[i + STEP], std::make_integer_sequence<int, W>());
 }
 
-// Write the transpose of the W x W block at `from` (rows `step` apart) to `to` (rows W apart).
-inline void transpose(const float* from, size_t step, float* to) {
+// Write the transpose of the W x W block at `from` (rows `step` apart) to `to` (rows `to_step` apart).
+inline void transpose(const float* from, size_t step, float* to, size_t to_step = W) {
     Vec rows[W];
 #pragma GCC unroll 16
     for (int i = 0; i < W; ++i) rows[i] = load(from + i * step);
@@ -147,7 +147,14 @@ inline void transpose(const float* from, size_t step, float* to) {
     if constexpr (W > 4) transpose_step<4>(rows);
     if constexpr (W > 8) transpose_step<8>(rows);
 #pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) store(to + i * W, rows[i]);
+    for (int i = 0; i < W; ++i) store(to + i * to_step, rows[i]);
+}
+
+// Write the transpose of from [rows][vectors * W], rows `step` apart, to `to`, rows `to_step` apart. W divides `rows`.
+inline void turn(const float* from, size_t step, int rows, int vectors, float* to, size_t to_step) {
+    for (int v = 0; v < vectors; ++v)
+        for (int row = 0; row < rows; row += W)
+            transpose(from + row * step + v * W, step, to + size_t(v) * W * to_step + row, to_step);
 }
 
 }  // namespace hire
