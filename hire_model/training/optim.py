@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hire_model.model.warm_start import WARM_STARTED
 from hire_model.settings import TrainSettings
+from hire_model.training.distributed import pick_device
 
 ENCODER_PREFIX = "text.encoder."
 _FINAL_FACTOR = 0.01  # factor on lr at the end of the cosine schedule
@@ -48,8 +49,8 @@ def _classify(name: str, settings: TrainSettings) -> str:
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings) -> AdamW:
-    """Return AdamW over `group_parameters`."""
-    return AdamW(group_parameters(model, settings))
+    """Return AdamW over `group_parameters`. On a CPU one pass over the weights does the whole step."""
+    return AdamW(group_parameters(model, settings), fused=True if pick_device(settings) == "cpu" else None)
 
 
 def make_lr_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:

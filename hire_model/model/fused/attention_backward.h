@@ -18,7 +18,7 @@ class AttentionBackward : protected MatchBackward {
         for (Floats* x : {&d_attention, &d_logits, &grams}) x->assign(panel, 0.0f);
         for (Floats* x : {&d_cosine, &d_leaky}) x->assign(rows * step, 0.0f);
         d_lengths.assign(tile->start.size() * rows, 0.0f);
-        left.resize(std::max(2 * model->width(), rows) * NR);
+        left.resize(std::max(turned_step(2 * model->width()), rows) * NR);
         turned_attention.resize(panel);
     }
 
@@ -154,8 +154,8 @@ class AttentionBackward : protected MatchBackward {
                 }
         });
         turn(d, step, rows, N, left.data(), rows);
-        add_outer(N * W, left.data(), rows, context->blocks, turned->directions.data() + size_t(p) * NR * width, width,
-                  width / W, to_context->to_directions.data(), width);
+        add_outer(N * W, left.data(), rows, context->blocks, turned->directions.data() + size_t(p) * NR * turned_step(width),
+                  turned_step(width), width / W, to_context->to_directions.data(), width);
     }
 };
 

@@ -30,7 +30,7 @@ class Backward : AttentionBackward {
 
    private:
     Floats d_pooled;                               // [items][width]
-    Floats d_refined, d_hidden, d_gated, gated_refined;  // [width][NR]
+    Floats d_refined, d_hidden, d_gated, gated_again;  // [width][NR]
     Floats d_attended;                             // [2 width][NR]
     Floats right;                                  // a transposed matrix of a panel
 
@@ -38,9 +38,9 @@ class Backward : AttentionBackward {
         const size_t width = model->width();
         reserve_attention_gradients();
         d_pooled.assign(tile->start.size() * width, 0.0f);
-        for (Floats* x : {&d_refined, &d_hidden, &d_gated, &gated_refined}) x->resize(width * NR);
+        for (Floats* x : {&d_refined, &d_hidden, &d_gated, &gated_again}) x->resize(width * NR);
         d_attended.resize(2 * width * NR);
-        right.resize(width * NR);
+        right.resize(size_t(turned_step(int(width))) * NR);
     }
 
     // Stage 8: the cosine of a pooled item and the context's summary.
@@ -63,35 +63,38 @@ class Backward : AttentionBackward {
         }
     }
 
+    // Compute a panel again, then its gradients in the reverse order.
     template <int N>
     void panel_back(int p) {
         const Tile::Panel& panel = tile->panels[p];
-        const int width = model->width();
         if (pass->first || align) {
             attend<N>(p, panel);
             start_attention_gradients<N>();
         }
         if (align) align_back<N>(p, panel);
-        if (pass->max_weight) {
-            const float *x = panel_x(p), *y = x, *last = x;
-            float *d = d_refined.data(), *d_x = to_tile->x.data() + size_t(p) * width * NR;
-            Vec dots[N] = {};
-            if (pass->first) last = y = refine<N>(p, x, dots);
-            if (pass->scale) {
-                if (!pass->first) find_dots<N>(x, dots);
-                last = cross<N>(y, dots);
-            }
-            pool_back(panel, last, tile->mean_share.data() + p * NR, d);
-            if (pass->scale) cross_back<N>(y, dots, d);
-            if (pass->first) refine_back<N>(x, d, d_x);
-            else
-                for (int row = 0; row < width; ++row)
-                    for (int v = 0; v < N; ++v) {
-                        const int at = row * NR + v * W;
-                        store(d_x + at, load(d_x + at) + load(d + at));
-                    }
-        }
+        if (pass->max_weight) fragments_back<N>(p, panel);
         if (pass->first || align) attend_back<N>(p, panel);
+    }
+
+    // Stages 6 to 8 without the alignment: the fragments and their pooling.
+    template <int N>
+    void fragments_back(int p, const Tile::Panel& panel) {
+        const float *x = panel_x(p), *y = x, *last = x;
+        float *d = d_refined.data(), *d_x = to_tile->x.data() + size_t(p) * model->width() * NR;
+        Vec dots[N] = {};
+        if (pass->first) last = y = refine<N>(p, x, dots);
+        if (pass->scale) {
+            if (!pass->first) find_dots<N>(x, dots);
+            last = cross<N>(y, dots);
+        }
+        pool_back(panel, last, tile->mean_share.data() + p * NR, d);
+        if (pass->scale) cross_back<N>(y, dots, d);
+        for (int row = 0; row < model->width(); ++row)
+            for (int v = 0; v < N; ++v) {
+                const int at = row * NR + v * W;
+                store(d_x + at, load(d_x + at) + load(d + at));
+            }
+        if (pass->first) refine_back<N>(x, d, d_x);
     }
 
     // Write the gradient of the lanes of a panel. Among equal maxima, the first one gets the gradient.
@@ -117,21 +120,21 @@ class Backward : AttentionBackward {
             }
     }
 
-    // Stage 7: o = y + ReLU(out(u)), u = m tanh(scale(m)) + summary, m = gate y. `d` is the gradient of o, then of y.
+    // Stage 7: o = y + ReLU(out(u tanh(scale(u)) + summary)), u = gate y. `d` is the gradient of o, then of y.
     template <int N>
     void cross_back(const float* y, const Vec (&dots)[N], float* d) {
         const int size = model->size, width = model->width(), blocks = model->blocks();
         const float *s = squashed.data(), *r = raised.data(), *summary = context->summary.data();
-        float *m = gated_refined.data(), *d_out = d_hidden.data(), *d_m = d_gated.data(), *d_scale = d_attended.data();
+        float *u = gated_again.data(), *d_out = d_hidden.data(), *d_u = d_gated.data(), *d_scale = d_attended.data();
         float* to_summary = to_context->to_summary.data();
-        Vec gate[N], d_gate[N] = {};
         const float root = 1 / std::sqrt(float(size));
+        Vec gate[N], d_gate[N] = {};
         for (int v = 0; v < N; ++v) gate[v] = sigmoid(dots[v] * root);
         for (int row = 0; row < width; ++row)
             for (int v = 0; v < N; ++v) {
                 const int at = row * NR + v * W;
                 store(d_out + at, load(r + at) > Vec{} ? load(d + at) : Vec{});
-                store(m + at, gate[v] * load(y + at));
+                store(u + at, gate[v] * load(y + at));
             }
         add_weights<N>(d_out, mixed.data(), to_weights->out, to_weights->out_bias);
         multiply<N>(blocks, size, packed(training->out, size), d_out, NR, [=](int b, Vec(&sums)[MR][N]) {
@@ -141,36 +144,37 @@ class Backward : AttentionBackward {
                 for (int v = 0; v < N; ++v) {
                     const int at = row * NR + v * W;
                     const Vec scale = load(s + at);
-                    store(d_m + at, sums[i][v] * scale);
-                    store(d_scale + at, sums[i][v] * load(m + at) * (1.0f - scale * scale));
+                    store(d_u + at, sums[i][v] * scale);
+                    store(d_scale + at, sums[i][v] * load(u + at) * (1.0f - scale * scale));
                     total += sums[i][v];
                 }
                 store(to_summary + row * W, total);
             }
         });
-        add_weights<N>(d_scale, m, to_weights->scale, to_weights->scale_bias);
+        add_weights<N>(d_scale, u, to_weights->scale, to_weights->scale_bias);
         multiply<N>(blocks, size, packed(training->scale, size), d_scale, NR, [=, &d_gate](int b, Vec(&sums)[MR][N]) {
             for (int i = 0; i < MR; ++i)
                 for (int v = 0; v < N; ++v) {
                     const int at = (b * MR + i) * NR + v * W;
-                    const Vec gradient = load(d_m + at) + sums[i][v];
-                    store(d_m + at, gradient);
+                    const Vec gradient = load(d_u + at) + sums[i][v];
+                    store(d_u + at, gradient);
                     d_gate[v] += gradient * load(y + at);
                 }
         });
-        for (int v = 0; v < N; ++v) d_gate[v] *= gate[v] * (1.0f - gate[v]) * root;  // now of dots
+        for (int v = 0; v < N; ++v) d_gate[v] *= gate[v] * (1.0f - gate[v]) * root;  // now of <y, summary>
         for (int row = 0; row < width; ++row) {
             Vec total = load(to_summary + row * W);
             for (int v = 0; v < N; ++v) {
                 const int at = row * NR + v * W;
-                store(d + at, load(d + at) + gate[v] * load(d_m + at) + d_gate[v] * summary[row]);
+                store(d + at, load(d + at) + gate[v] * load(d_u + at) + d_gate[v] * summary[row]);
                 total += d_gate[v] * load(y + at);
             }
             store(to_summary + row * W, total);
         }
     }
 
-    // Stage 6: y = x + second(h), h = dropout(ReLU(first(g))), g = x tanh(scale) + shift; (scale, shift) = keys a.
+    // Stage 6: y = x + second(h), h = dropout(ReLU(first(g))), g = x tanh(scale) + shift, (scale, shift) = keys a. `d` is
+    // the gradient of y.
     template <int N>
     void refine_back(const float* x, const float* d, float* d_x) {
         const int size = model->size, width = model->width(), blocks = model->blocks();
@@ -191,13 +195,14 @@ class Backward : AttentionBackward {
                 for (int v = 0; v < N; ++v) {
                     const int at = (b * MR + i) * NR + v * W;
                     const Vec scale = load(s + at), gradient = sums[i][v];
-                    store(d_x + at, load(d_x + at) + load(d + at) + gradient * scale);
+                    store(d_x + at, load(d_x + at) + gradient * scale);
                     store(d_scale + at, gradient * load(x + at) * (1.0f - scale * scale));
                     store(d_shift + at, gradient);
                 }
         });
-        turn(d_scale, NR, 2 * width, N, left.data(), 2 * width);
-        add_outer(N * W, turned_attention.data(), rows, context->blocks, left.data(), 2 * width, 2 * width / W,
+        const int step = turned_step(2 * width);
+        turn(d_scale, NR, 2 * width, N, left.data(), step);
+        add_outer(N * W, turned_attention.data(), rows, context->blocks, left.data(), step, 2 * width / W,
                   to_context->to_keys.data(), 2 * width);
         float* d_a = d_attention.data();
         multiply<N>(context->blocks, 2 * width, packed(to_context->keys.data(), 2 * width), d_scale, NR,
@@ -213,13 +218,13 @@ class Backward : AttentionBackward {
     // Add the gradients of a layer's weight and bias, of its output's gradient and its input, both [width][NR].
     template <int N>
     void add_weights(const float* d_output, const float* input, Floats& weight, Floats& bias) {
-        const int width = model->width();
-        turn(d_output, NR, width, N, left.data(), width);
-        turn(input, NR, width, N, right.data(), width);
-        add_outer(N * W, left.data(), width, model->blocks(), right.data(), width, width / W, weight.data(), width);
+        const int width = model->width(), step = turned_step(width);
+        turn(d_output, NR, width, N, left.data(), step);
+        turn(input, NR, width, N, right.data(), step);
+        add_outer(N * W, left.data(), step, model->blocks(), right.data(), step, width / W, weight.data(), width);
         for (int f = 0; f < width; f += W) {
             Vec total = load(bias.data() + f);
-            for (int lane = 0; lane < N * W; ++lane) total += load(left.data() + lane * width + f);
+            for (int lane = 0; lane < N * W; ++lane) total += load(left.data() + lane * step + f);
             store(bias.data() + f, total);
         }
     }

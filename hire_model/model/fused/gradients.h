@@ -19,6 +19,10 @@ struct Gradients {
     float *first, *first_bias, *second, *second_bias, *scale, *scale_bias, *out, *out_bias, *max_weight, *sharpness;
 };
 
+// Return the floats between two rows of a transposed matrix [lanes][width]. With a power of 2, the rows would share few
+// places of the first-level cache.
+constexpr int turned_step(int width) { return width + W; }
+
 // Add the sums over `lanes` of left[lane][row] * right[lane][column] to to[row][column], for blocks of MR rows and
 // vectors of W columns.
 __attribute__((noinline)) inline void add_outer(int lanes, const float* left, size_t left_step, int blocks,
@@ -114,16 +118,16 @@ struct ContextGradient {
 
 // A tile in the layouts of the backward pass.
 struct TileTurned {
-    Floats directions;  // [lanes][width] unit vectors
+    Floats directions;  // [lanes][turned_step(width)] unit vectors
     Floats words;       // as Tile::words, but [kinds][i][j]
 
     TileTurned(const Model& model, const Tile& tile, bool relate) {
-        const int width = model.width();
-        directions.resize(tile.panels.size() * NR * width);
+        const int width = model.width(), step = turned_step(width);
+        directions.resize(tile.panels.size() * NR * step);
         for (size_t p = 0; p < tile.panels.size(); ++p)
-            turn(tile.x.data() + p * width * NR, NR, width, NV, directions.data() + p * NR * width, width);
+            turn(tile.x.data() + p * width * NR, NR, width, NV, directions.data() + p * NR * step, step);
         for (size_t lane = 0; lane < tile.inverse.size(); ++lane)
-            for (int f = 0; f < width; ++f) directions[lane * width + f] *= tile.inverse[lane];
+            for (int f = 0; f < width; ++f) directions[lane * step + f] *= tile.inverse[lane];
         if (!relate) return;
         words.assign(tile.words.size(), 0.0f);
         for (size_t item = 0; item < tile.start.size(); ++item) {
