@@ -133,7 +133,7 @@ def test_gradients_are_the_differences_of_scores():
 
     def compute_loss() -> float:
         scores = score_with_kernel(model, images, texts).double().flatten()
-        return float((scores * torch.linspace(-1, 1, len(scores))).sum() + scores.square().sum())
+        return float(((scores * torch.linspace(-1, 1, len(scores))).sum() + scores.square().sum()).detach())
 
     for weight, gradient in zip(weights, gradients, strict=True):
         direction = torch.randn(weight.shape, generator=g)

@@ -21,9 +21,7 @@ from hire_model.model.layers import ReluDropout
 _NAMES = [name for name, _ in Gradients._fields_]
 
 
-def score(
-    interaction: Interaction, images: EncodedImages, texts: EncodedTexts, v: Side, t: Side
-) -> Tensor | None:
+def score(interaction: Interaction, images: EncodedImages, texts: EncodedTexts, v: Side, t: Side) -> Tensor | None:
     """Return S [B, C] as `Interaction` defines it, with gradients and dropout; None if torch must compute it.
 
     Args:
