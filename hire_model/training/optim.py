@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 
 from torch import nn
-from torch.optim import AdamW
+from torch.autograd.graph import increment_version
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from hire_model.model.warm_start import WARM_STARTED
@@ -50,7 +51,16 @@ def _classify(name: str, settings: TrainSettings) -> str:
 
 def make_optimizer(model: nn.Module, settings: TrainSettings) -> AdamW:
     """Return AdamW over `group_parameters`. On a CPU one pass over the weights does the whole step."""
-    return AdamW(group_parameters(model, settings), fused=True if pick_device(settings) == "cpu" else None)
+    on_cpu = pick_device(settings) == "cpu"
+    optimizer = AdamW(group_parameters(model, settings), fused=True if on_cpu else None)
+    if on_cpu:
+        optimizer.register_step_post_hook(_record_changes)
+    return optimizer
+
+
+def _record_changes(optimizer: Optimizer, *_: object) -> None:
+    """Raise the version of each weight. The fused step does not, and the compiled kernel would keep older weights."""
+    increment_version([weight for group in optimizer.param_groups for weight in group["params"]])
 
 
 def make_lr_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:

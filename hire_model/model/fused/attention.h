@@ -14,9 +14,10 @@ namespace hire {
 struct Training {
     Dropout dropout;
     const float *first, *second, *scale, *out;  // transposed weights of `Pass`, packed
-    float* pooled;   // [contexts][items][2][width] of each pair: mean + max_weight * maximum, and the maximum
-    float* related;  // [contexts][items] S_rel
-    int64_t items;   // lanes.count
+    float* pooled;    // [contexts][items][3][width]: mean + max_weight * maximum, the maximum, and which fragment has it
+    uint8_t* raised;  // [contexts][panels][width][NR] whether the ReLU of stage 7 was positive
+    float* related;   // [contexts][items] S_rel
+    int64_t items, panels;  // of all lanes
 };
 
 class Attention {

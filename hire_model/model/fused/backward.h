@@ -29,10 +29,10 @@ class Backward : AttentionBackward {
     }
 
    private:
-    Floats d_pooled;                               // [items][width]
+    Floats d_pooled;                                   // [items][width]
     Floats d_refined, d_hidden, d_gated, gated_again;  // [width][NR]
-    Floats d_attended;                             // [2 width][NR]
-    Floats right;                                  // a transposed matrix of a panel
+    Floats d_attended;                                 // [2 width][NR]
+    Floats right;                                      // a transposed matrix of a panel
 
     void reserve_gradients() {
         const size_t width = model->width();
@@ -47,17 +47,17 @@ class Backward : AttentionBackward {
     void compare_back(int item) {
         const int width = model->width();
         if (!tile->size[item] || !context->n) return;
-        const float* v = training->pooled + size_t(index * training->items + tile->begin + item) * 2 * width;
-        float *d = d_pooled.data() + size_t(item) * width, *peak = largest.data() + size_t(item) * width;
+        const float* v = training->pooled + size_t(index * training->items + tile->begin + item) * 3 * width;
+        float *d = d_pooled.data() + size_t(item) * width, *place = places_of_largest.data() + size_t(item) * width;
         const float* summary = context->summary.data();
         const float inverse = 1 / std::sqrt(dot(v, v, width) + EPS), cosine = dot(v, summary, width) * inverse;
         const float scale = upstream[item] / float(model->parts) * inverse;
         for (int f = 0; f < width; f += W) {
             const Vec x = load(v + f) * inverse, gradient = (load(summary + f) - x * cosine) * scale;
             store(d + f, gradient);
-            store(peak + f, load(v + width + f));
+            store(place + f, load(v + 2 * width + f));
             float* weight = to_weights->max_weight.data() + f;
-            store(weight, load(weight) + gradient * load(peak + f));
+            store(weight, load(weight) + gradient * load(v + width + f));
             const Vec to_summary = load(v + f) * scale;
             for (int i = 0; i < W; ++i) to_context->to_summary[(f + i) * W] += to_summary[i];
         }
@@ -72,23 +72,23 @@ class Backward : AttentionBackward {
             start_attention_gradients<N>();
         }
         if (align) align_back<N>(p, panel);
-        if (pass->max_weight) fragments_back<N>(p, panel);
+        if (pass->max_weight) fragments_back<N>(p);
         if (pass->first || align) attend_back<N>(p, panel);
     }
 
     // Stages 6 to 8 without the alignment: the fragments and their pooling.
     template <int N>
-    void fragments_back(int p, const Tile::Panel& panel) {
-        const float *x = panel_x(p), *y = x, *last = x;
+    void fragments_back(int p) {
+        const float *x = panel_x(p), *y = x;
         float *d = d_refined.data(), *d_x = to_tile->x.data() + size_t(p) * model->width() * NR;
         Vec dots[N] = {};
-        if (pass->first) last = y = refine<N>(p, x, dots);
+        pool_back(p, d);
+        if (pass->first) y = refine<N>(p, x, dots);
         if (pass->scale) {
             if (!pass->first) find_dots<N>(x, dots);
-            last = cross<N>(y, dots);
+            mix<N>(y, dots);
+            cross_back<N>(p, y, dots, d);
         }
-        pool_back(panel, last, tile->mean_share.data() + p * NR, d);
-        if (pass->scale) cross_back<N>(y, dots, d);
         for (int row = 0; row < model->width(); ++row)
             for (int v = 0; v < N; ++v) {
                 const int at = row * NR + v * W;
@@ -98,33 +98,32 @@ class Backward : AttentionBackward {
     }
 
     // Write the gradient of the lanes of a panel. Among equal maxima, the first one gets the gradient.
-    void pool_back(const Tile::Panel& panel, const float* lanes, const float* shares, float* to) {
+    void pool_back(int p, float* to) {
+        const Tile::Panel& panel = tile->panels[p];
         const int width = model->width();
-        alignas(64) float gradients[W * W];
+        const float* shares = tile->mean_share.data() + p * NR;
         for (int v = 0; v < panel.vectors; ++v)
             for (int row = 0; row < width; row += W) {
-                transpose(lanes + row * NR + v * W, NR, block);
-                std::fill(gradients, gradients + W * W, 0.0f);
+                std::fill(block, block + W * W, 0.0f);
                 for (const Tile::Run& run : panel.runs[v]) {
                     const size_t at = size_t(run.item) * width + row;
+                    const int first = p * NR + v * W - tile->start[run.item];
                     const Vec d = load(d_pooled.data() + at), d_peak = d * load(pass->max_weight + row);
-                    Vec peak = load(largest.data() + at);
-                    for (int lane = run.from; lane < run.to; ++lane) {
-                        const Vec x = load(block + lane * W);
-                        store(gradients + lane * W, d * shares[v * W + lane] + (x == peak ? d_peak : Vec{}));
-                        peak = x == peak ? fill(FLT_MAX) : peak;
-                    }
-                    store(largest.data() + at, peak);
+                    const Vec place = load(places_of_largest.data() + at);
+                    for (int lane = run.from; lane < run.to; ++lane)
+                        store(block + lane * W, d * shares[v * W + lane] +
+                                                    (place == fill(float(first + lane)) ? d_peak : Vec{}));
                 }
-                transpose(gradients, W, to + row * NR + v * W, NR);
+                transpose(block, W, to + row * NR + v * W, NR);
             }
     }
 
     // Stage 7: o = y + ReLU(out(u tanh(scale(u)) + summary)), u = gate y. `d` is the gradient of o, then of y.
     template <int N>
-    void cross_back(const float* y, const Vec (&dots)[N], float* d) {
+    void cross_back(int p, const float* y, const Vec (&dots)[N], float* d) {
         const int size = model->size, width = model->width(), blocks = model->blocks();
-        const float *s = squashed.data(), *r = raised.data(), *summary = context->summary.data();
+        const float *s = squashed.data(), *summary = context->summary.data();
+        const uint8_t* r = raised(p);
         float *u = gated_again.data(), *d_out = d_hidden.data(), *d_u = d_gated.data(), *d_scale = d_attended.data();
         float* to_summary = to_context->to_summary.data();
         const float root = 1 / std::sqrt(float(size));
@@ -133,7 +132,7 @@ class Backward : AttentionBackward {
         for (int row = 0; row < width; ++row)
             for (int v = 0; v < N; ++v) {
                 const int at = row * NR + v * W;
-                store(d_out + at, load(r + at) > Vec{} ? load(d + at) : Vec{});
+                store(d_out + at, load_flags(r + at) ? load(d + at) : Vec{});
                 store(u + at, gate[v] * load(y + at));
             }
         add_weights<N>(d_out, mixed.data(), to_weights->out, to_weights->out_bias);

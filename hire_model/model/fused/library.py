@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -84,7 +85,8 @@ class Training(ctypes.Structure):
     _fields_ = [
         ("dropout", Dropout),
         ("first", ctypes.c_void_p), ("second", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("out", ctypes.c_void_p),
-        ("pooled", ctypes.c_void_p), ("related", ctypes.c_void_p), ("items", ctypes.c_int64),
+        ("pooled", ctypes.c_void_p), ("raised", ctypes.c_void_p), ("related", ctypes.c_void_p),
+        ("items", ctypes.c_int64), ("panels", ctypes.c_int64),
     ]  # fmt: skip
 
 
@@ -116,11 +118,14 @@ class Kernel:
             ctypes.c_int32,
         ]  # fmt: skip
         self.score.restype = ctypes.c_int
-        one_pass = [ctypes.POINTER(Model), ctypes.c_int32, *[ctypes.POINTER(Items)] * 2, ctypes.POINTER(Training)]
+        items = ctypes.POINTER(Items)
+        one_pass: list[Any] = [ctypes.POINTER(Model), ctypes.c_int32, items, items, ctypes.POINTER(Training)]
         self.score_pass = library.hire_score_pass
         self.score_pass.argtypes = [*one_pass, ctypes.c_void_p, ctypes.c_int32]
         self.find_gradients = library.hire_find_gradients
         self.find_gradients.argtypes = [*one_pass, ctypes.c_void_p, ctypes.POINTER(Gradients), ctypes.c_int32]
+        self.count_panels = library.hire_count_panels
+        self.count_panels.argtypes, self.count_panels.restype = one_pass[:3], ctypes.c_int64
         self.score_pass.restype = self.find_gradients.restype = ctypes.c_int
         self.draw_dropped = library.hire_draw_dropped
         self.draw_dropped.argtypes = [ctypes.POINTER(Dropout), *[ctypes.c_int64] * 4, ctypes.c_void_p]

@@ -34,8 +34,9 @@ class Stages : protected Match {
 
    protected:
     Floats gated, hidden, refined, crossed;  // [width][NR]
-    Floats scaled, mixed, squashed, raised;  // [width][NR] values that only the backward pass reads
+    Floats scaled, mixed, squashed;          // [width][NR] values that only the backward pass reads
     Floats total, largest;                   // [items][width] mean and maximum over the lanes of an item
+    Floats places_of_largest;                // [items][width] which fragment of the item has the maximum
 
     void reserve() {
         const size_t items = tile->start.size(), width = model->width();
@@ -43,9 +44,10 @@ class Stages : protected Match {
         if (relate) reserve_match();
         for (Floats* x : {&gated, &hidden, &refined, &crossed}) x->resize(width * NR);
         if (training)
-            for (Floats* x : {&scaled, &mixed, &squashed, &raised}) x->resize(width * NR);
+            for (Floats* x : {&scaled, &mixed, &squashed}) x->resize(width * NR);
         total.assign(items * width, 0.0f);
         largest.assign(items * width, -FLT_MAX);
+        places_of_largest.assign(training ? items * width : 0, 0.0f);
     }
 
     template <int N>
@@ -59,9 +61,10 @@ class Stages : protected Match {
         if (pass->first) lanes = refine<N>(p, lanes, dots);
         if (pass->scale) {
             if (!pass->first) find_dots<N>(lanes, dots);
-            lanes = cross<N>(lanes, dots);
+            lanes = cross<N>(p, lanes, dots);
         }
-        pool(panel, lanes, tile->mean_share.data() + p * NR);
+        if (training) pool<true>(p, lanes);
+        else pool<false>(p, lanes);
     }
 
     template <int N>
@@ -70,10 +73,9 @@ class Stages : protected Match {
             for (int v = 0; v < N; ++v) dots[v] += load(lanes + f * NR + v * W) * context->summary[f];
     }
 
-    // Stage 6. Return the refined lanes, and add their products with the context's summary to `dots`. Not inlined: the
-    // backward pass compares its results with earlier ones, so there must be one piece of code.
+    // Stage 6. Return the refined lanes, and add their products with the context's summary to `dots`.
     template <int N>
-    __attribute__((noinline)) const float* refine(int p, const float* x, Vec (&dots)[N]) {
+    const float* refine(int p, const float* x, Vec (&dots)[N]) {
         const int size = model->size, blocks = model->blocks(), n = context->n;
         const float *first_bias = pass->first_bias, *second_bias = pass->second_bias;
         const float* summary = context->summary.data();
@@ -110,16 +112,34 @@ class Stages : protected Match {
         return y;
     }
 
-    // Stage 7. The gate is a number per lane, so it moves out of the product with the weights.
+    // Stage 7. Return the final lanes.
     template <int N>
-    __attribute__((noinline)) const float* cross(const float* x, const Vec (&dots)[N]) {
-        const int size = model->size, blocks = model->blocks();
-        const float *scale_bias = pass->scale_bias, *out_bias = pass->out_bias, *summary = context->summary.data();
-        float *u = training ? mixed.data() : gated.data(), *y = crossed.data();
-        float *s = training ? squashed.data() : nullptr, *r = training ? raised.data() : nullptr;
+    const float* cross(int p, const float* x, const Vec (&dots)[N]) {
+        const float *out_bias = pass->out_bias, *u = mix<N>(x, dots);
+        float* y = crossed.data();
+        uint8_t* r = training ? raised(p) : nullptr;
+        multiply<N>(model->blocks(), model->size, packed(pass->out, model->size), u, NR,
+                    [=](int b, Vec(&sums)[MR][N]) {
+            for (int i = 0; i < MR; ++i)
+                for (int v = 0; v < N; ++v) {
+                    const int row = b * MR + i, at = row * NR + v * W;
+                    const Vec raise = max(sums[i][v] + out_bias[row], Vec{});
+                    store(y + at, load(x + at) + raise);
+                    if (r) store_flags(r + at, raise > Vec{});
+                }
+        });
+        return y;
+    }
+
+    // The first half of stage 7. The gate is a number per lane, so it moves out of the product with the weights.
+    template <int N>
+    const float* mix(const float* x, const Vec (&dots)[N]) {
+        const float *scale_bias = pass->scale_bias, *summary = context->summary.data();
+        float *u = training ? mixed.data() : gated.data(), *s = training ? squashed.data() : nullptr;
         Vec gate[N];
-        for (int v = 0; v < N; ++v) gate[v] = sigmoid(dots[v] * (1 / std::sqrt(float(size))));
-        multiply<N>(blocks, size, packed(pass->scale, size), x, NR, [=, &gate](int b, Vec(&sums)[MR][N]) {
+        for (int v = 0; v < N; ++v) gate[v] = sigmoid(dots[v] * (1 / std::sqrt(float(model->size))));
+        multiply<N>(model->blocks(), model->size, packed(pass->scale, model->size), x, NR,
+                    [=, &gate](int b, Vec(&sums)[MR][N]) {
             for (int i = 0; i < MR; ++i)
                 for (int v = 0; v < N; ++v) {
                     const int row = b * MR + i, at = row * NR + v * W;
@@ -128,16 +148,12 @@ class Stages : protected Match {
                     if (s) store(s + at, scale);
                 }
         });
-        multiply<N>(blocks, size, packed(pass->out, size), u, NR, [=](int b, Vec(&sums)[MR][N]) {
-            for (int i = 0; i < MR; ++i)
-                for (int v = 0; v < N; ++v) {
-                    const int row = b * MR + i, at = row * NR + v * W;
-                    const Vec raise = max(sums[i][v] + out_bias[row], Vec{});
-                    store(y + at, load(x + at) + raise);
-                    if (r) store(r + at, raise);
-                }
-        });
-        return y;
+        return u;
+    }
+
+    // Where the ReLU of stage 7 was positive [width][NR], for the backward pass.
+    uint8_t* raised(int p) const {
+        return training->raised + size_t(index * training->panels + tile->first_panel + p) * model->width() * NR;
     }
 
     // Dropout of the hidden values [width][NR] of a panel.
@@ -157,28 +173,37 @@ class Stages : protected Match {
     void keep(int item) {
         const size_t width = model->width(), pair = size_t(index * training->items + tile->begin + item);
         if (pass->max_weight) {
-            std::copy_n(total.data() + item * width, width, training->pooled + 2 * pair * width);
-            std::copy_n(largest.data() + item * width, width, training->pooled + (2 * pair + 1) * width);
+            float* to = training->pooled + 3 * pair * width;
+            for (const Floats* from : {&total, &largest, &places_of_largest})
+                to = std::copy_n(from->data() + item * width, width, to);
         }
         if (relate) training->related[pair] = related[item];
     }
 
-    // Add the lanes of the panel, times their shares, to the mean of their items, and update the maximum.
-    void pool(const Tile::Panel& panel, const float* lanes, const float* shares) {
+    // Add the lanes of a panel, times their shares, to the mean of their items, and update the maximum. PLACE: note
+    // which fragment has it, the first one among equals.
+    template <bool PLACE>
+    void pool(int p, const float* lanes) {
+        const Tile::Panel& panel = tile->panels[p];
         const int width = model->width();
+        const float* shares = tile->mean_share.data() + p * NR;
         for (int v = 0; v < panel.vectors; ++v)
             for (int row = 0; row < width; row += W) {
                 transpose(lanes + row * NR + v * W, NR, block);
                 for (const Tile::Run& run : panel.runs[v]) {
                     const size_t at = size_t(run.item) * width + row;
-                    Vec sum = load(total.data() + at), peak = load(largest.data() + at);
+                    const int first = p * NR + v * W - tile->start[run.item];
+                    Vec sum = load(total.data() + at), peak = load(largest.data() + at), place = {};
+                    if (PLACE) place = load(places_of_largest.data() + at);
                     for (int lane = run.from; lane < run.to; ++lane) {
                         Vec x = load(block + lane * W);
                         sum += x * shares[v * W + lane];
+                        if (PLACE) place = x > peak ? fill(float(first + lane)) : place;
                         peak = max(peak, x);
                     }
                     store(total.data() + at, sum);
                     store(largest.data() + at, peak);
+                    if (PLACE) store(places_of_largest.data() + at, place);
                 }
             }
     }
@@ -191,7 +216,6 @@ class Stages : protected Match {
             store(sum + f, load(sum + f) + load(pass->max_weight + f) * load(peak + f));
         return dot(sum, context->summary.data(), width) / std::sqrt(dot(sum, sum, width) + EPS);
     }
-
 };
 
 }  // namespace hire

@@ -18,7 +18,7 @@ from hire_model.model.fused.scoring import Packed, choose_threads, describe, fin
 from hire_model.model.interaction import Interaction, Refine, Side
 from hire_model.model.layers import ReluDropout
 
-_NAMES = [name for name, _ in Gradients._fields_]
+_NAMES = [field[0] for field in Gradients._fields_]
 
 
 def score(interaction: Interaction, images: EncodedImages, texts: EncodedTexts, v: Side, t: Side) -> Tensor | None:
@@ -95,11 +95,17 @@ class _Pass:
         self._model = packed.choose_model(images, texts)
         self._threads = choose_threads(len(images) * len(texts), images.regions, texts.words)
         pairs = self._contexts.count, self._lanes.count
-        self._pooled, self._related = torch.empty(*pairs, 2, packed.width), torch.empty(*pairs)
+        panels = kernel.count_panels(self._model, words, self._lanes)
+        self._pooled, self._related = torch.empty(*pairs, 3, packed.width), torch.empty(*pairs)
+        self._raised = torch.empty(pairs[0], panels, packed.width, kernel.panel, dtype=torch.uint8)
         with torch.no_grad():
             transposed = packed.pack_transposed(refine, cross)
         self.training = Training(
-            _draw_dropout(refine), *transposed, self._pooled.data_ptr(), self._related.data_ptr(), pairs[1]
+            _draw_dropout(refine),
+            *transposed,
+            *(kept.data_ptr() for kept in (self._pooled, self._raised, self._related)),
+            pairs[1],
+            panels,
         )
 
     def score(self) -> Tensor:

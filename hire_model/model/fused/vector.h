@@ -32,6 +32,8 @@ constexpr float EPS = 1e-12f;
 typedef float Vec __attribute__((vector_size(W * sizeof(float))));
 typedef int32_t Int __attribute__((vector_size(W * sizeof(float))));
 
+typedef uint8_t Bytes __attribute__((vector_size(W)));
+
 #define HIRE_INLINE inline __attribute__((always_inline))
 
 constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
@@ -49,6 +51,19 @@ HIRE_INLINE Vec fill(float x) { return x - Vec{}; }
 HIRE_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
 HIRE_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
+
+// Store W flags as bytes, 0 or 1. `x` is the result of a comparison.
+HIRE_INLINE void store_flags(uint8_t* to, Int x) {
+    const Bytes bytes = __builtin_convertvector(x & 1, Bytes);
+    std::memcpy(to, &bytes, sizeof bytes);
+}
+
+// Return flags as the result of a comparison.
+HIRE_INLINE Int load_flags(const uint8_t* from) {
+    Bytes bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(bytes, Int) != 0;
+}
 
 HIRE_INLINE float sum(Vec x) {
     float total = 0;
