@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import model_examples
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.model.fused import library, scoring, training
 from hire_model.model.interaction import score_in_blocks
+from hire_model.settings import resolve
+from hire_model.training.optim import make_optimizer
 
 few = hypothesis_settings(max_examples=25, deadline=None)
 variants = st.sampled_from(sorted(MODELS))
@@ -193,6 +196,28 @@ def test_training_draws_its_dropout_from_torch_and_uses_the_kernel(monkeypatch):
         model.eval()
     assert first.requires_grad and not torch.equal(first, other)
     assert torch.equal(first, again)
+
+
+@needs_kernel
+@pytest.mark.parametrize("train", [True, False])
+def test_a_step_of_the_optimizer_changes_the_scores_of_the_kernel(train):
+    model = model_examples.make_model(dropout=0.0)
+    with torch.no_grad():
+        images, texts = encode(model, images=3, captions=4)
+    optimizer = make_optimizer(
+        model.interaction, resolve("synthetic", ["train.device=cpu", "train.lr=0.1"]).settings.train
+    )
+
+    def score_again() -> Tensor:
+        with torch.set_grad_enabled(train):
+            return model.train(train).score(images, texts).pair
+
+    before = score_again().detach()
+    score_with_kernel(model, images, texts).sum().backward()
+    optimizer.step()
+    after = score_again().detach()
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(after, score_with_torch(model, images, texts).detach(), atol=1e-5, rtol=1e-5)
 
 
 @needs_kernel
