@@ -14,8 +14,9 @@ namespace hire {
 struct Training {
     Dropout dropout;
     const float *first, *second, *scale, *out;  // transposed weights of `Pass`, packed
-    float* pooled;    // [contexts][items][3][width]: mean + max_weight * maximum, the maximum, and which fragment has it
-    uint8_t* raised;  // [contexts][panels][width][NR] whether the ReLU of stage 7 was positive
+    // Kept for the backward pass.
+    float* pooled;    // [contexts][items][3][width] mean + max_weight * maximum, the maximum, which fragment has it
+    uint8_t* raised;  // [contexts][panels][width][NR] whether the ReLU of stage 7 is positive
     float* related;   // [contexts][items] S_rel
     int64_t items, panels;  // of all lanes
 };
@@ -30,10 +31,10 @@ class Attention {
     int64_t index;             // of the context
     bool align, relate;        // whether the pass has the alignment and the relation match
     int rows;                  // fragments of the context, padded for `transpose`
-    Floats cosine;        // [rows][tile step]
-    Floats lengths;       // [items][rows] temperature / length over the lanes of the item, of LeakyReLU(cosine)
-    Floats attention;     // [rows][NR]
-    Floats aligned;       // [items] alignment scores
+    Floats cosine;             // [rows][tile step]
+    Floats lengths;            // [items][rows] temperature / length over the item's lanes of LeakyReLU(cosine)
+    Floats attention;          // [rows][NR]
+    Floats aligned;            // [items] alignment scores
     alignas(64) float block[W * W];
 
     static Vec leaky(Vec x) { return max(x, x * 0.1f); }

@@ -145,6 +145,7 @@ class Packed:
     def __init__(self, interaction: Interaction, kernel: Kernel) -> None:
         self.source, self._kernel = _Source(interaction), kernel
         self._tensors: list[Tensor] = []  # keeps the memory behind the addresses
+        self._transposed: dict[nn.Linear, int] = {}
         both = interaction.max_of_regions, interaction.max_of_words
         size = next(weight for weight in both if weight is not None).shape[0]
         self.width = -(-size // kernel.padding) * kernel.padding
@@ -175,7 +176,7 @@ class Packed:
             layers[:2] = refine.first, refine.second
         if cross is not None:
             layers[2:] = cross.scale, cross.out
-        return [None if layer is None else self._keep(self._pack_weight(layer.weight.T)) for layer in layers]
+        return [None if layer is None else self._pack_back(layer) for layer in layers]
 
     def _pack_pass(
         self, refine: Refine | None, cross: CrossLevel | None, max_weight: Tensor | None, temperature: float
@@ -192,6 +193,11 @@ class Packed:
     def _pack_left(self, layer: nn.Linear) -> list[int]:
         """Return the addresses of the weight as [blocks][size][MR] and of the padded bias."""
         return [self._keep(self._pack_weight(layer.weight)), self._keep(self._pad(layer.bias))]
+
+    def _pack_back(self, layer: nn.Linear) -> int:
+        if layer not in self._transposed:
+            self._transposed[layer] = self._keep(self._pack_weight(layer.weight.T))
+        return self._transposed[layer]
 
     def _pack_weight(self, weight: Tensor) -> Tensor:
         return self._pad(weight).unflatten(0, (-1, self._kernel.block)).transpose(1, 2)
