@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hire_model.batch import Regions
 from hire_model.data.boxes import SPATIAL_LABELS, compute_iou, compute_offsets, label_spatial_relations
 from hire_model.model.implicit_edges import PredictedEdges, mark_pairs
-from hire_model.model.layers import make_linear
+from hire_model.model.layers import Dropout, make_linear
 from hire_model.model.predicates import PredicateVectors
 from hire_model.settings import ModelSettings
 
@@ -187,7 +187,7 @@ class GraphStep(nn.Module):
         if self.residual:
             nn.init.eye_(self.weight.weight)
         self.basis = nn.Parameter(torch.randn(maps - 1, settings.dim) * 0.5) if maps > 1 else None
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.norm = None if self.residual else nn.LayerNorm(settings.dim)
 
     def forward(self, v: Tensor, adjacency: Tensor, mask: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hire_model.batch import EncodedImages, EncodedTexts, Regions, Scores, Tokens
 from hire_model.model.fused import scoring as fused
+from hire_model.model.fused import training as fused_training
 from hire_model.model.graph import ExplicitRelations
 from hire_model.model.hubs import HubBank
 from hire_model.model.implicit_edges import ImplicitEdges, PredictedEdges
@@ -156,7 +157,10 @@ class Hire(nn.Module):
         """Run stages 6 to 8 for each of B images against each of C captions; scores are [B, C]."""
         pair = fused.score(self.interaction, images, texts)
         if pair is None:
-            pair = score_in_blocks(self.interaction, *self.prepare_sides(images, texts))
+            sides = self.prepare_sides(images, texts)
+            pair = fused_training.score(self.interaction, images, texts, *sides)
+            if pair is None:
+                pair = score_in_blocks(self.interaction, *sides)
         return self._combine(pair, images.summary @ texts.summary.T)
 
     def score_pairs(self, images: EncodedImages, texts: EncodedTexts, image: Tensor, text: Tensor) -> Scores:

@@ -233,8 +233,12 @@ class Interaction(nn.Module):
             squares = ((over @ (x @ x.transpose(2, 3))) * over).sum(dim=-1).clamp(min=0)
         dots = (over_regions * cosine * x.norm(dim=-1)[:, :, None, None]).sum(dim=-1)
         aligned = dots * torch.rsqrt(squares.view_as(dots) + EPS)
-        weights = texts.x.norm(dim=-1) * texts.mask  # [G, C, L]
-        return aligned * (weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6))[:, None]
+        return aligned * self.weigh_words(texts)[:, None]
+
+    def weigh_words(self, texts: Side) -> Tensor:
+        """Return the weights [..., L] of words in the alignment score, which sum to 1: their lengths."""
+        weights = texts.x.norm(dim=-1) * texts.mask
+        return weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-6)
 
 
 def score_in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tensor:

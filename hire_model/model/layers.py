@@ -100,6 +100,8 @@ class ImplicitRelations(nn.Module):
         super().__init__()
         dim, heads = settings.dim, settings.implicit_heads
         self.layer = nn.TransformerEncoderLayer(dim, heads, 2 * dim, settings.dropout, batch_first=True)
+        for name in ("dropout", "dropout1", "dropout2"):
+            self.layer.register_module(name, Dropout(settings.dropout))
         self.out = make_linear(dim, dim, gain=0) if settings.residual else None
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

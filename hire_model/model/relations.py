@@ -66,8 +66,7 @@ class RelationMatch(nn.Module):
         sum_kjs (sum_i M_k[j, i] a_is) (sum_r a_jr A_k[r, s]).
         """
         attention = self.attend(cosine, v_mask)
-        first, second = self._split_roles(roles, t_mask)
-        products = (first.transpose(2, 3) @ second.permute(0, 1, 3, 4, 2)).transpose(2, 3)  # M [G, C, L, K, L]
+        products = self.multiply_roles(roles, t_mask).transpose(2, 3)  # M [G, C, L, K, L]
         by_caption = attention.permute(0, 2, 3, 1, 4)  # [G, C, L, B, R]
         second_ends = (products.flatten(2, 3) @ by_caption.flatten(3)).unflatten(2, products.shape[2:4])
         second_ends = second_ends.unflatten(4, by_caption.shape[3:])  # [G, C, L, K, B, R]
@@ -93,6 +92,11 @@ class RelationMatch(nn.Module):
     def attend(self, cosine: Tensor, v_mask: Tensor) -> Tensor:
         """Return a [G, B, C, L, R], the attention of words over regions; rows sum to 1 over R."""
         return mask_out(self.sharpness * cosine, v_mask[:, :, None, None]).softmax(dim=-1)
+
+    def multiply_roles(self, roles: Tensor, t_mask: Tensor) -> Tensor:
+        """Return M [G, C, K, L, L], the products <h_kj, p_ki> of the roles of words j and i, zero where padded."""
+        first, second = self._split_roles(roles, t_mask)
+        return first.transpose(2, 3) @ second.permute(0, 1, 3, 4, 2)
 
     def _split_roles(self, roles: Tensor, t_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return h and p, each [G, C, L, K, d], zero where padded."""

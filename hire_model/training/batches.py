@@ -20,7 +20,7 @@ from hire_model.batch import Batch, Negatives, Regions, Tokens
 from hire_model.data.loading import CaptionBank, collate_regions
 from hire_model.data.store import Split
 from hire_model.errors import HireError
-from hire_model.training.damage import Damage, damage_regions, drop_regions, mark_first
+from hire_model.training.damage import Damage, close_gaps, damage_regions, drop_regions, mark_first
 from hire_model.training.negative_bank import NegativeBank
 from hire_model.training.signals import ignore_stop_signals
 
@@ -133,10 +133,10 @@ class Augment:
         rngs = [np.random.default_rng([self.seed, _AUGMENT_STREAM, epoch, int(caption)]) for caption in captions]
         # Draw for both even if one rate is 0, so that one rate does not change what the other drops.
         regions, words = _draw(rngs, batch.regions.mask), _draw(rngs, batch.tokens.mask)
-        negatives = batch.negatives
+        negatives, kept = batch.negatives, drop_regions(batch.regions, regions < self.region_drop)
         return dataclasses.replace(
             batch,
-            regions=drop_regions(batch.regions, regions < self.region_drop),
+            regions=close_gaps(kept) if batch.true_relations is None else kept,  # they have the old indices
             tokens=drop_words(batch.tokens, words < self.word_drop),
             negatives=None if negatives is None else self._drop_negative_words(negatives, rngs),
         )

@@ -152,6 +152,24 @@ def drop_regions(regions: Regions, dropped: Tensor) -> Regions:
     )
 
 
+def close_gaps(regions: Regions) -> Regions:
+    """Move the regions of each image to the front, in their order, and cut the padding that no image needs."""
+    mask = regions.mask
+    order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)[:, : int(mask.sum(dim=1).max())]
+    row, place = torch.arange(len(mask))[:, None], mask.cumsum(dim=1) - 1
+    image, subject, predicate, object_ = regions.relations.unbind(dim=1)
+    return dataclasses.replace(
+        regions,
+        features=regions.features[row, order],
+        boxes=regions.boxes[row, order],
+        mask=mask[row, order],
+        boxed=regions.boxed[row, order],
+        classes=regions.classes[row, order],
+        relations=torch.stack([image, place[image, subject], predicate, place[image, object_]], dim=1),
+        graph_boxed=None if regions.graph_boxed is None else regions.graph_boxed[row, order],
+    )
+
+
 def mark_first(mask: Tensor) -> Tensor:
     """Return [B, n] bool, True only at the first True of each row."""
     return mask & (mask.cumsum(dim=1) == 1)

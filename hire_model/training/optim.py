@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 
 from torch import nn
-from torch.optim import AdamW
+from torch.autograd.graph import increment_version
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from hire_model.model.warm_start import WARM_STARTED
 from hire_model.settings import TrainSettings
+from hire_model.training.distributed import pick_device
 
 ENCODER_PREFIX = "text.encoder."
 _FINAL_FACTOR = 0.01  # factor on lr at the end of the cosine schedule
@@ -48,8 +50,17 @@ def _classify(name: str, settings: TrainSettings) -> str:
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings) -> AdamW:
-    """Return AdamW over `group_parameters`."""
-    return AdamW(group_parameters(model, settings))
+    """Return AdamW over `group_parameters`. On a CPU one pass over the weights does the whole step."""
+    on_cpu = pick_device(settings) == "cpu"
+    optimizer = AdamW(group_parameters(model, settings), fused=True if on_cpu else None)
+    if on_cpu:
+        optimizer.register_step_post_hook(_record_changes)
+    return optimizer
+
+
+def _record_changes(optimizer: Optimizer, *_: object) -> None:
+    """Raise the version of each weight. The fused step does not, and the compiled kernel would keep older weights."""
+    increment_version([weight for group in optimizer.param_groups for weight in group["params"]])
 
 
 def make_lr_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:

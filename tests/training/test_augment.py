@@ -45,8 +45,18 @@ def test_an_augmented_batch_is_consistent(sizes: list[tuple[int, int]], region: 
     augmented = Augment(3, region, word)(batch, epoch, range(len(sizes)))
     regions, tokens = augmented.regions, augmented.tokens
     assert regions.mask.any(dim=1).all() and tokens.mask[:, 0].all()
-    assert not (regions.mask & ~batch.regions.mask).any()
-    image, subject, _, object_ = regions.relations.unbind(dim=1)
+    counts = regions.mask.sum(dim=1, keepdim=True)
+    assert (counts <= batch.regions.mask.sum(dim=1, keepdim=True)).all() and counts.max() == regions.mask.shape[1]
+    assert (regions.mask == (torch.arange(regions.mask.shape[1]) < counts)).all()
+    assert (regions.features[..., 0].diff(dim=1)[regions.mask[:, 1:]] > 0).all(), "the order of the regions has changed"
+    assert (regions.features[..., 0] == regions.boxes[..., 0]).all()
+    image, subject, predicate, object_ = regions.relations.unbind(dim=1)
+    old = regions.features[..., 0].long() - 1  # make_batch writes the place of a region to its features
+    assert (predicate == old[image, subject] % 3).all() and (old[image, subject] != old[image, object_]).all()
+    kept = old.masked_fill(~regions.mask, -1)
+    possible = [[i, s, s % 3, o] for i, s, _, o in batch.regions.relations.tolist() if {s, o} <= set(kept[i].tolist())]
+    found = torch.stack([image, old[image, subject], predicate, old[image, object_]], dim=1)
+    assert found.tolist() == possible
     assert regions.mask[image, subject].all() and regions.mask[image, object_].all()
     assert len(regions.relation_scores) == len(regions.relations)
     dropped = ~regions.mask
@@ -63,7 +73,7 @@ def test_an_augmented_batch_is_consistent(sizes: list[tuple[int, int]], region: 
 def test_the_dropped_shares_match_the_rates() -> None:
     batch = make_batch([36] * 64, [40] * 64)
     augmented = Augment(0, 0.2, 0.3)(batch, 0, range(64))
-    assert abs(augmented.regions.mask.float().mean() - 0.8) < 0.03
+    assert abs(int(augmented.regions.mask.sum()) / (64 * 36) - 0.8) < 0.03
     assert abs(int(augmented.tokens.mask.sum()) / (64 * 40) - 0.7) < 0.03
     assert abs(len(augmented.regions.relations) / len(batch.regions.relations) - 0.8**2) < 0.04
 
@@ -78,7 +88,9 @@ def test_other_items_and_padding_do_not_change_what_is_dropped(epoch: int, pad: 
     augment = Augment(1, 0.4, 0.4)
     together = augment(make_batch([5, 7, 4], [6, 3, 9], pad), epoch, [10, 11, 12])
     alone = augment(make_batch([4], [9]), epoch, [12])
-    assert together.regions.mask[2, :4].tolist() == alone.regions.mask[0].tolist()
+    count = int(alone.regions.mask.sum())
+    assert together.regions.features[2, :count].tolist() == alone.regions.features[0].tolist()
+    assert not together.regions.mask[2, count:].any()
     length = int(alone.tokens.mask.sum())
     assert together.tokens.ids[2, :length].tolist() == alone.tokens.ids[0, :length].tolist()
     relations = together.regions.relations[together.regions.relations[:, 0] == 2, 1:]
@@ -87,13 +99,13 @@ def test_other_items_and_padding_do_not_change_what_is_dropped(epoch: int, pad: 
 
 def test_another_epoch_caption_or_seed_drops_other_regions() -> None:
     batch = make_batch([30], [30])
-    masks = [
-        augment(batch, epoch, [caption]).regions.mask
+    kept = [
+        augment(batch, epoch, [caption]).regions.features[0, :, 0]
         for augment, epoch, caption in [
             (Augment(0, 0.5), 0, 0), (Augment(0, 0.5), 1, 0), (Augment(0, 0.5), 0, 1), (Augment(1, 0.5), 0, 0)
         ]
     ]  # fmt: skip
-    assert len({tuple(mask[0].tolist()) for mask in masks}) == 4
+    assert len({tuple(places.tolist()) for places in kept}) == 4
 
 
 def test_the_region_rate_does_not_change_which_words_are_dropped() -> None:

@@ -1,5 +1,5 @@
-// Score pairs of encoded images and captions on a CPU, without gradients: stages 6 to 8 over packed data.
-// docs/adr/008-fused-scoring.md has the reasons; library.py compiles and calls this file.
+// Score pairs of encoded images and captions on a CPU, and compute gradients: stages 6 to 8 over packed data.
+// docs/adr/009-compiled-scoring.md has the reasons; library.py compiles and calls this file.
 
 #include <atomic>
 #include <new>
@@ -7,7 +7,7 @@
 #include <system_error>
 #include <thread>
 
-#include "stages.h"
+#include "backward.h"
 
 namespace hire {
 
@@ -55,18 +55,54 @@ struct Side {
     const Items &contexts, &lanes;
     const bool lanes_are_words;
 
-    // Add to scores[context * context_step + item * item_step] for all contexts and items.
-    bool score_matrix(float* scores, int64_t context_step, int64_t item_step, int threads) const {
-        std::vector<int64_t> items(lanes.count), place(lanes.count);
-        for (int64_t i = 0; i < lanes.count; ++i) items[i] = i, place[i] = i * item_step;
+    std::vector<Tile> pack_all() const {
+        std::vector<int64_t> items(lanes.count);
+        std::iota(items.begin(), items.end(), 0);
         std::vector<Tile> tiles;
         Packer(model, lanes, lanes_are_words).pack(items.data(), lanes.count, tiles);
+        return tiles;
+    }
+
+    // Add to scores[context * context_step + item * item_step] for all contexts and items.
+    bool score_matrix(float* scores, int64_t context_step, int64_t item_step, int threads,
+                      const Training* training = nullptr) const {
+        const std::vector<Tile> tiles = pack_all();
+        std::vector<int64_t> place(lanes.count);
+        for (int64_t i = 0; i < lanes.count; ++i) place[i] = i * item_step;
         return for_each(contexts.count, threads, [&](Worker& worker, int64_t i) {
             worker.context.prepare(model, pass, contexts, i, lanes_are_words);
             for (const Tile& tile : tiles)
                 worker.stages.score(model, pass, lanes_are_words, worker.context, tile, place.data(),
-                                    scores + i * context_step);
+                                    scores + i * context_step, training, i);
         });
+    }
+
+    // Write the gradients of scores [contexts][items], with `upstream` of the same shape.
+    bool find_gradients(const Training& training, const float* upstream, const Gradients& to, int threads) const {
+        const std::vector<Tile> tiles = pack_all();
+        const bool align = lanes_are_words && model.alignment, relate = lanes_are_words && model.kinds;
+        std::vector<TileTurned> turned;
+        for (const Tile& tile : tiles) turned.emplace_back(model, tile, relate);
+        const int64_t shares = std::min<int64_t>(threads, contexts.count);
+        std::vector<Sums> sums(shares, Sums(model, tiles));
+        const bool done = for_each(shares, threads, [&](Worker& worker, int64_t share) {
+            Backward backward;
+            ContextGradient gradient;
+            for (int64_t i = share; i < contexts.count; i += shares) {
+                worker.context.prepare(model, pass, contexts, i, lanes_are_words);
+                gradient.prepare(model, pass, worker.context, align, relate);
+                for (size_t t = 0; t < tiles.size(); ++t)
+                    backward.run(model, pass, lanes_are_words, worker.context, gradient, tiles[t], turned[t], training,
+                                 i, upstream + i * lanes.count + tiles[t].begin, sums[share].tiles[t],
+                                 sums[share].weights);
+                gradient.write(model, worker.context, i, contexts.longest, to);
+            }
+        });
+        for (const Sums& each : sums) {
+            each.weights.write(model, to);
+            for (size_t t = 0; t < tiles.size(); ++t) each.tiles[t].write(model, lanes, tiles[t], to);
+        }
+        return done;
     }
 
     // Add to scores[n] for the pairs (context[n], item[n]). All items of a context are scored together.
@@ -136,6 +172,54 @@ int hire_score(const hire::Model* model, const hire::Items* images, const hire::
         return !done;
     } catch (const std::bad_alloc&) {
         return 1;
+    }
+}
+
+// Return the number of panels of all items, for `Training`.
+int64_t hire_count_panels(const hire::Model* model, int32_t are_words, const hire::Items* items) {
+    const hire::Pass& pass = are_words ? model->on_words : model->on_regions;
+    const std::vector<hire::Tile> tiles = hire::Side{*model, pass, *items, *items, are_words != 0}.pack_all();
+    return tiles.empty() ? 0 : tiles.back().first_panel + int64_t(tiles.back().panels.size());
+}
+
+// Score all items of `lanes` against each of `contexts`, one pass, to scores[context][item], for training. Return 0, or
+// 1 if memory runs out.
+int hire_score_pass(const hire::Model* model, int32_t lanes_are_words, const hire::Items* contexts,
+                    const hire::Items* lanes, const hire::Training* training, float* scores, int32_t threads) {
+    try {
+        std::fill(scores, scores + contexts->count * lanes->count, 0.0f);
+        const hire::Pass& pass = lanes_are_words ? model->on_words : model->on_regions;
+        const hire::Side side = {*model, pass, *contexts, *lanes, lanes_are_words != 0};
+        return !side.score_matrix(scores, lanes->count, 1, threads, training);
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
+// Write the gradients of `hire_score_pass`, from `upstream`, those of its scores. Return 0, or 1 if memory runs out.
+int hire_find_gradients(const hire::Model* model, int32_t lanes_are_words, const hire::Items* contexts,
+                        const hire::Items* lanes, const hire::Training* training, const float* upstream,
+                        const hire::Gradients* gradients, int32_t threads) {
+    try {
+        const hire::Pass& pass = lanes_are_words ? model->on_words : model->on_regions;
+        const hire::Side side = {*model, pass, *contexts, *lanes, lanes_are_words != 0};
+        return !side.find_gradients(*training, upstream, *gradients, threads);
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
+// Write to dropped[context][item][n][feature] whether dropout drops this hidden value of fragment n, for tests.
+void hire_draw_dropped(const hire::Dropout* dropout, int64_t contexts, int64_t items, int64_t longest, int64_t size,
+                       uint8_t* dropped) {
+    const int64_t width = hire::round_up(int(size), 4);
+    hire::Floats lanes(width * hire::W);
+    for (int64_t at = 0; at < contexts * items * longest; ++at, dropped += size) {
+        const int64_t pair = at / longest;
+        uint32_t keys[hire::W] = {dropout->find_key(pair / items, pair % items, int(at % longest))};
+        std::fill(lanes.begin(), lanes.end(), 1.0f);
+        dropout->apply<1>(keys, lanes.data(), int(width), hire::W);
+        for (int64_t f = 0; f < size; ++f) dropped[f] = lanes[f * hire::W] == 0;
     }
 }
 }

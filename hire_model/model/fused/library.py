@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -21,7 +22,10 @@ SWITCH = "HIRE_FUSED"
 """Environment variable: 0 scores with torch, 1 (default) with the compiled kernel where it can."""
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("vector.h", "product.h", "sides.h", "stages.h", "kernel.cpp")
+_SOURCES = (
+    "vector.h", "product.h", "dropout.h", "sides.h", "attention.h", "match.h", "stages.h",
+    "gradients.h", "match_backward.h", "attention_backward.h", "backward.h", "kernel.cpp",
+)  # fmt: skip
 # -ffinite-math-only lets the compiler use the processor's maximum. The other flags drop bookkeeping that nobody reads.
 # None of them changes the floating-point mode of the process, as -ffast-math would.
 _FLAGS = (
@@ -69,6 +73,36 @@ class Model(ctypes.Structure):
     ]  # fmt: skip
 
 
+class Dropout(ctypes.Structure):
+    """`hire::Dropout`."""
+
+    _fields_ = [("seed", ctypes.c_int64), ("rate", ctypes.c_int32)]
+
+
+class Training(ctypes.Structure):
+    """`hire::Training`."""
+
+    _fields_ = [
+        ("dropout", Dropout),
+        ("first", ctypes.c_void_p), ("second", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("out", ctypes.c_void_p),
+        ("pooled", ctypes.c_void_p), ("raised", ctypes.c_void_p), ("related", ctypes.c_void_p),
+        ("items", ctypes.c_int64), ("panels", ctypes.c_int64),
+    ]  # fmt: skip
+
+
+class Gradients(ctypes.Structure):
+    """`hire::Gradients`."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p) for name in (
+            "directions", "keys", "summary", "gram", "lengths", "edges",
+            "x", "weights", "products",
+            "first", "first_bias", "second", "second_bias", "scale", "scale_bias", "out", "out_bias",
+            "max_weight", "sharpness",
+        )
+    ]  # fmt: skip
+
+
 class Kernel:
     """The loaded library: its functions, and the sizes that weights are packed for."""
 
@@ -84,6 +118,18 @@ class Kernel:
             ctypes.c_int32,
         ]  # fmt: skip
         self.score.restype = ctypes.c_int
+        items = ctypes.POINTER(Items)
+        one_pass: list[Any] = [ctypes.POINTER(Model), ctypes.c_int32, items, items, ctypes.POINTER(Training)]
+        self.score_pass = library.hire_score_pass
+        self.score_pass.argtypes = [*one_pass, ctypes.c_void_p, ctypes.c_int32]
+        self.find_gradients = library.hire_find_gradients
+        self.find_gradients.argtypes = [*one_pass, ctypes.c_void_p, ctypes.POINTER(Gradients), ctypes.c_int32]
+        self.count_panels = library.hire_count_panels
+        self.count_panels.argtypes, self.count_panels.restype = one_pass[:3], ctypes.c_int64
+        self.score_pass.restype = self.find_gradients.restype = ctypes.c_int
+        self.draw_dropped = library.hire_draw_dropped
+        self.draw_dropped.argtypes = [ctypes.POINTER(Dropout), *[ctypes.c_int64] * 4, ctypes.c_void_p]
+        self.draw_dropped.restype = None
         self.multiply = library.hire_multiply
         self.multiply.argtypes, self.multiply.restype = [ctypes.c_int32, ctypes.c_int64], ctypes.c_double
 
@@ -125,7 +171,7 @@ def compile_kernel(level: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():  # another process may have compiled it meanwhile
-            log.info("Compiling the scoring kernel for this processor (once, about five seconds) ...")
+            log.info("Compiling the scoring kernel for this processor (once, about ten seconds) ...")
             part = path.with_suffix(".part")
             command = [*compiler, *flags, str(_FOLDER / "kernel.cpp"), "-o", str(part)]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)

@@ -34,15 +34,15 @@ def score(
         [B, C], or [N] with `index`.
     """
     kernel = _find_kernel(interaction, images, texts)
-    packed = None if kernel is None else _pack(interaction, kernel)
+    packed = None if kernel is None else pack(interaction, kernel)
     if kernel is None or packed is None:
         return None
     x, t = images.regions, texts.words
-    model = packed.unrelated if images.edges is None or texts.roles is None else packed.model
-    if not _fits(model, images, texts):
+    model = packed.choose_model(images, texts)
+    if not fits(model, images, texts):
         return None
-    image_side = _describe(x, images.mask, images.edges, images.shares)
-    text_side = _describe(t, texts.mask, texts.roles, None)
+    image_side = describe(x, images.mask, images.edges, images.shares)
+    text_side = describe(t, texts.mask, texts.roles, None)
     count, pointers = -1, list[int | None]([None, None])
     if index is None:
         out = torch.empty(x.shape[0], t.shape[0])
@@ -50,8 +50,7 @@ def score(
         index = index[0].long().contiguous(), index[1].long().contiguous()
         out = torch.empty(len(index[0]))
         count, pointers = len(out), [side.data_ptr() for side in index]
-    work = out.numel() * (x.shape[1] + t.shape[1]) * x.shape[2] ** 2 * 4
-    threads = max(1, min(torch.get_num_threads(), work // _WORK_PER_THREAD))
+    threads = choose_threads(out.numel(), x, t)
     failed = kernel.score(model, image_side[0], text_side[0], count, *pointers, out.data_ptr(), threads)
     if failed == OUT_OF_RANGE:
         raise IndexError(f"The index of a pair is not in 0 to {len(x) - 1} (images) or 0 to {len(t) - 1} (texts).")
@@ -70,11 +69,14 @@ def can_score(interaction: Interaction, images: EncodedImages, texts: EncodedTex
 
 
 def _find_kernel(interaction: Interaction, images: EncodedImages, texts: EncodedTexts) -> Kernel | None:
+    return None if torch.is_grad_enabled() or interaction.training else find_kernel(interaction, images, texts)
+
+
+def find_kernel(interaction: Interaction, images: EncodedImages, texts: EncodedTexts) -> Kernel | None:
+    """Return the kernel if it knows this kind of model, these types of numbers and this device, and is compiled."""
     x, t = images.regions, texts.words
     fits = (
         type(interaction) is Interaction  # a subclass computes something else (benchmarks/peers)
-        and not torch.is_grad_enabled()
-        and not interaction.training
         and x.is_cpu
         and t.is_cpu
         and x.dtype == t.dtype == torch.float32
@@ -83,20 +85,26 @@ def _find_kernel(interaction: Interaction, images: EncodedImages, texts: Encoded
     return load() if fits else None
 
 
-def _fits(model: Model, images: EncodedImages, texts: EncodedTexts) -> bool:
+def choose_threads(pairs: int, x: Tensor, t: Tensor) -> int:
+    """Return the threads for a number of pairs of regions x [B, R, P] and words t [C, L, P]."""
+    work = pairs * (x.shape[1] + t.shape[1]) * x.shape[2] ** 2 * 4
+    return max(1, min(torch.get_num_threads(), work // _WORK_PER_THREAD))
+
+
+def fits(model: Model, images: EncodedImages, texts: EncodedTexts) -> bool:
     """Return whether the items have the sizes of the model. If not, torch raises an error that says so."""
     (count, regions, size), (captions, words, text_size) = images.regions.shape, texts.words.shape
-    fits = size == text_size == model.size
-    fits = fits and images.mask.shape == (count, regions) and texts.mask.shape == (captions, words)
-    fits = fits and (images.shares is None or images.shares.shape == (count, regions))
+    same = size == text_size == model.size
+    same = same and images.mask.shape == (count, regions) and texts.mask.shape == (captions, words)
+    same = same and (images.shares is None or images.shares.shape == (count, regions))
     if model.kinds:
         assert images.edges is not None and texts.roles is not None
-        fits = fits and images.edges.shape == (count, model.kinds, regions, regions)
-        fits = fits and texts.roles.shape == (captions, words, 2 * model.kinds * model.role)
-    return fits
+        same = same and images.edges.shape == (count, model.kinds, regions, regions)
+        same = same and texts.roles.shape == (captions, words, 2 * model.kinds * model.role)
+    return same
 
 
-def _describe(
+def describe(
     x: Tensor, mask: Tensor, related: Tensor | None, shares: Tensor | None
 ) -> tuple[Items, list[Tensor | None]]:
     """Return the addresses of a side, and the tensors that must live as long as they are used."""
@@ -131,15 +139,16 @@ class _Source:
         return [(weight.data_ptr(), -1 if inference else weight._version) for weight, inference in self._weights]
 
 
-class _Packed:
+class Packed:
     """Weights of one `Interaction` in the kernel's layout, with the weights that they were made of."""
 
     def __init__(self, interaction: Interaction, kernel: Kernel) -> None:
         self.source, self._kernel = _Source(interaction), kernel
         self._tensors: list[Tensor] = []  # keeps the memory behind the addresses
+        self._transposed: dict[nn.Linear, int] = {}
         both = interaction.max_of_regions, interaction.max_of_words
         size = next(weight for weight in both if weight is not None).shape[0]
-        self._width = -(-size // kernel.padding) * kernel.padding
+        self.width = -(-size // kernel.padding) * kernel.padding
         relations = interaction.relations
         by_region, by_word = interaction.temperatures
         self.model = Model(
@@ -153,8 +162,21 @@ class _Packed:
             self._pack_pass(interaction.on_words, interaction.word_image, interaction.max_of_words, by_word),
             self._pack_pass(interaction.on_regions, interaction.object_sentence, interaction.max_of_regions, by_region),
         )
-        self.unrelated = Model.from_buffer_copy(self.model)  # for items without edges or roles
-        self.unrelated.kinds = 0
+        self._unrelated = Model.from_buffer_copy(self.model)
+        self._unrelated.kinds = 0
+
+    def choose_model(self, images: EncodedImages, texts: EncodedTexts) -> Model:
+        """Return the model, without the relation match if the items have no edges or no roles."""
+        return self._unrelated if images.edges is None or texts.roles is None else self.model
+
+    def pack_transposed(self, refine: Refine | None, cross: CrossLevel | None) -> list[int | None]:
+        """Return the addresses of the transposed weights in the order of `Training`, for the backward pass."""
+        layers: list[nn.Linear | None] = [None] * 4
+        if refine is not None:
+            layers[:2] = refine.first, refine.second
+        if cross is not None:
+            layers[2:] = cross.scale, cross.out
+        return [None if layer is None else self._pack_back(layer) for layer in layers]
 
     def _pack_pass(
         self, refine: Refine | None, cross: CrossLevel | None, max_weight: Tensor | None, temperature: float
@@ -170,8 +192,15 @@ class _Packed:
 
     def _pack_left(self, layer: nn.Linear) -> list[int]:
         """Return the addresses of the weight as [blocks][size][MR] and of the padded bias."""
-        weight = self._pad(layer.weight).unflatten(0, (-1, self._kernel.block)).transpose(1, 2)
-        return [self._keep(weight), self._keep(self._pad(layer.bias))]
+        return [self._keep(self._pack_weight(layer.weight)), self._keep(self._pad(layer.bias))]
+
+    def _pack_back(self, layer: nn.Linear) -> int:
+        if layer not in self._transposed:
+            self._transposed[layer] = self._keep(self._pack_weight(layer.weight.T))
+        return self._transposed[layer]
+
+    def _pack_weight(self, weight: Tensor) -> Tensor:
+        return self._pad(weight).unflatten(0, (-1, self._kernel.block)).transpose(1, 2)
 
     def _pack_keys(self, layer: nn.Linear) -> list[int]:
         """Return the addresses of the weight as [panels][size][NR] and of the bias.
@@ -189,24 +218,24 @@ class _Packed:
 
     def _pad(self, x: Tensor) -> Tensor:
         """Pad the first axis of x [size, ...] with zeros to the kernel's width."""
-        return torch.cat([x, x.new_zeros(self._width - len(x), *x.shape[1:])])
+        return torch.cat([x, x.new_zeros(self.width - len(x), *x.shape[1:])])
 
     def _keep(self, x: Tensor) -> int:
         self._tensors.append(x.contiguous())
         return self._tensors[-1].data_ptr()
 
 
-_packed: WeakKeyDictionary[Interaction, _Packed] = WeakKeyDictionary()
+_all_packed: WeakKeyDictionary[Interaction, Packed] = WeakKeyDictionary()
 
 
-def _pack(interaction: Interaction, kernel: Kernel) -> _Packed | None:
+def pack(interaction: Interaction, kernel: Kernel) -> Packed | None:
     """Return the packed weights; None if the weights are not float32.
 
     They are packed again if a weight has changed, except through `weight.data`, which torch does not record.
     """
-    packed = _packed.get(interaction)
+    packed = _all_packed.get(interaction)
     if packed is None or packed.source.has_changed():
         if any(weight.dtype != torch.float32 for weight in interaction.parameters()):
             return None
-        packed = _packed[interaction] = _Packed(interaction, kernel)
+        packed = _all_packed[interaction] = Packed(interaction, kernel)
     return packed

@@ -162,6 +162,7 @@ struct Tile {
     std::vector<Panel> panels;
     std::vector<int> start, size;  // first lane and number of lanes of each item
     int64_t begin;                 // position of the first item in the packed list
+    int64_t first_panel;           // number of panels in the tiles before
     Floats x;                      // [panels][width][NR]
     Floats inverse, share;         // [lanes] 1 / length; weight in the alignment score
     Floats mean_share;             // [lanes] share in the mean of the item
@@ -179,9 +180,13 @@ class Packer {
 
     void pack(const int64_t* order, int64_t count, std::vector<Tile>& tiles) {
         size_t used = 0;
+        int64_t panels = 0;
         for (int64_t i = 0; i < count;) {
             if (used == tiles.size()) tiles.emplace_back();
-            i = pack_tile(order, i, count, tiles[used++]);
+            Tile& tile = tiles[used++];
+            i = pack_tile(order, i, count, tile);
+            tile.first_panel = panels;
+            panels += int64_t(tile.panels.size());
         }
         tiles.resize(used);
     }

@@ -32,6 +32,8 @@ constexpr float EPS = 1e-12f;
 typedef float Vec __attribute__((vector_size(W * sizeof(float))));
 typedef int32_t Int __attribute__((vector_size(W * sizeof(float))));
 
+typedef uint8_t Bytes __attribute__((vector_size(W)));
+
 #define HIRE_INLINE inline __attribute__((always_inline))
 
 constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
@@ -49,6 +51,19 @@ HIRE_INLINE Vec fill(float x) { return x - Vec{}; }
 HIRE_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
 HIRE_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
+
+// Store W flags as bytes, 0 or 1. `x` is the result of a comparison.
+HIRE_INLINE void store_flags(uint8_t* to, Int x) {
+    const Bytes bytes = __builtin_convertvector(x & 1, Bytes);
+    std::memcpy(to, &bytes, sizeof bytes);
+}
+
+// Return flags as the result of a comparison.
+HIRE_INLINE Int load_flags(const uint8_t* from) {
+    Bytes bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(bytes, Int) != 0;
+}
 
 HIRE_INLINE float sum(Vec x) {
     float total = 0;
@@ -137,8 +152,8 @@ HIRE_INLINE void transpose_step(Vec* rows) {
         if (!(i & STEP)) exchange<STEP>(rows[i], rows[i + STEP], std::make_integer_sequence<int, W>());
 }
 
-// Write the transpose of the W x W block at `from` (rows `step` apart) to `to` (rows W apart).
-inline void transpose(const float* from, size_t step, float* to) {
+// Write the transpose of the W x W block at `from` (rows `step` apart) to `to` (rows `to_step` apart).
+inline void transpose(const float* from, size_t step, float* to, size_t to_step = W) {
     Vec rows[W];
 #pragma GCC unroll 16
     for (int i = 0; i < W; ++i) rows[i] = load(from + i * step);
@@ -147,7 +162,14 @@ inline void transpose(const float* from, size_t step, float* to) {
     if constexpr (W > 4) transpose_step<4>(rows);
     if constexpr (W > 8) transpose_step<8>(rows);
 #pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) store(to + i * W, rows[i]);
+    for (int i = 0; i < W; ++i) store(to + i * to_step, rows[i]);
+}
+
+// Write the transpose of from [rows][vectors * W], rows `step` apart, to `to`, rows `to_step` apart. W divides `rows`.
+inline void turn(const float* from, size_t step, int rows, int vectors, float* to, size_t to_step) {
+    for (int v = 0; v < vectors; ++v)
+        for (int row = 0; row < rows; row += W)
+            transpose(from + row * step + v * W, step, to + size_t(v) * W * to_step + row, to_step);
 }
 
 }  // namespace hire
