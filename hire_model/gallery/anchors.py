@@ -77,6 +77,7 @@ class Anchors:
         """Encode the anchors with `model`; return a function that makes the vectors [B, D] of encoded images."""
         anchors = encode_captions(model, self.captions)
 
+        @torch.inference_mode()
         def describe(images: EncodedImages) -> Tensor:
             scores = torch.from_numpy(score_matrix(model, images, anchors, _BUDGET))
             return scores @ self.image_map + self.image_bias
@@ -138,6 +139,7 @@ def hash_captions(captions: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest() if captions else "none"
 
 
+@torch.inference_mode()
 def encode_captions(model: Hire, captions: Sequence[str]) -> EncodedTexts:
     """Encode captions on the model's device."""
     bank = CaptionBank.from_lists(model.vocabulary.encode(captions))
@@ -149,9 +151,8 @@ def solve_maps(
 ) -> Anchors:
     """Compute both maps. The first captions are the anchors.
 
-    The image map is that of the principal components of the anchors' scores, each with variance 1 over the images. A
-    caption's vector of least error is then the mean product of its scores and the components. Ridge regression maps
-    moments of the caption to it.
+    An image's vector contains the principal components of its scores with the anchors. They are uncorrelated, so the
+    best vector of a caption has a closed form. Ridge regression maps moments of the caption to it.
 
     Args:
         captions: C captions.
@@ -165,8 +166,8 @@ def solve_maps(
     variances, directions = np.linalg.eigh((anchors - mean).T @ (anchors - mean) / len(scores))
     strongest = np.argsort(-variances)[:dim]
     strongest = strongest[variances[strongest] > 1e-9 * variances.max()]
-    image_map = directions[:, strongest] / np.sqrt(variances[strongest])
-    targets = scores.T @ ((anchors - mean) @ image_map) / len(scores)
+    image_map = directions[:, strongest]
+    targets = scores.T @ ((anchors - mean) @ image_map) / (len(scores) * variances[strongest])
     words = _find_directions(texts.words[texts.mask], _WORD_SIZE)
     roles = _find_directions(_get_roles(texts)[texts.mask], _ROLE_SIZE)
     moments = _compute_moments(texts, words, roles)
