@@ -30,7 +30,7 @@ from hire_model.progress import show_progress
 from hire_model.scoring.matrix import encode_image_blocks, encode_text_blocks, score_matrix, split_into_blocks
 
 ANCHORS = 1000  # pairs that an image costs once
-NUMBERS = 128  # of a vector
+NUMBERS = 256  # of a vector
 _CAPTIONS, _IMAGES = 3000, 1000  # whose scores the maps are made of
 _LEAST = 100  # captions
 _WORD_SIZE, _ROLE_SIZE = 16, 32  # numbers of a word and of its roles whose products are described
@@ -186,12 +186,15 @@ def _find_directions(x: Tensor, count: int) -> Tensor:
 
 
 def _compute_moments(texts: EncodedTexts, words: Tensor, roles: Tensor) -> list[Tensor]:
-    """Return per caption: summary, mean word, mean roles, and mean products of both."""
+    """Return per caption: summary, mean word, mean roles, mean products of both, and products of the mean roles."""
     mask = texts.mask[..., None].float()
     share = mask / mask.sum(dim=1, keepdim=True)
     related = _get_roles(texts)
+    mean_word, mean_roles = (texts.words * share).sum(dim=1), (related * share).sum(dim=1)
     products = ((related * share) @ roles).transpose(1, 2) @ (texts.words @ words)
-    return [texts.summary, (texts.words * share).sum(dim=1), (related * share).sum(dim=1), products.flatten(1)]
+    strongest = mean_roles @ roles
+    squares = strongest[:, :, None] * strongest[:, None]
+    return [texts.summary, mean_word, mean_roles, products.flatten(1), squares.flatten(1)]
 
 
 def _fit_ridge(parts: Sequence[np.ndarray], targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
