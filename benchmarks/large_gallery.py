@@ -122,11 +122,10 @@ def build(args: argparse.Namespace) -> None:
         work, name = name_partial(out), name_segment(1)
         open_partial(work, {"made up": str(args.images)})
         encode, sizes = partial(make_blocks, real), get_sizes(model, IMAGES)
-        anchors, captions = None, Dataset.open(args.anchors).split("train").texts if args.anchors else ()
-        if captions:
-            anchors = work / ANCHORS
-            sample = take_sample(real, args.images)
-            fit_anchors(model, sample, captions).save(anchors)
+        captions = Dataset.open(args.anchors).split("train").texts if args.anchors else ()
+        anchors = work / ANCHORS if captions else None
+        if anchors and not anchors.is_file():
+            fit_anchors(model, take_sample(real, args.images), captions).save(anchors)
         describe = Anchors.load(anchors).start(model) if anchors else None
         source = StoreSource(IMAGES, args.images, sizes, encode, lambda: source, describe)
         start, cpu = time.perf_counter(), time.process_time()
@@ -138,7 +137,8 @@ def build(args: argparse.Namespace) -> None:
         install(folder, out, manifest)
         shutil.rmtree(work)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    print(f"{args.images:,} images in {seconds:.0f} s ({cpu:.0f} s of CPU), {manifest.bytes / args.images:,.0f} bytes per image")
+    size = manifest.bytes / args.images
+    print(f"{args.images:,} images in {seconds:.0f} s ({cpu:.0f} s of CPU), {size:,.0f} bytes per image")
 
 
 def drop_cache(gallery: Gallery) -> None:
@@ -179,7 +179,10 @@ def measure_recall(scorer: Scorer, gallery: Gallery, texts: list[str], own: np.n
         scores[rows] = score_matrix(scorer.model, gallery.read_images(rows), encoded, 1 << 29)
     if gallery.anchors:
         images = gallery.images
-        both = {"head": (encoded.summary, images.summaries), "anchors": (gallery.anchors.describe_texts(encoded), images.index.vectors)}
+        both = {
+            "head": (encoded.summary, images.summaries),
+            "anchors": (gallery.anchors.describe_texts(encoded), images.index.vectors),
+        }
         for name, (queries, vectors) in both.items():
             near = queries.numpy() @ vectors.astype(np.float32).T
             for row in compare_lengths(scores.T, near, own):
@@ -215,10 +218,11 @@ def measure(args: argparse.Namespace) -> None:
 
     def encode(text: str) -> torch.Tensor:
         with torch.inference_mode():
-            return scorer.encode_texts([text]).summary
+            encoded = scorer.encode_texts([text])
+            return gallery.anchors.describe_texts(encoded) if gallery.anchors else encoded.summary
 
-    summaries = {text: encode(text).numpy() for text in texts}
-    shortlists = {text: gallery.images.index.find_nearest(summaries[text], args.shortlist)[0] for text in texts}
+    vectors = {text: encode(text).numpy() for text in texts}
+    shortlists = {text: gallery.images.index.find_nearest(vectors[text], args.shortlist)[0] for text in texts}
     run(texts[0])
     found: dict = {"images": len(gallery), "bytes_per_image": gallery.manifest.bytes / len(gallery), "open_s": opened}
     found["load"] = os.getloadavg()[0]
@@ -226,7 +230,7 @@ def measure(args: argparse.Namespace) -> None:
     found["cold"] = measure_latency(run, texts[: args.cold], lambda: drop_cache(gallery))
     found["encode"] = measure_latency(encode, texts)
     found["shortlist"] = measure_latency(
-        lambda text: gallery.images.index.find_nearest(summaries[text], args.shortlist), texts
+        lambda text: gallery.images.index.find_nearest(vectors[text], args.shortlist), texts
     )
     found["read"] = measure_latency(lambda text: gallery.read_images(shortlists[text]), texts)
     if gallery.metadata(0):

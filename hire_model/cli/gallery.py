@@ -57,7 +57,8 @@ def build(
     anchors: Annotated[
         Path | None,
         typer.Option(
-            metavar="DATASET", parser=localize,
+            metavar="DATASET",
+            parser=localize,
             help=f"Choose shortlists by scores with captions of this data set{OR_ADDRESS}: slower to build, and they "
             "agree better with a model that matches relations.",
         ),

@@ -121,13 +121,7 @@ def fit_anchors(model: Hire, images: EncodedImages, captions: Sequence[str]) -> 
     Raises:
         DataError: if there are too few captions.
     """
-    known = list(dict.fromkeys(captions))
-    if len(known) < _LEAST:
-        raise DataError(
-            f"Anchors are made of at least {_LEAST} different captions, and there are {len(known)}. Name a data set "
-            "with captions, such as that of the training."
-        )
-    known = [known[row] for row in np.random.default_rng(0).permutation(len(known))[:_CAPTIONS]]
+    known = draw_captions(captions)
     texts = encode_captions(model, known)
     blocks = show_progress(split_into_blocks(range(len(known))), "score a sample for the anchors")
     scores = [score_matrix(model, images, texts[slice(block.start, block.stop)], _BUDGET) for block in blocks]
@@ -137,6 +131,17 @@ def fit_anchors(model: Hire, images: EncodedImages, captions: Sequence[str]) -> 
 def hash_captions(captions: Sequence[str]) -> str:
     """Return the SHA-256 of captions to choose anchors from, "none" without captions."""
     return hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest() if captions else "none"
+
+
+def draw_captions(captions: Sequence[str]) -> list[str]:
+    """Return up to 3,000 random ones of `captions`, each once. Raises DataError if there are too few."""
+    known = list(dict.fromkeys(captions))
+    if len(known) < _LEAST:
+        raise DataError(
+            f"Anchors are made of at least {_LEAST} different captions, and there are {len(known)}. Name a data set "
+            "with captions, such as that of the training."
+        )
+    return [known[row] for row in np.random.default_rng(0).permutation(len(known))[:_CAPTIONS]]
 
 
 @torch.inference_mode()

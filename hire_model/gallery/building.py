@@ -96,7 +96,8 @@ def build(
         folder, segment, encoded = write_segment(work, name, sources, tables, pictures, texts, shard, workers, fitted)
         manifest = GalleryManifest(
             generation=generation, model=digest, address=address, data=data, split=split.name,
-            metadata=key["metadata"], anchors=key["anchors"], dim=model.summary_dim, captioned=captions, segments=(segment,),
+            metadata=key["metadata"], anchors=key["anchors"], dim=model.summary_dim, captioned=captions,
+            segments=(segment,),
         )  # fmt: skip
         install(folder, out, manifest)
         shutil.rmtree(work)

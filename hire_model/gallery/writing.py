@@ -72,7 +72,10 @@ class StoreSource:
 
 def list_sources(model: Hire, split: Split, captions: bool, anchors: Path | None = None) -> list[StoreSource]:
     """Return the sources of the images of a split, and of its captions if wanted. anchors: file of the anchors."""
-    return [_open_images(model, split, anchors and Anchors.load(anchors)), *([_open_captions(model, split)] if captions else [])]
+    return [
+        _open_images(model, split, Anchors.load(anchors) if anchors else None),
+        *([_open_captions(model, split)] if captions else []),
+    ]
 
 
 def _open_images(model: Hire, split: Split, anchors: Anchors | None) -> StoreSource:
