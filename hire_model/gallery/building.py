@@ -73,6 +73,10 @@ def build(
     out = Path(out).expanduser()
     check_captions(split, captions)
     check_features(model, split)
+    if anchors and not model.settings.global_head:
+        raise HireError(
+            "The model has no global head, so a search scores every image. Build the gallery without anchors."
+        )
     data = split.dataset.manifest.model_copy(update={"blocks": {}})  # a gallery has no features.npy
     digest = artifact.digest(model)
     key = make_key(digest, data, split.name, captions, hash_metadata(metadata), hash_captions(anchors))

@@ -136,6 +136,12 @@ def test_few_captions_give_no_anchors(model, split, tmp_path):
         build(model, split, tmp_path / "g", anchors=split.texts[:7] * 20)
 
 
+def test_a_model_that_scores_every_image_is_refused(split, tmp_path):
+    model = gallery_examples.make_model(split, global_head=False)
+    with pytest.raises(HireError, match="no global head"):
+        build(model, split, tmp_path / "g", anchors=split.texts)
+
+
 def test_a_killed_build_continues_with_the_anchors_that_it_has(model, split, tmp_path, monkeypatch):
     from hire_model.gallery import writing
 
