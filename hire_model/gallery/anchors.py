@@ -193,7 +193,7 @@ def _find_directions(x: Tensor, count: int) -> Tensor:
 def _compute_moments(texts: EncodedTexts, words: Tensor, roles: Tensor) -> list[Tensor]:
     """Return per caption: summary, mean word, mean roles, mean products of both, and products of the mean roles."""
     mask = texts.mask[..., None].float()
-    share = mask / mask.sum(dim=1, keepdim=True)
+    share = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
     related = _get_roles(texts)
     mean_word, mean_roles = (texts.words * share).sum(dim=1), (related * share).sum(dim=1)
     products = ((related * share) @ roles).transpose(1, 2) @ (texts.words @ words)

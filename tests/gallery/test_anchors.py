@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 
 import gallery_examples
@@ -16,6 +17,7 @@ from hire_model.gallery.building import build
 from hire_model.gallery.changing import add, remove
 from hire_model.gallery.format import ANCHORS, VECTORS, GalleryManifest
 from hire_model.gallery.store import Gallery
+from hire_model.gallery.writing import list_sources
 from hire_model.scoring.scorer import Scorer
 
 LENGTH = 6  # of the shortlist, to find the five best images
@@ -136,8 +138,17 @@ def test_few_captions_give_no_anchors(model, split, tmp_path):
         build(model, split, tmp_path / "g", anchors=split.texts[:7] * 20)
 
 
+def test_another_process_makes_the_same_vectors(model, split, galleries):
+    path = galleries[1].segments[0].folder / ANCHORS
+    here = list_sources(model, split, False, path)[0]
+    there = pickle.loads(pickle.dumps(here.reopen))()
+    [images] = here.encode([range(4)])
+    assert here.describe is not None and there.describe is not None
+    np.testing.assert_array_equal(there.describe(images), here.describe(images))
+
+
 def test_a_model_that_scores_every_image_is_refused(split, tmp_path):
-    model = gallery_examples.make_model(split, global_head=False)
+    model = gallery_examples.make_model(split, global_head=False, global_weight=0)
     with pytest.raises(HireError, match="no global head"):
         build(model, split, tmp_path / "g", anchors=split.texts)
 
