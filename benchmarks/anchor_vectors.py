@@ -1,14 +1,11 @@
-"""Measure a shortlist by anchors: how often vectors made of exact scores find the results of full scoring.
+"""Measure shortlists by anchors: how often they contain the best images, by number of anchors and size of the vectors.
 
-    python benchmarks/anchor_vectors.py TRAINED_ON MODEL SCENES [--anchors 512 1000] [--dims 64 128 256]
+    python benchmarks/anchor_vectors.py TRAINED_ON MODEL SCENES [--anchors 500 1000] [--dims 64 128 256]
 
-An image is described by its scores with training captions, the anchors, and its summary; a caption by its scores with
-training images and its summary (CUR decomposition: Yadav et al. 2022). Two linear maps, solved in closed form on other
-training items, make vectors of D numbers whose products approximate the score. A gallery would store the image's
-vector; a query costs one score per anchor image, in addition to those of the shortlist.
-
+The vectors are those of a gallery that was built with --anchors TRAINED_ON, float16: see hire_model/gallery/anchors.py.
 The gallery and the queries are the images and captions of split `test` of SCENES. The lines `best of rank D` say what
-D numbers can do: they are the decomposition of the test scores themselves. `global head` is the shortlist of today.
+D numbers can do: they are the decomposition of the test scores themselves. `global head` is the shortlist of a gallery
+without anchors.
 
     same    share of queries, in %, with the same ten best images as full scoring
     lost    loss of R@10 of the caption's own image, in points
@@ -25,47 +22,18 @@ import torch
 from shortlist import compare_lengths, draw_queries, find_needed_lengths
 
 from hire_model.batch import EncodedImages, EncodedTexts
-from hire_model.data.store import Dataset, Split
-from hire_model.model.captions import build_caption_bank
+from hire_model.data.store import Dataset
+from hire_model.gallery.anchors import draw_captions, encode_captions, encode_sample, solve_maps
 from hire_model.model.hire import Hire
 from hire_model.scoring import matrix
 from hire_model.scoring.scorer import Scorer
 
 LENGTHS = (50, 100, 200, 500, 1000)
-RIDGE = 1e-3  # in mean variances; 1e-5 to 1e-3 make no difference
-
-
-def encode(model: Hire, split: Split, captions: list[str]) -> tuple[EncodedImages, EncodedTexts]:
-    """Encode the images of `split`, and `captions`."""
-    bank = build_caption_bank(model, captions)
-    blocks = matrix.encode_text_blocks(model, bank, matrix.split_into_blocks(range(len(captions))))
-    return matrix.encode_images(model, split), EncodedTexts.concatenate(list(blocks))
 
 
 def score(model: Hire, images: EncodedImages, texts: EncodedTexts) -> np.ndarray:
-    """Return the scores [texts, images]."""
-    return np.ascontiguousarray(matrix.score_matrix(model, images, texts, 512 << 20).T)
-
-
-def fit_maps(texts: np.ndarray, images: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return maps [a, D] and [b, D] with texts @ map @ (images @ map).T near `scores`, strongest numbers first.
-
-    Reduced-rank ridge regression. texts: [C, a]; images: [N, b]; scores: [C, N]; D is the smaller of a and b.
-    """
-    roots = []
-    for x in (texts, images):
-        gram = (x.T @ x).astype(np.float64)
-        roots.append(np.linalg.cholesky(gram + RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))))
-    core = np.linalg.solve(roots[0], (texts.T @ scores @ images).astype(np.float64))
-    left, strength, right = np.linalg.svd(np.linalg.solve(roots[1], core.T).T, full_matrices=False)
-    return tuple(
-        np.linalg.solve(root.T, side * np.sqrt(strength)) for root, side in zip(roots, (left, right.T), strict=True)
-    )
-
-
-def describe(scores: np.ndarray, summary: torch.Tensor) -> np.ndarray:
-    """Return what the maps read of each item: scores with the anchors, summary, and 1."""
-    return np.hstack([scores, summary.numpy(), np.ones((len(scores), 1), np.float32)])
+    """Return the scores [images, texts]."""
+    return matrix.score_matrix(model, images, texts, 512 << 20)
 
 
 def report(name: str, full: np.ndarray, near: np.ndarray, own: np.ndarray) -> None:
@@ -80,10 +48,10 @@ def report(name: str, full: np.ndarray, near: np.ndarray, own: np.ndarray) -> No
 def measure(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     model = Scorer.load(args.model).model
-    split, train = Dataset.open(args.scenes).split("test"), Dataset.open(args.trained_on).split("train")
+    split, captions = Dataset.open(args.scenes).split("test"), Dataset.open(args.trained_on).split("train").texts
     queries, own = draw_queries(split, split, args.queries)
-    images, texts = encode(model, split, queries)
-    full = score(model, images, texts)
+    images, texts = matrix.encode_images(model, split), encode_captions(model, queries)
+    full = np.ascontiguousarray(score(model, images, texts).T)
     report("global head", full, (texts.summary @ images.summary.T).numpy(), own)
     centred = full - full.mean(axis=1, keepdims=True)
     left = np.linalg.svd(centred, full_matrices=False)[0]
@@ -91,32 +59,25 @@ def measure(args: argparse.Namespace) -> None:
         best = left[:, :size] @ (left[:, :size].T @ centred)
         report(f"best of rank {size}, {len(queries)} queries", full, best, own)
 
-    random = np.random.default_rng(args.seed)
-    captions = [train.texts[i] for i in random.permutation(len(train.texts))[: args.captions]]
-    train_images, train_texts = encode(model, train, captions)
-    known = score(model, train_images, train_texts)
-    columns = random.permutation(len(train_images))
+    known = draw_captions(captions)
+    encoded = encode_captions(model, known)
+    sample = score(model, encode_sample(model, split), encoded).astype(np.float64)
+    from_anchors = score(model, images, encoded[slice(0, max(args.anchors))])
     for count in args.anchors:
-        anchors, others = columns[:count], columns[count:]  # captions are in random order already
-        from_anchors = score(model, train_images[torch.from_numpy(anchors)], texts)
-        to_anchors = score(model, images, train_texts[slice(0, count)]).T
-        maps = fit_maps(
-            describe(known[count:][:, anchors], train_texts.summary[count:]),
-            describe(known[:count, others].T, train_images.summary[torch.from_numpy(others)]),
-            known[count:][:, others],
-        )
-        query, item = describe(from_anchors, texts.summary) @ maps[0], describe(to_anchors, images.summary) @ maps[1]
         for size in args.dims:
-            report(f"{count} anchors, {size} numbers", full, query[:, :size] @ item[:, :size].T, own)
+            anchors = solve_maps(known, encoded, sample, count, size)
+            vectors = torch.from_numpy(from_anchors[:, :count]) @ anchors.image_map + anchors.image_bias
+            near = anchors.describe_texts(texts) @ vectors.half().float().T
+            report(f"{count} anchors, {anchors.dim} numbers", full, near.numpy(), own)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("trained_on", "model", "scenes"):
         parser.add_argument(name)
-    parser.add_argument("--anchors", type=int, nargs="+", default=[128, 256, 512, 1000])
+    parser.add_argument("--anchors", type=int, nargs="+", default=[250, 500, 1000])
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128, 256])
-    for name, default in (("queries", 400), ("captions", 3000), ("seed", 0), ("threads", 1)):
+    for name, default in (("queries", 400), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     measure(parser.parse_args())
 

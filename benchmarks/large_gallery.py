@@ -1,11 +1,14 @@
 """Measure a gallery of made-up images: build time, bytes per image, latency of a search, recall against full scoring.
 
-    python benchmarks/large_gallery.py build DATASET MODEL OUT --images 1000000
+    python benchmarks/large_gallery.py build DATASET MODEL OUT --images 1000000 [--anchors TRAINED_ON]
     python benchmarks/large_gallery.py measure DATASET MODEL OUT [--queries 200] [--exhaustive 30] [--json FILE]
 
 The images are made of encoded ones of DATASET, which are the first rows of the gallery: each has the edges of a random
 image, half of its regions from other images, and noise of a tenth of a region's deviation. Its summary is that of its
 regions, so the model must have model.pair_dim=0. Queries are captions of the split `--queries-of`, one at a time.
+
+With --anchors, shortlists are made by anchors: captions of the data set TRAINED_ON. `measure` then compares both kinds
+of shortlist by length: share of queries with the same ten images, and R@10 lost, as in shortlist.py.
 
 "Cold" drops the pages of the gallery's files from memory before each query. The index of summaries is in the memory of
 the process. CPU times are those of all threads. "R@10" is the recall of the caption's own image among all images.
@@ -26,20 +29,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from shortlist import compare_lengths
 
 from hire_model.batch import EncodedImages
 from hire_model.data.schema import TABLES
 from hire_model.data.store import Dataset
 from hire_model.gallery import search
+from hire_model.gallery.anchors import Anchors, fit_anchors, hash_captions
 from hire_model.gallery.building import install, lock_gallery, name_partial, name_segment
-from hire_model.gallery.format import IMAGES, GalleryManifest
+from hire_model.gallery.format import ANCHORS, IMAGES, GalleryManifest
 from hire_model.gallery.segment import get_sizes
 from hire_model.gallery.store import Gallery
 from hire_model.gallery.writing import StoreSource, open_partial, write_segment
 from hire_model.model import artifact
 from hire_model.model.layers import masked_mean, normalize
 from hire_model.progress import show_progress
-from hire_model.scoring.matrix import encode_images, score_matrix
+from hire_model.scoring.matrix import encode_images, score_matrix, split_into_blocks
 from hire_model.scoring.scorer import Scorer
 
 SWAPPED, NOISE = 0.5, 0.1
@@ -69,6 +74,12 @@ def make_blocks(real: EncodedImages, blocks: Iterable[range]) -> Iterator[Encode
         yield EncodedImages(regions, mask, normalize(masked_mean(regions, mask, shares)), edges, shares)
 
 
+def take_sample(real: EncodedImages, images: int) -> EncodedImages:
+    """Return about 1,000 of the images that `make_blocks` makes, from all parts of the gallery."""
+    blocks = split_into_blocks(range(images))
+    return EncodedImages.concatenate(list(make_blocks(real, blocks[:: max(1, len(blocks) // 8)][:8])))
+
+
 def make_tables(real: EncodedImages, images: int) -> tuple[dict[str, pa.Table], list[str]]:
     """Return tables with ids and boxes, and metadata: a year of 20 and one of 1,000 sources."""
     lengths = np.concatenate([block.mask.sum(dim=1).numpy() for block in _count_regions(real, images)])
@@ -88,8 +99,6 @@ def make_tables(real: EncodedImages, images: int) -> tuple[dict[str, pa.Table], 
 
 
 def _count_regions(real: EncodedImages, images: int) -> Iterator[EncodedImages]:
-    from hire_model.scoring.matrix import split_into_blocks
-
     yield from make_blocks(real, split_into_blocks(range(images)))
 
 
@@ -109,21 +118,27 @@ def build(args: argparse.Namespace) -> None:
         raise SystemExit("The model has model.pair_dim; expected one with pair_dim=0.")
     real = encode_images(model, split)
     tables, metadata = make_tables(real, args.images)
-    start = time.perf_counter()
     with lock_gallery(out):
         work, name = name_partial(out), name_segment(1)
         open_partial(work, {"made up": str(args.images)})
         encode, sizes = partial(make_blocks, real), get_sizes(model, IMAGES)
-        source = StoreSource(IMAGES, args.images, sizes, encode, reopen=lambda: source)
-        folder, facts, _ = write_segment(work, name, [source], tables, [], metadata)
+        captions = Dataset.open(args.anchors).split("train").texts if args.anchors else ()
+        anchors = work / ANCHORS if captions else None
+        if anchors and not anchors.is_file():
+            fit_anchors(model, take_sample(real, args.images), captions).save(anchors)
+        describe = Anchors.load(anchors).start(model) if anchors else None
+        source = StoreSource(IMAGES, args.images, sizes, encode, lambda: source, describe)
+        start, cpu = time.perf_counter(), time.process_time()
+        folder, facts, _ = write_segment(work, name, [source], tables, [], metadata, anchors=anchors)
         manifest = GalleryManifest(
             model=artifact.digest(model), address=str(args.model), data=split.dataset.manifest, split="",
-            dim=model.settings.dim, captioned=False, segments=(facts,),
+            anchors=hash_captions(captions), dim=model.settings.dim, captioned=False, segments=(facts,),
         )  # fmt: skip
         install(folder, out, manifest)
         shutil.rmtree(work)
-    seconds = time.perf_counter() - start
-    print(f"{args.images:,} images in {seconds:.0f} s, {manifest.bytes / args.images:,.0f} bytes per image")
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    size = manifest.bytes / args.images
+    print(f"{args.images:,} images in {seconds:.0f} s ({cpu:.0f} s of CPU), {size:,.0f} bytes per image")
 
 
 def drop_cache(gallery: Gallery) -> None:
@@ -156,12 +171,22 @@ def measure_latency(
 
 @torch.inference_mode()
 def measure_recall(scorer: Scorer, gallery: Gallery, texts: list[str], own: np.ndarray, shortlist: int) -> dict:
-    """Compare the ten best images of a search with those of full scoring."""
+    """Compare the ten best images of a search with those of full scoring. With anchors, print a table by length."""
     encoded = scorer.encode_texts(texts)
     scores = np.empty((len(gallery), len(texts)), np.float32)
     for start in show_progress(range(0, len(gallery), ROWS), "score every image"):
         rows = np.arange(start, min(start + ROWS, len(gallery)))
         scores[rows] = score_matrix(scorer.model, gallery.read_images(rows), encoded, 1 << 29)
+    if gallery.anchors:
+        images = gallery.images
+        both = {
+            "head": (encoded.summary, images.summaries),
+            "anchors": (gallery.anchors.describe_texts(encoded), images.index.vectors),
+        }
+        for name, (queries, vectors) in both.items():
+            near = queries.numpy() @ vectors.astype(np.float32).T
+            for row in compare_lengths(scores.T, near, own):
+                print(f"{name:8}{row['length']:>9,}: same ten {row['top10']:5.1f} %, R@10 lost {row['lost10']:.2f}")
     best = np.argsort(-scores, axis=0, kind="stable")[:10].T
     found = [[hit.row for hit in r.hits] for r in search.search_images(scorer, gallery, texts, 10, shortlist)]
     pairs = list(zip(found, best, strict=True))
@@ -193,10 +218,11 @@ def measure(args: argparse.Namespace) -> None:
 
     def encode(text: str) -> torch.Tensor:
         with torch.inference_mode():
-            return scorer.encode_texts([text]).summary
+            encoded = scorer.encode_texts([text])
+            return gallery.anchors.describe_texts(encoded) if gallery.anchors else encoded.summary
 
-    summaries = {text: encode(text).numpy() for text in texts}
-    shortlists = {text: gallery.images.index.find_nearest(summaries[text], args.shortlist)[0] for text in texts}
+    vectors = {text: encode(text).numpy() for text in texts}
+    shortlists = {text: gallery.images.index.find_nearest(vectors[text], args.shortlist)[0] for text in texts}
     run(texts[0])
     found: dict = {"images": len(gallery), "bytes_per_image": gallery.manifest.bytes / len(gallery), "open_s": opened}
     found["load"] = os.getloadavg()[0]
@@ -204,7 +230,7 @@ def measure(args: argparse.Namespace) -> None:
     found["cold"] = measure_latency(run, texts[: args.cold], lambda: drop_cache(gallery))
     found["encode"] = measure_latency(encode, texts)
     found["shortlist"] = measure_latency(
-        lambda text: gallery.images.index.find_nearest(summaries[text], args.shortlist), texts
+        lambda text: gallery.images.index.find_nearest(vectors[text], args.shortlist), texts
     )
     found["read"] = measure_latency(lambda text: gallery.read_images(shortlists[text]), texts)
     if gallery.metadata(0):
@@ -233,6 +259,7 @@ def main() -> None:
         for name in ("dataset", "model", "out"):
             command.add_argument(name)
     build_parser.add_argument("--images", type=int, default=100_000)
+    build_parser.add_argument("--anchors", default="")
     build_parser.set_defaults(run=build)
     for name, default in (("queries", 200), ("cold", 100), ("exhaustive", 30), ("shortlist", 1000), ("threads", 2)):
         measure_parser.add_argument(f"--{name}", type=int, default=default)

@@ -54,6 +54,15 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Folder of the gallery. Default: galleries/DATASET.")] = None,
     captions: Annotated[bool, typer.Option("--captions", help="Also encode captions, for search by image.")] = False,
     metadata: MetadataFile = None,
+    anchors: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATASET",
+            parser=localize,
+            help=f"Choose shortlists by scores with captions of this data set{OR_ADDRESS}: slower to build, and they "
+            "agree better with a model that matches relations.",
+        ),
+    ] = None,
     ray: Ray = "",
     overwrite: Overwrite = False,
 ) -> None:
@@ -68,8 +77,8 @@ def build(
     scorer = _load_scorer(model)
     address = str(Path(model).resolve()) if Path(model).is_dir() else name_version(model)
     result = build(
-        scorer.model, images, folder, address=address, captions=captions, metadata=metadata, overwrite=overwrite,
-        workers=Workers(ray=ray),
+        scorer.model, images, folder, address=address, captions=captions, metadata=metadata,
+        anchors=Dataset.open(anchors).split("").texts if anchors else (), overwrite=overwrite, workers=Workers(ray=ray),
     )  # fmt: skip
     items = f"{result.encoded:,} items encoded" if result.encoded else "up to date, nothing to do"
     typer.echo(f"{folder}: {items}.")
@@ -225,6 +234,7 @@ def _describe(gallery: Gallery) -> list[list[str]]:
         "data set": f"{manifest.data.name}, split {manifest.split or 'all'}, version {manifest.data.digest}",
         "model": f"{manifest.address}, {manifest.model}",
         "numbers": f"{gallery.images.facts.size} per region, {manifest.dim} per summary",
+        "shortlist": gallery.anchors.describe() if gallery.anchors else "global head",
         "size": f"{manifest.bytes / 1e6:,.1f} MB in {len(manifest.segments)} segments, all files match the manifest",
         "generation": f"{manifest.generation}{', changed since the build' * manifest.changed}",
         "created": manifest.created,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from hire_model.data.schema import MANIFEST
 from hire_model.data.store import Split
 from hire_model.errors import DataError, HireError
 from hire_model.files import atomic_write, flush_folder, recover_folder, remove_unused, replace_folder
-from hire_model.gallery.format import SEGMENTS, GalleryManifest, is_old, make_key
+from hire_model.gallery.anchors import encode_sample, fit_anchors, hash_captions
+from hire_model.gallery.format import ANCHORS, SEGMENTS, GalleryManifest, is_old, make_key
 from hire_model.gallery.metadata import hash_metadata, load_metadata
 from hire_model.gallery.writing import SHARD, list_sources, open_partial, take_split, write_segment
 from hire_model.model import artifact
@@ -46,6 +47,7 @@ def build(
     address: str = "",
     captions: bool = False,
     metadata: Path | None = None,
+    anchors: Sequence[str] = (),
     overwrite: bool = False,
     shard: int = SHARD,
     workers: Workers = THIS_PROCESS,
@@ -59,6 +61,7 @@ def build(
         address: the model as the user named it.
         captions: also encode the captions.
         metadata: file with a JSON object per image (see `metadata.load_metadata`).
+        anchors: captions to choose anchors from, for a shortlist that agrees with the pair score (see `anchors`).
         overwrite: replace another gallery in `out`.
         shard: items per shard.
         workers: where items are encoded.
@@ -70,9 +73,13 @@ def build(
     out = Path(out).expanduser()
     check_captions(split, captions)
     check_features(model, split)
+    if anchors and not model.settings.global_head:
+        raise HireError(
+            "The model has no global head, so a search scores every image. Build the gallery without anchors."
+        )
     data = split.dataset.manifest.model_copy(update={"blocks": {}})  # a gallery has no features.npy
     digest = artifact.digest(model)
-    key = make_key(digest, data, split.name, captions, hash_metadata(metadata))
+    key = make_key(digest, data, split.name, captions, hash_metadata(metadata), hash_captions(anchors))
     recover_folder(out)
     if out.exists() and (existing := _check_existing(out, key, overwrite)):
         return BuildResult(existing, 0)
@@ -87,15 +94,26 @@ def build(
             if metadata
             else [None] * len(split.images)
         )
-        sources = list_sources(copy_to_cpu(model) if workers.parallel else model, split, captions)
-        folder, segment, encoded = write_segment(work, name, sources, tables, pictures, texts, shard, workers)
+        model = copy_to_cpu(model) if workers.parallel else model
+        fitted = _fit_anchors(work, model, split, anchors)
+        sources = list_sources(model, split, captions, fitted)
+        folder, segment, encoded = write_segment(work, name, sources, tables, pictures, texts, shard, workers, fitted)
         manifest = GalleryManifest(
             generation=generation, model=digest, address=address, data=data, split=split.name,
-            metadata=key["metadata"], dim=model.summary_dim, captioned=captions, segments=(segment,),
+            metadata=key["metadata"], anchors=key["anchors"], dim=model.summary_dim, captioned=captions,
+            segments=(segment,),
         )  # fmt: skip
         install(folder, out, manifest)
         shutil.rmtree(work)
     return BuildResult(manifest, encoded)
+
+
+def _fit_anchors(work: Path, model: Hire, split: Split, captions: Sequence[str]) -> Path | None:
+    """Return the file of the anchors, which an interrupted build may have written. None without captions."""
+    path = work / ANCHORS
+    if captions and not path.is_file():
+        fit_anchors(model, encode_sample(model, split), captions).save(path)
+    return path if captions else None
 
 
 def check_captions(split: Split, captions: bool) -> None:

@@ -19,7 +19,7 @@ from hire_model.data.schema import MakerFacts, Manifest, find_digest, name_with_
 from hire_model.data.store import Split
 from hire_model.errors import DataError, HireError
 from hire_model.gallery.building import check_captions, commit, lock_gallery, name_partial, name_segment
-from hire_model.gallery.format import GalleryManifest, SegmentFacts, make_key
+from hire_model.gallery.format import ANCHORS, GalleryManifest, SegmentFacts, make_key
 from hire_model.gallery.merging import merge_segments
 from hire_model.gallery.metadata import hash_metadata, load_metadata, read_metadata
 from hire_model.gallery.segment import Segment
@@ -82,11 +82,15 @@ def add(
             )
         texts = load_metadata(metadata, ids) if metadata else [None] * len(ids)
         work, name = name_partial(folder), name_segment(manifest.generation + 1)
-        key = make_key(manifest.model, split.dataset.manifest, split.name, manifest.captioned, hash_metadata(metadata))
+        anchors = gallery.segments[0].folder / ANCHORS if gallery.anchors else None
+        key = make_key(
+            manifest.model, split.dataset.manifest, split.name, manifest.captioned, hash_metadata(metadata),
+            manifest.anchors,
+        )  # fmt: skip
         open_partial(work, key | {"shard": str(shard), "kind": "add"})
         model.eval()
-        sources = list_sources(model, split, manifest.captioned)
-        new_folder, facts, _ = write_segment(work, name, sources, tables, pictures, texts, shard)
+        sources = list_sources(model, split, manifest.captioned, anchors)
+        new_folder, facts, _ = write_segment(work, name, sources, tables, pictures, texts, shard, anchors=anchors)
         new = _Part(facts, new_folder)
         changed = _commit(gallery, [*_remove_rows(gallery, np.array(existing, np.int64)), new])
     return ChangeResult(changed, len(ids) - len(existing), len(existing))

@@ -9,6 +9,8 @@
                              [R, P], and the edges [K, R, R] if the model matches relations
         images-lengths.npy   [N] int32, regions of each image
         images-summary.npy   [N, D] float16, unit vectors of the global head
+        images-vectors.npy, anchors.safetensors
+                             only with anchors: [N, D'] float16, vectors for the shortlist, and what makes them
         captions.parquet, captions.npy, captions-...
                              the same for captions: words [L, P], and their roles [L, 2Kd]
         pictures/            links to the picture files of the data sets
@@ -35,6 +37,7 @@ from hire_model.files import recover_folder
 FORMAT: Final = 2
 IMAGES, CAPTIONS = "images", "captions"
 SEGMENTS, METADATA = "segments", "metadata.parquet"
+ANCHORS, VECTORS = "anchors.safetensors", "images-vectors.npy"
 REBUILD = "Build it again: hire gallery build DATASET --overwrite."
 
 
@@ -59,12 +62,13 @@ class SegmentFacts(BaseModel):
     images: StoreFacts
     captions: StoreFacts | None
     files: dict[str, FileFacts]
+    anchors: int = Field(0, description="numbers per vector for the shortlist; 0 without anchors")
     removed: tuple[int, ...] = Field((), description="rows of images that no longer belong to the gallery, ascending")
 
     @model_validator(mode="after")
     def _check_files(self) -> Self:
         """Refuse other file names, so that every file that is opened has a digest to check."""
-        if set(self.files) != set(list_files(self.captions is not None)):
+        if set(self.files) != set(list_files(self.captions is not None, self.anchors > 0)):
             raise ValueError("files: expected the files of this segment")
         if any(not 0 <= row < self.images.items for row in self.removed):
             raise ValueError("removed: expected rows of this segment")
@@ -89,6 +93,7 @@ class GalleryManifest(BaseModel):
     data: Manifest = Field(description="the data set of the build; classes and predicates of later ones are the same")
     split: str = Field(description="empty for all splits")
     metadata: str = Field("none", description="SHA-256 of the metadata file of the build, or none")
+    anchors: str = Field("none", description="SHA-256 of the captions that the anchors were chosen from, or none")
     changed: bool = Field(False, description="whether images were added or removed since the build")
     dim: int = Field(description="D, numbers per summary")
     captioned: bool = Field(description="whether captions are encoded too")
@@ -101,6 +106,10 @@ class GalleryManifest(BaseModel):
             raise ValueError("segments: a name occurs twice")
         if any((segment.captions is not None) != self.captioned for segment in self.segments):
             raise ValueError("segments: expected captions in all segments or in none")
+        if len({(segment.anchors, segment.files.get(ANCHORS)) for segment in self.segments}) > 1:
+            raise ValueError("segments: expected the same anchors in all segments")
+        if (self.anchors == "none") == any(segment.anchors for segment in self.segments):
+            raise ValueError("anchors: expected segments with anchors if a digest names them")
         return self
 
     @property
@@ -121,7 +130,7 @@ class GalleryManifest(BaseModel):
     @property
     def key(self) -> dict[str, str]:
         """The identity of the gallery; see `make_key`."""
-        key = make_key(self.model, self.data, self.split, self.captioned, self.metadata)
+        key = make_key(self.model, self.data, self.split, self.captioned, self.metadata, self.anchors)
         return key | {"changes": "images were added or removed"} if self.changed else key
 
     @classmethod
@@ -154,11 +163,13 @@ def is_old(folder: Path) -> bool:
     return isinstance(facts, dict) and facts.get("format") == 1 and {"model", "dim", "images"} <= set(facts)
 
 
-def make_key(model: str, data: Manifest, split: str, captions: bool, metadata: str) -> dict[str, str]:
+def make_key(
+    model: str, data: Manifest, split: str, captions: bool, metadata: str, anchors: str = "none"
+) -> dict[str, str]:
     """Return what identifies a gallery. Builds with equal keys give the same gallery; messages use the names."""
     return {
         "model": model, "data set": data.digest, "split": split or "all", "captions": "yes" if captions else "no",
-        "metadata": metadata, "changes": "none",
+        "metadata": metadata, "anchors": anchors, "changes": "none",
     }  # fmt: skip
 
 
@@ -171,6 +182,7 @@ def format_rebuild_command(gallery: Path, model: str) -> str:
     try:
         manifest = GalleryManifest.read(gallery)
         options = ["--split", manifest.split] * bool(manifest.split) + ["--captions"] * manifest.captioned
+        options += ["--anchors", "DATASET"] * (manifest.anchors != "none")
         for link in sorted((gallery / SEGMENTS).glob(f"*/{PICTURES}/*")):
             source = link.resolve().parent
             if Manifest.read(source).digest == manifest.data.digest:
@@ -181,9 +193,10 @@ def format_rebuild_command(gallery: Path, model: str) -> str:
     return shlex.join(command)
 
 
-def list_files(captions: bool) -> list[str]:
+def list_files(captions: bool, anchors: bool) -> list[str]:
     """List the files of a segment."""
     names = ["images.parquet", "regions.parquet", "relations.parquet", METADATA, *list_store_files(IMAGES)]
+    names += [ANCHORS, VECTORS] * anchors
     return [*names, "captions.parquet", *list_store_files(CAPTIONS)] if captions else names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hire_model.data.schema import PICTURES
-from hire_model.gallery.format import CAPTIONS, IMAGES, SegmentFacts, StoreFacts, list_store_files
+from hire_model.gallery.format import ANCHORS, CAPTIONS, IMAGES, VECTORS, SegmentFacts, StoreFacts, list_store_files
 from hire_model.gallery.metadata import write_metadata
 from hire_model.gallery.segment import Segment, StoreFiles
 from hire_model.gallery.writing import SHARD, describe_segment, join_arrays, link_pictures, replace_column, take_rows
@@ -38,9 +39,14 @@ def merge_segments(
         pq.write_table(merged, folder / f"{table}.parquet", compression="zstd")
     write_metadata(folder, metadata)
     link_pictures(folder, [link.resolve() for segment, _ in parts for link in (segment.folder / PICTURES).glob("*")])
+    anchors = parts[0][0].facts.anchors
+    if anchors:
+        shutil.copyfile(parts[0][0].folder / ANCHORS, folder / ANCHORS)
+        np.save(folder / VECTORS, np.concatenate([segment.images.vectors[rows] for segment, rows in parts]))
     images = _merge_stores(folder, IMAGES, [(segment.images, rows) for segment, rows in parts])
     files = [(segment.captions, rows) for (segment, _), rows in zip(parts, captions, strict=True) if segment.captions]
-    return describe_segment(folder, name, images, _merge_stores(folder, CAPTIONS, files) if files else None)
+    described_captions = _merge_stores(folder, CAPTIONS, files) if files else None
+    return describe_segment(folder, name, images, described_captions, anchors)
 
 
 def _concatenate(parts: list[dict[str, pa.Table]]) -> dict[str, pa.Table]:

@@ -1,4 +1,4 @@
-"""Search a gallery: the global head makes a shortlist, the pairwise score re-ranks it.
+"""Search a gallery: the global head or anchors make a shortlist, the pairwise score re-ranks it.
 
 The result is not exact if an item with a high pairwise score is not in the shortlist. docs/search.md measures how often
 this happens; the default length of the shortlist comes from there.
@@ -106,7 +106,8 @@ def search_images(
     for start in range(0, len(texts), _QUERIES):
         queries = texts[start : start + _QUERIES]
         block, unknown = scorer.encode_texts(queries), scorer.find_unknown_words(queries)
-        for row, rows in enumerate(_make_shortlists(scorer, gallery.images, block.summary, shortlist, allowed)):
+        vectors = gallery.anchors.describe_texts(block) if gallery.anchors else block.summary
+        for row, rows in enumerate(_make_shortlists(scorer, gallery.images, vectors, shortlist, allowed)):
             query = block.extract(row)
 
             def score(images: EncodedImages, query: EncodedTexts = query) -> np.ndarray:
@@ -180,7 +181,7 @@ def _check_arguments(scorer: Scorer, gallery: Gallery, top_k: int, shortlist: in
 def _make_shortlists(
     scorer: Scorer, store: EncodedStore, queries: Tensor, count: int, allowed: np.ndarray | None
 ) -> list[np.ndarray]:
-    """Return the rows to score for each query [Q, D]: the nearest by the global head, nearest first, or all in order.
+    """Return the rows to score for each query [Q, D]: the nearest, nearest first, or all in order.
 
     allowed: the rows to choose from; None for all.
     """

@@ -12,19 +12,21 @@ from hire_model.data.schema import FileFacts, Manifest, hash_file
 from hire_model.data.store import Dataset
 from hire_model.errors import HireError
 from hire_model.files import hold_folder
-from hire_model.gallery.format import CAPTIONS, IMAGES, REBUILD, SegmentFacts, StoreFacts, list_store_files
+from hire_model.gallery.format import CAPTIONS, IMAGES, REBUILD, VECTORS, SegmentFacts, StoreFacts, list_store_files
 from hire_model.model.hire import Hire
 
 
 class StoreFiles:
     """The records, lengths and summaries of the images or of the captions of one segment."""
 
-    def __init__(self, folder: Path, name: str, facts: StoreFacts) -> None:
+    def __init__(self, folder: Path, name: str, facts: StoreFacts, anchored: bool = False) -> None:
         records, lengths, summary = (folder / file for file in list_store_files(name))
         self.facts = facts
         self.records = np.load(records, mmap_mode="r", allow_pickle=False)
         self.lengths = np.load(lengths, allow_pickle=False)
         self.summary = np.load(summary, mmap_mode="r", allow_pickle=False)
+        self.vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False) if anchored else self.summary
+        """[N, D] what makes the shortlist."""
         self.sizes = count_numbers(name, facts, self.lengths.astype(np.int64))
         self._starts = np.cumsum(self.sizes) - self.sizes
         self._descriptor = os.open(records, os.O_RDONLY)
@@ -92,7 +94,7 @@ class Segment:
             weakref.finalize(self, os.close, hold_folder(self.folder))
             for name, file in facts.files.items():
                 _check_file(self.folder / name, file)
-            self.images = StoreFiles(self.folder, IMAGES, facts.images)
+            self.images = StoreFiles(self.folder, IMAGES, facts.images, facts.anchors > 0)
             self.captions = StoreFiles(self.folder, CAPTIONS, facts.captions) if facts.captions else None
         except FileNotFoundError as error:
             raise HireError(f"{error.filename}: missing from the gallery. {REBUILD}") from error

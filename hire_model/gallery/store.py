@@ -16,7 +16,8 @@ from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.data.schema import PICTURES
 from hire_model.data.store import ImageRegions
 from hire_model.errors import HireError
-from hire_model.gallery.format import SEGMENTS, GalleryManifest, format_rebuild_command
+from hire_model.gallery.anchors import Anchors
+from hire_model.gallery.format import ANCHORS, SEGMENTS, GalleryManifest, format_rebuild_command
 from hire_model.gallery.index import Index
 from hire_model.gallery.metadata import MetadataIndex, read_metadata
 from hire_model.gallery.segment import Segment, StoreFiles
@@ -33,17 +34,20 @@ class EncodedStore(ABC, Generic[Items]):
     Args:
         parts: the files of each segment.
         kept: the rows of each segment that belong to the gallery.
-        dim: D.
     """
 
-    def __init__(self, parts: Sequence[StoreFiles], kept: Sequence[np.ndarray], dim: int) -> None:
+    def __init__(self, parts: Sequence[StoreFiles], kept: Sequence[np.ndarray]) -> None:
         self.facts, self._parts = parts[0].facts, parts
         self.part = np.repeat(np.arange(len(parts)), [len(rows) for rows in kept])
         """[N] number of the segment of each item."""
         self.local = np.concatenate(kept)
         """[N] row of each item within its segment."""
         self.lengths = np.concatenate([part.lengths[rows] for part, rows in zip(parts, kept, strict=True)])
-        self.index = Index([part.summary[rows] for part, rows in zip(parts, kept, strict=True)], dim)
+        self.index = Index([part.vectors[rows] for part, rows in zip(parts, kept, strict=True)])
+        self.summaries = self.index.vectors
+        """[N, D] float16, unit vectors of the global head."""
+        if parts[0].vectors is not parts[0].summary:
+            self.summaries = np.concatenate([part.summary[rows] for part, rows in zip(parts, kept, strict=True)])
 
     def __len__(self) -> int:
         return len(self.local)
@@ -54,7 +58,7 @@ class EncodedStore(ABC, Generic[Items]):
 
     def read_summary(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         """Read the summaries [n, D] of the items `rows`."""
-        return torch.from_numpy(self.index.vectors[np.asarray(rows, np.int64)]).float()
+        return torch.from_numpy(self.summaries[np.asarray(rows, np.int64)]).float()
 
     def _read_records(self, rows: np.ndarray) -> list[tuple[Tensor, int, Tensor]]:
         """Return the records of the items, grouped: positions in `rows` [m], number of fragments, records [m, size]."""
@@ -104,7 +108,7 @@ class ImageStore(EncodedStore[EncodedImages]):
         regions, mask = x.view(1, count, size), torch.ones(1, count, dtype=torch.bool)
         edges = related.view(1, kinds, count, count) if kinds else None
         shares = shared.view(1, count) if self.facts.shares else None
-        summary = torch.from_numpy(self.index.vectors[row : row + 1].astype(np.float32))
+        summary = torch.from_numpy(self.summaries[row : row + 1].astype(np.float32))
         return EncodedImages(regions, mask, summary, edges, shares)
 
     def _split_record(self, records: Tensor, regions: int) -> tuple[Tensor, ...]:
@@ -153,14 +157,17 @@ class Gallery:
     def __init__(self, folder: Path, manifest: GalleryManifest, segments: Sequence[Segment]) -> None:
         self.folder, self.manifest, self.segments = folder, manifest, segments
         kept = [list_kept(facts.images.items, facts.removed) for facts in manifest.segments]
-        self.images = ImageStore([segment.images for segment in segments], kept, manifest.dim)
+        self.images = ImageStore([segment.images for segment in segments], kept)
+        self.anchors: Anchors | None = None
+        if segments[0].facts.anchors:
+            self.anchors = Anchors.load(segments[0].folder / ANCHORS)
         self.captions: CaptionStore | None = None
         if manifest.captioned:
             captions = [segment.captions for segment in segments if segment.captions]
             described = [
                 np.flatnonzero(np.isin(s.tables.caption_images, k)) for s, k in zip(segments, kept, strict=True)
             ]
-            self.captions = CaptionStore(captions, described, manifest.dim)
+            self.captions = CaptionStore(captions, described)
         self._model: Hire | None = None
 
     @classmethod

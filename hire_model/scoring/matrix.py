@@ -129,7 +129,7 @@ def map_names(model: Hire, split: Split) -> tuple[np.ndarray | None, np.ndarray 
 def encode_image_blocks(
     model: Hire,
     split: Split,
-    blocks: Iterable[range],
+    blocks: Iterable[Sequence[int]],
     maps: tuple[np.ndarray | None, np.ndarray | None] | None = None,
 ) -> Iterator[EncodedImages]:
     """Encode the images of a split block by block, on the model's device.

@@ -85,7 +85,8 @@ def test_images_are_added_filtered_and_removed(built, tiny_dataset, tmp_path):
     lines = tmp_path / "m.jsonl"
     lines.write_text(json.dumps({"id": ids.image_id(0), "city": "Bern", "year": 2020}) + "\n")
     place = folder / "galleries-changed" / "g"  # other tests expect one gallery in galleries/
-    run_hire(folder, "gallery", "build", tiny_dataset, "--split", "dev", "--model", "model", "--out", place)
+    build = ("gallery", "build", tiny_dataset, "--split", "dev", "--model", "model", "--out", place)
+    run_hire(folder, *build, "--anchors", tiny_dataset)
     added = run_hire(folder, "gallery", "add", place, tiny_dataset, "--split", "test", "--metadata", lines)
     assert f"{len(ids.images)} added. Now {8 + len(ids.images)} images, generation 2." in added
     filters = ("--where", "city=Bern", "--where", "year=2020")
