@@ -182,7 +182,7 @@ def format_rebuild_command(gallery: Path, model: str) -> str:
     try:
         manifest = GalleryManifest.read(gallery)
         options = ["--split", manifest.split] * bool(manifest.split) + ["--captions"] * manifest.captioned
-        options += ["--anchors", "DATASET"] * (manifest.anchors != "none")
+        options += ["--anchors", "CAPTIONED_DATASET"] * (manifest.anchors != "none")
         for link in sorted((gallery / SEGMENTS).glob(f"*/{PICTURES}/*")):
             source = link.resolve().parent
             if Manifest.read(source).digest == manifest.data.digest:

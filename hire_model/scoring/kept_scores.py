@@ -1,7 +1,7 @@
 """Keep the scores of a long evaluation on disk until it ends: a repeated evaluation continues where it stopped.
 
 Each finished block of captions is a file. Files are written atomically, so that a killed process leaves complete ones.
-They have a checksum, that of npz, so that a damaged one is not believed. Their folder is named by a digest of all that
+They have a checksum, that of npz, so that a damaged one is scored again. Their folder is named by a digest of all that
 the scores depend on, so they are never used for another model or data.
 """
 
@@ -19,12 +19,14 @@ from types import TracebackType
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 
 from hire_model import __version__
 from hire_model.data.loading import CaptionBank
 from hire_model.data.store import Split
 from hire_model.files import atomic_write, find_cache_folder
 from hire_model.model import artifact
+from hire_model.model.fused import library
 from hire_model.model.hire import Hire
 
 log = logging.getLogger(__name__)
@@ -138,8 +140,12 @@ class KeptScores:
 
 def _make_key(model: Hire, split: Split, bank: CaptionBank, block: int) -> str:
     """Return a digest of all that the blocks depend on."""
+    device = next(model.parameters()).device.type
     facts = [
         __version__,
+        torch.__version__,
+        device,  # scores of torch and of the compiled kernel differ in their last digits
+        device == "cpu" and library.load() is not None,
         artifact.digest(model),
         split.dataset.manifest.digest,
         block,

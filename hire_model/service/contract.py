@@ -106,7 +106,7 @@ class SearchRequest(_Message):
     top_k: Count = 10
     shortlist: Count | None = Field(
         None,
-        description="number of items to score pairwise, chosen by the global head; by default 1000, or top_k if larger",
+        description="number of items to score pairwise; by default 1000, or top_k if larger",
     )
     hub_correction: bool | None = Field(
         None, description="true: correct the scores for items that match every query; needs a bank in the model"

@@ -94,9 +94,9 @@ def test_images_are_added_filtered_and_removed(built, tiny_dataset, tmp_path):
     assert ids.image_id(0) in found and "1 of 1 images scored" in found
     assert "1 removed" in run_hire(folder, "gallery", "remove", place, "--where", "city=Bern")
     removed = run_hire(folder, "gallery", "remove", place, ids.image_id(1))
-    assert f"1 removed. Now {6 + len(ids.images)} images" in removed and "changed since" in run_hire(
-        folder, "gallery", "show", place
-    )
+    shown = run_hire(folder, "gallery", "show", place)
+    assert f"1 removed. Now {6 + len(ids.images)} images" in removed and "changed since" in shown
+    assert "anchor captions" in shown
 
 
 @pytest.mark.parametrize(

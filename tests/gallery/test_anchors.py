@@ -15,7 +15,7 @@ from hire_model.errors import DataError, HireError
 from hire_model.gallery import anchors, search
 from hire_model.gallery.building import build
 from hire_model.gallery.changing import add, remove
-from hire_model.gallery.format import ANCHORS, VECTORS, GalleryManifest
+from hire_model.gallery.format import ANCHORS, VECTORS, GalleryManifest, format_rebuild_command
 from hire_model.gallery.store import Gallery
 from hire_model.gallery.writing import list_sources
 from hire_model.scoring.scorer import Scorer
@@ -73,8 +73,6 @@ def test_hits_have_the_scores_of_a_gallery_without_anchors(model, split, galleri
     for one, other in zip(exact, found, strict=True):
         scores = {hit.id: hit.score for hit in one.hits}
         np.testing.assert_allclose([h.score for h in other.hits], [scores[h.id] for h in other.hits], atol=1e-6)
-    [filtered] = search.search_images(scorer, galleries[1], texts[:1], 3, 3, where={})
-    assert len(filtered.hits) == 3
 
 
 def test_added_images_get_the_vectors_of_their_scores_and_removed_ones_leave(model, tiny_dataset, tmp_path):
@@ -93,7 +91,7 @@ def test_added_images_get_the_vectors_of_their_scores_and_removed_ones_leave(mod
     assert {hit.id for hit in found.hits} <= set(gallery.ids)
 
 
-def test_a_gallery_without_anchors_of_an_earlier_release_opens(galleries, tmp_path):
+def test_a_manifest_without_the_fields_of_anchors_opens(galleries, tmp_path):
     shutil.copytree(galleries[0].folder, tmp_path / "g", symlinks=True)
 
     def forget(facts: dict) -> None:
@@ -126,11 +124,23 @@ def test_segments_with_other_anchors_are_refused(galleries, tmp_path):
         GalleryManifest.read(tmp_path / "g")
 
 
-def test_a_gallery_with_other_anchors_is_another_gallery(model, split, galleries):
+def test_a_gallery_with_other_or_no_anchors_is_another_gallery(model, split, galleries):
     folder = galleries[1].folder
     assert build(model, split, folder, anchors=split.texts).encoded == 0
-    with pytest.raises(HireError, match="another gallery: anchors is"):
-        build(model, split, folder)
+    for captions in ((), [text + " again" for text in split.texts]):
+        with pytest.raises(HireError, match="another gallery: anchors is"):
+            build(model, split, folder, anchors=captions)
+    assert "--anchors CAPTIONED_DATASET" in format_rebuild_command(folder, "model")
+
+
+def test_captions_of_an_image_are_found_as_without_anchors(model, split, tmp_path):
+    found = []
+    for name, captions in (("without", ()), ("with", split.texts)):
+        gallery = gallery_examples.make_gallery(model, split, tmp_path / name, captions=True, anchors=captions)
+        images = gallery.read_images(range(2))
+        results = search.search_captions(Scorer(model), gallery, images, 3, 10)
+        found.append([[hit.id for hit in result.hits] for result in results])
+    assert found[0] == found[1]
 
 
 def test_few_captions_give_no_anchors(model, split, tmp_path):
@@ -138,7 +148,7 @@ def test_few_captions_give_no_anchors(model, split, tmp_path):
         build(model, split, tmp_path / "g", anchors=split.texts[:7] * 20)
 
 
-def test_another_process_makes_the_same_vectors(model, split, galleries):
+def test_a_pickled_source_makes_the_same_vectors(model, split, galleries):
     path = galleries[1].segments[0].folder / ANCHORS
     here = list_sources(model, split, False, path)[0]
     there = pickle.loads(pickle.dumps(here.reopen))()
@@ -153,7 +163,7 @@ def test_a_model_that_scores_every_image_is_refused(split, tmp_path):
         build(model, split, tmp_path / "g", anchors=split.texts)
 
 
-def test_a_killed_build_continues_with_the_anchors_that_it_has(model, split, tmp_path, monkeypatch):
+def test_an_interrupted_build_continues_with_the_anchors_that_it_has(model, split, tmp_path, monkeypatch):
     from hire_model.gallery import writing
 
     whole = gallery_examples.make_gallery(model, split, tmp_path / "whole", anchors=split.texts)

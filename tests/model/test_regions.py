@@ -65,3 +65,12 @@ def test_a_small_region_counts_less_in_the_summary_of_a_model_that_weighs_by_are
             before, after = (model.encode_image(x).summary for x in (regions, changed))
         moved[weights] = float((before - after).norm())
     assert moved["area"] < 0.1 * moved["equal"]
+
+
+def test_training_projects_real_regions_as_evaluation_does() -> None:
+    model = model_examples.make_model(input_dropout=0.0)
+    random = np.random.default_rng(0)
+    regions = model_examples.make_regions([model_examples.make_image(random, count) for count in (1, 5, 3)])
+    with torch.no_grad():
+        trained, evaluated = (model.train(mode).regions(regions)[regions.mask] for mode in (True, False))
+    torch.testing.assert_close(trained, evaluated)

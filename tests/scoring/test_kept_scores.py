@@ -153,9 +153,9 @@ def test_scores_that_nobody_continued_for_a_week_are_deleted(score, model, split
     [old] = (tmp_path / "scores").iterdir()
     week = time.time() - 7 * 24 * 3600
     other = Dataset.open(tiny_dataset).split("test")
-    os.utime(old, (week + 60, week + 60))
+    os.utime(old, (week + 3600, week + 3600))
     score(model, other)
     assert old.exists()
-    os.utime(old, (week - 60, week - 60))
+    os.utime(old, (week - 3600, week - 3600))
     score(model, other)
     assert not old.exists()

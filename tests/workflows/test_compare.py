@@ -20,6 +20,7 @@ from hire_model.evaluation.result import Result
 from hire_model.model import artifact
 from hire_model.model.hire import Hire
 from hire_model.model.vocabulary import learn_vocabulary
+from hire_model.scoring import kept_scores
 from hire_model.scoring.hub_correction import collect_bank
 from hire_model.settings import Settings, resolve
 from hire_model.tracking.connection import TrackingError
@@ -59,6 +60,35 @@ def test_the_comparison_has_the_figures_of_both_evaluations(
     for row in comparison.figures.values():
         assert row.difference == row.first - row.second
         assert row.interval[0] <= row.interval[1]
+
+
+@pytest.mark.parametrize("command", ["compare", "evaluate"])
+def test_an_interrupted_command_with_two_models_scores_only_the_second_one_again(
+    command: str, folders: tuple[str, str], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIRE_CACHE", str(tmp_path))
+    monkeypatch.setattr(kept_scores, "MIN_PAIRS", 1)
+    write, written = kept_scores.ScoreBlocks.write, list[int]()
+
+    def write_and_stop(blocks: kept_scores.ScoreBlocks, number: int, scores: np.ndarray) -> None:
+        write(blocks, number, scores)
+        written.append(number)
+        if len(written) == 1:
+            raise KeyboardInterrupt
+
+    def run() -> None:
+        if command == "compare":
+            compare(*folders, settings, "dev", None)
+        else:
+            evaluate_workflow.evaluate(folders, settings, "dev")
+
+    monkeypatch.setattr(kept_scores.ScoreBlocks, "write", write_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert len(list(tmp_path.glob("scores/*/*.npz"))) == 1
+    run()
+    assert len(written) == 2, "one block for each model"
+    assert not list(tmp_path.glob("scores/*"))
 
 
 def test_a_model_does_not_differ_from_itself(folders: tuple[str, str], settings: Settings) -> None:
