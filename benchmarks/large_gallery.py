@@ -122,9 +122,9 @@ def build(args: argparse.Namespace) -> None:
         work, name = name_partial(out), name_segment(1)
         open_partial(work, {"made up": str(args.images)})
         encode, sizes = partial(make_blocks, real), get_sizes(model, IMAGES)
-        captions = Dataset.open(args.anchors).split("train").texts if args.anchors else ()
-        anchors = work / ANCHORS if captions else None
-        if anchors and not anchors.is_file():
+        captions = Dataset.open(args.anchors).split("train").texts if args.anchors else None
+        anchors = work / ANCHORS if captions is not None else None
+        if captions is not None and anchors and not anchors.is_file():
             fit_anchors(model, take_sample(real, args.images), captions).save(anchors)
         describe = Anchors.load(anchors).start(model) if anchors else None
         source = StoreSource(IMAGES, args.images, sizes, encode, lambda: source, describe)

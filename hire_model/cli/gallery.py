@@ -77,8 +77,8 @@ def build(
     scorer = _load_scorer(model)
     address = str(Path(model).resolve()) if Path(model).is_dir() else name_version(model)
     result = build(
-        scorer.model, images, folder, address=address, captions=captions, metadata=metadata,
-        anchors=Dataset.open(anchors).split("").texts if anchors else (), overwrite=overwrite, workers=Workers(ray=ray),
+        scorer.model, images, folder, address=address, captions=captions, metadata=metadata, overwrite=overwrite,
+        anchors=Dataset.open(anchors).split("").texts if anchors else None, workers=Workers(ray=ray),
     )  # fmt: skip
     items = f"{result.encoded:,} items encoded" if result.encoded else "up to date, nothing to do"
     typer.echo(f"{folder}: {items}.")
@@ -234,7 +234,7 @@ def _describe(gallery: Gallery) -> list[list[str]]:
         "data set": f"{manifest.data.name}, split {manifest.split or 'all'}, version {manifest.data.digest}",
         "model": f"{manifest.address}, {manifest.model}",
         "numbers": f"{gallery.images.facts.size} per region, {manifest.dim} per summary",
-        "shortlist": gallery.anchors.describe() if gallery.anchors else "global head",
+        "shortlist": gallery.anchors.describe() if gallery.anchors else "global head, if the model has one",
         "size": f"{manifest.bytes / 1e6:,.1f} MB in {len(manifest.segments)} segments, all files match the manifest",
         "generation": f"{manifest.generation}{', changed since the build' * manifest.changed}",
         "created": manifest.created,

@@ -119,7 +119,7 @@ def fit_anchors(model: Hire, images: EncodedImages, captions: Sequence[str]) -> 
         captions: sentences like those of the queries, at least 100 different ones. They can describe other images.
 
     Raises:
-        DataError: if there are too few captions.
+        DataError: if there are too few captions, or all images have the same scores.
     """
     known = draw_captions(captions)
     texts = encode_captions(model, known)
@@ -128,9 +128,9 @@ def fit_anchors(model: Hire, images: EncodedImages, captions: Sequence[str]) -> 
     return solve_maps(known, texts.to("cpu"), np.concatenate(scores, axis=1).astype(np.float64))
 
 
-def hash_captions(captions: Sequence[str]) -> str:
-    """Return the SHA-256 of captions to choose anchors from, "none" without captions."""
-    return hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest() if captions else "none"
+def hash_captions(captions: Sequence[str] | None) -> str:
+    """Return the SHA-256 of captions to choose anchors from, "none" for None."""
+    return "none" if captions is None else hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()
 
 
 def draw_captions(captions: Sequence[str]) -> list[str]:
@@ -171,6 +171,11 @@ def solve_maps(
     variances, directions = np.linalg.eigh((anchors - mean).T @ (anchors - mean) / len(scores))
     strongest = np.argsort(-variances)[:dim]
     strongest = strongest[variances[strongest] > 1e-9 * variances.max()]
+    if not len(strongest):
+        raise DataError(
+            f"All {len(scores)} images of the sample have the same scores with the anchors, so they cannot be told "
+            "apart by anchors. Build the gallery without anchors."
+        )
     image_map = directions[:, strongest]
     targets = scores.T @ ((anchors - mean) @ image_map) / (len(scores) * variances[strongest])
     words = _find_directions(texts.words[texts.mask], _WORD_SIZE)

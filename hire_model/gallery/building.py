@@ -20,7 +20,7 @@ from hire_model.data.schema import MANIFEST
 from hire_model.data.store import Split
 from hire_model.errors import DataError, HireError
 from hire_model.files import atomic_write, flush_folder, recover_folder, remove_unused, replace_folder
-from hire_model.gallery.anchors import encode_sample, fit_anchors, hash_captions
+from hire_model.gallery.anchors import draw_captions, encode_sample, fit_anchors, hash_captions
 from hire_model.gallery.format import ANCHORS, SEGMENTS, GalleryManifest, is_old, make_key
 from hire_model.gallery.metadata import hash_metadata, load_metadata
 from hire_model.gallery.writing import SHARD, list_sources, open_partial, take_split, write_segment
@@ -47,7 +47,7 @@ def build(
     address: str = "",
     captions: bool = False,
     metadata: Path | None = None,
-    anchors: Sequence[str] = (),
+    anchors: Sequence[str] | None = None,
     overwrite: bool = False,
     shard: int = SHARD,
     workers: Workers = THIS_PROCESS,
@@ -73,7 +73,7 @@ def build(
     out = Path(out).expanduser()
     check_captions(split, captions)
     check_features(model, split)
-    if anchors and not model.settings.global_head:
+    if anchors is not None and not model.settings.global_head:
         raise HireError(
             "The model has no global head, so a search scores every image. Build the gallery without anchors."
         )
@@ -108,12 +108,15 @@ def build(
     return BuildResult(manifest, encoded)
 
 
-def _fit_anchors(work: Path, model: Hire, split: Split, captions: Sequence[str]) -> Path | None:
-    """Return the file of the anchors, which an interrupted build may have written. None without captions."""
+def _fit_anchors(work: Path, model: Hire, split: Split, captions: Sequence[str] | None) -> Path | None:
+    """Return the file of the anchors, which an interrupted build may have written. None for None."""
+    if captions is None:
+        return None
     path = work / ANCHORS
-    if captions and not path.is_file():
+    if not path.is_file():
+        draw_captions(captions)  # refuses too few before the images are encoded
         fit_anchors(model, encode_sample(model, split), captions).save(path)
-    return path if captions else None
+    return path
 
 
 def check_captions(split: Split, captions: bool) -> None:

@@ -62,7 +62,9 @@ class SegmentFacts(BaseModel):
     images: StoreFacts
     captions: StoreFacts | None
     files: dict[str, FileFacts]
-    anchors: int = Field(0, description="numbers per vector for the shortlist; 0 without anchors")
+    anchors: int = Field(
+        0, exclude_if=lambda size: size == 0, description="numbers per vector for the shortlist; 0 without anchors"
+    )
     removed: tuple[int, ...] = Field((), description="rows of images that no longer belong to the gallery, ascending")
 
     @model_validator(mode="after")
@@ -93,7 +95,11 @@ class GalleryManifest(BaseModel):
     data: Manifest = Field(description="the data set of the build; classes and predicates of later ones are the same")
     split: str = Field(description="empty for all splits")
     metadata: str = Field("none", description="SHA-256 of the metadata file of the build, or none")
-    anchors: str = Field("none", description="SHA-256 of the captions that the anchors were chosen from, or none")
+    anchors: str = Field(
+        "none",
+        exclude_if=lambda digest: digest == "none",  # earlier versions open galleries without anchors
+        description="SHA-256 of the captions that the anchors were chosen from, or none",
+    )
     changed: bool = Field(False, description="whether images were added or removed since the build")
     dim: int = Field(description="D, numbers per summary")
     captioned: bool = Field(description="whether captions are encoded too")

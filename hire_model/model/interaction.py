@@ -24,7 +24,7 @@ from hire_model.settings import ModelSettings
 # fewer operations (docs/experiments/speed.md).
 _CPU_BLOCK, _GPU_BLOCK = 4 << 20, 512 << 20
 # Bytes that all blocks may keep for the backward pass, which needs about `_KEPT_TENSORS` tensors of a block's size.
-_CPU_KEPT, _GPU_KEPT = 3 << 30, 8 << 30
+CPU_KEPT, _GPU_KEPT = 3 << 30, 8 << 30
 _KEPT_TENSORS = 25
 
 
@@ -255,7 +255,7 @@ def score_in_blocks(interaction: Interaction, images: Side, texts: Side) -> Tens
     images_by_length, image_order = _split_by_length(images, rows)
     texts_by_length, text_order = _split_by_length(texts, columns)
     recompute = torch.is_grad_enabled() and _estimate_kept(images_by_length, texts_by_length) > (
-        _CPU_KEPT if on_cpu else _GPU_KEPT
+        CPU_KEPT if on_cpu else _GPU_KEPT
     )
     score = partial(_score_with_recompute, interaction) if recompute else interaction
     scores = torch.cat(

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
+import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ import torch
 from hire_model import __version__
 from hire_model.data.loading import CaptionBank
 from hire_model.data.store import Split
-from hire_model.files import atomic_write, find_cache_folder
+from hire_model.files import atomic_write, find_cache_folder, hold_folder, remove_unused
 from hire_model.model import artifact
 from hire_model.model.fused import library
 from hire_model.model.hire import Hire
@@ -34,6 +34,7 @@ MIN_PAIRS = 1_000_000
 """A matrix with fewer pairs takes seconds, so it is not kept."""
 
 _WEEK_S = 7 * 24 * 3600
+_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 class ScoreBlocks:
@@ -62,7 +63,7 @@ class ScoreBlocks:
                 return archive["scores"]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+        except Exception as error:  # a damaged zip can raise almost anything
             log.warning("%s: damaged (%s). This block is scored again.", self._name(number), error)
             return None
 
@@ -95,7 +96,7 @@ class KeptScores:
 
     def __init__(self, cache: Path | None = None) -> None:
         self._cache = (cache or find_cache_folder()) / "scores"
-        self._opened: list[Path] = []
+        self._held: dict[Path, int] = {}
 
     def __enter__(self) -> KeptScores:
         return self
@@ -103,10 +104,11 @@ class KeptScores:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            for folder in self._opened:
-                shutil.rmtree(folder, ignore_errors=True)
-        elif any(folder.is_dir() for folder in self._opened):
+        for folder, handle in self._held.items():
+            os.close(handle)
+            if kind is None:
+                _remove(folder)
+        if kind is not None and any(list_blocks(folder) for folder in self._held):
             log.info("Finished scores are kept in %s. A repeated evaluation continues from them.", self._cache)
 
     def open(self, model: Hire, split: Split, bank: CaptionBank, block: int) -> ScoreBlocks | None:
@@ -117,25 +119,40 @@ class KeptScores:
         if len(split.images) * len(bank) < MIN_PAIRS:
             return None
         folder = self._cache / _make_key(model, split, bank, block)
-        self._opened.append(folder)
+        with suppress(OSError):  # `write` warns if a block cannot be kept
+            folder.mkdir(parents=True, exist_ok=True)
+            if folder not in self._held:
+                self._held[folder] = hold_folder(folder)
         others = self._find_others()
-        if done := len(list(folder.glob("[0-9]*.npz"))):
+        if done := len(list_blocks(folder)):
             log.info("Continuing an interrupted evaluation: %d blocks of captions are scored in %s.", done, folder)
         else:
-            note = " What is there belongs to another model, data set or split." if others else ""
+            note = " The other folders there are of other models, data sets or splits." if others else ""
             log.info("Finished scores are kept in %s. Repeat an interrupted evaluation to continue.%s", folder, note)
         return ScoreBlocks(folder)
 
     def _find_others(self) -> list[Path]:
-        """Return the folders of other matrices, without those of forgotten evaluations, which are deleted."""
+        """Return the folders of other matrices. Delete those that no evaluation has continued for a week."""
         found = []
-        for folder in set(self._cache.glob("*/")) - set(self._opened):
+        for folder in set(self._cache.glob("*/")) - set(self._held):
+            if not _NAME.fullmatch(folder.name):  # not ours
+                continue
             with suppress(FileNotFoundError):  # the end of its evaluation has deleted it
                 if time.time() - folder.stat().st_mtime > _WEEK_S:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    _remove(folder)
                 else:
                     found.append(folder)
         return found
+
+
+def list_blocks(folder: Path) -> list[Path]:
+    """List the files of finished blocks."""
+    return sorted(folder.glob("[0-9]*.npz"))
+
+
+def _remove(folder: Path) -> None:
+    with suppress(FileNotFoundError):  # another evaluation of the same matrix has deleted it
+        remove_unused(folder)
 
 
 def _make_key(model: Hire, split: Split, bank: CaptionBank, block: int) -> str:

@@ -51,7 +51,7 @@ def compute_similarity(
         budget_bytes: maximum memory for a block of pairs.
         out: array [N, M] to fill, for example a memory map.
         workers: where captions are encoded and pairs are scored. Images are encoded here.
-        kept: keeps finished blocks of a large matrix, and has those of an interrupted call. None keeps nothing.
+        kept: keeps finished blocks of a large matrix, and returns those of an interrupted call; None: nothing is kept.
 
     Returns:
         Scores [N, M] float32.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hire_model.data.store import Split
 from hire_model.errors import DataError, HireError
 from hire_model.gallery import anchors, search
 from hire_model.gallery.building import build
@@ -39,7 +40,7 @@ def galleries(model, split, tmp_path_factory):
     folder = tmp_path_factory.mktemp("anchors")
     return [
         gallery_examples.make_gallery(model, split, folder / name, anchors=texts)
-        for name, texts in (("without", ()), ("with", split.texts))
+        for name, texts in (("without", None), ("with", split.texts))
     ]
 
 
@@ -91,15 +92,9 @@ def test_added_images_get_the_vectors_of_their_scores_and_removed_ones_leave(mod
     assert {hit.id for hit in found.hits} <= set(gallery.ids)
 
 
-def test_a_manifest_without_the_fields_of_anchors_opens(galleries, tmp_path):
-    shutil.copytree(galleries[0].folder, tmp_path / "g", symlinks=True)
-
-    def forget(facts: dict) -> None:
-        del facts["anchors"], facts["segments"][0]["anchors"]
-
-    change_manifest(tmp_path / "g", forget)
-    gallery = Gallery.open(tmp_path / "g")
-    assert gallery.anchors is None and len(gallery) == 40
+def test_a_gallery_without_anchors_does_not_name_them_so_that_earlier_versions_open_it(galleries):
+    assert "anchors" not in (galleries[0].folder / "manifest.json").read_text("utf-8")
+    assert galleries[0].anchors is None
 
 
 @pytest.mark.parametrize("name", [ANCHORS, VECTORS])
@@ -127,7 +122,7 @@ def test_segments_with_other_anchors_are_refused(galleries, tmp_path):
 def test_a_gallery_with_other_or_no_anchors_is_another_gallery(model, split, galleries):
     folder = galleries[1].folder
     assert build(model, split, folder, anchors=split.texts).encoded == 0
-    for captions in ((), [text + " again" for text in split.texts]):
+    for captions in (None, [text + " again" for text in split.texts]):
         with pytest.raises(HireError, match="another gallery: anchors is"):
             build(model, split, folder, anchors=captions)
     assert "--anchors CAPTIONED_DATASET" in format_rebuild_command(folder, "model")
@@ -135,12 +130,20 @@ def test_a_gallery_with_other_or_no_anchors_is_another_gallery(model, split, gal
 
 def test_captions_of_an_image_are_found_as_without_anchors(model, split, tmp_path):
     found = []
-    for name, captions in (("without", ()), ("with", split.texts)):
+    for name, captions in (("without", None), ("with", split.texts)):
         gallery = gallery_examples.make_gallery(model, split, tmp_path / name, captions=True, anchors=captions)
         images = gallery.read_images(range(2))
         results = search.search_captions(Scorer(model), gallery, images, 3, 10)
         found.append([[hit.id for hit in result.hits] for result in results])
     assert found[0] == found[1]
+
+
+def test_a_data_set_without_captions_or_equal_images_give_no_anchors(model, split, tmp_path):
+    with pytest.raises(DataError, match="at least 100 different captions, and there are 0"):
+        build(model, split, tmp_path / "g", anchors=[])
+    one = Split(split.dataset, "", split.images[:1], split.captions[:0], split.owner[:0])
+    with pytest.raises(DataError, match="All 1 images of the sample have the same scores"):
+        build(model, one, tmp_path / "g", anchors=split.texts)
 
 
 def test_few_captions_give_no_anchors(model, split, tmp_path):

@@ -42,7 +42,7 @@ def test_recomputed_blocks_use_the_same_dropout(device, monkeypatch):
     monkeypatch.setattr(interaction, "_GPU_BLOCK", 1)
     gradients = []
     for kept in (1 << 60, 0):  # recompute no block, then every block
-        monkeypatch.setattr(interaction, "_CPU_KEPT", kept)
+        monkeypatch.setattr(interaction, "CPU_KEPT", kept)
         monkeypatch.setattr(interaction, "_GPU_KEPT", kept)
         model = model_examples.make_model(dropout=0.5).to(device).train()
         torch.manual_seed(1)
@@ -60,7 +60,7 @@ def test_checkpoint_gets_a_tensor_that_shows_the_device(monkeypatch):
         return function(*arguments)
 
     monkeypatch.setattr(interaction, "checkpoint", spy)
-    monkeypatch.setattr(interaction, "_CPU_KEPT", 0)
+    monkeypatch.setattr(interaction, "CPU_KEPT", 0)
     score(model_examples.make_model().train(), "cpu")
     assert devices and all(devices)
 

@@ -211,7 +211,7 @@ def test_blocks_and_recomputing_do_not_change_scores_or_gradients(kept, monkeypa
     results = []
     for block in (1, 1 << 30):
         monkeypatch.setattr("hire_model.model.interaction._CPU_BLOCK", block)
-        monkeypatch.setattr("hire_model.model.interaction._CPU_KEPT", kept if block == 1 else 1 << 40)
+        monkeypatch.setattr("hire_model.model.interaction.CPU_KEPT", kept if block == 1 else 1 << 40)
         model = model_examples.make_model()
         v = model.encode_image(model_examples.make_regions(images))
         total = model.score(v, model.encode_text(model_examples.make_tokens(model, captions))).total

@@ -111,7 +111,7 @@ def test_another_model_data_set_or_split_starts_from_the_beginning(
     elif changed == "data set":
         other.dataset.manifest = other.dataset.manifest.model_copy(update={"feature_extractor": "another"})
     assert score(other_model, other)[1] == BLOCKS
-    assert "belongs to another model, data set or split" in caplog.text
+    assert "are of other models, data sets or splits" in caplog.text
     assert score(model, split)[1] == BLOCKS - 3, "the first evaluation has lost nothing"
 
 
@@ -157,5 +157,19 @@ def test_scores_that_nobody_continued_for_a_week_are_deleted(score, model, split
     score(model, other)
     assert old.exists()
     os.utime(old, (week - 3600, week - 3600))
+    foreign = tmp_path / "scores" / "experiment-a"
+    foreign.mkdir()
+    os.utime(foreign, (week - 3600, week - 3600))
     score(model, other)
     assert not old.exists()
+    assert foreign.exists(), "only folders with our names are deleted"
+
+
+def test_scores_that_another_evaluation_uses_stay(score, model, split, tmp_path):
+    with KeptScores(tmp_path) as running:
+        blocks = running.open(model, split, build_bank(model, split), 8)
+        assert blocks is not None
+        blocks.write(0, np.zeros((8, 8), np.float32))
+        score(model, split)
+        assert len(list_files(tmp_path)) == BLOCKS
+    assert not list_files(tmp_path)

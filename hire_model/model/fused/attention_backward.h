@@ -59,7 +59,7 @@ class AttentionBackward : protected MatchBackward {
             float* d_weight = to_tile->weights.data() + p * NR + v * W;
             store(d_weight, load(d_weight) + g_lane * product[v] * scale);
             d_product[v] = g_lane * load(tile->share.data() + p * NR + v * W) * scale;
-            d_square[v] = d_product[v] * product[v] * scale * scale * -0.5f;
+            d_square[v] = square[v] > Vec{} ? d_product[v] * product[v] * scale * scale * -0.5f : Vec{};
         }
         for (int r = 0; r < n; ++r)
             for (int v = 0; v < N; ++v) {

@@ -46,7 +46,7 @@ __attribute__((noinline)) inline void add_outer(int lanes, const float* left, si
 
 // A context in the layouts of the backward pass, and the sums of its gradients over all tiles.
 struct ContextGradient {
-    int rows;              // fragments, padded as in `Stages`
+    int rows;              // fragments, padded as in `Attention`
     Floats directions;     // [rows][width] unit vectors
     Floats keys;           // packed left [blocks][2 width][MR]: all scales, then all shifts
     Floats edges;          // packed left [kinds][blocks][n][MR]: row r of the left matrix is row r of the edge map

@@ -178,8 +178,12 @@ int hire_score(const hire::Model* model, const hire::Items* images, const hire::
 // Return the number of panels of all items, for `Training`.
 int64_t hire_count_panels(const hire::Model* model, int32_t are_words, const hire::Items* items) {
     const hire::Pass& pass = are_words ? model->on_words : model->on_regions;
-    const std::vector<hire::Tile> tiles = hire::Side{*model, pass, *items, *items, are_words != 0}.pack_all();
-    return tiles.empty() ? 0 : tiles.back().first_panel + int64_t(tiles.back().panels.size());
+    try {
+        const std::vector<hire::Tile> tiles = hire::Side{*model, pass, *items, *items, are_words != 0}.pack_all();
+        return tiles.empty() ? 0 : tiles.back().first_panel + int64_t(tiles.back().panels.size());
+    } catch (const std::bad_alloc&) {
+        return -1;
+    }
 }
 
 // Score all items of `lanes` against each of `contexts`, one pass, to scores[context][item], for training. Return 0, or

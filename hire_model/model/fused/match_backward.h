@@ -1,4 +1,4 @@
-// The gradient of the relation match. `Stages::match_relations` computes it.
+// The gradient of the relation match, which `Match::match_relations` computes.
 #pragma once
 
 #include "gradients.h"

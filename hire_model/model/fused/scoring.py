@@ -73,16 +73,16 @@ def _find_kernel(interaction: Interaction, images: EncodedImages, texts: Encoded
 
 
 def find_kernel(interaction: Interaction, images: EncodedImages, texts: EncodedTexts) -> Kernel | None:
-    """Return the kernel if it knows this kind of model, these types of numbers and this device, and is compiled."""
+    """Return the kernel if it is compiled and made for this class of model, type of numbers and device."""
     x, t = images.regions, texts.words
-    fits = (
+    made_for = (
         type(interaction) is Interaction  # a subclass computes something else (benchmarks/peers)
         and x.is_cpu
         and t.is_cpu
         and x.dtype == t.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
     )
-    return load() if fits else None
+    return load() if made_for else None
 
 
 def choose_threads(pairs: int, x: Tensor, t: Tensor) -> int:

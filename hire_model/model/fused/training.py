@@ -15,10 +15,11 @@ from torch.autograd.function import once_differentiable
 from hire_model.batch import EncodedImages, EncodedTexts
 from hire_model.model.fused.library import Dropout, Gradients, Kernel, Training
 from hire_model.model.fused.scoring import Packed, choose_threads, describe, find_kernel, fits, pack
-from hire_model.model.interaction import Interaction, Refine, Side
+from hire_model.model.interaction import CPU_KEPT, Interaction, Refine, Side
 from hire_model.model.layers import ReluDropout
 
 _NAMES = [field[0] for field in Gradients._fields_]
+_NO_MEMORY = "The scoring kernel ran out of memory. Use a smaller train.batch."
 
 
 def score(interaction: Interaction, images: EncodedImages, texts: EncodedTexts, v: Side, t: Side) -> Tensor | None:
@@ -27,10 +28,10 @@ def score(interaction: Interaction, images: EncodedImages, texts: EncodedTexts, 
     Args:
         interaction: the pair stages.
         images, texts: the encoded items.
-        v, t: what the pair stages prepared of them.
+        v, t: the same, with the inputs of the pair stages.
     """
     kernel = find_kernel(interaction, images, texts)
-    if kernel is None or not _can_differentiate(interaction, images):
+    if kernel is None or not _can_differentiate(interaction, images) or _estimate_kept(v, t) > CPU_KEPT:
         return None
     with torch.no_grad():
         packed = pack(interaction, kernel)
@@ -53,10 +54,21 @@ def draw_dropped(kernel: Kernel, dropout: Dropout, shape: tuple[int, int, int, i
 
 
 def _can_differentiate(interaction: Interaction, images: EncodedImages) -> bool:
-    """Return whether the kernel knows the dropout, and nobody asks for the gradient of the shares."""
+    """Return whether the kernel has this kind and rate of dropout, and the shares need no gradient."""
     refines = [refine for refine in (interaction.on_words, interaction.on_regions) if refine is not None]
-    known = all(type(refine.dropout) is ReluDropout and refine.dropout.p < 1 for refine in refines)
+    known = all(type(refine.dropout) is ReluDropout and _count_dropped(refine) < 256 for refine in refines)
     return known and not (images.shares is not None and images.shares.requires_grad)
+
+
+def _estimate_kept(v: Side, t: Side) -> int:
+    """Estimate the bytes that both directions keep for the backward pass; `_Pass` allocates them."""
+    (images, regions), (captions, words), size = v.mask.shape, t.mask.shape, v.x.shape[-1]
+    return images * captions * size * (2 * 3 * 4 + regions + words)
+
+
+def _count_dropped(refine: Refine) -> int:
+    """Return how many of 256 hidden values the kernel drops."""
+    return round(256 * refine.dropout.p)
 
 
 def _has_pass(interaction: Interaction, words: bool) -> bool:
@@ -67,7 +79,7 @@ def _has_pass(interaction: Interaction, words: bool) -> bool:
 
 def _draw_dropout(refine: Refine | None) -> Dropout:
     """Draw the seed of the masks from torch's generator, so that a resumed training draws the same ones."""
-    rate = 0 if refine is None or not refine.training else round(256 * refine.dropout.p)
+    rate = 0 if refine is None or not refine.dropout.training else _count_dropped(refine)
     return Dropout(int(torch.randint(2**62, ())) if rate else 0, rate)
 
 
@@ -96,6 +108,8 @@ class _Pass:
         self._threads = choose_threads(len(images) * len(texts), images.regions, texts.words)
         pairs = self._contexts.count, self._lanes.count
         panels = kernel.count_panels(self._model, words, self._lanes)
+        if panels < 0:
+            raise MemoryError(_NO_MEMORY)
         self._pooled, self._related = torch.empty(*pairs, 3, packed.width), torch.empty(*pairs)
         self._raised = torch.empty(pairs[0], panels, packed.width, kernel.panel, dtype=torch.uint8)
         with torch.no_grad():
@@ -125,7 +139,7 @@ class _Pass:
     def _call(self, function: Any, *arguments: Any) -> None:
         sides = self._contexts, self._lanes, self.training
         if function(self._model, self._words, *sides, *arguments, self._threads):
-            raise MemoryError("The scoring kernel ran out of memory. Use a smaller train.batch.")
+            raise MemoryError(_NO_MEMORY)
 
 
 class _PassScores(torch.autograd.Function):
