@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hire_model.model import interaction
+from hire_model.model.fused import library
 
 CUDA = pytest.param(
     "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")]
@@ -61,6 +62,7 @@ def test_checkpoint_gets_a_tensor_that_shows_the_device(monkeypatch):
 
     monkeypatch.setattr(interaction, "checkpoint", spy)
     monkeypatch.setattr(interaction, "CPU_KEPT", 0)
+    monkeypatch.setenv(library.SWITCH, "0")  # the compiled kernel needs no checkpoint
     score(model_examples.make_model().train(), "cpu")
     assert devices and all(devices)
 

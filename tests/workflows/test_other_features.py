@@ -17,6 +17,7 @@ from hire_model.data.store import Dataset
 from hire_model.errors import DataError
 from hire_model.gallery.building import build
 from hire_model.model import artifact
+from hire_model.scoring.kept_scores import KeptScores
 from hire_model.settings import Settings, resolve
 from hire_model.workflows import gate
 from hire_model.workflows.compare import compare
@@ -111,4 +112,6 @@ def test_the_gate_says_how_to_replace_a_champion_of_another_extractor(
     ranks: Any = SimpleNamespace(fold=np.zeros(1))
     champion: Any = SimpleNamespace(number="3", uri="")
     with pytest.raises(DataError, match=r"champion, version 3, cannot .* another extractor .* --version 7 --force"):
-        gate._compare(evidence, ranks, champion, Dataset.open(other).split("dev"), _make_settings(other))
+        gate._compare(
+            evidence, ranks, champion, Dataset.open(other).split("dev"), _make_settings(other), KeptScores(tmp_path)
+        )
