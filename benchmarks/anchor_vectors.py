@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace) -> None:
         for size in args.dims:
             anchors = solve_maps(known, encoded, sample, count, size)
             vectors = torch.from_numpy(from_anchors[:, :count]) @ anchors.image_map + anchors.image_bias
-            near = anchors.describe_texts(texts) @ vectors.half().float().T
+            near = anchors.embed_texts(texts) @ vectors.half().float().T
             report(f"{count} anchors, {anchors.dim} numbers", full, near.numpy(), own)
 
 

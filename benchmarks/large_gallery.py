@@ -123,16 +123,16 @@ def build(args: argparse.Namespace) -> None:
         open_partial(work, {"made up": str(args.images)})
         encode, sizes = partial(make_blocks, real), get_sizes(model, IMAGES)
         captions = Dataset.open(args.anchors).split("train").texts if args.anchors else None
-        anchors = work / ANCHORS if captions is not None else None
-        if captions is not None and anchors and not anchors.is_file():
-            fit_anchors(model, take_sample(real, args.images), captions).save(anchors)
-        describe = Anchors.load(anchors).start(model) if anchors else None
-        source = StoreSource(IMAGES, args.images, sizes, encode, lambda: source, describe)
+        anchor_file = work / ANCHORS if captions is not None else None
+        if captions is not None and anchor_file and not anchor_file.is_file():
+            fit_anchors(model, take_sample(real, args.images), captions).save(anchor_file)
+        embed = Anchors.load(anchor_file).make_embedder(model) if anchor_file else None
+        source = StoreSource(IMAGES, args.images, sizes, encode, lambda: source, embed)
         start, cpu = time.perf_counter(), time.process_time()
-        folder, facts, _ = write_segment(work, name, [source], tables, [], metadata, anchors=anchors)
+        folder, facts, _ = write_segment(work, name, [source], tables, [], metadata, anchor_file=anchor_file)
         manifest = GalleryManifest(
             model=artifact.digest(model), address=str(args.model), data=split.dataset.manifest, split="",
-            anchors=hash_captions(captions), dim=model.settings.dim, captioned=False, segments=(facts,),
+            anchor_digest=hash_captions(captions), dim=model.settings.dim, captioned=False, segments=(facts,),
         )  # fmt: skip
         install(folder, out, manifest)
         shutil.rmtree(work)
@@ -181,7 +181,7 @@ def measure_recall(scorer: Scorer, gallery: Gallery, texts: list[str], own: np.n
         images = gallery.images
         both = {
             "head": (encoded.summary, images.summaries),
-            "anchors": (gallery.anchors.describe_texts(encoded), images.index.vectors),
+            "anchors": (gallery.anchors.embed_texts(encoded), images.index.vectors),
         }
         for name, (queries, vectors) in both.items():
             near = queries.numpy() @ vectors.astype(np.float32).T
@@ -219,7 +219,7 @@ def measure(args: argparse.Namespace) -> None:
     def encode(text: str) -> torch.Tensor:
         with torch.inference_mode():
             encoded = scorer.encode_texts([text])
-            return gallery.anchors.describe_texts(encoded) if gallery.anchors else encoded.summary
+            return gallery.anchors.embed_texts(encoded) if gallery.anchors else encoded.summary
 
     vectors = {text: encode(text).numpy() for text in texts}
     shortlists = {text: gallery.images.index.find_nearest(vectors[text], args.shortlist)[0] for text in texts}

@@ -78,7 +78,7 @@ def build(
     address = str(Path(model).resolve()) if Path(model).is_dir() else name_version(model)
     result = build(
         scorer.model, images, folder, address=address, captions=captions, metadata=metadata, overwrite=overwrite,
-        anchors=Dataset.open(anchors).split("").texts if anchors else None, workers=Workers(ray=ray),
+        anchor_captions=Dataset.open(anchors).split("").texts if anchors else None, workers=Workers(ray=ray),
     )  # fmt: skip
     items = f"{result.encoded:,} items encoded" if result.encoded else "up to date, nothing to do"
     typer.echo(f"{folder}: {items}.")

@@ -68,21 +68,21 @@ class Anchors:
         """Describe the shortlist for people."""
         return f"{len(self.captions):,} anchor captions, {self.dim} numbers per image"
 
-    def describe_texts(self, texts: EncodedTexts) -> Tensor:
+    def embed_texts(self, texts: EncodedTexts) -> Tensor:
         """Return the vectors [C, D] of encoded texts, float32 on the CPU."""
         moments = torch.cat(_compute_moments(texts.to("cpu"), self.words, self.roles), dim=1)
         return moments @ self.text_map + self.text_bias
 
-    def start(self, model: Hire) -> Callable[[EncodedImages], Tensor]:
+    def make_embedder(self, model: Hire) -> Callable[[EncodedImages], Tensor]:
         """Encode the anchors with `model`; return a function that makes the vectors [B, D] of encoded images."""
         anchors = encode_captions(model, self.captions)
 
         @torch.inference_mode()
-        def describe(images: EncodedImages) -> Tensor:
+        def embed(images: EncodedImages) -> Tensor:
             scores = torch.from_numpy(score_matrix(model, images, anchors, _BUDGET))
             return scores @ self.image_map + self.image_bias
 
-        return describe
+        return embed
 
     def save(self, path: Path) -> None:
         """Write the anchors to a safetensors file."""

@@ -47,7 +47,7 @@ def build(
     address: str = "",
     captions: bool = False,
     metadata: Path | None = None,
-    anchors: Sequence[str] | None = None,
+    anchor_captions: Sequence[str] | None = None,
     overwrite: bool = False,
     shard: int = SHARD,
     workers: Workers = THIS_PROCESS,
@@ -61,7 +61,7 @@ def build(
         address: the model as the user named it.
         captions: also encode the captions.
         metadata: file with a JSON object per image (see `metadata.load_metadata`).
-        anchors: captions to choose anchors from, for a shortlist that agrees with the pair score (see `anchors`).
+        anchor_captions: captions to choose anchors from, for a shortlist that agrees with the pair score
         overwrite: replace another gallery in `out`.
         shard: items per shard.
         workers: where items are encoded.
@@ -73,13 +73,13 @@ def build(
     out = Path(out).expanduser()
     check_captions(split, captions)
     check_features(model, split)
-    if anchors is not None and not model.settings.global_head:
+    if anchor_captions is not None and not model.settings.global_head:
         raise HireError(
             "The model has no global head, so a search scores every image. Build the gallery without anchors."
         )
     data = split.dataset.manifest.model_copy(update={"blocks": {}})  # a gallery has no features.npy
     digest = artifact.digest(model)
-    key = make_key(digest, data, split.name, captions, hash_metadata(metadata), hash_captions(anchors))
+    key = make_key(digest, data, split.name, captions, hash_metadata(metadata), hash_captions(anchor_captions))
     recover_folder(out)
     if out.exists() and (existing := _check_existing(out, key, overwrite)):
         return BuildResult(existing, 0)
@@ -95,12 +95,14 @@ def build(
             else [None] * len(split.images)
         )
         model = copy_to_cpu(model) if workers.parallel else model
-        fitted = _fit_anchors(work, model, split, anchors)
-        sources = list_sources(model, split, captions, fitted)
-        folder, segment, encoded = write_segment(work, name, sources, tables, pictures, texts, shard, workers, fitted)
+        anchor_file = _fit_anchors(work, model, split, anchor_captions)
+        sources = list_sources(model, split, captions, anchor_file)
+        folder, segment, encoded = write_segment(
+            work, name, sources, tables, pictures, texts, shard, workers, anchor_file
+        )
         manifest = GalleryManifest(
             generation=generation, model=digest, address=address, data=data, split=split.name,
-            metadata=key["metadata"], anchors=key["anchors"], dim=model.summary_dim, captioned=captions,
+            metadata=key["metadata"], anchor_digest=key["anchors"], dim=model.summary_dim, captioned=captions,
             segments=(segment,),
         )  # fmt: skip
         install(folder, out, manifest)

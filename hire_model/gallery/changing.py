@@ -82,15 +82,17 @@ def add(
             )
         texts = load_metadata(metadata, ids) if metadata else [None] * len(ids)
         work, name = name_partial(folder), name_segment(manifest.generation + 1)
-        anchors = gallery.segments[0].folder / ANCHORS if gallery.anchors else None
+        anchor_file = gallery.segments[0].folder / ANCHORS if gallery.anchors else None
         key = make_key(
             manifest.model, split.dataset.manifest, split.name, manifest.captioned, hash_metadata(metadata),
-            manifest.anchors,
+            manifest.anchor_digest,
         )  # fmt: skip
         open_partial(work, key | {"shard": str(shard), "kind": "add"})
         model.eval()
-        sources = list_sources(model, split, manifest.captioned, anchors)
-        new_folder, facts, _ = write_segment(work, name, sources, tables, pictures, texts, shard, anchors=anchors)
+        sources = list_sources(model, split, manifest.captioned, anchor_file)
+        new_folder, facts, _ = write_segment(
+            work, name, sources, tables, pictures, texts, shard, anchor_file=anchor_file
+        )
         new = _Part(facts, new_folder)
         changed = _commit(gallery, [*_remove_rows(gallery, np.array(existing, np.int64)), new])
     return ChangeResult(changed, len(ids) - len(existing), len(existing))

@@ -10,7 +10,7 @@
         images-lengths.npy   [N] int32, regions of each image
         images-summary.npy   [N, D] float16, unit vectors of the global head
         images-vectors.npy, anchors.safetensors
-                             only with anchors: [N, D'] float16, vectors for the shortlist, and what makes them
+                             only with anchors: [N, D'] float16, vectors for the shortlist; the anchors and their maps
         captions.parquet, captions.npy, captions-...
                              the same for captions: words [L, P], and their roles [L, 2Kd]
         pictures/            links to the picture files of the data sets
@@ -62,7 +62,7 @@ class SegmentFacts(BaseModel):
     images: StoreFacts
     captions: StoreFacts | None
     files: dict[str, FileFacts]
-    anchors: int = Field(
+    vector_size: int = Field(
         0, exclude_if=lambda size: size == 0, description="numbers per vector for the shortlist; 0 without anchors"
     )
     removed: tuple[int, ...] = Field((), description="rows of images that no longer belong to the gallery, ascending")
@@ -70,7 +70,7 @@ class SegmentFacts(BaseModel):
     @model_validator(mode="after")
     def _check_files(self) -> Self:
         """Refuse other file names, so that every file that is opened has a digest to check."""
-        if set(self.files) != set(list_files(self.captions is not None, self.anchors > 0)):
+        if set(self.files) != set(list_files(self.captions is not None, self.vector_size > 0)):
             raise ValueError("files: expected the files of this segment")
         if any(not 0 <= row < self.images.items for row in self.removed):
             raise ValueError("removed: expected rows of this segment")
@@ -95,7 +95,7 @@ class GalleryManifest(BaseModel):
     data: Manifest = Field(description="the data set of the build; classes and predicates of later ones are the same")
     split: str = Field(description="empty for all splits")
     metadata: str = Field("none", description="SHA-256 of the metadata file of the build, or none")
-    anchors: str = Field(
+    anchor_digest: str = Field(
         "none",
         exclude_if=lambda digest: digest == "none",  # earlier versions open galleries without anchors
         description="SHA-256 of the captions that the anchors were chosen from, or none",
@@ -112,10 +112,10 @@ class GalleryManifest(BaseModel):
             raise ValueError("segments: a name occurs twice")
         if any((segment.captions is not None) != self.captioned for segment in self.segments):
             raise ValueError("segments: expected captions in all segments or in none")
-        if len({(segment.anchors, segment.files.get(ANCHORS)) for segment in self.segments}) > 1:
+        if len({(segment.vector_size, segment.files.get(ANCHORS)) for segment in self.segments}) > 1:
             raise ValueError("segments: expected the same anchors in all segments")
-        if (self.anchors == "none") == any(segment.anchors for segment in self.segments):
-            raise ValueError("anchors: expected segments with anchors if a digest names them")
+        if (self.anchor_digest == "none") == any(segment.vector_size for segment in self.segments):
+            raise ValueError("anchor_digest: expected segments with anchors if a digest names them")
         return self
 
     @property
@@ -136,7 +136,7 @@ class GalleryManifest(BaseModel):
     @property
     def key(self) -> dict[str, str]:
         """The identity of the gallery; see `make_key`."""
-        key = make_key(self.model, self.data, self.split, self.captioned, self.metadata, self.anchors)
+        key = make_key(self.model, self.data, self.split, self.captioned, self.metadata, self.anchor_digest)
         return key | {"changes": "images were added or removed"} if self.changed else key
 
     @classmethod
@@ -170,12 +170,12 @@ def is_old(folder: Path) -> bool:
 
 
 def make_key(
-    model: str, data: Manifest, split: str, captions: bool, metadata: str, anchors: str = "none"
+    model: str, data: Manifest, split: str, captions: bool, metadata: str, anchor_digest: str
 ) -> dict[str, str]:
     """Return what identifies a gallery. Builds with equal keys give the same gallery; messages use the names."""
     return {
         "model": model, "data set": data.digest, "split": split or "all", "captions": "yes" if captions else "no",
-        "metadata": metadata, "anchors": anchors, "changes": "none",
+        "metadata": metadata, "anchors": anchor_digest, "changes": "none",
     }  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def format_rebuild_command(gallery: Path, model: str) -> str:
     try:
         manifest = GalleryManifest.read(gallery)
         options = ["--split", manifest.split] * bool(manifest.split) + ["--captions"] * manifest.captioned
-        options += ["--anchors", "CAPTIONED_DATASET"] * (manifest.anchors != "none")
+        options += ["--anchors", "CAPTIONED_DATASET"] * (manifest.anchor_digest != "none")
         for link in sorted((gallery / SEGMENTS).glob(f"*/{PICTURES}/*")):
             source = link.resolve().parent
             if Manifest.read(source).digest == manifest.data.digest:

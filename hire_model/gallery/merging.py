@@ -39,14 +39,14 @@ def merge_segments(
         pq.write_table(merged, folder / f"{table}.parquet", compression="zstd")
     write_metadata(folder, metadata)
     link_pictures(folder, [link.resolve() for segment, _ in parts for link in (segment.folder / PICTURES).glob("*")])
-    anchors = parts[0][0].facts.anchors
-    if anchors:
+    vector_size = parts[0][0].facts.vector_size
+    if vector_size:
         shutil.copyfile(parts[0][0].folder / ANCHORS, folder / ANCHORS)
         np.save(folder / VECTORS, np.concatenate([segment.images.vectors[rows] for segment, rows in parts]))
     images = _merge_stores(folder, IMAGES, [(segment.images, rows) for segment, rows in parts])
     files = [(segment.captions, rows) for (segment, _), rows in zip(parts, captions, strict=True) if segment.captions]
     described_captions = _merge_stores(folder, CAPTIONS, files) if files else None
-    return describe_segment(folder, name, images, described_captions, anchors)
+    return describe_segment(folder, name, images, described_captions, vector_size)
 
 
 def _concatenate(parts: list[dict[str, pa.Table]]) -> dict[str, pa.Table]:

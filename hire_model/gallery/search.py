@@ -106,7 +106,7 @@ def search_images(
     for start in range(0, len(texts), _QUERIES):
         queries = texts[start : start + _QUERIES]
         block, unknown = scorer.encode_texts(queries), scorer.find_unknown_words(queries)
-        vectors = gallery.anchors.describe_texts(block) if gallery.anchors else block.summary
+        vectors = gallery.anchors.embed_texts(block) if gallery.anchors else block.summary
         for row, rows in enumerate(_make_shortlists(scorer, gallery.images, vectors, shortlist, allowed)):
             query = block.extract(row)
 

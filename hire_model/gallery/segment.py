@@ -26,7 +26,7 @@ class StoreFiles:
         self.lengths = np.load(lengths, allow_pickle=False)
         self.summary = np.load(summary, mmap_mode="r", allow_pickle=False)
         self.vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False) if anchored else self.summary
-        """[N, D] what makes the shortlist."""
+        """[N, D] vectors that are searched for the shortlist."""
         self.sizes = count_numbers(name, facts, self.lengths.astype(np.int64))
         self._starts = np.cumsum(self.sizes) - self.sizes
         self._descriptor = os.open(records, os.O_RDONLY)
@@ -94,7 +94,7 @@ class Segment:
             weakref.finalize(self, os.close, hold_folder(self.folder))
             for name, file in facts.files.items():
                 _check_file(self.folder / name, file)
-            self.images = StoreFiles(self.folder, IMAGES, facts.images, facts.anchors > 0)
+            self.images = StoreFiles(self.folder, IMAGES, facts.images, facts.vector_size > 0)
             self.captions = StoreFiles(self.folder, CAPTIONS, facts.captions) if facts.captions else None
         except FileNotFoundError as error:
             raise HireError(f"{error.filename}: missing from the gallery. {REBUILD}") from error

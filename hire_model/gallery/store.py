@@ -159,7 +159,7 @@ class Gallery:
         kept = [list_kept(facts.images.items, facts.removed) for facts in manifest.segments]
         self.images = ImageStore([segment.images for segment in segments], kept)
         self.anchors: Anchors | None = None
-        if segments[0].facts.anchors:
+        if segments[0].facts.vector_size:
             self.anchors = Anchors.load(segments[0].folder / ANCHORS)
         self.captions: CaptionStore | None = None
         if manifest.captioned:

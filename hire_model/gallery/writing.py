@@ -58,7 +58,7 @@ _Items = EncodedImages | EncodedTexts
 class StoreSource:
     """The items of a store: a function that encodes blocks of rows, and the sizes for StoreFacts.
 
-    `reopen` makes the same source in another process. `describe` makes the vectors of encoded items if the gallery has
+    `reopen` makes the same source in another process. `embed` makes the vectors of encoded items if the gallery has
     anchors.
     """
 
@@ -67,13 +67,13 @@ class StoreSource:
     sizes: dict[str, int]
     encode: Callable[[Iterable[range]], Iterator[_Items]]
     reopen: Callable[[], StoreSource]
-    describe: Callable[[EncodedImages], Tensor] | None = None
+    embed: Callable[[EncodedImages], Tensor] | None = None
 
 
-def list_sources(model: Hire, split: Split, captions: bool, anchors: Path | None = None) -> list[StoreSource]:
-    """Return the sources of the images of a split, and of its captions if wanted. anchors: file of the anchors."""
+def list_sources(model: Hire, split: Split, captions: bool, anchor_file: Path | None = None) -> list[StoreSource]:
+    """Return the sources of the images of a split, and of its captions if wanted."""
     return [
-        _open_images(model, split, Anchors.load(anchors) if anchors else None),
+        _open_images(model, split, Anchors.load(anchor_file) if anchor_file else None),
         *([_open_captions(model, split)] if captions else []),
     ]
 
@@ -81,8 +81,8 @@ def list_sources(model: Hire, split: Split, captions: bool, anchors: Path | None
 def _open_images(model: Hire, split: Split, anchors: Anchors | None) -> StoreSource:
     encode = partial(encode_image_blocks, model, split, maps=map_names(model, split))
     reopen = partial(_open_images, model, split, anchors)
-    describe = anchors.start(model) if anchors else None
-    return StoreSource(IMAGES, len(split.images), get_sizes(model, IMAGES), encode, reopen, describe)
+    embed = anchors.make_embedder(model) if anchors else None
+    return StoreSource(IMAGES, len(split.images), get_sizes(model, IMAGES), encode, reopen, embed)
 
 
 def _open_captions(model: Hire, split: Split) -> StoreSource:
@@ -107,7 +107,8 @@ def open_partial(folder: Path, key: dict[str, str]) -> None:
 
 def write_segment(
     work: Path, name: str, sources: Sequence[StoreSource], tables: dict[str, pa.Table], pictures: Iterable[Path],
-    metadata: Sequence[str | None], shard: int = SHARD, workers: Workers = THIS_PROCESS, anchors: Path | None = None,
+    metadata: Sequence[str | None], shard: int = SHARD, workers: Workers = THIS_PROCESS,
+    anchor_file: Path | None = None,
 ) -> tuple[Path, SegmentFacts, int]:  # fmt: skip
     """Write a segment into a folder below `work`. Shards that an interrupted call has encoded are not encoded again.
 
@@ -120,7 +121,7 @@ def write_segment(
         metadata: JSON text of each image, or None.
         shard: items per shard.
         workers: where items are encoded.
-        anchors: file of the anchors, if the first source describes images with them.
+        anchor_file: the anchors, if the first source embeds images with them.
 
     Returns:
         The folder, facts for the manifest, and the number of items that were encoded.
@@ -136,19 +137,19 @@ def write_segment(
     write_metadata(folder, metadata)
     link_pictures(folder, pictures)
     numbers = 0
-    if anchors:
-        shutil.copyfile(anchors, folder / ANCHORS)
+    if anchor_file:
+        shutil.copyfile(anchor_file, folder / ANCHORS)
         numbers = np.load(folder / VECTORS, mmap_mode="r").shape[1]
     return folder, describe_segment(folder, name, stores[IMAGES], stores.get(CAPTIONS), numbers), encoded
 
 
 def describe_segment(
-    folder: Path, name: str, images: StoreFacts, captions: StoreFacts | None, anchors: int
+    folder: Path, name: str, images: StoreFacts, captions: StoreFacts | None, vector_size: int
 ) -> SegmentFacts:
-    """Compute the digests of the files of a segment in `folder`. anchors: numbers per vector, 0 without anchors."""
-    files = show_progress(list_files(captions is not None, anchors > 0), "digests")
+    """Compute the digests of the files of a segment in `folder`. vector_size: 0 without anchors."""
+    files = show_progress(list_files(captions is not None, vector_size > 0), "digests")
     digests = {file: hash_file(folder / file) for file in files}
-    return SegmentFacts(name=name, images=images, captions=captions, files=digests, anchors=anchors)
+    return SegmentFacts(name=name, images=images, captions=captions, files=digests, vector_size=vector_size)
 
 
 def _write_store(folder: Path, source: StoreSource, shard: int, workers: Workers) -> tuple[StoreFacts, int]:
@@ -167,7 +168,7 @@ def _write_store(folder: Path, source: StoreSource, shard: int, workers: Workers
     records, lengths_file, summary = (folder / file for file in list_store_files(source.name))
     np.save(lengths_file, lengths)
     np.save(summary, np.concatenate([np.load(_name_side(path, "summary")) for path in paths]))
-    if source.describe:
+    if source.embed:
         np.save(folder / VECTORS, np.concatenate([np.load(_name_side(path, "vectors")) for path in paths]))
     numbers = count_numbers(source.name, facts, lengths.astype(np.int64)).sum()
     join_arrays(records, int(numbers), (np.load(path, mmap_mode="r") for path in paths))
@@ -179,7 +180,7 @@ def _encode_shard(source: StoreSource, shard: tuple[range, Path]) -> None:
     """Encode a range of items into a file, unless a process that died afterwards has written it."""
     span, path = shard
     if not path.is_file():
-        _write_shard(path, list(source.encode(split_into_blocks(span))), source.describe)
+        _write_shard(path, list(source.encode(split_into_blocks(span))), source.embed)
 
 
 def join_arrays(path: Path, numbers: int, arrays: Iterable[np.ndarray]) -> None:
@@ -195,7 +196,7 @@ def _name_side(path: Path, kind: str) -> Path:
     return path.with_name(f"{path.stem}-{kind}.npy")
 
 
-def _write_shard(path: Path, parts: list[_Items], describe: Callable[[EncodedImages], Tensor] | None) -> None:
+def _write_shard(path: Path, parts: list[_Items], embed: Callable[[EncodedImages], Tensor] | None) -> None:
     """Write one shard. The records come last, because their file marks the shard as complete."""
     arrays = {
         _name_side(path, "lengths"): torch.cat([part.mask.sum(dim=1) for part in parts]).int(),
@@ -207,8 +208,8 @@ def _write_shard(path: Path, parts: list[_Items], describe: Callable[[EncodedIma
             "An encoding of an image or caption exceeds the range of half precision, so a gallery cannot store it. "
             "Check the features of the data set: hire data validate DATASET."
         )
-    if describe:
-        vectors = torch.cat([describe(part) for part in parts if isinstance(part, EncodedImages)]).half()
+    if embed:
+        vectors = torch.cat([embed(part) for part in parts if isinstance(part, EncodedImages)]).half()
         arrays = {_name_side(path, "vectors"): vectors} | arrays
     for target, tensor in arrays.items():
         with atomic_write(target) as partial_file:

@@ -39,14 +39,14 @@ def galleries(model, split, tmp_path_factory):
     """A gallery without anchors, and one with anchors."""
     folder = tmp_path_factory.mktemp("anchors")
     return [
-        gallery_examples.make_gallery(model, split, folder / name, anchors=texts)
+        gallery_examples.make_gallery(model, split, folder / name, anchor_captions=texts)
         for name, texts in (("without", None), ("with", split.texts))
     ]
 
 
 def check_vectors(model, gallery: Gallery) -> None:
     """Check that each image has the vector of its scores with the anchors."""
-    expected = gallery.anchors.start(model)(gallery.read_images(range(len(gallery))))
+    expected = gallery.anchors.make_embedder(model)(gallery.read_images(range(len(gallery))))
     np.testing.assert_allclose(gallery.images.index.vectors, expected, atol=0.05)
 
 
@@ -78,7 +78,7 @@ def test_hits_have_the_scores_of_a_gallery_without_anchors(model, split, galleri
 
 def test_added_images_get_the_vectors_of_their_scores_and_removed_ones_leave(model, tiny_dataset, tmp_path):
     splits = {name: gallery_examples.open_split(tiny_dataset, name) for name in ("train", "dev", "test")}
-    build(model, splits["train"], tmp_path / "g", anchors=splits["train"].texts)
+    build(model, splits["train"], tmp_path / "g", anchor_captions=splits["train"].texts)
     for name in ("dev", "test"):
         add(model, splits[name], tmp_path / "g", shard=3)
     gallery = Gallery.open(tmp_path / "g")
@@ -93,7 +93,8 @@ def test_added_images_get_the_vectors_of_their_scores_and_removed_ones_leave(mod
 
 
 def test_a_gallery_without_anchors_does_not_name_them_so_that_earlier_versions_open_it(galleries):
-    assert "anchors" not in (galleries[0].folder / "manifest.json").read_text("utf-8")
+    facts = json.loads((galleries[0].folder / "manifest.json").read_text("utf-8"))
+    assert "anchor_digest" not in facts and "vector_size" not in facts["segments"][0]
     assert galleries[0].anchors is None
 
 
@@ -121,17 +122,17 @@ def test_segments_with_other_anchors_are_refused(galleries, tmp_path):
 
 def test_a_gallery_with_other_or_no_anchors_is_another_gallery(model, split, galleries):
     folder = galleries[1].folder
-    assert build(model, split, folder, anchors=split.texts).encoded == 0
+    assert build(model, split, folder, anchor_captions=split.texts).encoded == 0
     for captions in (None, [text + " again" for text in split.texts]):
         with pytest.raises(HireError, match="another gallery: anchors is"):
-            build(model, split, folder, anchors=captions)
+            build(model, split, folder, anchor_captions=captions)
     assert "--anchors CAPTIONED_DATASET" in format_rebuild_command(folder, "model")
 
 
 def test_captions_of_an_image_are_found_as_without_anchors(model, split, tmp_path):
     found = []
     for name, captions in (("without", None), ("with", split.texts)):
-        gallery = gallery_examples.make_gallery(model, split, tmp_path / name, captions=True, anchors=captions)
+        gallery = gallery_examples.make_gallery(model, split, tmp_path / name, captions=True, anchor_captions=captions)
         images = gallery.read_images(range(2))
         results = search.search_captions(Scorer(model), gallery, images, 3, 10)
         found.append([[hit.id for hit in result.hits] for result in results])
@@ -140,15 +141,15 @@ def test_captions_of_an_image_are_found_as_without_anchors(model, split, tmp_pat
 
 def test_a_data_set_without_captions_or_equal_images_give_no_anchors(model, split, tmp_path):
     with pytest.raises(DataError, match="at least 100 different captions, and there are 0"):
-        build(model, split, tmp_path / "g", anchors=[])
+        build(model, split, tmp_path / "g", anchor_captions=[])
     one = Split(split.dataset, "", split.images[:1], split.captions[:0], split.owner[:0])
     with pytest.raises(DataError, match="All 1 images of the sample have the same scores"):
-        build(model, one, tmp_path / "g", anchors=split.texts)
+        build(model, one, tmp_path / "g", anchor_captions=split.texts)
 
 
 def test_few_captions_give_no_anchors(model, split, tmp_path):
     with pytest.raises(DataError, match="at least 100 different captions, and there are 7"):
-        build(model, split, tmp_path / "g", anchors=split.texts[:7] * 20)
+        build(model, split, tmp_path / "g", anchor_captions=split.texts[:7] * 20)
 
 
 def test_a_pickled_source_makes_the_same_vectors(model, split, galleries):
@@ -156,20 +157,20 @@ def test_a_pickled_source_makes_the_same_vectors(model, split, galleries):
     here = list_sources(model, split, False, path)[0]
     there = pickle.loads(pickle.dumps(here.reopen))()
     [images] = here.encode([range(4)])
-    assert here.describe is not None and there.describe is not None
-    np.testing.assert_array_equal(there.describe(images), here.describe(images))
+    assert here.embed is not None and there.embed is not None
+    np.testing.assert_array_equal(there.embed(images), here.embed(images))
 
 
 def test_a_model_that_scores_every_image_is_refused(split, tmp_path):
     model = gallery_examples.make_model(split, global_head=False, global_weight=0)
     with pytest.raises(HireError, match="no global head"):
-        build(model, split, tmp_path / "g", anchors=split.texts)
+        build(model, split, tmp_path / "g", anchor_captions=split.texts)
 
 
 def test_an_interrupted_build_continues_with_the_anchors_that_it_has(model, split, tmp_path, monkeypatch):
     from hire_model.gallery import writing
 
-    whole = gallery_examples.make_gallery(model, split, tmp_path / "whole", anchors=split.texts)
+    whole = gallery_examples.make_gallery(model, split, tmp_path / "whole", anchor_captions=split.texts)
     write, calls = writing._write_shard, []
 
     def die(*arguments: object) -> None:
@@ -179,17 +180,17 @@ def test_an_interrupted_build_continues_with_the_anchors_that_it_has(model, spli
 
     monkeypatch.setattr(writing, "_write_shard", die)
     with pytest.raises(KeyboardInterrupt):
-        build(model, split, tmp_path / "g", anchors=split.texts, shard=10)
+        build(model, split, tmp_path / "g", anchor_captions=split.texts, shard=10)
     monkeypatch.setattr(writing, "_write_shard", write)
     monkeypatch.setattr("hire_model.gallery.building.fit_anchors", lambda *_: pytest.fail("computed again"))
-    assert build(model, split, tmp_path / "g", anchors=split.texts, shard=10).encoded == 20
+    assert build(model, split, tmp_path / "g", anchor_captions=split.texts, shard=10).encoded == 20
     gallery = Gallery.open(tmp_path / "g")
     np.testing.assert_allclose(gallery.images.index.vectors, whole.images.index.vectors, atol=0.02)
 
 
 def test_a_model_without_roles_gets_vectors_from_its_words(split, tmp_path):
     model = gallery_examples.make_model(split, relation_match=False)
-    gallery = gallery_examples.make_gallery(model, split, tmp_path / "g", anchors=split.texts)
+    gallery = gallery_examples.make_gallery(model, split, tmp_path / "g", anchor_captions=split.texts)
     check_vectors(model, gallery)
     [found] = search.search_images(Scorer(model), gallery, split.texts[:1], 3, 6)
     assert all(np.isfinite(hit.score) for hit in found.hits)
@@ -208,6 +209,6 @@ def test_a_query_gets_the_vector_whose_products_are_near_the_scores():
     found = anchors.solve_maps([str(row) for row in range(count)], texts, scores, count=40)
     assert found.dim == 3
     vectors = torch.from_numpy(scores[:, :40]).float() @ found.image_map + found.image_bias
-    near = (found.describe_texts(texts) @ vectors.T).numpy()
+    near = (found.embed_texts(texts) @ vectors.T).numpy()
     expected = scores.T - scores.T.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(near, expected, atol=0.05)
