@@ -35,7 +35,7 @@ from hire_model.batch import EncodedImages
 from hire_model.data.schema import TABLES
 from hire_model.data.store import Dataset
 from hire_model.gallery import search
-from hire_model.gallery.anchors import Anchors, fit_anchors, hash_captions
+from hire_model.gallery.anchors import Anchors, draw_captions, fit_anchors, hash_captions
 from hire_model.gallery.building import install, lock_gallery, name_partial, name_segment
 from hire_model.gallery.format import ANCHORS, IMAGES, GalleryManifest
 from hire_model.gallery.segment import get_sizes
@@ -125,7 +125,7 @@ def build(args: argparse.Namespace) -> None:
         captions = Dataset.open(args.anchors).split("train").texts if args.anchors else None
         anchor_file = work / ANCHORS if captions is not None else None
         if captions is not None and anchor_file and not anchor_file.is_file():
-            fit_anchors(model, take_sample(real, args.images), captions).save(anchor_file)
+            fit_anchors(model, take_sample(real, args.images), draw_captions(captions)).save(anchor_file)
         embed = Anchors.load(anchor_file).make_embedder(model) if anchor_file else None
         source = StoreSource(IMAGES, args.images, sizes, encode, lambda: source, embed)
         start, cpu = time.perf_counter(), time.process_time()

@@ -111,21 +111,20 @@ def encode_sample(model: Hire, split: Split) -> EncodedImages:
 
 @torch.inference_mode()
 def fit_anchors(model: Hire, images: EncodedImages, captions: Sequence[str]) -> Anchors:
-    """Choose anchors among `captions`, and compute the maps from the scores of a sample of captions and images.
+    """Take the first captions as anchors, and compute the maps from the scores of a sample of captions and images.
 
     Args:
         model: scores the sample.
         images: a sample of the gallery's images.
-        captions: sentences like those of the queries, at least 100 different ones. They can describe other images.
+        captions: from `draw_captions`, sentences like those of the queries. They can describe other images.
 
     Raises:
-        DataError: if there are too few captions, or all images have the same scores.
+        DataError: if all images have the same scores.
     """
-    known = draw_captions(captions)
-    texts = encode_captions(model, known)
-    blocks = show_progress(split_into_blocks(range(len(known))), "score a sample for the anchors")
+    texts = encode_captions(model, captions)
+    blocks = show_progress(split_into_blocks(range(len(captions))), "score a sample for the anchors")
     scores = [score_matrix(model, images, texts[slice(block.start, block.stop)], _BUDGET) for block in blocks]
-    return solve_maps(known, texts.to("cpu"), np.concatenate(scores, axis=1).astype(np.float64))
+    return solve_maps(captions, texts.to("cpu"), np.concatenate(scores, axis=1).astype(np.float64))
 
 
 def hash_captions(captions: Sequence[str] | None) -> str:

@@ -116,8 +116,8 @@ def _fit_anchors(work: Path, model: Hire, split: Split, captions: Sequence[str] 
         return None
     path = work / ANCHORS
     if not path.is_file():
-        draw_captions(captions)  # refuses too few before the images are encoded
-        fit_anchors(model, encode_sample(model, split), captions).save(path)
+        drawn = draw_captions(captions)  # refuses too few before the images are encoded
+        fit_anchors(model, encode_sample(model, split), drawn).save(path)
     return path
 
 
